@@ -1,0 +1,128 @@
+"""Applying a calibrator to a cohort, case by case, block by block, into a sink.
+
+Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on request: `entropy` (nats, of the calibrated
+distribution; the largest of the regions'), `confidence` (probability of the decided label; the smallest of the regions'), `error` (probability that the *delivered* label map is wrong
+there; for regions the largest of the regions' error probabilities, a lower bound), `probability` (per class). What a case reports: voxels, padding, flips, and how often
+the delivered label map differs from the arg max of its own scores (post-processing). A case without a delivered map uses the arg max.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segcal.calibrators import Calibrator
+from segcal.cases import PADDING, Block, Case, Cohort, Window
+from segcal.engines import Engine, Outcome
+from segcal.errors import UsageError
+from segcal.head import Head, Softmax
+from segcal.journal import Scratch
+from segcal.matching import check_match
+from segcal.sinks import Delivered, Sink, Writer
+
+PROBABILITY = "probability"
+"""One map a class, which sinks take from the probabilities themselves."""
+
+MAPS = ("entropy", "confidence", "error", PROBABILITY)
+"""Maps that can be asked for."""
+
+
+def apply(calibrator: Calibrator, cohort: Cohort, sink: Sink, engine: Engine, *, maps: tuple[str, ...] = (), go_on: bool = False) -> list[Outcome]:
+    """Write calibrated probabilities of every case to `sink`; an outcome a case. Raises MismatchError as `check_match`, UsageError for an unknown map."""
+    for name in maps:
+        if name not in MAPS:
+            raise UsageError("maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas.")
+    check_match(calibrator, cohort, go_on=go_on)
+    outcomes = engine.map(cohort, Application(calibrator, sink, maps))
+    if any(o.error is None for o in outcomes):
+        sink.finish(cohort)
+    return outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """What is done to each case."""
+
+    calibrator: Calibrator
+    sink: Sink
+    maps: tuple[str, ...]
+
+    @contextlib.contextmanager
+    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[AppliedCase]:
+        """Open one case of the cohort for reading its delivered map and for writing."""
+        case = cohort[index]
+        with contextlib.ExitStack() as stack:
+            delivered = case.fields.get("delivered")
+            window = None if delivered is None else stack.enter_context(delivered.open(scratch))
+            writer = stack.enter_context(self.sink.case(cohort, case, scratch))
+            yield AppliedCase(self, cohort, case, writer, window)
+
+
+@dataclass(eq=False)
+class AppliedCase:
+    """One case being written."""
+
+    application: Application
+    cohort: Cohort
+    case: Case
+    writer: Writer
+    delivered: Window | None
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "delivered_differs"), 0))
+
+    def block(self, block: Block) -> None:
+        """Calibrate and write one block."""
+        calibrator, head = self.application.calibrator, self.cohort.head
+        padding = block.role == PADDING
+        p = calibrator.deliver(block.scores, block.kind)
+        if bool(padding.any()):
+            p = torch.where(padding, _published(block, head), p)
+        label, before = head.label_map(p), _label_map(block, head)
+        shown = label
+        if self.delivered is not None:
+            shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
+        maps = {name: values for wanted in self.application.maps if wanted != PROBABILITY for name, values in _maps(wanted, p, shown, head).items()}
+        self.writer.write(Delivered(block.start, p, label, maps))
+        self.counts["voxels"] += block.voxels
+        self.counts["padding"] += int(padding.sum())
+        self.counts["flips"] += int(((label != before) & ~padding).sum())
+        self.counts["delivered_differs"] += int((shown != before).sum()) if self.delivered is not None else 0
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of voxels."""
+        return dict(self.counts)
+
+
+def _published(block: Block, head: Head) -> Tensor:
+    """The scores themselves as float32 probabilities."""
+    if block.kind == "probs":
+        return block.scores.float()
+    return head.probabilities(head.canonical(block.scores, block.kind)).float()
+
+
+def _label_map(block: Block, head: Head) -> Tensor:
+    """The label map of the scores as given."""
+    if isinstance(head, Softmax):
+        return head.decide(block.scores, block.kind)[0]
+    return head.label_map(head.decide(block.scores, block.kind).double())
+
+
+def _maps(name: str, p: Tensor, label: Tensor, head: Head) -> dict[str, Tensor]:
+    if isinstance(head, Softmax):
+        if name == "entropy":
+            return {name: torch.special.entr(p).sum(0)}
+        if name == "confidence":
+            return {name: p.amax(0)}
+        known = (label >= 0) & (label < head.channels)
+        own = p.gather(0, torch.where(known, label, 0)[None])[0]
+        return {name: torch.where(known, 1 - own, torch.nan)}
+    if name == "entropy":
+        return {name: (torch.special.entr(p) + torch.special.entr(1 - p)).amax(0)}
+    if name == "confidence":
+        return {name: torch.maximum(p, 1 - p).amin(0)}
+    inside = torch.stack([torch.isin(label, torch.tensor(m)) for m in head.members])
+    return {name: torch.where(inside, 1 - p, p).amax(0)}

@@ -1,0 +1,220 @@
+"""A fitted calibrator: one map for each part of a head, what it promises, and what it remembers of its fit.
+
+`calibrator(scores)` returns float32 probabilities in which a promised label is kept at every voxel; `calibrator.log_probs(scores)` is plain
+traceable tensor code in float64. Scores are (B, C, *spatial) of the kind it was fitted on, unless `kind` says otherwise. A region head's decision at 0.5 is kept
+unless `keep_decision` is False; a softmax head's label is kept where the map guarantees it. An empty batch gives an empty result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from segcal import scores as scores_
+from segcal.calibrators.delivery import deliver
+from segcal.calibrators.maps import Map
+from segcal.cases import Provenance, Record, Rows
+from segcal.errors import ShapeError, UsageError
+from segcal.guarantees import Guarantees, weakest
+from segcal.head import Head, Regions
+from segcal.pooling import Pool
+from segcal.scores import Kind
+
+if TYPE_CHECKING:
+    import os
+
+
+@dataclass(frozen=True)
+class Solution:
+    """How a fit ended.
+
+    `objective`: penalised mean NLL reached; `nll`: the NLL part, mean over fitted voxels. `status`: 'optimal', 'degenerate' (finite and usable, but the data do not
+    determine it) or 'stopped'; `message` says it in words. `passes`: complete readings of the rows. `certificate`: bound on objective minus optimum (`gap`), its `proof`, the
+    largest `gradient` entry. `settings`: penalty strengths and the like, as used. `selection`: the cross-validated path, if there was one. `parts`: per region.
+    """
+
+    objective: float
+    nll: float
+    status: str
+    message: str
+    passes: int
+    certificate: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    selection: Sequence[Mapping[str, Any]] = ()
+    parts: Mapping[str, Solution] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain description."""
+        return {**asdict(replace(self, parts={})), "parts": {k: v.to_json() for k, v in self.parts.items()}}
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> Solution:
+        """The solution that `to_json` described."""
+        return cls(**{**described, "parts": {k: cls.from_json(v) for k, v in described["parts"].items()}})
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a calibrator was fitted on: enough to recognise the cases and to notice a mismatch, nothing of the images."""
+
+    name: str
+    pool: Pool
+    provenance: Provenance
+    records: tuple[Record, ...]
+    voxels: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain description."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> FitData:
+        """The fit data that `to_json` described."""
+        records = tuple(Record(r["id"], r["group"], r["labels"], r["scores"], tuple(r["roles"])) for r in described["records"])
+        return cls(described["name"], described["pool"], Provenance(**described["provenance"]), records, described["voxels"])
+
+
+class Calibrator(nn.Module):
+    """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`.
+
+    Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind (`check=False` skips that look).
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        kind: Kind,
+        maps: Sequence[Map],
+        method: str,
+        *,
+        solution: Solution | None = None,
+        data: FitData | None = None,
+        keep_decision: bool | None = None,
+        crossfit: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(maps) != len(head.parts):
+            raise UsageError("maps", found=f"{len(maps)} map(s)", expected=f"{len(head.parts)}, one a part of the head", do="Give one map a region, or one for a softmax head.")
+        for part, m in enumerate(maps):
+            if m.classes not in (None, len(head.part_classes(part))):
+                raise ShapeError(
+                    "maps", found=f"a map for {m.classes} classes", expected=f"{len(head.part_classes(part))} for {head.parts[part]!r}", do="Fit on scores of this head."
+                )
+        self.head = head
+        self.kind = kind
+        self.maps = nn.ModuleList(maps)
+        self.method = method
+        self.solution = solution
+        self.data = data
+        self.crossfit = crossfit
+        self.keep_decision = isinstance(head, Regions) if keep_decision is None else keep_decision
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether raw logits are needed."""
+        return any(m.needs_logits for m in self._maps())
+
+    @property
+    def keeps_label(self) -> bool:
+        """Whether the delivered label is the one of the scores, at every voxel."""
+        return self.keep_decision or all(m.guarantees().preserves_argmax == "proven" for m in self._maps())
+
+    def guarantees(self) -> Guarantees:
+        """What the parameters promise, the weakest over parts; a kept region decision counts as preserved label."""
+        found = weakest([m.guarantees() for m in self._maps()])
+        if self.keep_decision and found.preserves_argmax != "proven":
+            reason = "probabilities are kept on their side of 0.5" if isinstance(self.head, Regions) else "the winner is kept first when delivered"
+            found = replace(found, preserves_argmax="proven", reasons={**found.reasons, "preserves_argmax": reason})
+        return found
+
+    def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True) -> Tensor:
+        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial)."""
+        flat, kind = self._flat(scores, kind, check)
+        p = self.deliver(flat, kind)
+        return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
+
+    def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True) -> Tensor:
+        """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`."""
+        flat, kind = self._flat(scores, kind, check)
+        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind))
+        rows = rows[1::2] if isinstance(self.head, Regions) else rows
+        return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
+
+    def map_rows(self, log_rows: Tensor, free_energy: Tensor | None) -> Tensor:
+        """All parts' maps on canonical rows (head.rows, n)."""
+        if len(self.maps) == 1:
+            out: Tensor = self.maps[0](log_rows, free_energy)
+            return out
+        return torch.cat([m(log_rows[self.head.slice(r)], free_energy) for r, m in enumerate(self.maps)])
+
+    def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
+        """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept."""
+        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind))
+        return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
+
+    def through(self, part: int) -> ThroughPart:
+        """This calibrator as a map of the rows of one part, for metrics."""
+        return ThroughPart(self, part)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with JSON metadata; complete or absent."""
+        from segcal.calibrators.files import save
+
+        save(self, path)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"method={self.method}, classes={list(self.head.classes)}, kind={self.kind}"
+
+    def _maps(self) -> list[Map]:
+        return [m for m in self.maps if isinstance(m, Map)]
+
+    def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:
+        if not self.needs_logits:
+            return None
+        energy = self.head.free_energy(flat, kind)
+        if energy is None:
+            raise UsageError("kind", found=kind, expected="logits", do="This calibrator was fitted on raw logits and depends on their offset; give it the network's logits.")
+        return energy
+
+    def _flat(self, scores: Tensor, kind: Kind | None, check: bool) -> tuple[Tensor, Kind]:
+        if scores.dim() < 2 or scores.shape[1] != self.head.channels:
+            raise ShapeError(
+                "scores",
+                found=f"shape {tuple(scores.shape)}",
+                expected=f"(B, {self.head.channels}, *spatial) for {', '.join(self.head.classes)}",
+                do="Put the classes on axis 1; add a batch axis with scores[None].",
+            )
+        kind = self.kind if kind is None else scores_.check_kind(kind)
+        flat = scores.movedim(1, 0).flatten(1)
+        if check:
+            self.head.check(flat, kind, "scores")
+        return flat, kind
+
+
+@dataclass(frozen=True)
+class ThroughPart:
+    """One part of a calibrator applied to rows; equal where calibrator and part are the same."""
+
+    calibrator: Calibrator
+    part: int
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Rows of calibrated log-probabilities, with the decision that is delivered."""
+        mapped = self.calibrator.maps[self.part](rows.log_probs, rows.free_energy)
+        if not self.calibrator.keeps_label:
+            return replace(rows, log_probs=mapped, decision=mapped.argmax(0))
+        if isinstance(self.calibrator.head, Regions):
+            inside = rows.decision.bool()
+            half = torch.full_like(mapped[0], 0.5).log()
+            mapped = torch.stack(
+                [
+                    torch.where(inside, torch.minimum(mapped[0], half), torch.maximum(mapped[0], half)),
+                    torch.where(inside, torch.maximum(mapped[1], half), torch.minimum(mapped[1], half)),
+                ]
+            )
+        return replace(rows, log_probs=mapped)

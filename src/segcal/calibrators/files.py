@@ -1,0 +1,114 @@
+"""Calibrator files: safetensors for the numbers, JSON metadata for everything else. Never pickle.
+
+Schema 1: metadata key `segcal` holds {schema, method, head, kind, keep_decision, maps, solution, data, crossfit, versions}; tensors are named
+`part.name`. Anything else, a newer schema included, is a clear error. Files are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from segcal import head as heads
+from segcal import journal
+from segcal.calibrators.affine import AffineMap
+from segcal.calibrators.calibrator import Calibrator, FitData, Solution
+from segcal.calibrators.maps import Map
+from segcal.calibrators.mixture import MixtureMap
+from segcal.calibrators.scale import ScaleMap
+from segcal.errors import MissingError, SegcalError, UnreadableError
+
+SCHEMA = 1
+_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap)}
+
+
+def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
+    """Write `calibrator` to `path`. Raises OutputError if that cannot be done."""
+    maps = list(calibrator.maps)
+    tensors = {f"{r}.{name}": t.contiguous() for r, m in enumerate(maps) for name, t in m.state_dict().items()}
+    with journal.atomic(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {"segcal": json.dumps(describe(calibrator))})
+
+
+def describe(calibrator: Calibrator) -> dict[str, Any]:
+    """Everything but the tensors, as plain data."""
+    maps = [m for m in calibrator.maps if isinstance(m, Map)]
+    return {
+        "schema": SCHEMA,
+        "method": calibrator.method,
+        "head": calibrator.head.to_json(),
+        "kind": calibrator.kind,
+        "keep_decision": calibrator.keep_decision,
+        "maps": [m.type_name for m in maps],
+        "guarantees": calibrator.guarantees().to_json(),
+        "solution": None if calibrator.solution is None else calibrator.solution.to_json(),
+        "data": None if calibrator.data is None else calibrator.data.to_json(),
+        "crossfit": calibrator.crossfit,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What made the file."""
+    from segcal import __version__
+
+    return {"segcal": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def load(path: str | os.PathLike[str]) -> Calibrator:
+    """Read a calibrator. MissingError if there is no file; UnreadableError, naming the file, if it is anything but a calibrator of a known schema."""
+    file = Path(path)
+    if not file.is_file():
+        raise MissingError(str(file), found="no such file", expected="a calibrator written by segcal", do="Fit one with `segcal fit ... -o cal.safetensors`.")
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _not_ours(file, "a file that is not safetensors") from error
+    if "segcal" not in metadata:
+        raise _not_ours(file, "a safetensors file without segcal's metadata")
+    try:
+        described = json.loads(metadata["segcal"])
+        schema = described["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_ours(file, "metadata that cannot be read") from error
+    if schema != SCHEMA:
+        raise UnreadableError(str(file), found=f"file schema {schema}", expected=f"schema {SCHEMA}", do="Use the segcal version that wrote it, or fit again.")
+    try:
+        return _build(described, tensors)
+    except SegcalError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _not_ours(file, f"incomplete metadata or tensors ({type(error).__name__}: {error})") from error
+
+
+def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibrator:
+    maps = []
+    for r, type_name in enumerate(described["maps"]):
+        mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(r)}
+        maps.append(_TYPES[type_name].from_tensors(mine))
+    return Calibrator(
+        heads.from_json(described["head"]),
+        described["kind"],
+        maps,
+        described["method"],
+        solution=None if described["solution"] is None else Solution.from_json(described["solution"]),
+        data=None if described["data"] is None else FitData.from_json(described["data"]),
+        keep_decision=described["keep_decision"],
+        crossfit=described["crossfit"],
+    )
+
+
+def _not_ours(file: Path, found: str) -> UnreadableError:
+    return UnreadableError(
+        str(file), found=found, expected="a calibrator written by segcal (safetensors with its metadata)", do="Fit one with `segcal fit ... -o cal.safetensors`."
+    )

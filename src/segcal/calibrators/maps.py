@@ -1,0 +1,52 @@
+"""What every map of one softmax problem shares.
+
+A map takes canonical log-probabilities (C, n), and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). It is plain
+traceable tensor code in the dtype it is given. Its promises are read off its parameters. No voxel: an empty result.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segcal.guarantees import Guarantees
+
+
+class Map(nn.Module, ABC):
+    """One softmax problem's map; parameters are float64 buffers, fixed once fitted."""
+
+    type_name: ClassVar[str]
+
+    def parameter(self, name: str, value: Tensor) -> None:
+        """Register a fitted parameter: a float64 buffer, so that it moves with the module, is saved, and is not trained by accident."""
+        self.register_buffer(name, value.detach().to(torch.float64, copy=True))
+
+    @property
+    @abstractmethod
+    def classes(self) -> int | None:
+        """Classes it is for; None where any number will do."""
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether raw logits (log-probabilities and free energy) are needed."""
+        return False
+
+    @abstractmethod
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
+        """Calibrated log-probabilities (C, n)."""
+
+    @abstractmethod
+    def guarantees(self) -> Guarantees:
+        """What the parameters promise."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Fitted numbers a person wants to see."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Map:
+        """The map with these parameters; KeyError if one is missing."""

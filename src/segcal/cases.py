@@ -1,0 +1,460 @@
+"""Cases, cohorts, and the blocks they are cut into.
+
+A `Field` is one array over the voxels of a case (the scores of one member, the labels, a mask), read by windows of the flattened voxel
+index (row-major over the case's own spatial shape) and never held whole unless it is small. A `Case` names its fields; a `Cohort` is a
+sequence of cases with one head, one kind of scores and one way of pooling. Sources make them; nothing here knows a file format.
+
+Promises: reading costs one window of memory (`BLOCK` voxels, fewer for many channels); how a case is cut depends on its shape and number
+of channels alone; each block checks its scores and labels and raises an error that names the file. A cohort without cases cannot be made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcal import journal
+from segcal.errors import LabelError, MissingError, ShapeError, UsageError
+from segcal.head import NO_TARGET, Head, check_labels
+from segcal.journal import Scratch
+from segcal.pooling import Pool, pool_members, pooled_kind
+from segcal.scores import Kind
+
+BLOCK = 65_536
+"""Most voxels in a block."""
+
+SCORED, IGNORED, PADDING, OUTSIDE = range(4)
+ROLES = ("scored", "ignored", "padding", "outside")
+"""Roles of a voxel: scored; carrying the ignored label; crop padding, where the network never looked; outside the mask."""
+
+
+def block_length(channels: int) -> int:
+    """Voxels in a block: a power of two, `BLOCK` up to 16 channels, fewer above, so that a block holds at most 2^20 numbers."""
+    return min(BLOCK, 1 << max(10, (2**20 // max(channels, 1)).bit_length() - 1))
+
+
+class Window(Protocol):
+    """An open field.
+
+    - `read(start, stop)` returns flattened voxels start..stop, shape (channels, n) or (n,), as a fresh or read-only array;
+    - windows are asked for in increasing order, mostly; any order is allowed;
+    - used by one thread at a time; it is *not* safe to share.
+    """
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Voxels start..stop of the flattened field."""
+
+
+class Field(Protocol):
+    """One lazily readable array over the voxels of a case.
+
+    - `where` names it in messages (a path, an argument);
+    - `shape` is its spatial shape, known without reading the voxels;
+    - `channels` is the number of channels, or None for a field with one value a voxel;
+    - `open` may unpack to memory if that takes at most `scratch.limit` bytes, else to a file under `scratch`;
+    - it raises errors of `segcal.errors` that name `where`; it does *not* check values.
+    """
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+
+    @property
+    def channels(self) -> int | None:
+        """Channels, or None."""
+
+    def open(self, scratch: Scratch) -> AbstractContextManager[Window]:
+        """Open for reading by windows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image or volume.
+
+    `scores`: one field a member. `labels`, `mask` (non-zero where voxels count) and `fields` (image, ...) share its spatial shape.
+    `crop`: (low, high) a spatial axis; outside that box the network never looked and the scores are padding. `spacing`: per axis, in mm, or None.
+    `files`: what a sink may want to copy, by role ('label_map', 'properties', ...).
+    """
+
+    id: str
+    scores: tuple[Field, ...]
+    labels: Field | None = None
+    group: str = ""
+    mask: Field | None = None
+    crop: tuple[tuple[int, int], ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise MissingError(f"case {self.id}", found="no scores", expected="at least one member's scores", do="Name at least one folder of predictions.")
+        first = self.scores[0]
+        for other in self.scores[1:]:
+            if other.channels != first.channels:
+                raise ShapeError(
+                    other.where,
+                    found=f"{other.channels} classes",
+                    expected=f"{first.channels} as in {first.where}",
+                    do="Members of an ensemble must be networks for the same classes.",
+                )
+        named = [(f, "scores") for f in self.scores[1:]] + [(f, n) for f, n in ((self.labels, "labels"), (self.mask, "mask")) if f is not None]
+        for other, name in [*named, *((f, n) for n, f in self.fields.items())]:
+            if other.shape != first.shape:
+                raise ShapeError(
+                    other.where,
+                    found=f"{name} of shape {other.shape}",
+                    expected=f"{first.shape} as the scores in {first.where}",
+                    do="Predictions and labels must be on the same grid; export probabilities at the original resolution.",
+                )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.scores[0].shape
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the scores of a cohort were made; what a calibrator remembers and `apply` compares. None: not known.
+
+    `members`: fields averaged by segcal. `folds`: networks averaged inside each member. `tta`: test-time mirroring. `step_size`: of the sliding window.
+    """
+
+    members: int = 1
+    folds: int | None = None
+    tta: bool | None = None
+    step_size: float | None = None
+
+    @property
+    def networks(self) -> int | None:
+        """Networks behind each probability, or None where unknown."""
+        return None if self.folds is None else self.members * self.folds
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive voxels of one case: pooled `scores` (channels, n) of `kind`, `labels` (n,) or None, `role` (n,) uint8, named `fields`."""
+
+    case: int
+    start: int
+    scores: Tensor
+    kind: Kind
+    labels: Tensor | None
+    role: Tensor
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return self.scores.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Scored voxels of one softmax problem, what accumulators fold.
+
+    `log_probs` (C, n): canonical log-probabilities, float32 if kept, else float64. `targets` (n,) int64. `decision` (n,): the class decided, from the
+    scores as given. `reference` (n,): the decision before any calibrator. `free_energy` (n,) or None where only probabilities are known.
+    """
+
+    case: int
+    start: int
+    log_probs: Tensor
+    targets: Tensor
+    decision: Tensor
+    reference: Tensor
+    free_energy: Tensor | None = None
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return self.log_probs.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Scored voxels of a block, for all parts of a head: `log_probs` (head.rows, n), `targets` and `decision` (parts, n), `free_energy` (n,) or None."""
+
+    case: int
+    start: int
+    log_probs: Tensor
+    targets: Tensor
+    decision: Tensor
+    free_energy: Tensor | None
+
+    def part(self, head: Head, part: int) -> Rows:
+        """The rows of one softmax problem."""
+        decision = self.decision[part].long()
+        return Rows(self.case, self.start, self.log_probs[head.slice(part)], self.targets[part].long(), decision, decision, self.free_energy)
+
+    def take(self, index: Tensor) -> Prepared:
+        """Some of the voxels."""
+        energy = None if self.free_energy is None else self.free_energy[index]
+        return Prepared(self.case, self.start, self.log_probs[:, index], self.targets[:, index], self.decision[:, index], energy)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was seen of one block while it was read: digests of labels and pooled scores, voxels by role, the lowest and highest label scored."""
+
+    start: int
+    labels: str
+    scores: str
+    roles: tuple[int, int, int, int]
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of a case: enough to recognise it later without keeping it. `labels` is '' where all labels are equal: such a map identifies nothing."""
+
+    id: str
+    group: str
+    labels: str
+    scores: str
+    roles: tuple[int, int, int, int]
+
+    def is_same_case(self, other: Record) -> bool:
+        """Whether the same scores, or the same labels, were seen."""
+        return self.scores == other.scores or (self.labels != "" and self.labels == other.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort(Sequence[Case]):
+    """Cases with one head, one kind of scores, and one way of pooling members."""
+
+    cases: tuple[Case, ...]
+    head: Head
+    kind: Kind
+    pool: Pool = "probs"
+    provenance: Provenance = Provenance()
+    name: str = "cohort"
+
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise MissingError(self.name, found="no case", expected="at least one", do="Check the folder and the patterns given with --cases.")
+        twice = {c.id for c in self.cases if sum(d.id == c.id for d in self.cases) > 1} if len({c.id for c in self.cases}) < len(self.cases) else set()
+        if twice:
+            raise UsageError(self.name, found=f"case names used twice: {sorted(twice)[:3]}", expected="one name a case", do="Rename the files.")
+        for case in self.cases:
+            channels = case.scores[0].channels
+            if channels != self.head.channels:
+                raise ShapeError(
+                    case.scores[0].where,
+                    found=f"{channels} classes",
+                    expected=f"{self.head.channels} ({', '.join(self.head.classes)})",
+                    do="Check that these predictions belong to this data set, and the class axis.",
+                )
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> Cohort: ...
+    def __getitem__(self, index: int | slice) -> Case | Cohort:
+        return replace(self, cases=self.cases[index]) if isinstance(index, slice) else self.cases[index]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def members(self) -> int:
+        """Members pooled in each case."""
+        return len(self.cases[0].scores)
+
+    @property
+    def pooled_kind(self) -> Kind:
+        """Kind of the pooled scores."""
+        return pooled_kind(self.kind, self.pool, self.members, self.head)
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether raw logits are known, so that a free energy can be measured."""
+        return self.pooled_kind == "logits" and self.head.rows == self.head.channels
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The group of each case; a case without one is its own group."""
+        return tuple(c.group or c.id for c in self.cases)
+
+    def select(self, patterns: Iterable[str]) -> Cohort:
+        """Cases whose id equals or matches (as a shell pattern) one of `patterns`. A pattern that matches nothing is a UsageError."""
+        wanted = list(patterns)
+        for pattern in wanted:
+            if not any(fnmatch.fnmatchcase(c.id, pattern) for c in self.cases):
+                raise UsageError(
+                    "cases",
+                    found=f"{pattern!r}, which names no case",
+                    expected=f"names or patterns of cases such as {self.cases[0].id!r}",
+                    do="List the cases with `segcal check`.",
+                )
+        return replace(self, cases=tuple(c for c in self.cases if any(fnmatch.fnmatchcase(c.id, p) for p in wanted)))
+
+    def grouped(self, group_of: Mapping[str, str]) -> Cohort:
+        """The same cases with groups by case id. A case not named is a UsageError."""
+        missing = [c.id for c in self.cases if c.id not in group_of]
+        if missing:
+            raise UsageError(
+                "groups",
+                found=f"no group for {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+                expected="a group for every case",
+                do="Add the case to the table, or widen the pattern.",
+            )
+        return replace(self, cases=tuple(replace(c, group=group_of[c.id]) for c in self.cases))
+
+    def labelled(self) -> Cohort:
+        """Itself, if every case has labels; otherwise MissingError naming the first that has none."""
+        bare = [c.id for c in self.cases if c.labels is None]
+        if bare:
+            raise MissingError(
+                f"case {bare[0]}",
+                found="no label file" + (f" (and {len(bare) - 1} more cases without one)" if len(bare) > 1 else ""),
+                expected="one label map a case",
+                do="Give the folder of labels with --labels, or leave the case out with --cases.",
+            )
+        return self
+
+    def cuts(self, index: int) -> list[tuple[int, int]]:
+        """How a case is cut into blocks: (start, stop) of the flattened voxel index."""
+        n, step = self.cases[index].voxels, block_length(self.head.rows)
+        return [(a, min(a + step, n)) for a in range(0, n, step)]
+
+    @contextlib.contextmanager
+    def open(self, index: int, scratch: Scratch) -> Iterator[CaseReader]:
+        """Open one case for reading by blocks."""
+        case = self.cases[index]
+        with contextlib.ExitStack() as stack:
+            windows = [stack.enter_context(f.open(scratch)) for f in case.scores]
+            labels = None if case.labels is None else stack.enter_context(case.labels.open(scratch))
+            mask = None if case.mask is None else stack.enter_context(case.mask.open(scratch))
+            yield CaseReader(self, index, windows, labels, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseReader:
+    """An open case."""
+
+    cohort: Cohort
+    index: int
+    windows: list[Window]
+    label_window: Window | None
+    mask_window: Window | None
+
+    def block(self, start: int, stop: int) -> Block:
+        """Read, check and pool voxels start..stop."""
+        cohort, case = self.cohort, self.cohort.cases[self.index]
+        role = self._role(start, stop)
+        members = (self._member(k, start, stop, role) for k in range(len(self.windows)))
+        scores = pool_members(members, len(self.windows), cohort.kind, cohort.pool, cohort.head)
+        labels = None
+        if self.label_window is not None and case.labels is not None:
+            labels = self._labels(start, stop)
+            check_labels(cohort.head, labels, case.labels.where)
+            if cohort.head.ignore is not None:
+                role = torch.where((role == SCORED) & (labels == cohort.head.ignore), IGNORED, role).to(torch.uint8)
+        return Block(self.index, start, scores, cohort.pooled_kind, labels, role)
+
+    def prepare(self, block: Block) -> Prepared:
+        """The scored voxels of a block, in float64. A case without labels: MissingError."""
+        head = self.cohort.head
+        if block.labels is None:
+            self.cohort.labelled()
+            raise MissingError(f"case {self.cohort.cases[self.index].id}", found="no labels", expected="labels", do="Give them with --labels.")
+        keep = block.role == SCORED
+        scores, labels = (block.scores[:, keep], block.labels[keep]) if not bool(keep.all()) else (block.scores, block.labels)
+        targets = head.targets(labels)
+        assert not bool((targets == NO_TARGET).any())
+        return Prepared(block.case, block.start, head.canonical(scores, block.kind), targets, head.decide(scores, block.kind), head.free_energy(scores, block.kind))
+
+    def note(self, block: Block) -> Note:
+        """What to remember of a block."""
+        roles = torch.bincount(block.role.long(), minlength=4).tolist()
+        labels = block.labels
+        kept = labels[block.role == SCORED] if labels is not None else torch.zeros(0)
+        low, high = (int(kept.min()), int(kept.max())) if kept.numel() else (2**62, -(2**62))
+        stored = b"" if labels is None else labels.to(torch.int32).numpy().tobytes()
+        scores = block.scores.to(torch.float32).contiguous().numpy().tobytes()
+        return Note(block.start, journal.digest(stored), journal.digest(scores), (roles[0], roles[1], roles[2], roles[3]), low, high)
+
+    def record(self, notes: Iterable[Note]) -> Record:
+        """What to remember of the case, from the notes of all its blocks. A case with labels and no voxel left to score: LabelError."""
+        case = self.cohort.cases[self.index]
+        ordered = sorted(notes, key=lambda n: n.start)
+        roles = tuple(sum(n.roles[k] for n in ordered) for k in range(4))
+        if case.labels is not None and roles[SCORED] == 0:
+            counts = ", ".join(f"{n} {name}" for n, name in zip(roles, ROLES, strict=True) if n)
+            raise LabelError(
+                case.labels.where,
+                found=f"no voxel to score ({counts})",
+                expected="at least one labelled voxel",
+                do="Leave this case out with --cases, or check the ignore label and the mask.",
+            )
+        shape = repr(case.shape).encode()
+        constant = not ordered or min(n.low for n in ordered) >= max(n.high for n in ordered)
+        labels = "" if case.labels is None or constant else journal.digest(shape, *(n.labels.encode() for n in ordered))
+        scores = journal.digest(shape, *(n.scores.encode() for n in ordered))
+        return Record(case.id, case.group, labels, scores, (roles[0], roles[1], roles[2], roles[3]))
+
+    def _member(self, k: int, start: int, stop: int, role: Tensor) -> Tensor:
+        scores = torch.from_numpy(_own(self.windows[k].read(start, stop)))
+        where = self.cohort.cases[self.index].scores[k].where
+        inside = role != PADDING
+        self.cohort.head.check(scores if bool(inside.all()) else scores[:, inside], self.cohort.kind, where)
+        return scores
+
+    def _labels(self, start: int, stop: int) -> Tensor:
+        assert self.label_window is not None
+        raw = self.label_window.read(start, stop)
+        if raw.dtype.kind == "f":
+            whole = raw.astype(np.int64)
+            field_ = self.cohort.cases[self.index].labels
+            if field_ is not None and not np.array_equal(whole, raw):
+                raise LabelError(
+                    field_.where, found=f"a label of {raw[whole != raw][0]}", expected="whole numbers", do="Labels must not be interpolated; resample them with nearest neighbour."
+                )
+            return torch.from_numpy(whole)
+        return torch.from_numpy(raw.astype(np.int64))
+
+    def _role(self, start: int, stop: int) -> Tensor:
+        case = self.cohort.cases[self.index]
+        role = np.zeros(stop - start, np.uint8)
+        if self.mask_window is not None:
+            role[self.mask_window.read(start, stop) == 0] = OUTSIDE
+        if case.crop is not None:
+            inside = np.ones(stop - start, bool)
+            index = np.arange(start, stop)
+            for axis in range(len(case.shape) - 1, -1, -1):
+                index, at = np.divmod(index, case.shape[axis])
+                low, high = case.crop[axis]
+                inside &= (at >= low) & (at < high)
+            role[~inside] = PADDING
+        return torch.from_numpy(role)
+
+
+def _own(array: NDArray[Any]) -> NDArray[Any]:
+    """Something torch can wrap: native byte order, writable, float32 or float64, contiguous enough."""
+    kind = array.dtype
+    if kind.kind != "f" or kind.itemsize < 4:
+        array = array.astype(np.float32)
+    elif kind.byteorder not in ("=", "|", "<"):
+        array = array.astype(kind.newbyteorder("="))
+    return array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")

@@ -1,0 +1,45 @@
+"""An ask: one thing a fit or an evaluation wants to know about the data.
+
+It names an accumulator, the part of the head and the cases it concerns, and how many of the voxels: all (`Level.ALL`), an even
+sample that stays in memory (`Level.SAMPLE`), or a thinner one for curvature (`Level.CURVATURE`). Samples are nested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from segcal.accumulate import Accumulator
+from segcal.cases import Rows
+
+
+class Level(IntEnum):
+    """How many voxels an ask concerns."""
+
+    ALL = 0
+    SAMPLE = 1
+    CURVATURE = 2
+
+
+class Through(Protocol):
+    """A map applied to rows before they are folded, such as a calibrator; equality decides whether two asks share its result."""
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Mapped rows."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case with `by_case`, after `through`."""
+
+    accumulator: Accumulator
+    part: int = 0
+    cases: frozenset[int] | None = None
+    level: Level = Level.ALL
+    by_case: bool = False
+    through: Through | None = None
+
+    def wants(self, case: int) -> bool:
+        """Whether `case` is concerned."""
+        return self.cases is None or case in self.cases

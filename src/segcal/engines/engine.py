@@ -1,0 +1,302 @@
+"""The engine: how a cohort is pinned, how rows are folded into states, how blocks are mapped and written.
+
+Promises: the same bits for any engine, any number of workers and any memory limit on one instruction set. Blocks are cut by case and
+offset alone, each is folded on one thread (torch's own threading is off inside), and states merge exactly in any order. One `reduce` reads the rows
+once however many asks there are. Costs: pinned rows up to 2/5 of `max_memory` in memory, the rest in files; readers share another fifth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from segcal import accumulate
+from segcal.accumulate import State
+from segcal.cases import SCORED, Block, Cohort, Prepared, Record, Rows
+from segcal.engines.ask import Ask, Level, Through
+from segcal.engines.pinned import CaseFile, Chunk, Pinned, Shelf, Stored
+from segcal.errors import SegcalError, UsageError
+from segcal.head import Head
+from segcal.journal import Scratch
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+MIB = 2**20
+LEAST_MEMORY = 256 * MIB
+
+
+class Progress(Protocol):
+    """Told what is being done and how far it is; what is shown, if anything, is the caller's choice."""
+
+    def start(self, what: str, total: int) -> None:
+        """A piece of work of `total` steps begins."""
+
+    def step(self) -> None:
+        """One step is done."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, what: str, total: int) -> None:
+        """Nothing to show."""
+
+    def step(self) -> None:
+        """Nothing to show."""
+
+
+class Mapper(Protocol):
+    """What `map` does with a case: opens it for writing and takes its blocks; what it returns is the case's outcome."""
+
+    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> contextlib.AbstractContextManager[CaseMapper]:
+        """Open one case."""
+
+
+class CaseMapper(Protocol):
+    """One case being mapped."""
+
+    def block(self, block: Block) -> None:
+        """Take one block."""
+
+    def summary(self) -> dict[str, Any]:
+        """What to report of the case."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case: a summary, or the error that stopped it."""
+
+    id: str
+    summary: Mapping[str, Any] | None
+    error: SegcalError | None = None
+
+
+class Engine(ABC):
+    """`max_memory` in bytes, above what the interpreter and its imports take; at least 256 MiB (UsageError below)."""
+
+    def __init__(self, max_memory: int = 4096 * MIB, progress: Progress | None = None) -> None:
+        if max_memory < LEAST_MEMORY:
+            raise UsageError("max_memory", found=f"{max_memory / MIB:.0f} MiB", expected=f"at least {LEAST_MEMORY // MIB} MiB", do="Raise --max-memory.")
+        self.max_memory = max_memory
+        self.progress: Progress = progress or Silent()
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Threads that work at once."""
+
+    @abstractmethod
+    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
+        """`work` of every item, results in any order; the first error is raised."""
+
+    def pin(self, cohort: Cohort) -> Pinned:
+        """Read a labelled cohort once and keep its scored rows. Close the result (`with engine.pin(...) as pinned`) to remove its files."""
+        cohort.labelled()
+        scratch = Scratch(0)
+        shelf = Shelf(cohort.head, int(0.4 * self.max_memory), scratch)
+        kept: dict[int, list[tuple[int, int, Prepared | Stored]]] = {}
+        records: dict[int, Record] = {}
+
+        def work(index: int) -> None:
+            file = CaseFile(scratch, cohort[index].id)
+            notes, blocks = [], []
+            with contextlib.closing(file), self._scratch(cohort) as reading, cohort.open(index, reading) as reader:
+                for start, stop in cohort.cuts(index):
+                    block = reader.block(start, stop)
+                    notes.append(reader.note(block))
+                    prepared = reader.prepare(block)
+                    if prepared.log_probs.shape[1]:
+                        blocks.append((index, start, shelf.keep(prepared, file)))
+                records[index] = reader.record(notes)
+            kept[index] = blocks
+            self.progress.step()
+
+        self.progress.start("reading cases", len(cohort))
+        try:
+            for _ in self._each(work, range(len(cohort))):
+                continue
+        except BaseException:
+            scratch.__exit__()
+            raise
+        order = range(len(cohort))
+        return Pinned(cohort, shelf, [b for i in order for b in kept[i]], [records[i] for i in order], scratch)
+
+    def reduce(self, pinned: Pinned, asks: Mapping[K, Ask]) -> dict[K, Any]:
+        """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`. Cases without rows are absent."""
+        answers = _Answers(pinned.cohort.head, asks)
+        for level in Level:
+            pending = {k: a for k, a in asks.items() if a.level is level}
+            if not pending:
+                continue
+            if level is Level.ALL:
+                pinned.passes += 1
+                work: Callable[[Any], dict[Any, State]] = _pinned_work(pinned, pending)
+                items: list[Any] = [b for b in pinned.blocks if any(a.wants(b[0]) for a in pending.values())]
+            else:
+                pinned.sample_passes += 1
+                work = _chunk_work(pinned.cohort.head, pending)
+                items = pinned.chunks(level)
+            for partial in self._each(work, items):
+                answers.add(partial)
+        return answers.done()
+
+    def survey(self, cohort: Cohort, asks: Mapping[K, Ask]) -> tuple[dict[K, Any], list[Record]]:
+        """Answer asks (all of `Level.ALL`) while reading a labelled cohort once, keeping nothing; also what to remember of each case."""
+        cohort.labelled()
+        answers = _Answers(cohort.head, asks)
+        records: dict[int, Record] = {}
+
+        def work(index: int) -> dict[Any, State]:
+            mine = {k: a for k, a in asks.items() if a.wants(index)}
+            total: dict[Any, State] = {}
+            notes = []
+            with self._scratch(cohort) as reading, cohort.open(index, reading) as reader:
+                for start, stop in cohort.cuts(index):
+                    block = reader.block(start, stop)
+                    notes.append(reader.note(block))
+                    prepared = reader.prepare(block)
+                    if prepared.log_probs.shape[1]:
+                        _merge_into(total, _fold(cohort.head, mine, prepared, index), asks)
+                records[index] = reader.record(notes)
+            self.progress.step()
+            return total
+
+        self.progress.start("scoring cases", len(cohort))
+        for partial in self._each(work, range(len(cohort))):
+            answers.add(partial)
+        return answers.done(), [records[i] for i in range(len(cohort))]
+
+    def map(self, cohort: Cohort, mapper: Mapper) -> list[Outcome]:
+        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and does not stop the others."""
+        outcomes: dict[int, Outcome] = {}
+
+        def work(index: int) -> None:
+            name = cohort[index].id
+            try:
+                with self._scratch(cohort) as scratch, cohort.open(index, scratch) as reader, mapper.case(cohort, index, scratch) as opened:
+                    for start, stop in cohort.cuts(index):
+                        opened.block(reader.block(start, stop))
+                    summary = opened.summary()
+                outcomes[index] = Outcome(name, summary)
+            except SegcalError as error:
+                outcomes[index] = Outcome(name, None, error)
+            self.progress.step()
+
+        self.progress.start("writing cases", len(cohort))
+        for _ in self._each(work, range(len(cohort))):
+            continue
+        return [outcomes[i] for i in range(len(cohort))]
+
+    def _scratch(self, cohort: Cohort) -> Scratch:
+        """A reader's budget: a fifth of the memory, shared by all workers and all fields a case may have open."""
+        return Scratch(self.max_memory // (5 * self.workers * (cohort.members + 3)))
+
+    def _each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
+        with one_thread():
+            yield from self.each(work, items)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes each operation on one thread: its own threading changes the bits of matrix products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def default_workers() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+class _Answers:
+    """Partial states as they come in."""
+
+    def __init__(self, head: Head, asks: Mapping[Any, Ask]) -> None:
+        self._asks = asks
+        self._total: dict[Any, State] = {}
+
+    def add(self, partial: dict[Any, State]) -> None:
+        _merge_into(self._total, partial, self._asks)
+
+    def done(self) -> dict[Any, Any]:
+        out: dict[Any, Any] = {k: ({} if a.by_case else accumulate.zero(a.accumulator)) for k, a in self._asks.items()}
+        for (key, case), state in self._total.items():
+            if self._asks[key].by_case:
+                out[key][case] = state
+            else:
+                out[key] = state
+        return out
+
+
+def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mapping[Any, Ask]) -> None:
+    for slot, state in partial.items():
+        total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
+
+
+def _fold(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int) -> dict[Any, State]:
+    """Fold one block for every ask; rows of a part are made once, and mapped once for each `through`."""
+    out: dict[Any, State] = {}
+    rows: dict[tuple[int, Through | None], Rows] = {}
+    for key, ask in asks.items():
+        found = rows.get((ask.part, ask.through))
+        if found is None:
+            found = _double(prepared.part(head, ask.part))
+            if ask.through is not None:
+                found = ask.through(found)
+            rows[ask.part, ask.through] = found
+        out[key, case if ask.by_case else None] = accumulate.fold(ask.accumulator, found)
+    return out
+
+
+def _double(rows: Rows) -> Rows:
+    if rows.log_probs.dtype == torch.float64:
+        return rows
+    return Rows(rows.case, rows.start, rows.log_probs.double(), rows.targets, rows.decision, rows.reference, rows.free_energy)
+
+
+def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
+    head = pinned.cohort.head
+
+    def work(item: tuple[int, int, Prepared | Stored]) -> dict[Any, State]:
+        case, start, kept = item
+        return _fold(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
+
+    return work
+
+
+def _chunk_work(head: Head, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
+    def work(chunk: Chunk) -> dict[Any, State]:
+        whole: dict[Any, Ask] = {}
+        split: dict[int, dict[Any, Ask]] = defaultdict(dict)
+        for key, ask in asks.items():
+            inside = chunk.cases if ask.cases is None else chunk.cases & ask.cases
+            if not ask.by_case and inside == chunk.cases:
+                whole[key] = ask
+            else:
+                for case in inside:
+                    split[case][key] = ask
+        total = _fold(head, whole, chunk.rows, -1) if whole else {}
+        for case, low, high in chunk.spans:
+            if case in split:
+                part = chunk.rows.take(torch.arange(low, high))
+                _merge_into(total, _fold(head, split[case], part, case), asks)
+        return total
+
+    return work
+
+
+def scored(block: Block) -> int:
+    """Scored voxels of a block."""
+    return int((block.role == SCORED).sum())

@@ -1,0 +1,214 @@
+"""Pinned rows: a cohort read, checked and reduced to its scored voxels once, kept for re-reading.
+
+Rows are kept as float32 log-probabilities (half precision would change the order of 2 % of voxels), with the decision taken from the
+scores as given and, from logits, the free energy in float64. They stay in memory while the budget lasts, then go to one
+file a case. Where rows are kept never changes a bit of any result. `passes` counts complete readings of all rows, `sample_passes` those of a sample.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcal import journal
+from segcal.cases import Cohort, Prepared, Record
+from segcal.engines.ask import Level
+from segcal.head import Head
+from segcal.journal import Scratch
+
+SAMPLE_ROWS = 2**18
+CURVATURE_ROWS = 2**15
+SAMPLE_NUMBERS = 2**24
+"""Most rows of the two samples, and most numbers in the larger one (64 MiB), whatever the memory limit: a limit must not change a result."""
+
+CHUNK_ROWS = 2**14
+
+
+def narrow(head: Head) -> torch.dtype:
+    """The integer type that holds targets and decisions."""
+    return torch.uint8 if head.labels <= 255 and head.rows <= 255 else torch.int16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one block's rows lie in a case's file."""
+
+    path: Path
+    offset: int
+    voxels: int
+    energy: bool
+
+
+class Shelf:
+    """Keeps prepared blocks in memory up to `limit` bytes, then in files under `scratch`."""
+
+    def __init__(self, head: Head, limit: int, scratch: Scratch) -> None:
+        self.head, self.limit, self.scratch = head, limit, scratch
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def keep(self, block: Prepared, file: CaseFile) -> Prepared | Stored:
+        """Keep one block; `file` is the case's own."""
+        small = narrow(self.head)
+        block = Prepared(block.case, block.start, block.log_probs.float(), block.targets.to(small), block.decision.to(small), block.free_energy)
+        size = sum(t.numel() * t.element_size() for t in _tensors(block))
+        with self._lock:
+            fits = self._used + size <= self.limit
+            self._used += size if fits else 0
+        return block if fits else file.append(block)
+
+    def load(self, case: int, start: int, kept: Prepared | Stored) -> Prepared:
+        """The rows again."""
+        if isinstance(kept, Prepared):
+            return kept
+        rows, parts, small = self.head.rows, len(self.head.parts), narrow(self.head)
+        n = kept.voxels
+        with kept.path.open("rb") as file:
+            file.seek(kept.offset)
+            log_probs = torch.from_numpy(np.fromfile(file, np.float32, rows * n).reshape(rows, n))
+            dtype = np.uint8 if small == torch.uint8 else np.int16
+            targets = torch.from_numpy(np.fromfile(file, dtype, parts * n).reshape(parts, n))
+            decision = torch.from_numpy(np.fromfile(file, dtype, parts * n).reshape(parts, n))
+            energy = torch.from_numpy(np.fromfile(file, np.float64, n)) if kept.energy else None
+        return Prepared(case, start, log_probs, targets, decision, energy)
+
+
+class CaseFile:
+    """The file of one case, opened when the first block needs it."""
+
+    def __init__(self, scratch: Scratch, name: str) -> None:
+        self._scratch, self._name = scratch, name
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+
+    def append(self, block: Prepared) -> Stored:
+        """Write one block behind the others."""
+        if self._file is None or self._path is None:
+            self._path = self._scratch.path("rows")
+            self._file = self._path.open("wb")
+        offset = self._file.tell()
+        with journal.explained(self._path):
+            for tensor in _tensors(block):
+                tensor.contiguous().numpy().tofile(self._file)
+        return Stored(self._path, offset, block.log_probs.shape[1], block.free_energy is not None)
+
+    def close(self) -> None:
+        """Done writing."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _tensors(block: Prepared) -> list[Tensor]:
+    found = [block.log_probs, block.targets, block.decision]
+    return found if block.free_energy is None else [*found, block.free_energy]
+
+
+@dataclass(eq=False)
+class Pinned:
+    """A pinned cohort. `blocks`: (case, start, rows or where they lie). `strata`: which samples are kept together (folds), so that asks about folds stay whole."""
+
+    cohort: Cohort
+    shelf: Shelf
+    blocks: list[tuple[int, int, Prepared | Stored]]
+    records: list[Record]
+    scratch: Scratch
+    passes: int = 1
+    sample_passes: int = 0
+    _samples: dict[Level, list[Chunk]] = field(default_factory=dict)
+    _strata: tuple[int, ...] = ()
+
+    def __enter__(self) -> Pinned:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.scratch.__exit__()
+
+    @property
+    def voxels(self) -> int:
+        """Scored voxels."""
+        return sum(r.roles[0] for r in self.records)
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether free energies were kept."""
+        return self.cohort.has_logits
+
+    def rate(self, level: Level) -> float:
+        """Share of voxels in a sample."""
+        most = min(SAMPLE_ROWS, SAMPLE_NUMBERS // self.cohort.head.rows)
+        rows = most if level is Level.SAMPLE else min(most, CURVATURE_ROWS)
+        return 1.0 if level is Level.ALL else min(1.0, rows / self.voxels)
+
+    def chunks(self, level: Level) -> list[Chunk]:
+        """The samples of `level`, made by `resample`."""
+        return self._samples[level]
+
+    def resample(self, strata: Sequence[int]) -> None:
+        """Draw both samples: voxels evenly over all cases (seeded by case name and offset), in chunks that hold cases of one stratum only."""
+        if tuple(strata) == self._strata and self._samples:
+            return
+        self._strata = tuple(strata)
+        pieces: dict[Level, dict[int, list[Prepared]]] = {Level.SAMPLE: {}, Level.CURVATURE: {}}
+        rates = {level: self.rate(level) for level in pieces}
+        for case, start, kept in self.blocks:
+            block = self.shelf.load(case, start, kept)
+            seed = [zlib.crc32(self.cohort.cases[case].id.encode()), start]
+            draw = torch.from_numpy(np.random.default_rng(seed).random(block.log_probs.shape[1]))
+            for level, rate in rates.items():
+                index = torch.nonzero(draw < rate).flatten()
+                if index.numel():
+                    pieces[level].setdefault(strata[case], []).append(block.take(index))
+        self._samples = {level: [c for s in sorted(by) for c in _chunked(by[s])] for level, by in pieces.items()}
+        self.passes += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Sampled rows of several cases, together: `spans` says which columns belong to which case."""
+
+    rows: Prepared
+    spans: tuple[tuple[int, int, int], ...]
+    cases: frozenset[int]
+
+
+def _chunked(pieces: list[Prepared]) -> list[Chunk]:
+    out: list[Chunk] = []
+    batch: list[Prepared] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += piece.log_probs.shape[1]
+        if size >= CHUNK_ROWS:
+            out.append(_joined(batch))
+            batch, size = [], 0
+    return [*out, _joined(batch)] if batch else out
+
+
+def _joined(batch: list[Prepared]) -> Chunk:
+    spans: list[tuple[int, int, int]] = []
+    at = 0
+    for piece in batch:
+        n = piece.log_probs.shape[1]
+        if spans and spans[-1][0] == piece.case:
+            spans[-1] = (piece.case, spans[-1][1], at + n)
+        else:
+            spans.append((piece.case, at, at + n))
+        at += n
+    energies = [p.free_energy for p in batch if p.free_energy is not None]
+    rows = Prepared(
+        -1,
+        0,
+        torch.cat([p.log_probs for p in batch], 1),
+        torch.cat([p.targets for p in batch], 1),
+        torch.cat([p.decision for p in batch], 1),
+        torch.cat(energies) if energies else None,
+    )
+    return Chunk(rows, tuple(spans), frozenset(s[0] for s in spans))

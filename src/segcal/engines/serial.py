@@ -1,0 +1,23 @@
+"""One worker, in the calling thread: the reference every other engine is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from segcal.engines.engine import Engine
+
+T = TypeVar("T")
+
+
+class Serial(Engine):
+    """Works on one item after another."""
+
+    @property
+    def workers(self) -> int:
+        """One."""
+        return 1
+
+    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
+        """Results in the order of the items."""
+        return map(work, items)

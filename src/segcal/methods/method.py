@@ -1,0 +1,158 @@
+"""What every method shares: a plan that fits one softmax problem on several subsets of the cases, and `fit`, which runs it.
+
+`fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with `(B, *spatial)` labels, or a plain table
+`(N, C)`, `(N,)` with `groups` naming each row's case; a `Cohort` may be larger than memory. No voxel to score: LabelError.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from segcal import splits
+from segcal.calibrators import Calibrator, FitData, Map, Solution
+from segcal.cases import Cohort
+from segcal.engines import Engine, Pinned, Threads
+from segcal.errors import UsageError
+from segcal.fitting import Plan, Subset, Task, drive, together
+from segcal.scores import Kind
+from segcal.sources.arrays import cohort_from_arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+FOLDS = 5
+SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMap:
+    """One part's map and how its fit ended."""
+
+    map: Map
+    solution: Solution
+
+
+class Method(ABC):
+    """A way of fitting calibrators. Concrete methods are frozen dataclasses of their options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+        """Fit one softmax problem on every subset the task names."""
+
+    @property
+    def cross_validates(self) -> bool:
+        """Whether folds of cases are needed to choose an option."""
+        return False
+
+    def fit(
+        self,
+        scores: Cohort | Tensor | ArrayLike | Sequence[Any],
+        labels: Tensor | ArrayLike | Sequence[Any] | None = None,
+        *,
+        mask: Tensor | ArrayLike | None = None,
+        kind: Kind = "logits",
+        ignore_index: int | None = None,
+        groups: Sequence[Any] | None = None,
+        validation: Cohort | None = None,
+        engine: Engine | None = None,
+        **fields: Any,
+    ) -> Calibrator:
+        """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
+
+        `groups` keeps cases of one patient or sequence in one fold. `validation` and `fields` are for methods trained by epochs; here they raise UsageError.
+        """
+        if fields or validation is not None:
+            name = next(iter(fields), "validation")
+            raise UsageError(name, found="a value", expected="nothing", do=f"{type(self).__name__} is fitted exactly from scores and labels; leave it out.")
+        if isinstance(scores, Cohort):
+            if labels is not None or mask is not None or groups is not None:
+                raise UsageError("labels, mask, groups", found="a value beside a cohort", expected="nothing", do="A cohort brings its own labels, masks and groups.")
+            cohort = scores
+        else:
+            if labels is None:
+                raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
+            cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups)
+        return fit_methods({self.name: self}, cohort, engine or Threads())[self.name].calibrator
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted method: its `calibrator` and, if cross-fitted, one calibrator for each of `folds` (case indices), fitted without that fold."""
+
+    calibrator: Calibrator
+    folds: tuple[tuple[int, ...], ...] = ()
+    held_out: tuple[Calibrator, ...] = ()
+
+
+def fit_methods(
+    methods: Mapping[str, Method],
+    cohort: Cohort,
+    engine: Engine,
+    *,
+    crossfit: bool = False,
+    folds: int = FOLDS,
+    seed: int = SEED,
+    keep_decision: bool | None = None,
+) -> dict[str, Fit]:
+    """Fit several methods over shared passes: pin once, then drive all their plans as one.
+
+    `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`.
+    """
+    with engine.pin(cohort) as pinned:
+        parts: tuple[tuple[int, ...], ...] = ()
+        if len(set(cohort.groups)) >= 2:
+            parts = splits.folds(cohort.groups, folds, seed).test
+        elif crossfit:
+            raise UsageError(
+                "groups", found="cases of one group only", expected="at least two groups", do="Add cases of other patients or sequences, or fit without cross-fitted numbers."
+            )
+        stratum = {i: k for k, fold in enumerate(parts) for i in fold}
+        pinned.resample([stratum.get(i, 0) for i in range(len(cohort))])
+        subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
+        plans = {
+            (name, part): method.plan(Task(part, len(cohort.head.part_classes(part)), frozenset(range(len(cohort))), cohort.groups, parts, subsets, pinned.has_energy))
+            for name, method in methods.items()
+            for part in range(len(cohort.head.parts))
+        }
+        found = drive(together(plans), engine, pinned)
+        return {name: _fit(name, found, cohort, pinned, parts if crossfit else (), keep_decision) for name in methods}
+
+
+def _fit(name: str, found: Mapping[Any, Mapping[Subset, FittedMap]], cohort: Cohort, pinned: Pinned, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
+    def calibrator(subset: Subset) -> Calibrator:
+        fitted = [found[name, part][subset] for part in range(len(cohort.head.parts))]
+        left_out = {i for k in subset for i in folds[k]}
+        records = tuple(r for i, r in enumerate(pinned.records) if i not in left_out)
+        data = FitData(cohort.name, cohort.pool, cohort.provenance, records, sum(r.roles[0] for r in records))
+        solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
+        return Calibrator(cohort.head, cohort.pooled_kind, [f.map for f in fitted], name, solution=solution, data=data, keep_decision=keep)
+
+    return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))
+
+
+def _combined(solutions: Sequence[Solution], names: Sequence[str], passes: int) -> Solution:
+    """One solution for all parts: means of objectives, the worst status, the largest gap."""
+    if len(solutions) == 1:
+        s = solutions[0]
+        return Solution(s.objective, s.nll, s.status, s.message, passes, s.certificate, s.settings, s.selection)
+    rank = ("optimal", "degenerate", "stopped")
+    worst = max(solutions, key=lambda s: rank.index(s.status))
+    loosest = max(solutions, key=lambda s: float(s.certificate["gap"]))
+    n = len(solutions)
+    return Solution(
+        sum(s.objective for s in solutions) / n,
+        sum(s.nll for s in solutions) / n,
+        worst.status,
+        "; ".join(f"{name}: {s.message}" for name, s in zip(names, solutions, strict=True)),
+        passes,
+        loosest.certificate,
+        {},
+        (),
+        dict(zip(names, solutions, strict=True)),
+    )

@@ -1,0 +1,59 @@
+"""Negative log-likelihood and Brier score: proper scores, summed over voxels.
+
+Promises: NLL = mean of -log max(p_y, 1e-12) (definitions 7.1 and 16: the metric has the floor, the fitted objective has none), Brier = mean of
+sum_k (p_k - [y = k])^2 over all classes, from 0 to 2. Costs: one pass over the probabilities. No voxel: both are NaN.
+The Brier sum is taken as sum p^2 - 2 p_y + 1, which is exact to some 1e-16 a voxel; what rounding leaves below zero is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from segcal.accumulate import Array, Count, ExactSum, Leaf
+from segcal.cases import Rows
+from segcal.metrics.probabilities import at, probabilities
+from segcal.scores import FLOOR
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Means over `voxels` voxels."""
+
+    nll: float
+    brier: float
+    voxels: int
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Sums of the negative log-likelihood and of the Brier score for `classes` classes."""
+
+    classes: int
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Voxels and both sums."""
+        return {"voxels": Count(), "nll": ExactSum(), "brier": ExactSum()}
+
+    def fold(self, rows: Rows) -> Mapping[str, Any]:
+        """Partial sums of one block."""
+        p = probabilities(rows)
+        log_likelihood = at(rows.log_probs, rows.targets).double().clamp_min(math.log(FLOOR))
+        squares = torch.linalg.vector_norm(p).square()
+        return {
+            "voxels": rows.voxels,
+            "nll": -log_likelihood.sum().item(),
+            "brier": (squares - 2 * at(p, rows.targets).sum() + rows.voxels).item(),
+        }
+
+    def result(self, values: Mapping[str, Array]) -> Likelihood:
+        """Mean NLL in nats and mean Brier score."""
+        n = int(values["voxels"])
+        if n == 0:
+            return Likelihood(math.nan, math.nan, 0)
+        return Likelihood(max(float(values["nll"]), 0.0) / n, max(float(values["brier"]), 0.0) / n, n)

@@ -1,0 +1,214 @@
+"""From the states of each case to the numbers of an evaluation: one row a case, and one block for the cohort.
+
+Which numbers are means of images and which are pooled over all voxels (definitions 7 and 16):
+
+    mean of images   nll, brier, ece (50 bins), dice, iou, flip_rate, free_energy_std
+    pooled           nll_pooled, brier_pooled, ece_pooled (50 bins), ace (15 bins, unweighted), classwise_ece (15 bins, mean over classes), accuracy, confidence,
+                     flips (counts and shares), reliability (15 bins), per_class.classwise_ece; per_class.dice and .iou are means over the images where they are defined
+
+Promises: numbers do not depend on the order of cases (states merge exactly, means are correctly rounded sums); blocks and rows are plain and safe for JSON:
+what is not defined is None, never NaN. Regions are evaluated as binary problems, and `combine_parts` averages them. Asking for further bin counts may move the last
+bits of the calibration errors, whose sums are then cut finer. Costs: nothing next to the pass. No case: a block of None and zero counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segcal.accumulate import Accumulator, State, merge, result, zero
+from segcal.errors import UsageError
+from segcal.metrics.calibration import Calibration, CalibrationError
+from segcal.metrics.classwise import ClasswiseCalibration, ClasswiseCalibrationError
+from segcal.metrics.energy import EnergySpread, FreeEnergySpread
+from segcal.metrics.flips import FlipAudit, Flips
+from segcal.metrics.likelihood import Likelihood, LogLikelihood
+from segcal.metrics.overlap import Overlap, Overlaps
+
+ECE_BINS = 50
+"""Bins of `ece` and `ece_pooled` (K26)."""
+
+ACE_BINS = 15
+"""Bins of `ace`, of the reliability curve and of the classwise error."""
+
+_COUNTS = ("harmful", "beneficial", "neutral")
+
+
+def suite(classes: int, background: int | None, bins: Iterable[int] = (), empty: float | None = None) -> dict[str, Accumulator]:
+    """The accumulators evaluated together, by name. `bins`: further bin counts beside 15 and 50; `empty`: Dice of a class that is nowhere (None leaves it out)."""
+    return {
+        "likelihood": LogLikelihood(classes),
+        "calibration": CalibrationError(classes, (ACE_BINS, ECE_BINS, *bins)),
+        "classwise": ClasswiseCalibrationError(classes, ACE_BINS),
+        "overlap": Overlap(classes, background, empty),
+        "flips": Flips(classes),
+        "energy": FreeEnergySpread(),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class CaseScores:
+    """Results of all accumulators of a suite over one set of voxels: a case, or a whole cohort."""
+
+    likelihood: Likelihood
+    calibration: Calibration
+    classwise: ClasswiseCalibration
+    overlap: Overlaps
+    flips: FlipAudit
+    energy: EnergySpread
+
+    def row(self) -> dict[str, Any]:
+        """Flat numbers: counts as int, the rest as float, NaN where not defined."""
+        return {
+            "voxels": self.likelihood.voxels,
+            "nll": self.likelihood.nll,
+            "brier": self.likelihood.brier,
+            "ece": self.calibration.ece(ECE_BINS),
+            "ace": self.calibration.ace(ACE_BINS),
+            "classwise_ece": self.classwise.cece,
+            "confidence": self.calibration.confidence,
+            "accuracy": self.overlap.accuracy,
+            "dice": self.overlap.mean_dice,
+            "iou": self.overlap.mean_iou,
+            "flip_rate": self.flips.rate,
+            **{name: getattr(self.flips, name) for name in _COUNTS},
+            "free_energy_mean": self.energy.mean,
+            "free_energy_std": self.energy.std,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """`block`: the cohort's numbers. `per_case`: one flat dict a case, `case` and numbers. Both safe for JSON."""
+
+    block: dict[str, Any]
+    per_case: list[dict[str, Any]]
+
+
+def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[str, Mapping[str, State]], names: Sequence[str] | None = None) -> Summary:
+    """Summary of a `suite` from the states of each case (case id to accumulator name to state). `names`: class names for the per-class table (else their indices)."""
+    scores = {case: _scores(accumulators, states) for case, states in states_by_case.items()}
+    pooled = _scores(accumulators, {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()})
+    rows = {case: s.row() for case, s in scores.items()}
+    images = {key: mean_known(row[key] for row in rows.values()) for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std")}
+    whole = pooled.row()
+    block = {
+        "cases": len(rows),
+        "voxels": whole["voxels"],
+        "nll": images["nll"],
+        "nll_pooled": whole["nll"],
+        "brier": images["brier"],
+        "brier_pooled": whole["brier"],
+        "ece": images["ece"],
+        "ece_pooled": whole["ece"],
+        "classwise_ece": whole["classwise_ece"],
+        "ace": whole["ace"],
+        "dice": images["dice"],
+        "iou": images["iou"],
+        "accuracy": whole["accuracy"],
+        "confidence": whole["confidence"],
+        "flip_rate": images["flip_rate"],
+        "flips": _audit(pooled.flips),
+        "free_energy_std": images["free_energy_std"],
+        "ece_by_bins": {
+            str(b): {"ece": mean_known(s.calibration.ece(b) for s in scores.values()), "ece_pooled": pooled.calibration.ece(b), "ace": pooled.calibration.ace(b)}
+            for b in pooled.calibration.curves
+        },
+        "reliability": pooled.calibration.curve(ACE_BINS).to_json(),
+        "per_class": _per_class(list(scores.values()), pooled, accumulators["overlap"], names),
+    }
+    return Summary(plain(block), [plain({"case": case, **row}) for case, row in rows.items()])
+
+
+def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
+    """One summary for several regions (`names`): means over the regions where a number is defined, flip counts summed, and each region's own block under `regions`.
+
+    The per-class table has one row a region (its inside). There is no common reliability curve: it is None. Voxels are those of the cases, the same in every region.
+    Regions that do not name the same cases, or no region: UsageError.
+    """
+    cases = [[row["case"] for row in s.per_case] for s in summaries]
+    if not summaries or len(names) != len(summaries) or any(ids != cases[0] for ids in cases):
+        raise UsageError(
+            "regions",
+            found=f"{len(summaries)} summaries for {len(names)} names",
+            expected="one summary a region, over the same cases",
+            do="Evaluate every region on the same cohort.",
+        )
+    blocks = [s.block for s in summaries]
+    block: dict[str, Any] = {key: _over_regions([b[key] for b in blocks]) for key in blocks[0] if key not in ("flips", "reliability", "per_class", "ece_by_bins")}
+    counts = [sum(b["flips"][name] for b in blocks) for name in _COUNTS]
+    block["flips"] = _audit(FlipAudit(counts[0], counts[1], counts[2], sum(b["voxels"] for b in blocks)))
+    block["ece_by_bins"] = {bins: {key: _over_regions([b["ece_by_bins"][bins][key] for b in blocks]) for key in row} for bins, row in blocks[0]["ece_by_bins"].items()}
+    block["reliability"] = None
+    block["per_class"] = [{**b["per_class"][-1], "class": index, "name": name} for index, (b, name) in enumerate(zip(blocks, names, strict=True))]
+    block["regions"] = dict(zip(names, blocks, strict=True))
+    per_case = []
+    for rows in zip(*(s.per_case for s in summaries), strict=True):
+        row = {key: _over_regions([r[key] for r in rows]) for key in rows[0] if key != "case" and key not in _COUNTS}
+        own = {f"{name}.{key}": r[key] for name, r in zip(names, rows, strict=True) for key in ("nll", "ece", "dice", "iou")}
+        per_case.append({"case": rows[0]["case"], **row, **{key: sum(r[key] for r in rows) for key in _COUNTS}, **own})
+    return Summary(plain(block), [plain(row) for row in per_case])
+
+
+def mean_known(values: Iterable[float | None]) -> float:
+    """Correctly rounded mean of the values that are neither None nor NaN; none left: NaN."""
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def plain(value: Any) -> Any:
+    """The same nest of dicts, lists and numbers as JSON takes it: Python numbers, and None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scores(accumulators: Mapping[str, Accumulator], states: Mapping[str, State]) -> CaseScores:
+    return CaseScores(**{name: result(a, states[name]) for name, a in accumulators.items()})
+
+
+def _merged(accumulator: Accumulator, states: Iterable[State]) -> State:
+    total = zero(accumulator)
+    for state in states:
+        total = merge(accumulator, total, state)
+    return total
+
+
+def _audit(flips: FlipAudit) -> dict[str, Any]:
+    shares = dict(zip((f"{name}_share" for name in _COUNTS), flips.shares, strict=True))
+    return {"flipped": flips.flipped, "voxels": flips.voxels, **{name: getattr(flips, name) for name in _COUNTS}, **shares}
+
+
+def _over_regions(values: Sequence[Any]) -> Any:
+    """Counts are the same in every region; the rest is averaged."""
+    if all(isinstance(v, int) for v in values) and len(set(values)) == 1:
+        return values[0]
+    return mean_known(values)
+
+
+def _per_class(cases: Sequence[CaseScores], pooled: CaseScores, overlap: Accumulator, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    labelled = pooled.overlap.labelled
+    background = overlap.background if isinstance(overlap, Overlap) else None
+    return [
+        {
+            "class": k,
+            "name": str(k) if names is None else names[k],
+            "background": k == background,
+            "dice": mean_known(s.overlap.dice[k] for s in cases),
+            "iou": mean_known(s.overlap.iou[k] for s in cases),
+            "classwise_ece": one.ece,
+            "frequency": one.frequency,
+            "probability": one.probability,
+            "voxels": labelled[k],
+            "cases": sum(int(s.overlap.labelled[k] > 0) for s in cases),
+        }
+        for k, one in enumerate(pooled.classwise.table)
+    ]

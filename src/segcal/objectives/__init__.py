@@ -1,0 +1,9 @@
+"""What fits minimise: negative log-likelihoods as accumulators, and quadratic penalties. Formulas; no solver, no engine."""
+
+from segcal.objectives.affine import AffineNLL
+from segcal.objectives.evaluation import Evaluation
+from segcal.objectives.mixture import MixtureNLL
+from segcal.objectives.penalty import Penalty, odir, ridge, towards_temperature
+from segcal.objectives.scale import ScaleNLL
+
+__all__ = ["AffineNLL", "Evaluation", "MixtureNLL", "Penalty", "ScaleNLL", "odir", "ridge", "towards_temperature"]

@@ -1,0 +1,108 @@
+"""What a score is: its declared kind, its free energy, and its canonical log-probabilities.
+
+Promises: the kind is declared by the caller and never guessed from values. From logits, canonical log-probabilities are
+x = z - F(z) with F(z) = log sum_c exp z_c, never floored (K26 Eq. 8, 9); only *probabilities* are floored, at `FLOOR`, before
+the logarithm. All of it is computed in float64. An empty set of voxels gives an empty result.
+Deviation: probabilities and log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from segcal.errors import ScoreError, UsageError
+
+Kind = Literal["logits", "log_probs", "probs", "scores"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+FLOOR = 1e-12
+"""Smallest probability whose logarithm is taken, for scores stored as probabilities (fiducio uses the same)."""
+
+SUM_TOLERANCE = 1e-3
+"""How far a row of probabilities may be from summing to one."""
+
+
+def check_kind(kind: str) -> Kind:
+    """Return `kind` if it is one of `KINDS`; otherwise raise UsageError."""
+    if kind not in KINDS:
+        raise UsageError(
+            "kind",
+            found=repr(kind),
+            expected="one of " + ", ".join(KINDS),
+            do="Declare what the model puts out: raw network outputs are 'logits', softmax outputs 'probs', positive unnormalised outputs 'scores'.",
+        )
+    return kind  # type: ignore[return-value]  # narrowed by the membership test above
+
+
+def free_energy(logits: Tensor, dim: int = 0) -> Tensor:
+    """F(z) = log sum_c exp z_c in float64 (K26 Eq. 9; its sign is opposite to the energy of the OOD literature). Shape: that of `logits` without `dim`."""
+    return torch.logsumexp(logits.double(), dim)
+
+
+def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: bool = True) -> None:
+    """Raise ScoreError, naming `where`, if `scores` (classes on `dim`) cannot be of `kind`.
+
+    NaN and infinities are refused (minus infinity is a valid log-probability); probabilities must lie in [0, 1] and, with `classes_sum`,
+    sum to one within `SUM_TOLERANCE`; `scores` must be >= 0 with a positive sum. No voxel: nothing to check.
+    """
+    if scores.numel() == 0:
+        return
+    bad = ~torch.isfinite(scores)
+    if kind == "log_probs":
+        bad &= scores != -torch.inf
+    if bad.any():
+        count = int(bad.sum())
+        value = scores[bad][0].item()
+        raise ScoreError(
+            where,
+            found=f"{count} value(s) that are not finite, the first {value}",
+            expected=f"finite {kind}",
+            do="Predict this case again; NaN usually comes from half-precision overflow in the network.",
+        )
+    if kind == "logits":
+        return
+    low, high = scores.min().item(), scores.max().item()
+    if kind in ("probs", "scores") and (low < 0 or (kind == "probs" and high > 1 + SUM_TOLERANCE)):
+        raise ScoreError(
+            where,
+            found=f"values from {low:.6g} to {high:.6g}",
+            expected="probabilities in [0, 1]" if kind == "probs" else "scores of zero or more",
+            do="If these are raw network outputs, declare them with kind='logits' (--kind logits).",
+        )
+    if kind == "scores":
+        if (scores.sum(dim) <= 0).any():
+            raise ScoreError(
+                where,
+                found="a voxel whose scores are all zero",
+                expected="a positive sum over classes at every voxel",
+                do="Mask such voxels, or predict the case again.",
+            )
+        return
+    if classes_sum:
+        total = scores.double().sum(dim) if kind == "probs" else scores.double().logsumexp(dim).exp()
+        worst = total[(total - 1).abs().argmax()] if total.dim() == 1 else total.flatten()[(total.flatten() - 1).abs().argmax()]
+        if abs(worst.item() - 1) > SUM_TOLERANCE:
+            raise ScoreError(
+                where,
+                found=f"a voxel whose probabilities sum to {worst.item():.6g}",
+                expected=f"a sum of 1 within {SUM_TOLERANCE:g} over the classes",
+                do="Check the class axis; for sigmoid (region) outputs use a region head, for raw outputs --kind logits.",
+            )
+
+
+def canonical(scores: Tensor, kind: Kind, dim: int = 0, floor: float = FLOOR) -> Tensor:
+    """Canonical log-probabilities x = log S(z) in float64, with the shape of `scores`; logsumexp of x over `dim` is 0.
+
+    logits: z - F(z), never floored. probs: log(max(p, floor)). scores: normalised over classes, then as probs. log_probs: at least log(floor).
+    """
+    s = scores.double()
+    if kind == "probs":
+        s = s.clamp_min(floor).log()
+    elif kind == "scores":
+        s = (s / s.sum(dim, keepdim=True)).clamp_min(floor).log()
+    elif kind == "log_probs":
+        s = s.clamp_min(torch.log(torch.tensor(floor, dtype=torch.float64)).item())
+    return s - torch.logsumexp(s, dim, keepdim=True)

@@ -1,0 +1,1 @@
+"""Where cases come from: one module a format of fields, one a layout of folders."""

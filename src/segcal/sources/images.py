@@ -1,0 +1,134 @@
+"""Label maps and masks in PNG and TIFF files: the numbers stored a pixel, never colours.
+
+Promises: palette images give indices, not colours; 1, 2, 4, 8 and 16 bits give the stored integers (Pillow stretches grey of 2 and 4 bits to 255;
+that is undone); a TIFF of several pages is a volume (pages, H, W). One page is decoded at a time and is held whole, within Pillow's limit of pixels,
+beyond which UnsafeFileError is raised. Colours raise UnreadableError, pages of different sizes ShapeError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segcal.cases import Window
+from segcal.errors import ShapeError, UnreadableError, UnsafeFileError
+from segcal.journal import Scratch
+from segcal.sources.raw import Grid, grid, octets, readable
+from segcal.sources.windows import open_stream
+
+ENDINGS = (".png", ".tif", ".tiff")
+_GREY = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+@contextlib.contextmanager
+def _image(path: Path) -> Iterator[Image.Image]:
+    with contextlib.ExitStack() as stack:
+        with readable(path):
+            try:
+                image = stack.enter_context(Image.open(path, formats=("PNG", "TIFF")))
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                raise _bomb(path, str(error)) from error
+        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise _bomb(path, f"{image.width} x {image.height} pixels")
+        yield image
+
+
+def _bomb(path: Path, found: str) -> UnsafeFileError:
+    return UnsafeFileError(
+        str(path), found=found, expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels a page", do="If the image is genuine, cut it into tiles or store it as .npy or NIfTI."
+    )
+
+
+def _bits(image: Image.Image, path: Path) -> int:
+    """Bits of a grey value as stored."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            start = file.read(26)
+        return start[24]
+    tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF has them
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise UnreadableError(
+            str(path), found="a TIFF whose zero is white", expected="labels stored as they are", do="Save it with photometric interpretation BlackIsZero (MinIsBlack)."
+        )
+    return int(tags.get(_BITS, (1,))[0])
+
+
+def _page(image: Image.Image, path: Path) -> NDArray[Any]:
+    if image.mode not in _GREY:
+        raise UnreadableError(
+            str(path),
+            found=f"a colour image (mode {image.mode})",
+            expected="one integer a pixel: a grey or palette image",
+            do="Convert the colours to class indices; segcal does not guess what a colour means.",
+        )
+    bits = _bits(image, path)
+    values = np.asarray(image)
+    if image.mode == "L" and bits in (2, 4):
+        values = values // (255 // (2**bits - 1))
+    return values
+
+
+@dataclass(frozen=True)
+class ImageField:
+    """One PNG or TIFF file."""
+
+    path: Path
+    grid: Grid
+
+    @classmethod
+    def find(cls, path: Path) -> ImageField:
+        """The map in `path`: (H, W), or (pages, H, W) for a TIFF of several pages. Reads the header, and decodes nothing."""
+        with _image(path) as image, readable(path):
+            if image.mode not in _GREY:
+                _page(image, path)
+            pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+            size, dtype = (image.height, image.width), _dtype(image.mode)
+        shape = size if pages == 1 else (pages, *size)
+        return cls(path, grid(shape, dtype, str(path), fortran=False, channel_axis=None))
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.grid.spatial
+
+    @property
+    def channels(self) -> int | None:
+        """None."""
+        return None
+
+    def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
+        """Open for reading by windows."""
+        return open_stream(self._pages(), self.grid, scratch, self.where)
+
+    def _pages(self) -> Iterator[memoryview]:
+        pages, size = (1, self.shape) if len(self.shape) == 2 else (self.shape[0], self.shape[1:])
+        with _image(self.path) as image:
+            for k in range(pages):
+                with readable(self.path):
+                    image.seek(k)
+                    if (image.height, image.width) != size or _dtype(image.mode) != self.grid.dtype:
+                        raise ShapeError(
+                            str(self.path),
+                            found=f"page {k} of {(image.height, image.width)} pixels, mode {image.mode}",
+                            expected=f"{size} as on the first page",
+                            do="Save the slices of one volume as pages of one size and type.",
+                        )
+                    values = np.ascontiguousarray(_page(image, self.path), self.grid.dtype)
+                yield octets(values)
+
+
+def _dtype(mode: str) -> np.dtype[Any]:
+    return np.dtype({"1": "?", "L": "u1", "P": "u1", "I": "<i4", "F": "<f4"}.get(mode, "<u2"))

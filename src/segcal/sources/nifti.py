@@ -1,0 +1,182 @@
+"""NIfTI volumes, .nii and .nii.gz: label maps, masks and scores (classes on the last axis), read by windows, and their geometry.
+
+Promises: the header alone is read to find a field; voxels are unpacked piece by piece. The spatial shape is (X, Y, Z) as stored, (Z, Y, X), which
+is the order in which the voxels lie, or turned to canonical axes (`Axes`). scl_slope and scl_inter are honoured (values are then float64). Trailing axes of length one
+are dropped from a map. A volume that claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
+
+from segcal.cases import Window
+from segcal.errors import ShapeError, UnreadableError, UnsafeFileError, UsageError
+from segcal.journal import Scratch
+from segcal.sources.npz import RATIO
+from segcal.sources.raw import Grid, grid, piece_size, pieces_of, readable
+from segcal.sources.windows import open_file, open_stream
+
+ENDINGS = (".nii.gz", ".nii")
+TOLERANCE = 1e-3
+"""How far entries of two affines (mm) may be apart for the same geometry."""
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a NIfTI header says: `shape` as stored, `affine` (4, 4) voxel to mm, `zooms` in mm for the spatial axes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    intercept: float
+    affine: NDArray[np.float64]
+    zooms: tuple[float, ...]
+
+
+def read_header(path: Path) -> Header:
+    """The header of `path`. Raises MissingError or UnreadableError."""
+    with readable(path):
+        try:
+            image = nibabel.load(path)
+        except nibabel.filebasedimages.ImageFileError as error:
+            raise ValueError(str(error)) from error
+        except nibabel.spatialimages.HeaderDataError as error:
+            raise ValueError(str(error)) from error
+        if not isinstance(image, nibabel.Nifti1Image):
+            raise TypeError(f"{type(image).__name__}, not one NIfTI file")
+        proxy: Any = image.dataobj  # an ArrayProxy: offset, type and scaling of the voxels, none of them read
+        header: Any = image.header  # its methods are untyped
+        shape = tuple(int(n) for n in image.shape)
+        slope, intercept = float(proxy.slope), float(proxy.inter)
+        zooms = tuple(float(z) for z in header.get_zooms()[:3])
+        return Header(shape, np.dtype(proxy.dtype), int(proxy.offset), slope, intercept, np.asarray(image.affine, np.float64), zooms)
+
+
+def check_geometry(path: Path, reference: Path) -> None:
+    """Raise ShapeError unless two NIfTI files have the same affine within `TOLERANCE`."""
+    here, there = read_header(path).affine, read_header(reference).affine
+    apart = float(np.abs(here - there).max())
+    if not apart <= TOLERANCE:
+        raise ShapeError(
+            str(path),
+            found=f"an affine that differs by {apart:.3g} mm from that of {reference}",
+            expected=f"the same geometry within {TOLERANCE:g}",
+            do="Labels and predictions must lie on the same grid: resample neither, and check that both belong to this case.",
+        )
+
+
+@dataclass(frozen=True)
+class Axes:
+    """In which order a case has the axes of its NIfTI files.
+
+    `reverse`: (Z, Y, X), as SimpleITK and nnU-Net have them. `canonical`: turned and flipped to the closest right-anterior-superior axes before that.
+    """
+
+    reverse: bool = False
+    canonical: bool = False
+
+
+AS_STORED = Axes()
+"""(X, Y, Z)."""
+
+
+@dataclass(frozen=True)
+class NiftiField:
+    """One NIfTI file."""
+
+    path: Path
+    grid: Grid
+    offset: int
+
+    @classmethod
+    def find(cls, path: Path, *, scores: bool = False, axes: Axes = AS_STORED) -> NiftiField:
+        """A map, or `scores` with classes on the last of at least four axes ((X, Y, Z, C), or (X, Y, Z, 1, C)), with its spatial axes in the order `axes`."""
+        head = read_header(path)
+        shape = head.shape
+        if scores:
+            if len(shape) == 5 and shape[3] == 1:
+                shape = (*shape[:3], shape[4])
+            if len(shape) != 4:
+                raise ShapeError(
+                    str(path),
+                    found=f"a volume of shape {head.shape}",
+                    expected="scores of shape (X, Y, Z, classes)",
+                    do="Label maps go to --labels; save scores with the classes on the last axis.",
+                )
+        else:
+            while len(shape) > 3 and shape[-1] == 1:
+                shape = shape[:-1]
+            if len(shape) > 3:
+                raise ShapeError(str(path), found=f"a volume of shape {head.shape}", expected="one value a voxel: (X, Y, Z)", do="Save one label map a case.")
+        lies = grid(shape, head.dtype, str(path), fortran=True, channel_axis=3 if scores else None, reverse=axes.reverse)
+        lies = replace(lies, slope=head.slope, intercept=head.intercept)
+        if axes.canonical:
+            lies = _canonical(lies, head.affine, axes.reverse)
+        size = path.stat().st_size
+        if path.name.endswith(".gz") and lies.nbytes > RATIO * size:
+            raise UnsafeFileError(
+                str(path),
+                found=f"{size} bytes that claim to unpack to {lies.nbytes}",
+                expected=f"at most {RATIO} times as many",
+                do="The file is damaged or made to fill the disk; do not use it.",
+            )
+        if not path.name.endswith(".gz") and head.offset + lies.nbytes > size:
+            raise UnreadableError(
+                str(path), found=f"{size} bytes", expected=f"{head.offset + lies.nbytes} for shape {head.shape} of {head.dtype}", do="It may be truncated: copy this file again."
+            )
+        return cls(path, lies, head.offset)
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.grid.spatial
+
+    @property
+    def channels(self) -> int | None:
+        """Channels, or None."""
+        return self.grid.channels
+
+    def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
+        """Open for reading by windows."""
+        if self.path.name.endswith(".gz"):
+            return open_stream(self._pieces(piece_size(scratch)), self.grid, scratch, self.where)
+        return open_file(self.path, self.offset, self.grid, scratch, self.where)
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        with readable(self.path), gzip.open(self.path, "rb") as stream:
+            for _ in pieces_of(stream, self.offset, size):
+                pass
+            yield from pieces_of(stream, self.grid.nbytes, size)
+            stream.read(1)  # at the end of the file its checksum is verified
+
+
+def _canonical(lies: Grid, affine: NDArray[np.float64], reverse: bool) -> Grid:
+    """The grid of a map of three axes turned to the closest canonical ones."""
+    turn: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call]
+    if lies.channelled or len(lies.stored) != 3 or np.isnan(turn).any():
+        raise UsageError(
+            "plans.json",
+            found="a reader that turns images to canonical axes beside files that are not volumes",
+            expected="NIfTI label maps of three axes",
+            do="Check the label maps.",
+        )
+    # stored runs slowest first, so axis i of the file is stored axis 2 - i; turn[i] says which canonical axis it is, and its direction
+    of = [int(np.flatnonzero(turn[:, 0] == a)[0]) for a in range(3)]
+    of = of[::-1] if reverse else of
+    return replace(lies, axes=tuple(2 - i for i in of), flips=tuple(bool(turn[i, 1] < 0) for i in of))

@@ -1,0 +1,247 @@
+"""What nnU-Net (version 2) leaves: probabilities, properties and label maps of every case; one folder, or several as an ensemble.
+
+Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says; label maps are read in the same order of axes. The box in
+which the network looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells; outside is padding. Without
+a .pkl nothing is taken for padding. Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a MissingError with the command
+that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member; members of an ensemble have one each, of which none is the
+ensemble's. `files`: 'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for NIfTI.
+Where plans.json names a reader that turns images to canonical axes (`WithReorient`), label maps are turned alike.
+A delivered map in a format that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segcal.cases import Case, Cohort, Field, Provenance
+from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
+from segcal.sources import maps, nifti, pickles
+from segcal.sources.dataset_json import head_of, read_json
+from segcal.sources.folder import agreed, same_cases
+from segcal.sources.maps import Maps, ending, open_map
+from segcal.sources.nifti import Axes
+from segcal.sources.npz import NpzField
+from segcal.sources.request import Request
+
+KEY = "probabilities"
+SETTINGS = "predict_from_raw_data_args.json"
+
+Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network's (or one folder's) predictions: the folder of each case, and what the training folder says about all.
+
+    `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`, `tta`, `step_size`: as in `Provenance`.
+    """
+
+    where: Path
+    cases: Mapping[str, Path]
+    dataset: Path
+    plans: Path | None
+    file_ending: str
+    backward: tuple[int, ...] | None
+    axes: Axes
+    folds: int | None = None
+    tta: bool | None = None
+    step_size: float | None = None
+
+    def map_of(self, case: str) -> Path | None:
+        """The delivered label map, or None."""
+        path = self.cases[case] / f"{case}{self.file_ending}"
+        return path if path.is_file() else None
+
+    def properties_of(self, case: str) -> Path | None:
+        """The .pkl, or None."""
+        path = self.cases[case] / f"{case}.pkl"
+        return path if path.is_file() else None
+
+
+def is_predictions(folder: Path) -> bool:
+    """Whether `nnUNetv2_predict` wrote this folder: dataset.json beside plans.json, the saved arguments or a .pkl."""
+    return (folder / "dataset.json").is_file() and ((folder / "plans.json").is_file() or (folder / SETTINGS).is_file() or any(folder.glob("*.pkl")))
+
+
+def open_predictions(folders: Sequence[Path], request: Request) -> Cohort:
+    """A cohort from one prediction folder, or from several that are members of an ensemble."""
+    return assemble([_predictions(f) for f in folders], request, folders[0].name)
+
+
+def _predictions(folder: Path) -> Member:
+    dataset, plans = folder / "dataset.json", folder / "plans.json"
+    described = read_json(dataset)
+    planned = read_json(plans) if plans.is_file() else None
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    data = str((planned or {}).get("dataset_name", "DATASET"))
+    command = f"nnUNetv2_predict -i IMAGES -o {folder} -d {data} -c CONFIGURATION --save_probabilities"
+    file_ending = ending_of(described, dataset)
+    cases = cases_in(folder, file_ending, command)
+    folds, tta, step = settings.get("use_folds"), settings.get("use_mirroring"), settings.get("tile_step_size")
+    return Member(
+        folder,
+        dict.fromkeys(cases, folder),
+        dataset,
+        plans if planned is not None else None,
+        file_ending,
+        backward_of(planned, plans),
+        axes_of(planned),
+        len(folds) if isinstance(folds, list) else None,
+        tta if isinstance(tta, bool) else None,
+        float(step) if isinstance(step, int | float) else None,
+    )
+
+
+def ending_of(described: Mapping[str, Any], dataset: Path) -> str:
+    """The ending of label maps that dataset.json names."""
+    value = described.get("file_ending")
+    if not isinstance(value, str) or not value.startswith("."):
+        raise UnreadableError(str(dataset), found=f"file_ending {value!r}", expected='an ending such as ".nii.gz"', do="Copy dataset.json from the training folder again.")
+    return value
+
+
+def backward_of(plans: Mapping[str, Any] | None, path: Path) -> tuple[int, ...] | None:
+    """plans.json's transpose_backward; None without plans."""
+    if plans is None:
+        return None
+    value = plans.get("transpose_backward")
+    if not isinstance(value, list) or sorted(value) != list(range(len(value))) or not value:
+        raise UnreadableError(str(path), found=f"transpose_backward {value}", expected="a permutation of the axes", do="Copy plans.json from the training folder again.")
+    return tuple(value)
+
+
+def axes_of(plans: Mapping[str, Any] | None) -> Axes:
+    """The order in which nnU-Net's reader has the axes of NIfTI files."""
+    return Axes(reverse=True, canonical=str((plans or {}).get("image_reader_writer", "")).endswith("WithReorient"))
+
+
+def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
+    """Cases of a folder, sorted. MissingError, with the `command` that helps, if one has a label map or a .pkl but no .npz, or if there is none."""
+    names = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+    stems = {e: {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", ".pkl", file_ending)}
+    lacking = sorted((stems[".pkl"] | stems[file_ending]) - stems[".npz"])
+    if lacking:
+        raise MissingError(
+            str(folder),
+            found=f"no {lacking[0]}.npz" + (f" (and {len(lacking) - 1} more cases without one)" if len(lacking) > 1 else ""),
+            expected="the probabilities of every case",
+            do=f"Run: {command}",
+        )
+    if not stems[".npz"]:
+        raise MissingError(str(folder), found="no case", expected="CASE.npz files", do=f"Run: {command}")
+    return sorted(stems[".npz"])
+
+
+def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
+    """A cohort from members; labels from `request.labels`."""
+    if request.kind not in (None, "probs"):
+        raise UsageError("kind", found=repr(request.kind), expected="'probs', which is what nnU-Net stores", do="Leave --kind out.")
+    described = agreed([(m.dataset, head_of(read_json(m.dataset), m.dataset)) for m in members])
+    provenance = _provenance(members)
+    names = same_cases([(str(m.where), set(m.cases)) for m in members])
+    labels = None if request.labels is None else Maps.find(request.labels)
+    masks = None if request.mask is None else Maps.find(request.mask)
+    if labels is not None:
+        labels.check(names)
+    cases = tuple(_case(case, members, labels, masks) for case in names)
+    return Cohort(cases, request.head(described, cases[0].scores[0].channels or 0), "probs", request.pool, provenance, name)
+
+
+def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None) -> Case:
+    scores: tuple[Field, ...] = tuple(NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members)
+    first, shape = members[0], scores[0].shape
+    crop, spacing = _geometry(name, members, scores)
+    label_path = None if labels is None else labels.path(name)
+    delivered = [path for m in members if (path := m.map_of(name)) is not None]
+    volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, nifti.ENDINGS)]
+    target = None if label_path is None else open_map(label_path, shape, first.axes)
+    for other in volumes[1:]:
+        nifti.check_geometry(other, volumes[0])
+    if volumes and spacing is None and len(shape) == 3 and not first.axes.canonical:
+        zooms = nifti.read_header(volumes[0]).zooms[::-1]
+        spacing = zooms if len(zooms) == 3 else None
+    files = {"folder": first.cases[name], "dataset": first.dataset}
+    files |= {role: path for role, path in (("plans", first.plans), ("properties", first.properties_of(name))) if path is not None}
+    if label_path is not None:
+        files["labels"] = label_path
+    fields: dict[str, Field] = {}
+    own = first.map_of(name)
+    if own is not None:
+        files["label_map"] = own
+        if len(members) == 1 and ending(own, maps.ENDINGS):
+            fields["delivered"] = open_map(own, shape, first.axes)
+    mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
+    return Case(name, scores, target, mask=mask, crop=crop, spacing=spacing, fields=fields, files=files)
+
+
+def _geometry(name: str, members: Sequence[Member], scores: Sequence[Field]) -> tuple[Box | None, tuple[float, ...] | None]:
+    """The box in which the networks looked and the spacing, from the members' .pkl files; None where there is none."""
+    box: Box | None = None
+    spacing: tuple[float, ...] | None = None
+    for member, field in zip(members, scores, strict=True):
+        path = member.properties_of(name)
+        if path is None:
+            continue
+        properties = pickles.load(path)
+        found = _box(properties, member, field, path)
+        if box is not None and found != box:
+            raise ShapeError(str(path), found=f"a crop box {found}", expected=f"{box} as in the other members", do="Members of an ensemble must have predicted the same images.")
+        box = found
+        value = properties.get("spacing")
+        if member.file_ending in nifti.ENDINGS and isinstance(value, list | tuple) and len(value) == len(field.shape):
+            spacing = tuple(float(v) for v in value)
+    return box, spacing
+
+
+def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path) -> Box:
+    """The crop box in the array's axes: array axis j is axis backward[j] of the network's."""
+    box, before = properties.get("bbox_used_for_cropping"), properties.get("shape_before_cropping")
+    count = len(field.shape)
+    if member.backward is None or len(member.backward) != count:
+        raise MissingError(
+            str(member.where),
+            found="no plans.json" if member.backward is None else f"plans.json for {len(member.backward)} axes",
+            expected=f"plans.json for {count} axes, which tells in which axes {path.name} gives the crop box",
+            do="Copy plans.json from the training folder.",
+        )
+    if not (_are_integers(before, count) and isinstance(box, list | tuple) and len(box) == count and all(_are_integers(b, 2) for b in box)):
+        raise UnreadableError(
+            str(path), found=f"bbox_used_for_cropping {box}, shape_before_cropping {before}", expected=f"{count} pairs and {count} sizes", do="Predict this case again."
+        )
+    assert before is not None and box is not None
+    shape = tuple(before[b] for b in member.backward)
+    if shape != field.shape:
+        raise ShapeError(
+            field.where,
+            found=f"probabilities of shape {field.shape}",
+            expected=f"{shape} as {path.name} says",
+            do="Probabilities and properties must be of one prediction: predict this case again.",
+        )
+    return tuple((max(0, int(box[b][0])), min(int(box[b][1]), n)) for b, n in zip(member.backward, shape, strict=True))
+
+
+def _are_integers(value: object, count: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == count and all(isinstance(v, int) for v in value)
+
+
+def _provenance(members: Sequence[Member]) -> Provenance:
+    """Settings common to all members; members made with different ones are a UsageError."""
+    for member in members[1:]:
+        for what, value, first in (
+            ("networks (use_folds)", member.folds, members[0].folds),
+            ("test-time mirroring (use_mirroring)", member.tta, members[0].tta),
+            ("step size (tile_step_size)", member.step_size, members[0].step_size),
+        ):
+            if value != first and value is not None and first is not None:
+                raise UsageError(
+                    str(member.where),
+                    found=f"{what}: {value}",
+                    expected=f"{first} as in {members[0].where}",
+                    do="Predict all members with the same settings; a calibrator is bound to them.",
+                )
+    known = [(m.folds, m.tta, m.step_size) for m in members]
+    folds, tta, step = (values[0] if all(v is not None for v in values) else None for values in zip(*known, strict=True))
+    return Provenance(len(members), folds, tta, step)

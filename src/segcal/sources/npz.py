@@ -1,0 +1,193 @@
+"""Arrays in .npz and .npy files, read by windows.
+
+Promises: headers are parsed from the stream, never unpickled; a member of a .npz is unpacked piece by piece (`raw.open_stream`), a .npy and a large
+stored member are read where they lie. An array of objects, a member that unpacks to more than its header admits, and one that claims more than
+deflate can compress raise UnsafeFileError; a truncated or damaged file UnreadableError. Only the checksums of members read as a stream are verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import struct
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from segcal.cases import Window
+from segcal.errors import MissingError, UnreadableError, UnsafeFileError
+from segcal.journal import Scratch
+from segcal.sources.raw import Grid, grid, piece_size, pieces_of, readable
+from segcal.sources.windows import open_file, open_stream
+
+RATIO = 1040
+"""No deflated stream unpacks to more than 1032 times its size."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an array says: shape, type, whether the first axis lies fastest, and its own length in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values that follow the header."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(stream: IO[bytes], where: str) -> Header:
+    """Parse the .npy header at the start of `stream`; raises UnsafeFileError for an array of objects, ValueError for what is not a header."""
+    major, minor = np.lib.format.read_magic(stream)
+    if (major, minor) not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {major}.{minor} of the .npy format")
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise UnsafeFileError(where, found="an array of Python objects", expected="plain numbers", do="Reading it would run code from the file. Save it again as a numeric array.")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"shape {shape}")
+    return Header(tuple(int(n) for n in shape), dtype, bool(fortran), stream.tell())
+
+
+def keys(path: Path) -> list[str]:
+    """Names of the arrays in a .npz file. Raises MissingError or UnreadableError."""
+    with readable(path), zipfile.ZipFile(path) as archive:
+        return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+def header(path: Path, key: str) -> Header:
+    """The header of array `key` of a .npz file, checked against the sizes that the archive gives."""
+    with readable(path), zipfile.ZipFile(path) as archive:
+        if f"{key}.npy" not in archive.namelist():
+            there = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:8]) or "nothing"
+            raise MissingError(str(path), found=f"no array {key!r}, but {there}", expected=f"an array called {key!r}", do="Check which program wrote this file.")
+        info = archive.getinfo(f"{key}.npy")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UnreadableError(
+                str(path), found=f"compression method {info.compress_type}", expected="stored or deflated, as NumPy writes", do="Save the file again with numpy.savez_compressed."
+            )
+        if info.file_size > RATIO * max(info.compress_size, 1):
+            raise UnsafeFileError(
+                str(path),
+                found=f"{info.compress_size} bytes that claim to unpack to {info.file_size}",
+                expected=f"at most {RATIO} times as many",
+                do="This is not a file that NumPy wrote; do not use it.",
+            )
+        with archive.open(info) as stream:
+            found = read_header(stream, str(path))
+    if found.length + found.nbytes != info.file_size:
+        more = info.file_size > found.length + found.nbytes
+        raise (UnsafeFileError if more else UnreadableError)(
+            str(path),
+            found=f"array {key!r} that unpacks to {info.file_size} bytes",
+            expected=f"{found.length + found.nbytes} for shape {found.shape} of {found.dtype}",
+            do="This is not a file that NumPy wrote; do not use it." if more else "It may be truncated: copy or predict this case again.",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class NpzField:
+    """One array of a .npz file."""
+
+    path: Path
+    key: str
+    grid: Grid
+    skip: int
+
+    @classmethod
+    def find(cls, path: Path, key: str, *, channel_axis: int | None) -> NpzField:
+        """Array `key` of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the header only."""
+        found = header(path, key)
+        return cls(path, key, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), found.length)
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.grid.spatial
+
+    @property
+    def channels(self) -> int | None:
+        """Channels, or None."""
+        return self.grid.channels
+
+    def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
+        """Open for reading by windows."""
+        with readable(self.path), zipfile.ZipFile(self.path) as archive:
+            info = archive.getinfo(f"{self.key}.npy")
+        if info.compress_type == zipfile.ZIP_STORED and self.grid.nbytes > scratch.limit:
+            with readable(self.path):
+                offset = _data_offset(self.path, info)
+            return open_file(self.path, offset + self.skip, self.grid, scratch, self.where)
+        return open_stream(self._pieces(piece_size(scratch)), self.grid, scratch, self.where)
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        with readable(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{self.key}.npy") as stream:
+            stream.read(self.skip)
+            yield from pieces_of(stream, self.grid.nbytes, size)
+            stream.read(1)  # at the end of the member its checksum is verified
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    # a member's local header is 30 bytes, then its name and extra field, whose lengths may differ from the central directory's
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        local = file.read(30)
+    name, extra = struct.unpack("<26xHH", local)
+    return int(info.header_offset) + 30 + int(name) + int(extra)
+
+
+@dataclass(frozen=True)
+class NpyField:
+    """The array of a .npy file, read where it lies."""
+
+    path: Path
+    grid: Grid
+    skip: int
+
+    @classmethod
+    def find(cls, path: Path, *, channel_axis: int | None) -> NpyField:
+        """The array of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the header only."""
+        with readable(path), path.open("rb") as stream:
+            found = read_header(stream, str(path))
+            size = path.stat().st_size
+        if size < found.length + found.nbytes:
+            raise UnreadableError(
+                str(path),
+                found=f"{size} bytes",
+                expected=f"{found.length + found.nbytes} for shape {found.shape} of {found.dtype}",
+                do="It may be truncated: copy or predict this case again.",
+            )
+        return cls(path, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), found.length)
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.grid.spatial
+
+    @property
+    def channels(self) -> int | None:
+        """Channels, or None."""
+        return self.grid.channels
+
+    def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
+        """Open for reading by windows."""
+        return open_file(self.path, self.skip, self.grid, scratch, self.where)

@@ -1,0 +1,136 @@
+"""Arrays in zarr stores (formats 2 and 3), read by windows.
+
+Promises: an array of at most half of `scratch.limit` is read into memory, a larger one is copied, a few chunks at a time, to a file under `scratch`; so each
+chunk is decoded once, and at least one chunk is held. Missing chunks have the store's fill value, as zarr defines. An array of objects or strings
+raises UnreadableError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+
+import numpy as np
+import zarr
+from zarr.errors import BaseZarrError
+
+from segcal.cases import Window
+from segcal.errors import MissingError, UnreadableError
+from segcal.journal import Scratch, explained
+from segcal.sources.raw import Grid, grid, readable, room, write_array
+from segcal.sources.windows import ArrayWindow, open_file
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a zarr store."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def keys(path: Path) -> list[str]:
+    """Names of the arrays in the group `path`; [''] where `path` is itself an array. Raises MissingError or UnreadableError."""
+    opened = _open(path)
+    return [""] if isinstance(opened, zarr.Array) else sorted(opened.array_keys())
+
+
+def _open(path: Path) -> zarr.Array | zarr.Group:  # type: ignore[type-arg]  # generic over metadata versions in some releases only
+    if not path.exists():
+        raise MissingError(str(path), found="no such store", expected="a zarr store", do="Check the path.")
+    with readable(path):
+        try:
+            return zarr.open(path, mode="r")
+        except BaseZarrError as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class ZarrField:
+    """One array of a store: `key` within the group, or '' for a store that is an array."""
+
+    path: Path
+    key: str
+    grid: Grid
+    chunks: tuple[int, ...]
+
+    @classmethod
+    def find(cls, path: Path, key: str = "", *, channel_axis: int | None) -> ZarrField:
+        """Array `key` of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the metadata only."""
+        array = cls._array(path, key)
+        if not isinstance(array.dtype, np.dtype):
+            raise UnreadableError(str(path), found=f"values of type {array.dtype}", expected="real numbers", do="Store scores as float32 and labels as integers.")
+        lies = grid(tuple(int(n) for n in array.shape), array.dtype, str(path), fortran=False, channel_axis=channel_axis)
+        return cls(path, key, lies, tuple(int(n) for n in array.chunks))
+
+    @staticmethod
+    def _array(path: Path, key: str) -> zarr.Array:  # type: ignore[type-arg]
+        opened = _open(path)
+        if isinstance(opened, zarr.Group):
+            with readable(path):
+                opened = opened[key]
+        if not isinstance(opened, zarr.Array):
+            raise UnreadableError(str(path), found=f"a group at {key!r}", expected="an array", do="Name the arrays of a store 'logits', 'probabilities', ...")
+        return opened
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.grid.spatial
+
+    @property
+    def channels(self) -> int | None:
+        """Channels, or None."""
+        return self.grid.channels
+
+    @contextlib.contextmanager
+    def open(self, scratch: Scratch) -> Iterator[Window]:
+        """Open for reading by windows."""
+        array = self._array(self.path, self.key)
+        if 2 * self.grid.nbytes <= scratch.limit:  # zarr may hold decoded chunks beside the array
+            with readable(self.path):
+                whole = np.asarray(array[...])
+            yield ArrayWindow(whole.transpose(self.grid.axes), self.grid.channelled)
+            return
+        copied = scratch.path("zarr")
+        try:
+            room(copied, self.grid.nbytes)
+            with explained(copied), copied.open("wb", buffering=0) as file:
+                self._copy(array, file, scratch.limit // 4)
+            with open_file(copied, 0, self.grid, scratch, self.where) as window:
+                yield window
+        finally:
+            copied.unlink(missing_ok=True)
+
+    def _copy(self, array: zarr.Array, file: RawIOBase, budget: int) -> None:  # type: ignore[type-arg]
+        """Copy box by box: as many whole chunks as the budget allows, grown from the last axis on, so that runs in the file are long."""
+        shape, size = self.grid.stored, self.grid.dtype.itemsize
+        box = [min(b, n) for b, n in zip(self.chunks, self.grid.stored, strict=True)]
+        for a in range(len(shape) - 1, -1, -1):
+            one = math.prod(box) * size
+            box[a] = min(shape[a], box[a] * max(1, budget // one))
+        steps = [max(1, b) for b in box]
+        for corner in itertools.product(*(range(0, n, b) for n, b in zip(shape, steps, strict=True))):
+            where = tuple(slice(c, min(c + b, n)) for c, b, n in zip(corner, steps, shape, strict=True))
+            part = np.empty(tuple(s.stop - s.start for s in where), self.grid.dtype)
+            # chunk by chunk: zarr decodes those of one request all at once
+            for inner in itertools.product(*(range(0, n, c) for n, c in zip(part.shape, self.chunks, strict=True))):
+                here = tuple(slice(i, min(i + c, n)) for i, c, n in zip(inner, self.chunks, part.shape, strict=True))
+                there = tuple(slice(c + h.start, c + h.stop) for c, h in zip(corner, here, strict=True))
+                with readable(self.path):
+                    part[here] = np.asarray(array[there])
+            whole = len(shape)
+            while whole > 1 and part.shape[whole - 1] == shape[whole - 1]:
+                whole -= 1
+            # axes from `whole` on are complete: with the axis before them they make one run in the file
+            for index in np.ndindex(*part.shape[: whole - 1]):
+                start = [c + i for c, i in zip(corner, index, strict=False)] + list(corner[whole - 1 :])
+                file.seek(int(np.ravel_multi_index(start, shape)) * size)
+                write_array(file, part[index])

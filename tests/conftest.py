@@ -1,0 +1,30 @@
+"""What all tests share: where the real data lie, the `--slow` switch, and one thread for torch in the tests' own code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and trained ensembles; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("SEGCAL_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "zoo" / "zoo.py").is_file():
+        pytest.skip(f"no real data: {folder} is absent (set SEGCAL_SHARED)")
+    return folder

@@ -1,0 +1,57 @@
+"""The public surface is this list; adding to it or taking from it is a decision."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import segcal
+from segcal.methods import REGISTERED
+
+PUBLIC = {
+    "Calibrator",
+    "Case",
+    "Cohort",
+    "ConstrainedMatrixScaling",
+    "DirichletCalibration",
+    "EnsembleTemperatureScaling",
+    "Fit",
+    "MatrixScaling",
+    "Regions",
+    "SegcalError",
+    "Serial",
+    "Softmax",
+    "TemperatureScaling",
+    "Threads",
+    "VectorScaling",
+    "apply",
+    "cohort_from_arrays",
+    "crossfitted",
+    "evaluate",
+    "evaluate_arrays",
+    "fit_methods",
+    "load",
+    "open_cohort",
+}
+
+METHODS = {"ts": "TemperatureScaling", "ets": "EnsembleTemperatureScaling", "vs": "VectorScaling", "ms": "MatrixScaling", "ms-c": "ConstrainedMatrixScaling", "dc": "DirichletCalibration"}
+
+
+def test_public_names() -> None:
+    assert set(segcal.__all__) == PUBLIC
+    assert segcal.__all__ == sorted(segcal.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(segcal, name))
+
+
+def test_methods_have_the_names_of_the_contract() -> None:
+    assert {name: method.__name__ for name, method in REGISTERED.items()} == METHODS
+
+
+def test_fit_takes_what_the_contract_says() -> None:
+    parameters = list(inspect.signature(segcal.TemperatureScaling.fit).parameters)
+    assert parameters[:3] == ["self", "scores", "labels"]
+    assert {"mask", "kind", "ignore_index", "groups", "validation", "fields"} <= set(parameters)
