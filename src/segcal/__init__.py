@@ -1,26 +1,35 @@
-"""segcal: class probabilities of segmentation models that mean what they say."""
+"""segcal: class probabilities of segmentation models that mean what they say.
+
+Names are imported when they are first used, so that `import segcal`, and with it the help of the command line, costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from segcal.application import apply
-from segcal.calibrators import Calibrator, load
-from segcal.cases import Case, Cohort
-from segcal.engines import Serial, Threads
-from segcal.errors import SegcalError
-from segcal.evaluation import crossfitted, evaluate
-from segcal.head import Regions, Softmax
-from segcal.methods import (
-    ConstrainedMatrixScaling,
-    DirichletCalibration,
-    EnsembleTemperatureScaling,
-    MatrixScaling,
-    TemperatureScaling,
-    VectorScaling,
-)
-from segcal.methods.method import Fit, fit_methods
-from segcal.metrics import evaluate_arrays
-from segcal.sources.arrays import cohort_from_arrays
-from segcal.sources.discover import open_cohort
+if TYPE_CHECKING:
+    from segcal.application import apply
+    from segcal.calibrators import Calibrator, load
+    from segcal.cases import Case, Cohort
+    from segcal.engines import Serial, Threads
+    from segcal.errors import SegcalError
+    from segcal.evaluation import crossfitted, evaluate
+    from segcal.head import Regions, Softmax
+    from segcal.methods import (
+        ConstrainedMatrixScaling,
+        DirichletCalibration,
+        EnsembleTemperatureScaling,
+        MatrixScaling,
+        TemperatureScaling,
+        VectorScaling,
+    )
+    from segcal.methods.method import Fit, fit_methods
+    from segcal.metrics import evaluate_arrays
+    from segcal.sources.arrays import cohort_from_arrays
+    from segcal.sources.discover import open_cohort
 
 __all__ = [
     "Calibrator",
@@ -47,3 +56,32 @@ __all__ = [
     "load",
     "open_cohort",
 ]
+
+_ROOMS = {
+    "segcal.application": ("apply",),
+    "segcal.calibrators": ("Calibrator", "load"),
+    "segcal.cases": ("Case", "Cohort"),
+    "segcal.engines": ("Serial", "Threads"),
+    "segcal.errors": ("SegcalError",),
+    "segcal.evaluation": ("crossfitted", "evaluate"),
+    "segcal.head": ("Regions", "Softmax"),
+    "segcal.methods": ("ConstrainedMatrixScaling", "DirichletCalibration", "EnsembleTemperatureScaling", "MatrixScaling", "TemperatureScaling", "VectorScaling"),
+    "segcal.methods.method": ("Fit", "fit_methods"),
+    "segcal.metrics": ("evaluate_arrays",),
+    "segcal.sources.arrays": ("cohort_from_arrays",),
+    "segcal.sources.discover": ("open_cohort",),
+}
+"""Where each public name lives."""
+
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'segcal' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -87,11 +87,13 @@ class ExactSum:
         x = np.asarray(raw, np.float64).reshape(self.shape)
         beyond = ~(np.abs(x) < _LIMIT)
         if beyond.any():
-            return np.stack([np.where(beyond, np.where(np.isnan(x), np.nan, np.sign(x) * np.inf), self._high(x)), np.where(beyond, 0.0, self._low(x))])
+            inside = np.where(beyond, 0.0, x)
+            return np.stack([np.where(beyond, np.where(np.isnan(x), np.nan, np.copysign(np.inf, x)), self._high(inside)), self._low(inside)])
         return np.stack([self._high(x), self._low(x)])
 
     def merge(self, a: Array, b: Array) -> Array:
-        return np.asarray(a + b)
+        with np.errstate(invalid="ignore"):  # infinities of both signs make a NaN, which says what it should
+            return np.asarray(a + b)
 
     def value(self, state: Array) -> Array:
         return np.asarray(state[0] + state[1])

@@ -1,6 +1,6 @@
 """Files that are either complete or absent, scratch space that cleans up after itself, and digests.
 
-`atomic(path)` hands out a temporary path beside the target and renames it when the block ends without an error; on any error, an
+`atomic(path)` hands out a temporary path in a hidden folder beside the target and renames it when the block ends without an error; on any error, an
 interruption included, the temporary file is removed. A full disk becomes an OutputError that says so.
 """
 
@@ -21,15 +21,17 @@ from segcal.errors import OutputError
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path` (made if missing), with the same endings; rename it to `path` on success, remove it on failure.
+    """Yield a temporary path of the same name beside `path` (whose folder is made if missing); rename it to `path` on success, remove it on failure.
 
     Raises OutputError for a full disk, a read-only folder or a missing permission.
     """
     target = Path(path)
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    # the ending stays last: writers such as nibabel and Pillow choose the format by it
-    temporary = target.with_name(f".{os.getpid()}-{threading.get_ident()}.part.{target.name}")
+        # a folder of its own: readers of the target's folder (nnU-Net lists it by ending) never see half a file, not even after a kill,
+        # and the name stays whole, since writers such as nibabel and Pillow choose the format by it
+        aside = Path(tempfile.mkdtemp(prefix=".segcal-", dir=target.parent))
+    temporary = aside / target.name
     try:
         with explained(target):
             yield temporary
@@ -40,10 +42,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
                 shutil.rmtree(target)
             os.replace(temporary, target)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,14 @@ def block(content: Content, start: int, stop: int) -> Delivered:
     return Delivered(start, p, labels, {k: torch.from_numpy(v.reshape(-1)[start:stop]) for k, v in content.maps.items()})
 
 
-def cohort_of(shape: tuple[int, ...], head: Head, names: Sequence[str] = ("a",), files: Callable[[str], Mapping[str, Path]] = lambda name: {}, members: int = 1, spacing: tuple[float, ...] | None = None) -> Cohort:
+def cohort_of(
+    shape: tuple[int, ...],
+    head: Head,
+    names: Sequence[str] = ("a",),
+    files: Callable[[str], Mapping[str, Path]] = lambda name: {},
+    members: int = 1,
+    spacing: tuple[float, ...] | None = None,
+) -> Cohort:
     cases = [Case(n, tuple(Unread(f"member{k}/{n}.npz", head.channels, shape) for k in range(members)), files=files(n), spacing=spacing) for n in names]
     return Cohort(tuple(cases), head, "probs", provenance=Provenance(members))
 
@@ -105,7 +112,9 @@ def nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], qform_co
     nibabel.save(image, path)
 
 
-def nnunet_folder(folder: Path, names: Sequence[str], label_map: Callable[[Path], None], ending: str = ".nii.gz", plans: str = '{"plans_name": "nnUNetPlans"}') -> Callable[[str], dict[str, Path]]:
+def nnunet_folder(
+    folder: Path, names: Sequence[str], label_map: Callable[[Path], None], ending: str = ".nii.gz", plans: str = '{"plans_name": "nnUNetPlans"}'
+) -> Callable[[str], dict[str, Path]]:
     """A prediction folder as nnU-Net leaves it; gives the `files` of a case."""
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text('{"labels": {}}\n')

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def test_any_cut_gives_the_rows_back(cuts, voxels, limit, piece):
     gathering.PIECE = piece
     try:
         with Scratch(limit) as scratch, gather(cohort, cohort[0], Requested(("entropy",)), scratch, np.dtype("<u2")) as gathered:
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in itertools.pairwise(edges):
                 gathered.write(block(values, start, stop))
             gathered.check_complete()
             rows = [*gathered.channels(), gathered.map(Map("entropy"))]

@@ -38,3 +38,18 @@ def test_a_case_without_reference_has_its_spacing_and_no_place(kit, head, scratc
     out = nibabel.load(tmp_path / "out" / "a.nii.gz")
     assert out.shape == (6, 5, 1, 3) and out.header.get_zooms()[:2] == (0.5, 0.25) and out.header["sform_code"] == out.header["qform_code"] == 0
     assert np.array_equal(out.get_fdata(dtype=np.float32)[:, :, 0], np.moveaxis(content.probabilities, 0, -1))
+
+
+def test_a_nifti_of_scores_gives_its_geometry_and_reversed_axes_are_declared(kit, head, scratch, tmp_path):
+    """A cube, so that shapes tell nothing of the order of axes."""
+    shape = (4, 4, 4)
+    kit.nifti(tmp_path / "a.nii.gz", np.zeros((*shape, 3), np.float32), kit.OBLIQUE, 1, 2)
+    content, cohort = kit.Content.random(head, shape), kit.cohort_of(shape, head, files=lambda name: {"geometry": tmp_path / "a.nii.gz"})
+    ref = nibabel.load(tmp_path / "a.nii.gz")
+    for zyx, axes in ((False, (0, 1, 2)), (True, (2, 1, 0))):
+        kit.deliver(NiftiSink(tmp_path / str(zyx), ("entropy",), zyx=zyx), cohort, 0, content, scratch)
+        out, entropy = nibabel.load(tmp_path / str(zyx) / "a.nii.gz"), nibabel.load(tmp_path / str(zyx) / "entropy" / "a.nii.gz")
+        assert np.array_equal(entropy.get_fdata(dtype=np.float32), content.maps["entropy"].transpose(axes))
+        assert np.array_equal(out.get_fdata(dtype=np.float32), np.moveaxis(content.probabilities, 0, -1).transpose(*axes, 3))
+        for image in (out, entropy):
+            assert np.array_equal(image.affine, ref.affine) and image.header.get_zooms()[:3] == ref.header.get_zooms()[:3] and image.header["sform_code"] == 2

@@ -112,7 +112,8 @@ def test_readers_that_turn_images_are_undone(kit, head, scratch, tmp_path):
     """NibabelIOWithReorient hands the network RAS axes, reversed; label maps are written back in the file's own."""
     stored = np.random.default_rng(3).integers(0, 3, (3, 4, 5)).astype(np.uint8)
     affine = np.array([[0, 0, 1.5, 3], [-1, 0, 0, 2], [0, 0.7, 0, -9], [0, 0, 0, 1.0]])
-    files = kit.nnunet_folder(tmp_path / "in", ["a"], lambda path: nibabel.save(nibabel.Nifti1Image(stored, affine), path), plans='{"image_reader_writer": "NibabelIOWithReorient"}')
+    plans = '{"image_reader_writer": "NibabelIOWithReorient"}'
+    files = kit.nnunet_folder(tmp_path / "in", ["a"], lambda path: nibabel.save(nibabel.Nifti1Image(stored, affine), path), plans=plans)
     seen = np.ascontiguousarray(nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine)).get_fdata().transpose()).astype(np.int64)
     assert seen.shape != stored.shape[::-1]
     p = (np.eye(3)[:, seen] * 0.8 + 0.2 / 3).astype(np.float32)
@@ -123,13 +124,16 @@ def test_readers_that_turn_images_are_undone(kit, head, scratch, tmp_path):
     assert np.array_equal(np.load(tmp_path / "out" / "a.npz")["probabilities"], p)
 
 
-def test_a_validation_folder_is_described_two_folders_up(kit, head, tmp_path):
+def test_a_validation_folder_is_described_elsewhere(kit, head, tmp_path):
     trained = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
-    files = kit.nnunet_folder(trained / "fold_0" / "validation", ["a"], post_processed(kit))
-    for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
-        (trained / "fold_0" / "validation" / name).unlink()
+    inside = kit.nnunet_folder(trained / "fold_0" / "validation", ["a"], post_processed(kit))
+    (trained / "fold_0" / "validation" / "predict_from_raw_data_args.json").unlink()
     (trained / "dataset.json").write_text("{}")
     (trained / "plans.json").write_text('{"a": 1}')
+
+    def files(name):
+        return {**inside(name), "dataset": trained / "dataset.json", "plans": trained / "plans.json"}
+
     NnunetSink(tmp_path / "out").finish(kit.cohort_of(SHAPE, head, files=files))
     assert kit.everything(tmp_path / "out") == {"dataset.json": b"{}", "plans.json": b'{"a": 1}'}
 
@@ -170,7 +174,7 @@ def test_plans_that_are_not_json(kit, head, scratch, tmp_path):
     for k, text in enumerate(("{", "[]", "\xff")):
         files = kit.nnunet_folder(tmp_path / f"in{k}", ["a"], post_processed(kit), plans=text)
         cohort = kit.cohort_of(SHAPE, head, files=files, members=2)
-        with pytest.raises(UnreadableError, match="plans.json"), NnunetSink(tmp_path / "out").case(cohort, cohort[0], scratch):
+        with pytest.raises(UnreadableError, match=r"plans\.json"), NnunetSink(tmp_path / "out").case(cohort, cohort[0], scratch):
             raise AssertionError
 
 

@@ -47,7 +47,8 @@ def description(head, ending, reader):
     labels = {name: k for k, name in enumerate(SOFTMAX.classes)} if isinstance(head, Softmax) else {"background": 0, "whole": [1, 2], "posterior": [2]}
     regions = {} if isinstance(head, Softmax) else {"regions_class_order": [1, 2]}
     dataset = {"channel_names": {"0": "image"}, "numTraining": 2, "file_ending": ending, "labels": labels, **regions}
-    plans = {"dataset_name": "Dataset900_synthetic", "plans_name": "nnUNetPlans", "image_reader_writer": reader, "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "configurations": {}}
+    axes = {"transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}
+    plans = {"dataset_name": "Dataset900_synthetic", "plans_name": "nnUNetPlans", "image_reader_writer": reader, "configurations": {}, **axes}
     return json.dumps(dataset), json.dumps(plans)
 
 

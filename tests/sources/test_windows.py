@@ -25,7 +25,7 @@ def grids(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], Grid]:
     channelled = draw(st.booleans())
     flips = tuple(draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))) if not channelled and draw(st.booleans()) else ()
     dtype = np.dtype(draw(st.sampled_from(["<f4", ">f4", "<f2", "<i2", "u1", "?"])))
-    values = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 2 if dtype == bool else 100, shape).astype(dtype)
+    values = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
     return values, Grid(shape, dtype, axes, channelled, flips=flips)
 
 

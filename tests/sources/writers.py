@@ -31,7 +31,16 @@ def save_map(path: Path, labels: NDArray[Any], affine: NDArray[Any] = AFFINE) ->
         Image.fromarray(labels.reshape(labels.shape[-2:]).astype(np.uint8)).save(path)
 
 
-def describe(folder: Path, labels: dict[str, Any], *, ending: str = ".nii.gz", forward: tuple[int, ...] = (0, 1, 2), order: list[int] | None = None, settings: dict[str, Any] | None = None, reader: str = "SimpleITKIO") -> None:
+def describe(
+    folder: Path,
+    labels: dict[str, Any],
+    *,
+    ending: str = ".nii.gz",
+    forward: tuple[int, ...] = (0, 1, 2),
+    order: list[int] | None = None,
+    settings: dict[str, Any] | None = None,
+    reader: str = "SimpleITKIO",
+) -> None:
     """dataset.json, plans.json and, with `settings`, predict_from_raw_data_args.json."""
     folder.mkdir(parents=True, exist_ok=True)
     described: dict[str, Any] = {"channel_names": {"0": "image"}, "numTraining": 3, "file_ending": ending, "labels": labels}
@@ -44,7 +53,17 @@ def describe(folder: Path, labels: dict[str, Any], *, ending: str = ".nii.gz", f
         (folder / "predict_from_raw_data_args.json").write_text(json.dumps(settings))
 
 
-def save_case(folder: Path, name: str, p: NDArray[np.float32], *, delivered: NDArray[Any] | None = None, box: list[list[int]] | None = None, forward: tuple[int, ...] = (0, 1, 2), ending: str = ".nii.gz", affine: NDArray[Any] = AFFINE) -> None:
+def save_case(
+    folder: Path,
+    name: str,
+    p: NDArray[np.float32],
+    *,
+    delivered: NDArray[Any] | None = None,
+    box: list[list[int]] | None = None,
+    forward: tuple[int, ...] = (0, 1, 2),
+    ending: str = ".nii.gz",
+    affine: NDArray[Any] = AFFINE,
+) -> None:
     """One case: `p` (C, Z, Y, X); `box` in the array's axes, written in the network's, which are `forward` of them."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / f"{name}.npz", probabilities=p)

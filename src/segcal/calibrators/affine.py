@@ -38,6 +38,10 @@ class AffineMap(Map):
         self.parameter("weight", weight)
         self.parameter("bias", bias)
         self.register_buffer("on_logits", torch.tensor(logits))
+        # decided once, as plain truth values: read off tensors in `forward`, they would end a trace
+        self._on_logits = bool(logits)
+        sums = self.weight.sum(1)
+        self._equal_row_sums = bool((sums.max() - sums.min()) <= 1e-10 * max(self.weight.abs().max().item(), 1e-300))
 
     @property
     def classes(self) -> int | None:
@@ -47,13 +51,13 @@ class AffineMap(Map):
     @property
     def needs_logits(self) -> bool:
         """Whether it acts on raw logits and is not translation-invariant: only then does the free energy matter."""
-        return bool(self.on_logits) and not self._equal_row_sums()
+        return self._on_logits and not self._equal_row_sums
 
     def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
         """log S(W phi + b), (C, n)."""
         weight, bias = self.weight.to(log_probs.dtype), self.bias.to(log_probs.dtype)
         u = weight @ log_probs + bias[:, None]
-        if self.on_logits:
+        if self._on_logits:
             if free_energy is None:
                 if self.needs_logits:
                     raise UsageError(
@@ -70,9 +74,9 @@ class AffineMap(Map):
         c = self.weight.shape[0]
         invariant: Status = "proven"
         reasons = {"translation_invariant": "it sees log-probabilities only"}
-        if self.on_logits:
+        if self._on_logits:
             sums = self.weight.sum(1)
-            if self._equal_row_sums():
+            if self._equal_row_sums:
                 reasons["translation_invariant"] = "all row sums of W are equal"
             else:
                 invariant = "no"
@@ -94,12 +98,8 @@ class AffineMap(Map):
 
     def describe(self) -> dict[str, object]:
         """The matrix and the bias."""
-        return {"weight": self.weight.tolist(), "bias": self.bias.tolist(), "acts_on": "logits" if self.on_logits else "log_probs"}
+        return {"weight": self.weight.tolist(), "bias": self.bias.tolist(), "acts_on": "logits" if self._on_logits else "log_probs"}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> AffineMap:
         return cls(tensors["weight"], tensors["bias"], bool(tensors["on_logits"]))
-
-    def _equal_row_sums(self) -> bool:
-        sums = self.weight.sum(1)
-        return bool((sums.max() - sums.min()) <= 1e-10 * max(self.weight.abs().max().item(), 1e-300))

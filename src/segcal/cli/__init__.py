@@ -1,0 +1,91 @@
+"""The command line: `segcal demo | check | fit | evaluate | apply | inspect`; a short file a command.
+
+`run` takes words and returns an exit code: 0 done, 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted. An error of segcal is one message on stderr;
+`--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only. `--help` costs no import of torch:
+commands import what they need when they run.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import cyclopts
+
+from segcal import __version__
+from segcal.cli import apply, check, demo, evaluate, fit, inspect
+from segcal.cli.console import error, escaped
+from segcal.errors import SegcalError
+
+USAGE = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+app = cyclopts.App(
+    name="segcal",
+    version=__version__,
+    help="""Class probabilities of segmentation models that mean what they say: without retraining and without changing the label map.
+
+The usual order, on a folder RESULTS of predictions with probabilities and a folder LABELS of label maps of held-out cases:
+
+    segcal check RESULTS --labels LABELS
+    segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
+    segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
+    segcal apply cal.safetensors NEW -o OUT --maps entropy,error
+
+Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 2 wrong usage, 3 bad data, 4 partly done.""",
+    help_format="plaintext",
+    default_parameter=cyclopts.Parameter(negative=""),
+)
+
+for _command in (demo.demo, check.check, fit.fit, evaluate.evaluate, apply.apply, inspect.inspect):
+    app.command(_command)
+
+
+def main() -> None:
+    """Run the words of the command line and exit with the code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    words = json_to_stdout(words)
+    try:
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as wrong:
+        error(f"{escaped(str(wrong))}\nSee: segcal {' '.join(w for w in words[:1] if not w.startswith('-'))} --help".replace("  ", " "))
+        return USAGE
+    except SegcalError as wrong:
+        if "--debug" in words:
+            traceback.print_exc()
+        error(str(wrong))
+        return wrong.exit_code
+    except KeyboardInterrupt:
+        error("interrupted; every file written so far is complete")
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def json_to_stdout(words: Sequence[str]) -> list[str]:
+    """`--json` without a FILE means standard output. What ends in .safetensors is a calibrator, never the FILE."""
+    out: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word != "--json":
+            out.append(word)
+        elif left and (left[0] == "-" or not left[0].startswith("-")) and not left[0].endswith(".safetensors"):
+            out.append(f"--json={left.pop(0)}")
+        else:
+            out.append("--json=-")
+    return out
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End as an interruption does, so that unfinished files are removed."""
+    del number, frame
+    raise SystemExit(TERMINATED)

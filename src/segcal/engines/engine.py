@@ -174,7 +174,7 @@ class Engine(ABC):
             answers.add(partial)
         return answers.done(), [records[i] for i in range(len(cohort))]
 
-    def map(self, cohort: Cohort, mapper: Mapper) -> list[Outcome]:
+    def map(self, cohort: Cohort, mapper: Mapper, what: str = "writing cases") -> list[Outcome]:
         """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and does not stop the others."""
         outcomes: dict[int, Outcome] = {}
 
@@ -190,7 +190,7 @@ class Engine(ABC):
                 outcomes[index] = Outcome(name, None, error)
             self.progress.step()
 
-        self.progress.start("writing cases", len(cohort))
+        self.progress.start(what, len(cohort))
         for _ in self._each(work, range(len(cohort))):
             continue
         return [outcomes[i] for i in range(len(cohort))]
@@ -246,17 +246,17 @@ def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mappin
 
 
 def _fold(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int) -> dict[Any, State]:
-    """Fold one block for every ask; rows of a part are made once, and mapped once for each `through`."""
+    """Fold one block for every ask; rows of a part are mapped once for each `through`, and let go before the next."""
     out: dict[Any, State] = {}
-    rows: dict[tuple[int, Through | None], Rows] = {}
+    alike: dict[tuple[int, Through | None], list[Any]] = {}
     for key, ask in asks.items():
-        found = rows.get((ask.part, ask.through))
-        if found is None:
-            found = _double(prepared.part(head, ask.part))
-            if ask.through is not None:
-                found = ask.through(found)
-            rows[ask.part, ask.through] = found
-        out[key, case if ask.by_case else None] = accumulate.fold(ask.accumulator, found)
+        alike.setdefault((ask.part, ask.through), []).append(key)
+    for (part, through), keys in alike.items():
+        rows = _double(prepared.part(head, part))
+        if through is not None:
+            rows = through(rows)
+        for key in keys:
+            out[key, case if asks[key].by_case else None] = accumulate.fold(asks[key].accumulator, rows)
     return out
 
 

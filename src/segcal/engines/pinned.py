@@ -7,6 +7,7 @@ file a case. Where rows are kept never changes a bit of any result. `passes` cou
 
 from __future__ import annotations
 
+import mmap
 import threading
 import zlib
 from collections.abc import Sequence
@@ -31,6 +32,11 @@ SAMPLE_NUMBERS = 2**24
 
 CHUNK_ROWS = 2**14
 
+SLAB = 64 * 2**20
+"""Bytes of memory asked for at a time for rows that are kept: mapped on their own, so that they neither scatter among passing arrays nor outlive their use."""
+
+ALIGNED = 64
+
 
 def narrow(head: Head) -> torch.dtype:
     """The integer type that holds targets and decisions."""
@@ -52,18 +58,36 @@ class Shelf:
 
     def __init__(self, head: Head, limit: int, scratch: Scratch) -> None:
         self.head, self.limit, self.scratch = head, limit, scratch
-        self._used = 0
+        self._slab, self._at, self._reserved = memoryview(b""), 0, 0
         self._lock = threading.Lock()
 
     def keep(self, block: Prepared, file: CaseFile) -> Prepared | Stored:
         """Keep one block; `file` is the case's own."""
         small = narrow(self.head)
-        block = Prepared(block.case, block.start, block.log_probs.float(), block.targets.to(small), block.decision.to(small), block.free_energy)
-        size = sum(t.numel() * t.element_size() for t in _tensors(block))
+        types = {"log_probs": torch.float32, "targets": small, "decision": small, "free_energy": torch.float64}
+        tensors = {name: t for name in types if (t := getattr(block, name)) is not None}
+        sizes = {name: -(-t.numel() * types[name].itemsize // ALIGNED) * ALIGNED for name, t in tensors.items()}
+        place = self._reserve(sum(sizes.values()))
+        if place is None:
+            return file.append(Prepared(block.case, block.start, *(None if t is None else t.to(types[n]) for n, t in ((n, tensors.get(n)) for n in types))))
+        kept: dict[str, Tensor] = {}
+        at = 0
+        for name, tensor in tensors.items():
+            kept[name] = torch.frombuffer(place, dtype=types[name], count=tensor.numel(), offset=at).reshape(tensor.shape).copy_(tensor)
+            at += sizes[name]
+        return Prepared(block.case, block.start, kept["log_probs"], kept["targets"], kept["decision"], kept.get("free_energy"))
+
+    def _reserve(self, size: int) -> memoryview | None:
+        """Memory for one block, or None where the limit leaves no room for it."""
         with self._lock:
-            fits = self._used + size <= self.limit
-            self._used += size if fits else 0
-        return block if fits else file.append(block)
+            if self._at + size > len(self._slab):
+                room = min(SLAB, self.limit - self._reserved)
+                if room < size:
+                    return None
+                self._slab, self._at = memoryview(mmap.mmap(-1, room)), 0
+                self._reserved += room
+            self._at += size
+            return self._slab[self._at - size : self._at]
 
     def load(self, case: int, start: int, kept: Prepared | Stored) -> Prepared:
         """The rows again."""

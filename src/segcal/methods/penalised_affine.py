@@ -33,8 +33,8 @@ from segcal.solvers.newton import strong_convexity_gap
 from segcal.statistics import clustered_mean
 
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)
-FULL_CURVATURE = 32
-"""Up to this many variables the exact curvature of all voxels costs little beside reading them."""
+FULL_CURVATURE = 5
+"""Up to this many classes the exact curvature of all voxels, C^2 (C + 1)^2 numbers, costs little beside reading them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class PenalisedAffine(Method):
             if chosen[subset].lambda_ is None:
                 return None
             problem = self._problem(task, chosen[subset].lambda_, float(scales[subset].theta[0]))
-            small = problem.design.shape[1] <= FULL_CURVATURE
+            small = task.classes <= FULL_CURVATURE
             level = Level.ALL if small else Level.SAMPLE
             steps = Newton(rough=not small).solve(chosen[subset].start, strong_convexity_gap(problem.convexity))
             return (yield from Binding(task, subset, Level.ALL, level, problem).run(steps))

@@ -3,6 +3,7 @@
 Theta is the matrix [W | b] of shape (C, C + 1), row-major. With psi = (phi, 1) and r = p - e_y, the gradient is the mean of r psi^T and the curvature the
 mean of (diag p - p p^T) kron psi psi^T (definitions 9.2). Costs, a voxel: O(C^2) for the gradient, O(C^4) for the curvature. Restricted
 families (equal row sums, diagonal) are linear in the same matrix, see `segcal.methods`. No voxel: zeros.
+Sums of huge scores would leave the range of exact sums: they are held for features times `unit`, a power of two, which changes no bit of a result.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ def features(rows: Rows, logits: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class AffineNLL:
-    """Value (`order` 0), gradient (1) and curvature (2) at `theta`, the C (C + 1) numbers of [W | b]."""
+    """Value (`order` 0), gradient (1) and curvature (2) at `theta`, the C (C + 1) numbers of [W | b]. `unit`: a power of two that brings the features near 1."""
 
     classes: int
     theta: tuple[float, ...]
     order: int = 1
     logits: bool = False
+    unit: float = 1.0
+
+    @cached_property
+    def _units(self) -> Vector:
+        return np.append(np.full(self.classes, self.unit), 1.0)
 
     @cached_property
     def _matrix(self) -> Tensor:
@@ -82,9 +88,10 @@ class AffineNLL:
             gradient[:, c] += p.sum(1)
         out: dict[str, Any] = {"voxels": rows.voxels, "value": value.item()}
         if self.order >= 1:
-            out["gradient"] = gradient.numpy()
+            out["gradient"] = gradient.numpy() * self._units
         if self.order >= 2:
-            out["curvature"] = curvature.numpy()
+            both = np.tile(self._units, self.classes)
+            out["curvature"] = curvature.numpy() * both[:, None] * both
         return out
 
     def result(self, values: Mapping[str, Array]) -> Evaluation:
@@ -92,8 +99,9 @@ class AffineNLL:
         n = int(values["voxels"])
         scale = 1 / max(n, 1)
         size = self.classes * (self.classes + 1)
-        gradient: Vector = values["gradient"].ravel() * scale if self.order >= 1 else np.zeros(size)
-        return Evaluation(float(values["value"]) * scale, gradient, values["curvature"] * scale if self.order >= 2 else None, n)
+        both = np.tile(self._units, self.classes)
+        gradient: Vector = values["gradient"].ravel() * scale / both if self.order >= 1 else np.zeros(size)
+        return Evaluation(float(values["value"]) * scale, gradient, values["curvature"] * scale / both[:, None] / both if self.order >= 2 else None, n)
 
 
 def _curvature(p: Tensor, f: Tensor) -> Tensor:

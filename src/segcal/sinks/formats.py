@@ -19,9 +19,12 @@ Format = type[NnunetSink] | type[NpzSink] | type[NpySink] | type[ZarrSink] | typ
 FORMATS: dict[str, Format] = {"nnunet": NnunetSink, "npz": NpzSink, "npy": NpySink, "zarr": ZarrSink, "nifti": NiftiSink}
 
 
-def sink_for(cohort: Cohort, folder: Path, maps: Sequence[str] = (), format: str | None = None) -> Sink:
-    """A sink into `folder` with the maps asked for, in `format` (a key of `FORMATS`), or the one that suits the cohort. UsageError for a format that is not there,
-    and for nnU-Net's layout where a case lacks the files that nnU-Net leaves."""
+def sink_for(cohort: Cohort, folder: Path, maps: Sequence[str] = (), format: str | None = None, *, zyx: bool = False) -> Sink:
+    """A sink into `folder` with the maps asked for, in `format` (a key of `FORMATS`), or the one that suits the cohort.
+
+    `zyx`: the axes of cases from plain folders are (z, y, x), as they were opened; only NIfTI has to know. UsageError for a format that is not there, and for
+    nnU-Net's layout where a case lacks the files that nnU-Net leaves.
+    """
     if format is not None and format not in FORMATS:
         raise UsageError("format", found=repr(format), expected="one of " + ", ".join(FORMATS), do="Choose one of these, or leave it out.")
     bare = next((case for case in cohort if any(role not in case.files for role in ROLES)), None)
@@ -33,4 +36,6 @@ def sink_for(cohort: Cohort, folder: Path, maps: Sequence[str] = (), format: str
             do="Choose another format, such as npz.",
         )
     chosen = FORMATS[format] if format is not None else NpzSink if bare is not None else NnunetSink
+    if chosen is NiftiSink:
+        return NiftiSink(folder, maps, cohort.head.classes, zyx=zyx)
     return chosen(folder, maps, cohort.head.classes)

@@ -116,15 +116,18 @@ class Gathered:
         p = delivered.probabilities.detach().cpu()
         n = p.shape[-1]
         if delivered.start != self._next or delivered.start + n > self._case.voxels:
-            raise self._refusal(f"voxels {delivered.start} to {delivered.start + n} of {self._case.voxels}", f"voxels from {self._next} on", "Write the blocks of a case in increasing order, each once.")
+            offered = f"voxels {delivered.start} to {delivered.start + n} of {self._case.voxels}"
+            raise self._refusal(offered, f"voxels from {self._next} on", "Write the blocks of a case in increasing order, each once.")
         if p.shape != (self._channels, n) or p.dtype != torch.float32:
-            raise self._refusal(f"probabilities {p.dtype} of shape {tuple(p.shape)}", f"torch.float32 of shape ({self._channels}, n)", "Deliver one row a channel, rounded to float32 where the decision is kept.")
+            expected = f"torch.float32 of shape ({self._channels}, n)"
+            raise self._refusal(f"probabilities {p.dtype} of shape {tuple(p.shape)}", expected, "Deliver one row a channel, rounded to float32 where the decision is kept.")
         for name in self._names:
             if name not in delivered.maps:
                 raise self._refusal(f"maps {sorted(delivered.maps)}", f"the map {name!r}", "Compute every map that the sink was asked to write.")
         rows = [*p, *(delivered.maps[name].detach().cpu() for name in self._names)]
-        if any(row.shape != (n,) or row.dtype != torch.float32 for row in rows) or (self._labels is not None and delivered.label_map.shape != (n,)):
-            raise self._refusal("maps of another length or type", f"{n} float32 values a map and {n} labels", "Deliver maps and label map for the same voxels as the probabilities.")
+        fits = all(row.shape == (n,) and row.dtype == torch.float32 for row in rows)
+        if not fits or (self._labels is not None and delivered.label_map.shape != (n,)):
+            raise self._refusal("maps of another length or type", f"{n} float32 values a map and {n} labels", "Deliver maps and labels for the voxels of the probabilities.")
         for index, row in enumerate(rows):
             self._floats.put(index, self._next, row.numpy())
         if self._labels is not None:

@@ -1,7 +1,8 @@
 """The voxel grid of a NIfTI file, and how the axes of a case lie on it.
 
-A `Grid` is taken from a reference file (the delivered label map) or, for a case without one, from its spacing alone. Written files carry the
-reference's header: qform, sform and their codes, pixel sizes, units, description; only the type of value, scaling, display range and intent are their own.
+A `Grid` is taken from a reference file (the delivered label map; of a file with channels, the first three axes) or, for a case without one, from its
+spacing alone. Written files carry the reference's header: qform, sform and their codes, pixel sizes, units, description; only the type of value, scaling,
+display range and intent are their own.
 NIfTI runs the first axis fastest; an nnU-Net case has its axes reversed (z, y, x), so its voxels are already in file order. Other orders are read slab by slab.
 
 Promises: geometry bit for bit that of the reference. Costs: a case in file order is read once; another order is read once for every `Row.slab` bytes of the result.
@@ -34,12 +35,14 @@ _MOST = 32767
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A NIfTI grid: `header`; `axes`, the axis of the case that each file axis runs along, fastest first; `flips`, whether it runs backwards; `shape` of the case."""
+    """A NIfTI grid: `header`; `axes`, the axis of the case that each file axis runs along, fastest first; `flips`, whether it runs backwards;
+    `shape` of the case; `size`, the shape of a file with one value a voxel."""
 
     header: nibabel.Nifti1Header
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
     shape: tuple[int, ...]
+    size: tuple[int, ...]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -49,7 +52,7 @@ class Grid:
 
     def volume(self, dtype: np.dtype[Any], intent: bool = False) -> bytes:
         """Header of a file with one value of `dtype` a voxel; `intent` keeps the reference's intent (a label map's)."""
-        return self._described(dtype, self.header.get_data_shape(), intent)
+        return self._described(dtype, self.size, intent)
 
     def series(self, channels: int, dtype: np.dtype[Any]) -> bytes:
         """Header of a 4-D file, channels last."""
@@ -93,7 +96,7 @@ def is_nifti(path: Path) -> bool:
 def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, canonical: bool = False) -> Grid:
     """The grid of a reference file, for a case of `shape`.
 
-    `reversed_axes`: the case's axes are the file's, last first (nnU-Net), else as nibabel gives them. `canonical`: the case was turned to the closest
+    `reversed_axes`: the case's axes are the file's, last first (nnU-Net, SimpleITK), else as nibabel gives them. `canonical`: the case was turned to the closest
     canonical axes before that. Raises MissingError or UnreadableError for the file, ShapeError if the case does not lie on its grid.
     """
     if not reference.is_file():
@@ -103,13 +106,16 @@ def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, can
         image = nibabel.load(reference)
         if not isinstance(image, nibabel.Nifti1Image):
             raise ImageFileError(f"a file of type {type(image).__name__}")
-        header, size = image.header.copy(), tuple(image.shape)
+        header, size = image.header.copy(), tuple(int(n) for n in image.shape)
         if header.get_data_dtype().kind not in "iuf":
             raise ImageFileError(f"values of type {header.get_data_dtype()}")
         turned = np.column_stack([np.arange(rank), np.ones(rank)]) if not canonical else io_orientation(image.affine)
         axes, flips = tuple(int(a) for a in turned[:, 0]), tuple(bool(f < 0) for f in turned[:, 1])
     except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
-        raise UnreadableError(str(reference), found=f"a file that is not a readable NIfTI image ({error})", expected="a .nii or .nii.gz file", do="Write the file again, or convert it.") from error
+        found = f"a file that is not a readable NIfTI image ({error})"
+        raise UnreadableError(str(reference), found=found, expected="a .nii or .nii.gz file", do="Write the file again, or convert it.") from error
+    if any(n != 1 for n in size[3:]):  # channels
+        size = size[:3]
     if reversed_axes:
         axes = tuple(rank - 1 - a for a in axes)
     if sorted(axes) != list(range(rank)) or _trimmed(size) != _trimmed(tuple(shape[a] for a in axes)):
@@ -119,18 +125,21 @@ def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, can
             expected=f"the grid of the case, {tuple(reversed(shape)) if reversed_axes else shape}",
             do="Probabilities and label map must come from the same prediction.",
         )
-    return Grid(header, axes, flips, shape)
+    return Grid(header, axes, flips, shape, size)
 
 
-def grid_without_reference(shape: tuple[int, ...], spacing: Sequence[float] | None) -> Grid:
+def grid_without_reference(shape: tuple[int, ...], spacing: Sequence[float] | None, *, reversed_axes: bool) -> Grid:
     """A grid whose place in space is not known: pixel sizes from `spacing` (mm, per axis; ones if None), form codes 0. ShapeError beyond three axes."""
     if len(shape) > 3:
         raise ShapeError("NIfTI output", found=f"{len(shape)} spatial axes", expected="at most 3", do="Write this case as npz or zarr.")
+    axes = tuple(range(len(shape)))[:: -1 if reversed_axes else 1]
+    more = 3 - len(shape)
+    size = (*(shape[a] for a in axes), *(1,) * more)
     header = nibabel.Nifti2Header() if max(shape) > _MOST else nibabel.Nifti1Header()
-    header.set_data_shape((*shape, *(1,) * (3 - len(shape))))
-    sizes = tuple(spacing) if spacing is not None else (1.0,) * len(shape)
-    header.set_zooms((*sizes, *(1.0,) * (3 - len(shape))))
-    return Grid(header, tuple(range(len(shape))), (False,) * len(shape), shape)
+    header.set_data_shape(size)
+    header.set_zooms((*(1.0 if spacing is None else spacing[a] for a in axes), *(1.0,) * more))
+    header.set_xyzt_units("mm" if spacing is not None else "unknown")
+    return Grid(header, axes, (False,) * len(shape), shape, size)
 
 
 def _trimmed(size: tuple[int, ...]) -> tuple[int, ...]:

@@ -36,7 +36,8 @@ class Requested:
     def __post_init__(self) -> None:
         for name in self.names:
             if not re.fullmatch(r"\w[\w-]*", name) or self.names.count(name) > 1:
-                raise UsageError("maps", found=repr(name), expected="names of maps such as 'entropy', each once", do="Name each map once, for example --maps entropy,confidence,error.")
+                known = "names of maps such as 'entropy', each once"
+                raise UsageError("maps", found=repr(name), expected=known, do="Name each map once, for example --maps entropy,confidence,error.")
         if PROBABILITY in self.names and not self.classes:
             raise UsageError("maps", found=f"{PROBABILITY!r} and no class names", expected="the names of the channels", do="Give the sink the head's classes.")
 

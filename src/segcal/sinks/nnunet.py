@@ -37,7 +37,8 @@ from segcal.sinks.placing import check_targets, output, placed
 ROLES = ("folder", "properties", "label_map")
 """What a case must carry in `files`: the folder it was predicted to, its .pkl, its delivered label map."""
 
-SETTINGS = ("dataset.json", "plans.json", "predict_from_raw_data_args.json")
+SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}
+"""What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's folder."""
 
 
 class NnunetSink:
@@ -72,9 +73,8 @@ class NnunetSink:
                         pictures.write_map(part, row, case.shape)
 
     def finish(self, cohort: Cohort) -> None:
-        """Copy what describes the folder, as far as it is there: a validation folder has it two folders up."""
-        folder = cohort.cases[0].files["folder"]
-        found = {name: path for name in SETTINGS if (path := _setting(folder, name)) is not None}
+        """Copy what describes the folder, as far as it is there."""
+        found = {name: path for name in SETTINGS if (path := _setting(cohort.cases[0], name)).is_file()}
         with placed([self._folder / name for name in found]) as parts:
             for part, path in zip(parts, found.values(), strict=True):
                 shutil.copyfile(path, part)
@@ -99,7 +99,7 @@ def _frame(case: Case) -> Grid | Picture:
     """What the delivered label map tells of grid and format."""
     label_map = case.files["label_map"]
     if is_nifti(label_map):
-        return grid_of(label_map, case.shape, reversed_axes=True, canonical=turns_to_canonical_axes(case.files["folder"]))
+        return grid_of(label_map, case.shape, reversed_axes=True, canonical=turns_to_canonical_axes(case))
     if is_picture(label_map, case.shape):
         return picture_of(label_map, case.shape)
     raise UsageError(
@@ -124,19 +124,19 @@ def _highest(head: Head) -> int:
     return len(head.classes) - 1 if isinstance(head, Softmax) else max(head.order)
 
 
-def _setting(folder: Path, name: str) -> Path | None:
-    places = [folder, folder.parent.parent] if folder.parent.name.startswith("fold_") else [folder]
-    return next((place / name for place in places if (place / name).is_file()), None)
+def _setting(case: Case, name: str) -> Path:
+    return case.files.get(SETTINGS[name], case.files["folder"] / name)
 
 
-def turns_to_canonical_axes(folder: Path) -> bool:
-    """Whether the reader named in plans.json turned the images of `folder` to canonical axes. No plans.json: it did not. UnreadableError for one that is no JSON object."""
-    path = _setting(folder, "plans.json")
-    if path is None:
+def turns_to_canonical_axes(case: Case) -> bool:
+    """Whether the reader named in plans.json turned the image of a case to canonical axes. No plans.json: it did not. UnreadableError for one that is no JSON object."""
+    path = _setting(case, "plans.json")
+    if not path.is_file():
         return False
     try:
         plans: Any = json.loads(path.read_text(encoding="utf-8"))
         reader = plans.get("image_reader_writer", "")
     except (ValueError, AttributeError) as error:
-        raise UnreadableError(str(path), found=f"a file that is not a JSON object ({error})", expected="nnU-Net's plans.json", do="Copy it again from the folder of the trained model.") from error
+        found = f"a file that is not a JSON object ({error})"
+        raise UnreadableError(str(path), found=found, expected="nnU-Net's plans.json", do="Copy it again from the folder of the trained model.") from error
     return isinstance(reader, str) and reader.endswith("WithReorient")

@@ -47,11 +47,13 @@ def picture_of(reference: Path, shape: tuple[int, ...]) -> Picture:
         with Image.open(reference) as image:
             mode, palette, size = image.mode, image.getpalette(), image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(str(reference), found=f"a file that is not a readable picture ({error})", expected="a PNG, BMP or TIFF label map", do="Write the file again, or convert it.") from error
+        found = f"a file that is not a readable picture ({error})"
+        raise UnreadableError(str(reference), found=found, expected="a PNG, BMP or TIFF label map", do="Write the file again, or convert it.") from error
     if mode not in ("L", "P") and not mode.startswith("I;16"):
         raise UnreadableError(str(reference), found=f"a picture of mode {mode}", expected="one label a pixel: 8 or 16 bit grey, or a palette", do="Convert the label map.")
     if (size[1], size[0]) != shape[-2:]:
-        raise ShapeError(str(reference), found=f"{size[1]} x {size[0]} pixels", expected=f"{shape[-2]} x {shape[-1]}", do="Probabilities and label map must come from the same prediction.")
+        found = f"{size[1]} x {size[0]} pixels"
+        raise ShapeError(str(reference), found=found, expected=f"{shape[-2]} x {shape[-1]}", do="Probabilities and label map must come from the same prediction.")
     return Picture(mode, None if palette is None else bytes(palette), (size[1], size[0]))
 
 

@@ -24,7 +24,8 @@ from segcal.errors import OutputError, UsageError
 def output(folder: Path, case: Case, ending: str, subfolder: str = "") -> Path:
     """Where a file of `case` goes. UsageError if the name of the case cannot be the name of a file."""
     if not re.fullmatch(r"[^/\\\0]+", case.id) or case.id in (".", ".."):
-        raise UsageError(f"case {case.id!r}", found="a name that cannot be the name of a file", expected="no '/', '\\' or NUL, and neither '.' nor '..'", do="Rename the case.")
+        expected = "no '/', '\\' or NUL, and neither '.' nor '..'"
+        raise UsageError(f"case {case.id!r}", found="a name that cannot be the name of a file", expected=expected, do="Rename the case.")
     return folder / subfolder / f"{case.id}{ending}"
 
 
@@ -34,7 +35,7 @@ def check_targets(case: Case, targets: Sequence[Path]) -> None:
     inputs |= {Path(f.where).resolve() for f in (*case.scores, *(f for f in (case.labels, case.mask) if f is not None))}
     for target in targets:
         if target.resolve() in inputs:
-            raise UsageError(str(target), found="an output that is also an input", expected="another folder for the output", do="Choose an output folder that is not one of the folders read.")
+            raise UsageError(str(target), found="an output that is also an input", expected="another folder for the output", do="Choose a folder that is not read from.")
         if target.is_dir() and target.suffix != ".zarr":
             raise OutputError(str(target), found="a folder", expected="a file, or nothing, there", do="Remove it or choose another output folder.")
 

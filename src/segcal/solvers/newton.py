@@ -1,8 +1,8 @@
 """Newton with a model of the curvature, for a smooth convex function that is dear to evaluate.
 
 The curvature may come from a sample of the data (`rough`) and is then corrected by BFGS updates from the exact gradients of the steps made, so
-that convergence is superlinear although the exact curvature is never formed. Armijo backtracking; the value never rises. Stops when the
-predicted gain of a step is below `tolerance`, or when rounding ends the descent, which it says.
+that convergence is superlinear although the exact curvature is never formed. Armijo backtracking; the value never rises beyond rounding. Stops when the
+predicted gain of a step is below `tolerance`, or when rounding ends the descent, which it says; of the points that rounding cannot tell apart it returns the best certified.
 The certificate is the caller's: it knows how convex its objective is (`strong_convexity_gap`).
 """
 
@@ -15,6 +15,9 @@ import numpy as np
 import scipy.linalg
 
 from segcal.solvers.query import Evaluated, Query, Solved, Steps, Vector
+
+POLISH = 8
+"""Most steps whose predicted gain is below the rounding of the value: they can only tighten the certificate."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Newton:
             found, formed_here = (yield {"f": Query(x, 1)})["f"], False
         count, converged = 1, False
         notes: tuple[str, ...] = ("stopped at the limit of steps",)
+        best: tuple[float, Vector, Evaluated] | None = None
+        polished = 0
         while count < self.most:
             direction = _descent(model, found.gradient)
             slope = float(found.gradient @ direction)
@@ -47,6 +52,13 @@ class Newton:
             if gain <= self.tolerance and (gain <= 1e-19 or gap(x, found.gradient)[0] <= self.certify):
                 converged, notes = True, ()
                 break
+            if gain <= 1e-16 * max(1.0, abs(found.value)):
+                polished += 1
+                if best is None or gap(x, found.gradient)[0] < best[0]:
+                    best = gap(x, found.gradient)[0], x, found
+                if polished > POLISH:
+                    converged, notes = True, ("rounding ends the descent",)
+                    break
             step, accepted = 1.0, False
             trial, answer = x, found
             while count < self.most and step > 1e-9:
@@ -74,6 +86,8 @@ class Newton:
                 model, formed_here = _curvature_of((yield {"h": Query(x, 2, self.rough)})), True
             else:
                 model, formed_here = _bfgs(model, moved, change), False
+        if best is not None and best[0] < gap(x, found.gradient)[0]:
+            x, found = best[1], best[2]
         bound, proof = gap(x, found.gradient)
         return Solved(x, found.value, float(np.abs(found.gradient).max()), bound, proof, converged, count, model, notes)
 
@@ -88,16 +102,18 @@ def _curvature_of(answers: Mapping[str, Evaluated]) -> Vector:
 
 
 def _descent(model: Vector, gradient: Vector) -> Vector:
-    """-model^-1 gradient, damped as little as makes the model positive definite."""
-    scale = float(np.trace(model)) / len(gradient)
+    """-model^-1 gradient, damped as little as makes the model positive definite; in variables that give it a unit diagonal, so that units do not matter."""
+    diagonal = np.diag(model)
+    unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, max(float(diagonal.max()), 1.0)))
+    scaled = model * unit[:, None] * unit
     damping = 0.0
     while True:
         try:
-            factor = scipy.linalg.cho_factor(model + damping * np.eye(len(gradient)), check_finite=False)
+            factor = scipy.linalg.cho_factor(scaled + damping * np.eye(len(gradient)))
         except np.linalg.LinAlgError:
-            damping = max(10 * damping, 1e-14 * max(scale, 1e-300))
+            damping = max(10 * damping, 1e-14)
             continue
-        return -np.asarray(scipy.linalg.cho_solve(factor, gradient, check_finite=False))
+        return -unit * np.asarray(scipy.linalg.cho_solve(factor, unit * gradient))
 
 
 def _accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slope: float) -> bool:

@@ -111,7 +111,7 @@ def cohort_from_arrays(
     kind: str = "logits",
     head: Head | None = None,
     classes: Sequence[str] | None = None,
-    background: int | None | EllipsisType = ...,
+    background: int | EllipsisType | None = ...,
     ignore_index: int | None = None,
     mask: Any = None,
     groups: Sequence[object] | None = None,

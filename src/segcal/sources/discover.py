@@ -38,7 +38,7 @@ def open_cohort(
     kind: str | None = None,
     pool: Pool = "probs",
     classes: Sequence[str] | None = None,
-    background: int | None | EllipsisType = ...,
+    background: int | EllipsisType | None = ...,
     ignore_index: int | None = None,
     mask: PathLike | None = None,
     zyx: bool = False,

@@ -168,7 +168,7 @@ class NiftiField:
 
 def _canonical(lies: Grid, affine: NDArray[np.float64], reverse: bool) -> Grid:
     """The grid of a map of three axes turned to the closest canonical ones."""
-    turn: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call]
+    turn: NDArray[np.float64] = io_orientation(affine)
     if lies.channelled or len(lies.stored) != 3 or np.isnan(turn).any():
         raise UsageError(
             "plans.json",

@@ -104,17 +104,22 @@ class Grid:
         return int(np.prod(self.stored, dtype=object)) * self.dtype.itemsize
 
     @property
+    def flipped(self) -> bool:
+        """Whether an axis runs backwards (one of length one has no direction)."""
+        return any(flip and n != 1 for flip, n in zip(self.flips, self.wanted, strict=False))
+
+    @property
     def in_order(self) -> bool:
         """Whether the values lie in the wanted order."""
         lie = order(self.axes, self.stored)
-        return lie == sorted(lie) and not any(self.flips)
+        return lie == sorted(lie) and not self.flipped
 
     @property
     def channels_last(self) -> bool:
         """Whether they do, but for channels lying fastest."""
         last = len(self.stored) - 1
         spatial = order(self.axes[1:], self.stored)
-        return self.channelled and self.axes[0] == last and spatial == sorted(spatial) and not any(self.flips)
+        return self.channelled and self.axes[0] == last and spatial == sorted(spatial) and not self.flipped
 
     def turned(self, array: NDArray[Any]) -> NDArray[Any]:
         """A view of an array of shape `stored` in the wanted order."""

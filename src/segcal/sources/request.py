@@ -22,7 +22,7 @@ class Request:
     kind: Kind | None = None
     pool: Pool = "probs"
     classes: Sequence[str] | None = None
-    background: int | None | EllipsisType = ...
+    background: int | EllipsisType | None = ...
     ignore_index: int | None = None
     mask: Path | None = None
     zyx: bool = False

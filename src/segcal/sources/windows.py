@@ -85,7 +85,7 @@ def open_file(path: Path, offset: int, values: Grid, scratch: Scratch, where: st
                 stack.callback(turned.unlink, missing_ok=True)
                 transpose(file, offset, values, turned, scratch, where)
                 file, offset = stack.enter_context(turned.open("rb", buffering=0)), 0
-            if any(values.flips):
+            if values.flipped:
                 mirrored = scratch.path("mirrored")
                 stack.callback(mirrored.unlink, missing_ok=True)
                 mirror(file, offset, values, mirrored, scratch, where)

@@ -69,8 +69,14 @@ class ZarrField:
     def _array(path: Path, key: str) -> zarr.Array:  # type: ignore[type-arg]
         opened = _open(path)
         if isinstance(opened, zarr.Group):
-            with readable(path):
-                opened = opened[key]
+            if key not in opened:
+                raise MissingError(
+                    str(path),
+                    found=f"no array {key!r}, but {', '.join(sorted(opened.array_keys())) or 'nothing'}",
+                    expected=f"an array called {key!r}",
+                    do="Check which program wrote this store.",
+                )
+            opened = opened[key]
         if not isinstance(opened, zarr.Array):
             raise UnreadableError(str(path), found=f"a group at {key!r}", expected="an array", do="Name the arrays of a store 'logits', 'probabilities', ...")
         return opened

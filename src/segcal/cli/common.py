@@ -1,0 +1,109 @@
+"""Options that commands share, as dataclasses: the text under a field is its help.
+
+Nothing is opened here; `segcal.cli.opening` turns these into a cohort and an engine.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+SCORES = Group("Scores", sort_key=1)
+LABELS = Group("Labels", sort_key=2)
+RUNNING = Group("Running", sort_key=3)
+
+Several = Parameter(consume_multiple=True, negative="")
+
+
+@Parameter(name="*", group=SCORES)
+@dataclass(frozen=True)
+class Scores:
+    """What the files of scores do not say themselves."""
+
+    kind: Literal["logits", "log_probs", "probs", "scores"] | None = None
+    """What the scores are, where the files do not say (nnU-Net's are probabilities; the key of an npz declares it). Never guessed."""
+
+    pool: Literal["probs", "logits"] | None = None
+    """How members of an ensemble are averaged: their probabilities or their logits. Default: as the calibrator was fitted, else probs."""
+
+    cases: Annotated[tuple[str, ...], Several] = ()
+    """Only the cases with these names; shell patterns such as 'patient_0*' are allowed."""
+
+    classes: Annotated[tuple[str, ...], Several] = ()
+    """Names of the classes, in the order of the channels, where no dataset.json names them."""
+
+    zyx: Annotated[bool, Parameter(show_default=False)] = False
+    """Arrays of a plain folder have their axes as SimpleITK gives them, (z, y, x), against NIfTI's (x, y, z)."""
+
+    channel_axis: Annotated[int, Parameter(show_default=False)] = 0
+    """The class axis of arrays in a plain folder; the first unless given."""
+
+
+@dataclass(frozen=True)
+class Labelled(Scores):
+    """Scores with labels."""
+
+    labels: Annotated[Path | None, Parameter(group=LABELS)] = None
+    """Folder of label maps, one a case and named as it. An nnU-Net results folder brings its own."""
+
+    groups: Annotated[str | None, Parameter(group=LABELS)] = None
+    """Which cases belong together (a patient, a sequence) and are never split between fit and test: a table (.csv or .tsv with the columns case and group);
+    'consecutive:20' for runs of 20 neighbouring names; 'source' for what the files say; or else a regular expression on the names, such as 'subject_(\\d+)'."""
+
+    mask: Annotated[Path | None, Parameter(group=LABELS)] = None
+    """Folder of masks, one a case; only voxels where the mask is not 0 are scored."""
+
+    ignore_index: Annotated[int | None, Parameter(group=LABELS)] = None
+    """Label that marks voxels without a label, never scored."""
+
+    background: Annotated[int | Literal["none"] | None, Parameter(group=LABELS)] = None
+    """Index of the class left out of Dice and IoU, or 'none'. Default: as dataset.json or the calibrator says, else none."""
+
+    def words(self) -> list[str]:
+        """The options that were given, to be typed again."""
+        out: list[str] = []
+        for name, value in (("labels", self.labels), ("kind", self.kind), ("pool", self.pool), ("groups", self.groups), ("mask", self.mask), ("ignore-index", self.ignore_index)):
+            out += [] if value is None else [f"--{name}", str(value)]
+        out += [] if self.background is None else ["--background", str(self.background)]
+        out += ["--zyx"] if self.zyx else []
+        out += [] if self.channel_axis == 0 else ["--channel-axis", str(self.channel_axis)]
+        for name, values in (("cases", self.cases), ("classes", self.classes)):
+            out += [f"--{name}", *values] if values else []
+        return out
+
+
+@Parameter(name="*", group=RUNNING)
+@dataclass(frozen=True)
+class Running:
+    """How a command runs; no result depends on it."""
+
+    workers: Annotated[int | None, Parameter(show_default=False)] = None
+    """Threads that work at once; every core unless given."""
+
+    max_memory: str = "4GB"
+    """Memory to work in, such as 512MB or 8GB (powers of 1024); at least 256MB."""
+
+    json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Also write the result as JSON to this file; '-', or no file, for standard output, which then holds nothing else."""
+
+    quiet: Annotated[bool, Parameter(show_default=False)] = False
+    """Print errors only."""
+
+    debug: Annotated[bool, Parameter(show_default=False)] = False
+    """Show the traceback of an error."""
+
+
+SCORES_AS_THEY_ARE = Scores()
+LABELLED_AS_THEY_ARE = Labelled()
+AS_USUAL = Running()
+
+
+def typed(*words: str | Path | Sequence[str | Path]) -> str:
+    """A command as a user types it, quoted where that is needed."""
+    flat = [w for word in words for w in ([word] if isinstance(word, str | Path) else word)]
+    return shlex.join(str(w) for w in flat)

@@ -1,0 +1,114 @@
+"""What a command shows: results on stdout, errors on stderr, progress on a terminal only, JSON where it is asked for.
+
+Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours; with JSON on stdout nothing else is there. A JSON file is
+complete or absent. Nothing to show: nothing is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+LOG_WIDTH = 120
+"""Columns of a log, which has no width of its own."""
+
+STDOUT = "-"
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that takes every text as it is."""
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty()
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=None if terminal else LOG_WIDTH, force_terminal=terminal, no_color=not terminal or None)
+
+
+def error(text: str) -> None:
+    """One message on stderr."""
+    console(stderr=True).print(Text("error: ", style="bold red") + Text(escaped(text)), soft_wrap=True)
+
+
+def escaped(text: str) -> str:
+    """Control characters, which a file name may hold, made visible; line ends stay."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: repr(found.group())[1:-1], text)
+
+
+class Output:
+    """Where a command's results go: text to stdout unless `quiet`, JSON to the file `json` ('-': stdout, and then no text)."""
+
+    def __init__(self, quiet: bool, json: str | None) -> None:
+        self._console = console()
+        self._silent = quiet or json == STDOUT
+        self._json = json
+
+    def text(self, text: str = "", style: str = "") -> None:
+        """A line or several, never wrapped, so that paths and commands can be copied."""
+        if not self._silent:
+            self._console.print(Text(escaped(text), style=style), soft_wrap=True)
+
+    def show(self, table: RenderableType, title: str = "") -> None:
+        """A table under its title."""
+        if title:
+            self.text(title, "bold")
+        if not self._silent:
+            self._console.print(table)
+
+    def next(self, *commands: str) -> None:
+        """What to type next."""
+        for command in commands:
+            self.text(f"next: {command}", style="bold")
+
+    def json(self, value: Mapping[str, Any]) -> None:
+        """The result as JSON, where it was asked for. Raises OutputError if the file cannot be written."""
+        if self._json is None:
+            return
+        text = json.dumps(value, indent=1, allow_nan=False)
+        if self._json == STDOUT:
+            sys.stdout.write(text + "\n")
+            return
+        from segcal import journal
+
+        with journal.atomic(self._json) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+class Bars:
+    """Progress of an engine as bars."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=console(stderr=True), transient=True)
+        self._task: TaskID | None = None
+
+    def start(self, what: str, total: int) -> None:
+        """A new bar takes the place of the last."""
+        if self._task is not None:
+            self.progress.remove_task(self._task)
+        self._task = self.progress.add_task(what, total=total)
+
+    def step(self) -> None:
+        """One step."""
+        if self._task is not None:
+            self.progress.advance(self._task)
+
+
+@contextlib.contextmanager
+def bars(quiet: bool) -> Iterator[Bars | None]:
+    """Bars on stderr if that is a terminal and `quiet` is not asked for; else None."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    shown = Bars()
+    with shown.progress:
+        yield shown

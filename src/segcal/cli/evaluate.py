@@ -1,0 +1,67 @@
+"""`segcal evaluate`: numbers of held-out cases before and after calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running
+from segcal.cli.console import Output
+
+
+def evaluate(
+    heldout: list[Path],
+    /,
+    *,
+    calibrator: Path | None = None,
+    fitted: Literal["refuse", "exclude", "include"] = "refuse",
+    go_on: Annotated[bool, Parameter(show_default=False)] = False,
+    csv: Path | None = None,
+    scores: Labelled = LABELLED_AS_THEY_ARE,
+    running: Running = AS_USUAL,
+) -> int:
+    """Score held-out cases before and after calibration, with intervals of the change.
+
+        segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
+        segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors --json numbers.json --csv cases.csv
+
+    HELDOUT are predictions of cases that neither the network nor the calibrator has seen. Cases the calibrator was fitted on are recognised by their content, whatever they are
+    called, and refused. Without --calibrator, the scores are evaluated as they are. Changes are means over cases; intervals treat groups, not voxels, as independent.
+
+    Parameters
+    ----------
+    heldout
+        One folder of predictions, or several: the members of an ensemble.
+    calibrator
+        A file written by segcal fit.
+    fitted
+        Cases the calibrator was fitted on: 'refuse' to go on (default), 'exclude' them, or 'include' them as what they are, in-sample.
+    go_on
+        Go on although scores were made in another way than those of the fit (a single fold against a mean of five, another pooling).
+    csv
+        Also write one row a case to this CSV file.
+    """
+    from segcal import evaluation
+    from segcal.calibrators import load
+    from segcal.cli import tables
+    from segcal.cli.opening import cohort_of, engine_of
+
+    out = Output(running.quiet, running.json)
+    loaded = None if calibrator is None else load(calibrator)
+    cohort = cohort_of(heldout, scores, loaded).labelled()
+    with engine_of(running) as engine:
+        found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on)
+    result = found.to_json()
+    for note in result["notes"]:
+        out.text(f"note: {note}", "yellow")
+    what = f"In-sample: {len(found.in_sample)} of {len(found.cohort)} cases are those of the fit" if found.in_sample else f"{len(found.cohort)} cases"
+    title = what + f" in {len(set(found.cohort.groups))} groups, {result['voxels']:,} voxels"
+    out.show(tables.before_after(result["uncalibrated"], result["calibrated"], result["differences"]), title)
+    out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))
+    if csv is not None:
+        tables.write_cases(csv, result["per_case"])
+        out.text(f"written: {csv}")
+    out.json(result)
+    return 0

@@ -1,0 +1,78 @@
+"""`segcal fit`: fit one method or several, with numbers from cases that each fit did not see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running
+from segcal.cli.console import Output
+
+
+def fit(
+    results: list[Path],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    method: str = "ts",
+    lambda_: Annotated[float | Literal["cv"] | None, Parameter(name="--lambda")] = None,
+    mu: float | None = None,
+    penalty: Literal["ts", "odir"] | None = None,
+    eps: float | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
+    free_decision: Annotated[bool, Parameter(show_default=False)] = False,
+    scores: Labelled = LABELLED_AS_THEY_ARE,
+    running: Running = AS_USUAL,
+) -> int:
+    """Fit a calibrator on labelled held-out cases and report how it does on cases it did not see.
+
+        segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
+        segcal fit RESULTS --labels LABELS --method ts,ets,vs,ms-c,dc -o CALIBRATORS --groups 'subject_(\\d+)'
+
+    Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group (cross-fitting): the table before and after is held
+    out by construction, with an interval over groups. The calibrator remembers its cases and how their scores were made. Afterwards: segcal evaluate, segcal apply.
+
+    Parameters
+    ----------
+    results
+        One folder of predictions, or several: the members of an ensemble.
+    output
+        The file to write; with several methods a folder, one METHOD.safetensors each. An existing file is replaced, whole.
+    method
+        One method or several with commas between: ts (one temperature; cannot over-fit), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on
+        logits), dc (a matrix on log-probabilities). Several cost little more than one.
+    lambda_
+        Strength of the penalty of vs, ms-c, ms and dc: a number, or 'cv' (default) to choose it by cross-validation over cases.
+    mu
+        Strength of the penalty on the biases; as --lambda unless given.
+    penalty
+        'ts' (default) shrinks to temperature scaling, 'odir' is the penalty of the papers.
+    eps
+        A small ridge that makes the optimum unique.
+    folds
+        Folds of cross-fitting and cross-validation; groups stay whole.
+    seed
+        Seed of the folds.
+    no_crossfit
+        Leave out the cross-fitted numbers.
+    free_decision
+        Region heads: let probabilities cross 0.5, which changes label maps.
+    """
+    from segcal.cli import fits
+    from segcal.cli.opening import cohort_of, engine_of
+
+    out = Output(running.quiet, running.json)
+    methods = fits.methods_of(method, {"lambda_": lambda_, "mu": mu, "penalty": penalty, "eps": eps})
+    files = fits.files_of(output, list(methods))
+    cohort = cohort_of(results, scores).labelled()
+    keep = fits.keep_decision(cohort, free_decision)
+    with engine_of(running) as engine:
+        done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
+    fits.save(done, files)
+    fits.show(out, done, files)
+    out.json(fits.to_json(done, files))
+    return 0

@@ -1,0 +1,159 @@
+"""What `segcal fit` does with its options: methods by name, cross-fitting where there are groups for it, files, tables, JSON.
+
+The cross-fitted numbers go into the calibrator, so that `segcal inspect` and whoever gets the file can see them. One group of cases: no such numbers, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from segcal.calibrators import Calibrator
+from segcal.calibrators.files import versions
+from segcal.cases import Cohort
+from segcal.cli import tables
+from segcal.cli.common import typed
+from segcal.cli.console import Output
+from segcal.engines import Engine
+from segcal.errors import OutputError, UsageError
+from segcal.evaluation import Evaluation, crossfitted
+from segcal.head import Regions
+from segcal.methods import REGISTERED, Method
+from segcal.methods.method import Fit, fit_methods
+
+ENDING = ".safetensors"
+
+OPTIONS = {"lambda_": "--lambda", "mu": "--mu", "penalty": "--penalty", "eps": "--eps"}
+"""Fields of methods, and what they are called here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """Fits by method, their cross-fitted evaluations, and why there are none, if so."""
+
+    cohort: Cohort
+    fits: Mapping[str, Fit]
+    evaluations: Mapping[str, Evaluation]
+    why_not: str
+
+
+def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, Method]:
+    """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a name or an option nothing takes."""
+    given = {field: value for field, value in options.items() if value is not None}
+    wanted = [name.strip() for name in names.split(",")]
+    unknown = [name for name in wanted if name not in REGISTERED]
+    if unknown:
+        raise UsageError("--method", found=repr(unknown[0]), expected="one of " + ", ".join(REGISTERED), do="Separate several with commas.")
+    taken = {name: {f.name for f in fields(REGISTERED[name])} for name in wanted}  # type: ignore[arg-type]  # methods are dataclasses
+    for option in given:
+        if not any(option in names_of for names_of in taken.values()):
+            raise UsageError(OPTIONS[option], found=f"{given[option]!r} beside --method {names}", expected="a method with a penalty", do="Leave it out, or fit vs, ms-c, ms or dc.")
+    return {name: REGISTERED[name](**{o: v for o, v in given.items() if o in taken[name]}) for name in wanted}
+
+
+def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The file of each method. Raises UsageError or OutputError before any work is done."""
+    folder = len(names) > 1 or output.is_dir()
+    if len(names) > 1 and output.suffix == ENDING:
+        raise UsageError("-o", found=f"the file {output} for {len(names)} methods", expected="a folder", do="Name a folder; each method gets a file in it.")
+    if folder and output.is_file():
+        raise OutputError(str(output), found="a file", expected="a folder, or nothing, there", do="Choose another place with -o.")
+    place = output if folder else output.parent
+    there = next(p for p in (place, *place.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise OutputError(str(there), found="a place that cannot be written to", expected="a folder with permission to write", do="Choose another place with -o.")
+    return {name: output / f"{name}{ENDING}" if folder else output for name in names}
+
+
+def keep_decision(cohort: Cohort, free: bool) -> bool | None:
+    """What `--free-decision` means for this cohort. UsageError for a head that keeps its decision by the map alone."""
+    if free and not isinstance(cohort.head, Regions):
+        raise UsageError("--free-decision", found="a softmax head", expected="a region head", do="Leave it out: softmax labels are kept only where the method promises it.")
+    return False if free else None
+
+
+def run(methods: Mapping[str, Method], cohort: Cohort, engine: Engine, *, crossfit: bool, folds: int, seed: int, keep_decision: bool | None) -> Done:
+    """Fit all methods over shared passes and, where possible, score each case by fits that did not see its fold."""
+    groups = len(set(cohort.groups))
+    why_not = ""
+    if not crossfit:
+        why_not = "left out, as asked"
+    elif groups < 2:
+        why_not = f"{len(cohort)} case(s) of one group: nothing can be held out. Add cases of other patients or sequences, or give finer groups with --groups"
+    fits = fit_methods(methods, cohort, engine, crossfit=not why_not, folds=folds, seed=seed, keep_decision=keep_decision)
+    evaluations = {} if why_not else crossfitted(cohort, fits, engine)
+    for name, evaluation in evaluations.items():
+        fit = fits[name]
+        fit.calibrator.crossfit = {"folds": len(fit.folds), "seed": seed, "groups": groups, **tables.short(evaluation.to_json())}
+    return Done(cohort, fits, evaluations, why_not)
+
+
+def save(done: Done, files: Mapping[str, Path]) -> None:
+    """Write every calibrator; each file is complete or as it was."""
+    for name, fit in done.fits.items():
+        fit.calibrator.save(files[name])
+
+
+def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
+    """Tables, how each fit ended, and what to type next."""
+    for name, fit in done.fits.items():
+        solution = fit.calibrator.solution
+        if solution is not None:
+            out.text(f"{name}: {solution.status}; {solution.message}", "" if solution.status == "optimal" else "yellow")
+    if done.why_not:
+        out.text(f"No cross-fitted numbers: {done.why_not}.")
+    title = _title(done)
+    if len(done.evaluations) == 1:
+        only = next(iter(done.evaluations.values())).to_json()
+        out.show(tables.before_after(only["uncalibrated"], only["calibrated"], only["differences"]), title)
+    elif done.evaluations:
+        found = {name: e.to_json() for name, e in done.evaluations.items()}
+        before = next(iter(found.values()))["uncalibrated"]
+        out.show(tables.methods(before, {name: (e["calibrated"], e["differences"]) for name, e in found.items()}), title)
+    changing = [name for name, fit in done.fits.items() if fit.calibrator.guarantees().preserves_argmax != "proven"]
+    if changing:
+        out.text(f"note: {', '.join(changing)} may change labels; ts and ets never do, and segcal apply copies a delivered label map as it is", "yellow")
+    for path in files.values():
+        out.text(f"written: {path}")
+    best = best_of(done)
+    out.next(
+        typed("segcal", "evaluate", "HELDOUT", "--labels", "LABELS", "--calibrator", files[best]),
+        typed("segcal", "apply", files[best], "NEW", "-o", "OUT", "--maps", "entropy,error"),
+    )
+
+
+def best_of(done: Done) -> str:
+    """The method of lowest cross-fitted NLL; without such numbers the first."""
+    if not done.evaluations:
+        return next(iter(done.fits))
+
+    def nll(name: str) -> float:
+        after = done.evaluations[name].calibrated
+        value = None if after is None else after.block["nll"]
+        return float("inf") if value is None else float(value)
+
+    return min(done.evaluations, key=nll)
+
+
+def to_json(done: Done, files: Mapping[str, Path]) -> dict[str, Any]:
+    """What `fit --json` writes."""
+    return {
+        "cases": len(done.cohort),
+        "groups": len(set(done.cohort.groups)),
+        "crossfitted": not done.why_not,
+        "why_not": done.why_not,
+        "methods": {name: {"file": str(files[name]), "solution": _solution(fit.calibrator), "crossfit": fit.calibrator.crossfit} for name, fit in done.fits.items()},
+        "versions": versions(),
+    }
+
+
+def _solution(calibrator: Calibrator) -> dict[str, Any] | None:
+    return None if calibrator.solution is None else calibrator.solution.to_json()
+
+
+def _title(done: Done) -> str:
+    count = max((len(f.folds) for f in done.fits.values()), default=0)
+    return f"Cross-fitted: every case scored by a fit without it and its group ({len(done.cohort)} cases in {len(set(done.cohort.groups))} groups, {count} folds)"

@@ -1,0 +1,31 @@
+"""`segcal inspect`: what a calibrator is, what it promises, and what it was fitted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcal.cli.common import AS_USUAL, Running
+from segcal.cli.console import Output
+
+
+def inspect(calibrator: Path, /, *, running: Running = AS_USUAL) -> int:
+    """Show what a calibrator file holds: parameters, promises, how its fit ended, its cases and cross-fitted numbers.
+
+        segcal inspect cal.safetensors
+        segcal inspect cal.safetensors --json cal.json
+
+    Reading the file runs no code of it. The cases are known by digests of their content: nothing of the images is in the file.
+
+    Parameters
+    ----------
+    calibrator
+        A file written by segcal fit.
+    """
+    from segcal.calibrators import load
+    from segcal.cli import inspection
+
+    out = Output(running.quiet, running.json)
+    described = inspection.describe(load(calibrator), calibrator)
+    inspection.show(out, described)
+    out.json(described)
+    return 0

@@ -1,0 +1,106 @@
+"""What `segcal inspect` tells of a calibrator: a plain description, and its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from segcal.calibrators import Calibrator, Map
+from segcal.cli.console import Output
+from segcal.cli.tables import before_after, number, table
+from segcal.metrics.summary import plain
+
+SMALL = 12
+"""Classes up to which a matrix is shown whole."""
+
+
+def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
+    """What `inspect --json` writes."""
+    parameters: dict[str, Any] = {name: m.describe() for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True) if isinstance(m, Map)}
+    return {
+        "method": calibrator.method,
+        "classes": list(calibrator.head.classes),
+        "head": calibrator.head.to_json(),
+        "kind": calibrator.kind,
+        "pool": None if calibrator.data is None else calibrator.data.pool,
+        "parameters": plain(parameters),
+        "keeps_decision": calibrator.keep_decision,
+        "guarantees": calibrator.guarantees().to_json(),
+        "solution": None if calibrator.solution is None else plain(calibrator.solution.to_json()),
+        "data": None if calibrator.data is None else calibrator.data.to_json(),
+        "crossfit": calibrator.crossfit,
+        "versions": _made_by(path),
+    }
+
+
+def show(out: Output, described: Mapping[str, Any]) -> None:
+    """Everything a person wants to see."""
+    pooled = f", members pooled as {described['pool']}" if described["pool"] else ""
+    out.text(f"{described['method']} for {', '.join(described['classes'])}; fitted on {described['kind']}{pooled}", "bold")
+    for name, parameters in described["parameters"].items():
+        for line in _parameters(parameters, described["classes"]):
+            out.text(f"{name}: {line}" if len(described["parameters"]) > 1 else line)
+    promised = table("", "status", "because")
+    promised.columns[2].justify, promised.columns[2].no_wrap = "left", False
+    guarantees = described["guarantees"]
+    for name in ("translation_invariant", "preserves_argmax", "preserves_order"):
+        promised.add_row(name.replace("_", " "), guarantees[name], guarantees["reasons"].get(name, ""))
+    out.show(promised, "Promises")
+    if described["solution"] is not None:
+        _solution(out, described["solution"])
+    if described["data"] is not None:
+        _data(out, described["data"])
+    crossfit = described["crossfit"]
+    if crossfit is None:
+        out.text("No cross-fitted numbers.")
+    else:
+        title = f"Cross-fitted over {crossfit['cases']} cases in {crossfit['groups']} groups, {crossfit['folds']} folds"
+        out.show(before_after(crossfit["uncalibrated"], crossfit["calibrated"], crossfit["differences"]), title)
+    out.text("made by " + ", ".join(f"{name} {version}" for name, version in described["versions"].items()))
+
+
+def _made_by(path: Path) -> dict[str, str]:
+    """Versions of what wrote the file, which loading does not keep."""
+    with safetensors.safe_open(path, "pt") as opened:
+        versions: dict[str, str] = json.loads(opened.metadata()["segcal"])["versions"]
+    return versions
+
+
+def _parameters(parameters: Mapping[str, Any], classes: list[str]) -> Iterator[str]:
+    for name, value in parameters.items():
+        if not isinstance(value, list):
+            yield f"{name} {value:.6g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+        elif len(classes) > SMALL:
+            yield f"{name}: {len(value)} rows, in full with --json"
+        elif value and isinstance(value[0], list):
+            yield f"{name}:\n" + "\n".join("  " + " ".join(f"{v:9.4f}" for v in row) for row in value)
+        else:
+            yield f"{name}: " + " ".join(f"{v:.4f}" for v in value)
+
+
+def _solution(out: Output, solution: Mapping[str, Any]) -> None:
+    out.text(f"Solution: {solution['status']}; {solution['message']}")
+    gap, passes = solution["certificate"].get("gap"), solution["passes"]
+    bound = "no bound on the distance to" if gap is None else f"at most {gap:.1e} above"
+    out.text(f"NLL {number(solution['nll'])}, objective {number(solution['objective'])}, {bound} the optimum; {passes} passes over the data")
+    for name, path in [("", solution["selection"]), *((part, s["selection"]) for part, s in solution["parts"].items())]:
+        if path:
+            chosen = table("lambda", "NLL", "gain over ts", "standard error")
+            for row in path:
+                strength = "ts" if row["lambda"] is None else f"{row['lambda']:g}"
+                chosen.add_row(strength, number(row["nll"]), number(row["gain"], True), number(row["standard_error"]))
+            out.show(chosen, f"Strength by cross-validation over cases{': ' + name if name else ''}")
+
+
+def _data(out: Output, data: Mapping[str, Any]) -> None:
+    made = data["provenance"]
+    groups = {r["group"] or r["id"] for r in data["records"]}
+    known = [f"{made['members']} member(s)"]
+    known += [] if made["folds"] is None else [f"{made['folds']} network(s) in each"]
+    known += [] if made["tta"] is None else [f"test-time mirroring {'on' if made['tta'] else 'off'}"]
+    known += [] if made["step_size"] is None else [f"step size {made['step_size']:g}"]
+    out.text(f"Fitted on {data['name']}: {len(data['records'])} cases in {len(groups)} groups, {data['voxels']:,} voxels; {', '.join(known)}")

@@ -1,0 +1,97 @@
+"""From options to things: a cohort from paths, groups from a word, an engine with its progress bars.
+
+What a calibrator remembers stands in for options that were not given: pooling, class names, background and ignored label. Nothing given, nothing remembered: the
+source decides. Raises what `open_cohort` and `segcal.splits` raise; UsageError for words that cannot be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import EllipsisType
+
+from segcal import splits
+from segcal.calibrators import Calibrator
+from segcal.cases import Cohort
+from segcal.cli.common import Labelled, Running, Scores
+from segcal.cli.console import bars
+from segcal.engines import Engine, Threads
+from segcal.errors import UsageError
+from segcal.head import Softmax
+from segcal.sources.discover import open_cohort
+
+_TABLES = (".csv", ".tsv")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | None = None) -> Cohort:
+    """The cohort that `results` and options describe; no voxel is read."""
+    labelled = scores if isinstance(scores, Labelled) else Labelled()
+    remembered = None if calibrator is None or calibrator.data is None else calibrator.data.pool
+    background: int | EllipsisType | None = ... if labelled.background is None else None if labelled.background == "none" else labelled.background
+    cohort = open_cohort(
+        list(results),
+        labelled.labels,
+        kind=scores.kind,
+        pool=scores.pool or remembered or "probs",
+        classes=scores.classes or None,
+        background=background,
+        ignore_index=labelled.ignore_index,
+        mask=labelled.mask,
+        zyx=scores.zyx,
+        channel_axis=scores.channel_axis,
+    )
+    if calibrator is not None:
+        cohort = _as_fitted(cohort, calibrator, labelled)
+    if scores.cases:
+        cohort = cohort.select(scores.cases)
+    return cohort if labelled.groups is None else grouped(cohort, labelled.groups)
+
+
+def grouped(cohort: Cohort, how: str) -> Cohort:
+    """The cohort with the groups that `--groups` asks for."""
+    ids = [case.id for case in cohort]
+    if how == "source":
+        bare = [case.id for case in cohort if not case.group]
+        if bare:
+            raise UsageError(
+                "--groups", found=f"'source', and no group for {bare[0]} in the files", expected="files that name groups", do="Give a table, a pattern, or consecutive:N."
+            )
+        return cohort
+    run = re.fullmatch(r"consecutive:(\d+)(?::(.+))?", how)
+    if run is not None:
+        return cohort.grouped(splits.consecutive(ids, int(run.group(1)), run.group(2)))
+    if how.lower().endswith(_TABLES) or Path(how).is_file():
+        return cohort.grouped(splits.groups_from_table(how))
+    return cohort.grouped(splits.groups_by_pattern(ids, how))
+
+
+@contextlib.contextmanager
+def engine_of(running: Running) -> Iterator[Engine]:
+    """The engine that options describe, with bars on a terminal while the block lasts."""
+    memory = memory_of(running.max_memory)
+    with bars(running.quiet) as progress:
+        yield Threads(running.workers, memory, progress)
+
+
+def memory_of(text: str) -> int:
+    """Bytes: '4GB', '512MiB', '0.5g' or a bare number; units are powers of 1024."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    if found is None:
+        raise UsageError("--max-memory", found=repr(text), expected="a size such as 512MB or 4GB", do="Give a number with a unit.")
+    return int(float(found.group(1)) * _UNITS[found.group(2)])
+
+
+def _as_fitted(cohort: Cohort, calibrator: Calibrator, labelled: Labelled) -> Cohort:
+    """A plain folder does not name its classes, background and ignored label; the calibrator does."""
+    now, was = cohort.head, calibrator.head
+    if not (isinstance(now, Softmax) and isinstance(was, Softmax)) or now.channels != was.channels:
+        return cohort
+    unnamed = now.classes == tuple(str(k) for k in range(now.channels))
+    if not unnamed and now.classes != was.classes:
+        return cohort
+    background = was.background if labelled.background is None and now.background is None else now.background
+    return replace(cohort, head=Softmax(was.classes, background, was.ignore if now.ignore is None else now.ignore))

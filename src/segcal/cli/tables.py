@@ -1,0 +1,126 @@
+"""Numbers of an evaluation as tables for a terminal, and as a CSV table of cases.
+
+They are made from the JSON-safe blocks of `segcal.metrics.summary`, so that numbers just computed and numbers read from a calibrator look the same. What is not
+defined is shown as '-'. Fractions are shown as they are; flips too, to be comparable with the JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from segcal import journal
+
+NUMBERS = (
+    ("nll", "NLL"),
+    ("brier", "Brier"),
+    ("ece", "ECE (50 bins, mean of cases)"),
+    ("ece_pooled", "ECE (50 bins, pooled)"),
+    ("classwise_ece", "class-wise ECE (pooled)"),
+    ("ace", "ACE (15 bins, pooled)"),
+    ("dice", "Dice"),
+    ("iou", "IoU"),
+    ("flip_rate", "flipped labels"),
+)
+"""Rows of the table before and after; their changes are means over cases, for pooled numbers too."""
+
+SHORT = (("nll", "NLL"), ("ece", "ECE"), ("ace", "ACE"), ("dice", "Dice"), ("flip_rate", "flips"))
+
+LARGE = ("reliability", "ece_by_bins", "per_class", "regions")
+"""Entries of a block that are tables themselves."""
+
+
+def table(*columns: str) -> Table:
+    """An empty table: the first column to the left, numbers to the right."""
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    for k, name in enumerate(columns):
+        out.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
+    return out
+
+
+def number(value: float | None, signed: bool = False) -> str:
+    """Four decimals, or two digits where these would all be 0."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    short = ".4f" if abs(value) >= 5e-4 else ".1e"
+    return format(value, ("+" if signed else "") + short)
+
+
+def interval(difference: Mapping[str, Any] | None) -> str:
+    """The interval of a difference, or why there is none."""
+    if difference is None:
+        return "-"
+    if difference["low"] is None:
+        return "none: one group" if difference["groups"] == 1 else "-"
+    return f"{number(difference['low'], True)} to {number(difference['high'], True)}"
+
+
+def before_after(before: Mapping[str, Any], after: Mapping[str, Any] | None, differences: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a number; with `after`, its change and interval."""
+    if after is None:
+        out = table("", "uncalibrated")
+        for key, name in NUMBERS:
+            out.add_row(name, number(before[key]))
+        return out
+    level = next((f"{100 * d['level']:.0f} % interval" for d in differences.values()), "interval")
+    out = table("", "uncalibrated", "calibrated", "change", level)
+    out.caption = "Changes are means over cases, also beside pooled numbers; intervals are over groups."
+    for key, name in NUMBERS:
+        change = differences.get(key)
+        out.add_row(name, number(before[key]), number(after[key]), number(None if change is None else change["mean"], True), interval(change))
+    return out
+
+
+def methods(before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]) -> Table:
+    """One row a method (block after, differences), the uncalibrated first."""
+    out = table("method", *(name for _, name in SHORT), "change of NLL", "interval")
+    out.add_row("uncalibrated", *(number(before[key]) for key, _ in SHORT), "", "")
+    for name, (after, differences) in rows.items():
+        change = differences["nll"]
+        out.add_row(name, *(number(after[key]) for key, _ in SHORT), number(change["mean"], True), interval(change))
+    return out
+
+
+def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Table:
+    """One row a class."""
+    columns = ["class", "cases", "voxels", "Dice", "ECE of class"]
+    out = table(*columns, *(["ECE calibrated"] if after is not None else []))
+    rows_after = [None] * len(before["per_class"]) if after is None else after["per_class"]
+    for one, two in zip(before["per_class"], rows_after, strict=True):
+        name = f"{one['name']} (background)" if one["background"] else str(one["name"])
+        entries = [name, str(one["cases"]), f"{one['voxels']:,}", number(one["dice"]), number(one["classwise_ece"])]
+        out.add_row(*entries, *([number(two["classwise_ece"])] if two is not None else []))
+    return out
+
+
+def short(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Evaluation.to_json` gives without its large tables and rows of cases: what a calibrator keeps."""
+
+    def block(whole: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if whole is None else {k: v for k, v in whole.items() if k not in LARGE}
+
+    kept = {k: v for k, v in evaluation.items() if k not in ("per_case", "uncalibrated", "calibrated")}
+    return {**kept, "uncalibrated": block(evaluation["uncalibrated"]), "calibrated": block(evaluation["calibrated"])}
+
+
+def write_cases(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows of `per_case` as CSV, complete or absent: case, group, in_sample, then uncalibrated.NAME and calibrated.NAME; an empty cell where not defined."""
+    flat = []
+    for row in rows:
+        plain = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
+        nested = {f"{stage}.{k}": v for stage, numbers in row.items() if isinstance(numbers, Mapping) for k, v in numbers.items()}
+        flat.append({**plain, **nested})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    with journal.atomic(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Findings rendered for people: figures now, drawn from the numbers of an evaluation and never recomputed from voxels."""

@@ -1,0 +1,226 @@
+"""Figures of an evaluation: reliability before and after, gains by method with their intervals, distances to a known truth, and maps of one slice.
+
+Each takes numbers that were already computed and writes one file, whose ending (.png, .svg, .pdf) chooses the format; it returns the path. Promises: colours that colour-blind readers
+can tell apart (Okabe and Ito), text of at least 7 points at a column's or a page's width, no display and no global state of matplotlib, a file that is complete or absent.
+What is empty is left out: a bin without voxels has no point, a method without an interval has no whisker. Nothing at all to draw: UsageError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from segcal import journal
+from segcal.errors import ShapeError, UsageError
+from segcal.statistics import Estimate
+
+BEFORE, AFTER, TRUTH, GREY = "#D55E00", "#0072B2", "#009E73", "#6b6b6b"
+CLASSES = ("#f2f2f2", "#56B4E9", "#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
+STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#404040",
+    "axes.linewidth": 0.7,
+    "xtick.color": "#404040",
+    "ytick.color": "#404040",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "segcal",
+}
+RESOLUTION = 200
+
+Block = Mapping[str, Any]
+StrPath = str | os.PathLike[str]
+
+
+def reliability(before: Block, after: Block, path: StrPath, *, names: tuple[str, str] = ("uncalibrated", "calibrated"), title: str = "") -> Path:
+    """How often the predicted label is right, against how sure the model is of it, before and after.
+
+    `before`, `after`: blocks of `segcal.metrics.summary` with a reliability curve. A block of several regions has none (UsageError): give one region's own block.
+    """
+    for block, name in zip((before, after), names, strict=True):
+        if block.get("reliability") is None or not sum(block["reliability"]["counts"]):
+            raise UsageError(f"block '{name}'", found="no reliability curve", expected="one over at least one voxel", do="For regions, draw each region's own block under 'regions'.")
+    figure = _figure(6.6, 3.9 if title else 3.7)
+    grid = figure.add_gridspec(2, 2, height_ratios=(4.2, 1), hspace=0.06, wspace=0.12)
+    top = max(max(_shares(b)) for b in (before, after))
+    for column, (block, name, colour) in enumerate(((before, names[0], BEFORE), (after, names[1], AFTER))):
+        upper = figure.add_subplot(grid[0, column])
+        lower = figure.add_subplot(grid[1, column], sharex=upper)
+        _curve(upper, block, colour)
+        _histogram(lower, block, colour, top)
+        upper.set_title(name, color=colour, fontweight="bold")
+        if column:
+            upper.tick_params(labelleft=False)
+            lower.tick_params(labelleft=False)
+        else:
+            upper.set_ylabel("share of voxels labelled correctly")
+            lower.set_ylabel("voxels")
+        lower.set_xlabel("confidence in the predicted label")
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.02, ha="left")
+    return _save(figure, path)
+
+
+def gains(differences: Mapping[str, Estimate], path: StrPath, *, what: str = "NLL", highlight: str | None = None) -> Path:
+    """Change of a number against the uncalibrated one, a method a row, with intervals clustered by group; left of zero is better. `highlight`: the method to stand out."""
+    drawn = _known(differences)
+    figure = _figure(4.6, 0.75 + 0.27 * len(drawn))
+    axes = figure.add_subplot()
+    axes.axvline(0, color=GREY, lw=0.8, ls=(0, (4, 3)))
+    for row, (name, e) in enumerate(drawn.items()):
+        colour = AFTER if highlight in (None, name) else GREY
+        if np.isfinite(e.low):
+            axes.plot([e.low, e.high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
+        axes.plot(e.mean, row, "o", color=colour, ms=4.5)
+    level = next(iter(drawn.values())).level
+    _rows(axes, list(drawn), highlight)
+    axes.set_xlabel(f"change in {what} against uncalibrated, mean over cases ({level:.0%} interval)")
+    return _save(figure, path)
+
+
+def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | None = None) -> Path:
+    """Mean KL divergence from the known truth, a method a row, on a logarithmic axis, with plus and minus one standard error clustered by group."""
+    drawn = {name: e for name, e in _known(found).items() if e.mean > 0}
+    if not drawn:
+        raise UsageError("found", found="no distance above zero", expected="at least one", do="A distance of exactly zero cannot be drawn on a logarithmic axis.")
+    figure = _figure(4.6, 0.75 + 0.27 * len(drawn))
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    low = min(max(e.mean - e.standard_error, e.mean / 10) if np.isfinite(e.standard_error) else e.mean for e in drawn.values()) / 1.6
+    for row, (name, e) in enumerate(drawn.items()):
+        colour = BEFORE if row == 0 else AFTER if highlight in (None, name) else GREY
+        axes.plot([low, e.mean], [row, row], color=colour, lw=0.7, alpha=0.45)
+        if np.isfinite(e.standard_error):
+            axes.plot([max(e.mean - e.standard_error, low), e.mean + e.standard_error], [row, row], color=colour, lw=2.4, solid_capstyle="butt")
+        axes.plot(e.mean, row, "o", color=colour, ms=4.5)
+    axes.set_xlim(left=low)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _rows(axes, list(drawn), highlight)
+    axes.set_xlabel("KL divergence from the true posterior, nats a voxel (± standard error over cases)")
+    return _save(figure, path)
+
+
+def error_maps(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDArray[Any]], classes: Sequence[str], path: StrPath, *, aspect: float = 1.0) -> Path:
+    """One slice: the labels, the predicted map, and the probability that the predicted label is wrong, by name, all on one scale.
+
+    All arrays (rows, columns); `aspect`: height of a pixel over its width. Shapes that differ: ShapeError. More than `len(CLASSES)` classes repeat colours.
+    """
+    for name, image in {"predicted": predicted, **errors}.items():
+        if image.shape != labels.shape:
+            raise ShapeError(name, found=f"shape {image.shape}", expected=f"{labels.shape} as the labels", do="Give the same slice of each.")
+    if not errors:
+        raise UsageError("errors", found="no map", expected="at least one", do="Give the probability of error by name.")
+    count = len(errors) + 2
+    height = 6.9 / count * aspect * labels.shape[0] / labels.shape[1]
+    figure = _figure(7.4, height + 0.75)
+    axes = figure.subplots(1, count)
+    colours = ListedColormap([CLASSES[k % len(CLASSES)] for k in range(len(classes))])
+    for axis, (name, image) in zip(axes, (("labels", labels), ("predicted", predicted)), strict=False):
+        axis.imshow(image, cmap=colours, vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest", aspect=aspect)
+        axis.set_title(name)
+    top = max(float(np.nanmax(image)) for image in errors.values())
+    shown = None
+    for axis, (name, image) in zip(axes[2:], errors.items(), strict=True):
+        shown = axis.imshow(image, cmap="magma", vmin=0, vmax=top, interpolation="nearest", aspect=aspect)
+        axis.set_title(name)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    keys = [matplotlib.patches.Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name) for k, name in enumerate(classes)]
+    figure.legend(handles=keys, loc="outside lower left", ncols=min(len(classes), 4), frameon=False, handlelength=1.0, columnspacing=1.0, fontsize=7.5)
+    bar = figure.colorbar(shown, ax=list(axes[2:]), orientation="horizontal", shrink=0.6, aspect=34, pad=0.04, format=PercentFormatter(1, 0))
+    bar.set_label("probability that the predicted label is wrong")
+    bar.outline.set_visible(False)
+    return _save(figure, path)
+
+
+def _curve(axes: Axes, block: Block, colour: str) -> None:
+    edges, confidence, accuracy = _bins(block)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=1)
+    kept = np.isfinite(confidence)
+    width = np.diff(edges)[kept]
+    x, y = confidence[kept], accuracy[kept]
+    axes.bar(edges[:-1][kept], y - x, width, x, align="edge", color=colour, alpha=0.16, lw=0, zorder=0)
+    axes.plot(x, y, "-o", color=colour, lw=1.5, ms=3.8, zorder=3)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.tick_params(labelbottom=False)
+    numbers = [(name, block.get(key), form) for name, key, form in (("ECE", "ece", "{:.1%}"), ("ACE", "ace", "{:.1%}"), ("NLL", "nll", "{:.3f}"))]
+    lines = "\n".join(f"{name}  {form.format(value)}" for name, value, form in numbers if value is not None)
+    axes.text(0.97, 0.05, lines, transform=axes.transAxes, ha="right", va="bottom", linespacing=1.45, color="#202020")
+
+
+def _histogram(axes: Axes, block: Block, colour: str, top: float) -> None:
+    edges, _, _ = _bins(block)
+    axes.bar(edges[:-1], _shares(block), np.diff(edges) * 0.92, align="edge", color=colour, alpha=0.75, lw=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1.08 * top))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.locator_params(axis="y", nbins=2)
+
+
+def _bins(block: Block) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Edges, mean confidence and accuracy, NaN where a bin is empty."""
+    curve = block["reliability"]
+    return tuple(np.array(curve[k], np.float64) for k in ("edges", "confidence", "accuracy"))  # type: ignore[return-value]  # three of them
+
+
+def _shares(block: Block) -> list[float]:
+    counts = block["reliability"]["counts"]
+    return [n / sum(counts) for n in counts]
+
+
+def _known(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    drawn = {name: e for name, e in estimates.items() if np.isfinite(e.mean)}
+    if not drawn:
+        raise UsageError("estimates", found="nothing to draw", expected="at least one method with a number", do="Evaluate at least one method.")
+    return drawn
+
+
+def _rows(axes: Axes, names: Sequence[str], highlight: str | None) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e3e3e3", lw=0.6)
+    axes.set_axisbelow(True)
+    for label in axes.get_yticklabels():
+        if label.get_text() == highlight:
+            label.set_fontweight("bold")
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches that no window system knows of."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: StrPath) -> Path:
+    target = Path(path)
+    # dates and versions are left out, so that the same numbers give the same file
+    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    if target.suffix not in metadata:
+        raise UsageError(str(target), found=f"the ending {target.suffix!r}", expected="one of " + ", ".join(metadata), do="Name the figure with one of these endings.")
+    with matplotlib.rc_context(STYLE), journal.atomic(target) as temporary:
+        figure.savefig(temporary, dpi=RESOLUTION, metadata=metadata[target.suffix])
+    return target

@@ -1,0 +1,111 @@
+"""Small cohorts whose fits are known in advance: some that can be learned from, and some that cannot.
+
+`learnable` draws labels from known probabilities and distorts their logits (a factor, a bias, an offset a voxel), so that every method has something to correct. `DEGENERATE` names
+data that determine no parameter or push one to infinity; a fit must end in a finite, usable map all the same. All are made from a seed; no cohort is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcal.cases import Cohort
+from segcal.head import Regions, Softmax
+from segcal.sources.arrays import cohort_from_arrays
+
+HEAD = Softmax(("background", "organ", "lesion"), background=0)
+NESTED = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))
+
+Array = NDArray[Any]
+
+
+def _softmax(z: Array) -> Array:
+    p = np.exp(z - z.max(1, keepdims=True))
+    return np.asarray(p / p.sum(1, keepdims=True))
+
+
+def _drawn(rng: np.random.Generator, p: Array) -> Array:
+    """One label a voxel from probabilities (B, C, *spatial)."""
+    return np.asarray((p.cumsum(1) < rng.random((len(p), 1, *p.shape[2:]))).sum(1).clip(0, p.shape[1] - 1))
+
+
+def learnable(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0, offsets: bool = True) -> tuple[Array, Array]:
+    """Logits (cases, 3, *shape), float64, and labels (cases, *shape) of an overconfident, biased network; with `offsets`, each voxel's logits carry an offset of their own."""
+    rng = np.random.default_rng(seed)
+    truth = 1.5 * rng.normal(size=(cases, 3, *shape))
+    y = _drawn(rng, _softmax(truth))
+    z = 1.7 * truth + np.array([0.6, 0.0, -0.4]).reshape(1, 3, *(1 for _ in shape))
+    return z + (2 * rng.normal(size=(cases, 1, *shape)) if offsets else 0), y
+
+
+def learnable_cohort(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
+    """`learnable` as a cohort of logits."""
+    z, y = learnable(cases, shape, seed)
+    return cohort_from_arrays(z, y, kind="logits", head=HEAD)
+
+
+def learnable_regions(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
+    """Two nested regions, overconfident sigmoid probabilities in float32."""
+    rng = np.random.default_rng(seed)
+    truth = 1.5 * rng.normal(size=(cases, 2, *shape))
+    inside = rng.random(truth.shape) < 1 / (1 + np.exp(-truth))
+    y = inside[:, 0].astype(np.int64) + (inside[:, 0] & inside[:, 1])
+    return cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 0.3))).astype(np.float32), y, kind="probs", head=NESTED)
+
+
+def _separable() -> Cohort:
+    z, _ = learnable()
+    return cohort_from_arrays(z, z.argmax(1), kind="logits", head=HEAD)
+
+
+def _absent_class() -> Cohort:
+    z, y = learnable()
+    return cohort_from_arrays(z, np.minimum(y, 1), kind="logits", head=HEAD)
+
+
+def _constant_scores() -> Cohort:
+    _, y = learnable()
+    return cohort_from_arrays(np.full((len(y), 3, *y.shape[1:]), 0.7), y, kind="logits", head=HEAD)
+
+
+def _single_class() -> Cohort:
+    z, y = learnable()
+    return cohort_from_arrays(z, np.ones_like(y), kind="logits", head=HEAD)
+
+
+def _always_wrong() -> Cohort:
+    z, _ = learnable()
+    return cohort_from_arrays(z, z.argmin(1), kind="logits", head=HEAD)
+
+
+def _one_voxel() -> Cohort:
+    return cohort_from_arrays(np.array([[[2.0], [1.0], [-1.0]]]), np.array([[1]]), kind="logits", head=HEAD)
+
+
+def _certain_probabilities() -> Cohort:
+    z, y = learnable()
+    return cohort_from_arrays((z == z.max(1, keepdims=True)).astype(np.float32), y, kind="probs", head=HEAD)
+
+
+def _empty_region() -> Cohort:
+    cohort = learnable_regions()
+    y = np.zeros((len(cohort), *cohort[0].shape), np.int64)
+    scores = np.stack([case.scores[0].array for case in cohort.cases])  # type: ignore[attr-defined]  # made from arrays above
+    return cohort_from_arrays(scores, y, kind="probs", head=NESTED)
+
+
+DEGENERATE: dict[str, Callable[[], Cohort]] = {
+    "separable": _separable,
+    "a class absent from the labels": _absent_class,
+    "constant scores": _constant_scores,
+    "one class only": _single_class,
+    "always wrong": _always_wrong,
+    "one case": lambda: learnable_cohort(1),
+    "one voxel": _one_voxel,
+    "probabilities of 0 and 1": _certain_probabilities,
+    "an empty region": _empty_region,
+}
+"""Data that determine too little, by name."""
