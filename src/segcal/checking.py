@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Checkup:
-    """What was found. `facts`: plain numbers, safe for JSON; `methods`: those that have no more parameters than there are groups of labelled cases; none without labels."""
+    """What was found. `facts`: plain numbers, safe for JSON; `methods`: those worth trying on these cases; none without labels."""
 
     findings: tuple[Finding, ...]
     facts: Mapping[str, Any]
@@ -88,7 +88,7 @@ def check(cohort: Cohort, engine: Engine) -> Checkup:
     outcomes = engine.map(cohort, Look(_suites(cohort.head)), "checking cases")
     facts = _facts(cohort, outcomes)
     findings = [f for finder in FINDERS for f in finder(cohort, facts)]
-    return Checkup(tuple(sorted(findings, key=_first)), facts, _supported(cohort, facts) if facts["labelled"] else ())
+    return Checkup(tuple(sorted(findings, key=_first)), facts, _worth_trying(cohort, facts))
 
 
 def _first(finding: Finding) -> tuple[bool, int]:
@@ -322,6 +322,13 @@ def _parameters(head: Head) -> dict[str, int]:
 
 def _supported(cohort: Cohort, facts: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, n in _parameters(cohort.head).items() if n <= facts["groups"])
+
+
+def _worth_trying(cohort: Cohort, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """All methods where there are groups enough to choose their strength by, else those with few parameters."""
+    if not facts["labelled"]:
+        return ()
+    return tuple(PARAMETERS) if facts["groups"] >= 2 * FEW_CASES else _supported(cohort, facts)
 
 
 def _networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:

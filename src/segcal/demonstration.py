@@ -184,7 +184,7 @@ def _error_maps(path: Path, simulation: Simulation, calibrator: Calibrator, inde
     x = case.log_probs[window]
     predicted = x.argmax(0)
     calibrated = calibrator.log_probs(torch.from_numpy(x.copy())[None], kind="log_probs")[0].numpy()
-    by_name = {"error: as predicted": x, "calibrated": calibrated, "truth": case.log_posterior[window]}
+    by_name = {"error, as predicted": x, "error, calibrated": calibrated, "error, truth": case.log_posterior[window]}
     wrong = {name: 1 - np.exp(np.take_along_axis(log_p, predicted[None], 0)[0]) for name, log_p in by_name.items()}
     spacing = simulation.design.spacing
     return figures.error_maps(case.labels[window[1:]], predicted, wrong, simulation.design.classes, path, aspect=spacing[1] / spacing[2])

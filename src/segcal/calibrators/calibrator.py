@@ -78,6 +78,17 @@ class FitData:
         return cls(described["name"], described["pool"], Provenance(**described["provenance"]), records, described["voxels"])
 
 
+def check_keeps(head: Head, keep_decision: bool | None) -> None:
+    """Raise UsageError where a kept decision is asked of a softmax head."""
+    if keep_decision and not isinstance(head, Regions):
+        raise UsageError(
+            "keep_decision",
+            found="True for a softmax head",
+            expected="True for region heads only",
+            do="A map that moves the winner cannot keep it and sum to one; choose a method that preserves the label, such as ts or ets.",
+        )
+
+
 class Calibrator(nn.Module):
     """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`.
 
@@ -104,8 +115,9 @@ class Calibrator(nn.Module):
                 raise ShapeError(
                     "maps", found=f"a map for {m.classes} classes", expected=f"{len(head.part_classes(part))} for {head.parts[part]!r}", do="Fit on scores of this head."
                 )
+        check_keeps(head, keep_decision)
         self.head = head
-        self.kind = kind
+        self.kind = scores_.check_kind(kind)
         self.maps = nn.ModuleList(maps)
         self.method = method
         self.solution = solution
@@ -127,7 +139,7 @@ class Calibrator(nn.Module):
         """What the parameters promise, the weakest over parts; a kept region decision counts as preserved label."""
         found = weakest([m.guarantees() for m in self._maps()])
         if self.keep_decision and found.preserves_argmax != "proven":
-            reason = "probabilities are kept on their side of 0.5" if isinstance(self.head, Regions) else "the winner is kept first when delivered"
+            reason = "probabilities are kept on their side of 0.5"
             found = replace(found, preserves_argmax="proven", reasons={**found.reasons, "preserves_argmax": reason})
         return found
 

@@ -79,14 +79,14 @@ def load(path: str | os.PathLike[str]) -> Calibrator:
     try:
         described = json.loads(metadata["segcal"])
         schema = described["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_ours(file, "metadata that cannot be read") from error
     if schema != SCHEMA:
         raise UnreadableError(str(file), found=f"file schema {schema}", expected=f"schema {SCHEMA}", do="Use the segcal version that wrote it, or fit again.")
     try:
         return _build(described, tensors)
-    except SegcalError:
-        raise
+    except SegcalError as error:
+        raise _not_ours(file, f"{error.where} with {error.found}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise _not_ours(file, f"incomplete metadata or tensors ({type(error).__name__}: {error})") from error
 

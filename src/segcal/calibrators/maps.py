@@ -7,7 +7,8 @@ traceable tensor code in the dtype it is given. Its promises are read off its pa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,22 @@ from segcal.guarantees import Guarantees
 
 
 class Map(nn.Module, ABC):
-    """One softmax problem's map; parameters are float64 buffers, fixed once fitted."""
+    """One softmax problem's map; parameters are float64 buffers, fixed once fitted. They move with `.to(device)`; `.half()` and other changes of type leave them as they are."""
 
     type_name: ClassVar[str]
 
     def parameter(self, name: str, value: Tensor) -> None:
         """Register a fitted parameter: a float64 buffer, so that it moves with the module, is saved, and is not trained by accident."""
         self.register_buffer(name, value.detach().to(torch.float64, copy=True))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        for name, kept in before.items():
+            moved = self._buffers[name]
+            if kept is not None and moved is not None and moved.dtype != kept.dtype:
+                self._buffers[name] = kept.to(moved.device)
+        return self
 
     @property
     @abstractmethod

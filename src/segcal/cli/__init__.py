@@ -7,10 +7,12 @@ commands import what they need when they run.
 
 from __future__ import annotations
 
+import inspect as inspect_
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import cyclopts
@@ -39,10 +41,21 @@ The usual order, on a folder RESULTS of predictions with probabilities and a fol
 Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 2 wrong usage, 3 bad data, 4 partly done.""",
     help_format="plaintext",
     default_parameter=cyclopts.Parameter(negative=""),
+    # run() says what an interruption leaves behind
+    suppress_keyboard_interrupt=False,
 )
 
-for _command in (demo.demo, check.check, fit.fit, evaluate.evaluate, apply.apply, inspect.inspect):
-    app.command(_command)
+
+def reflowed(docstring: str) -> str:
+    """What stands before the parameters, each paragraph on one line, for a terminal to wrap; indented lines are examples and stay."""
+    paragraphs = docstring.partition("\n\nParameters\n")[0].split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else re.sub(r"\n(?! )", " ", p) for p in paragraphs)
+
+
+COMMANDS: tuple[Callable[..., int], ...] = (demo.demo, check.check, fit.fit, evaluate.evaluate, apply.apply, inspect.inspect)
+
+for _place, _command in enumerate(COMMANDS):
+    app.command(_command, sort_key=_place, help=reflowed(inspect_.getdoc(_command) or ""))
 
 
 def main() -> None:

@@ -27,11 +27,11 @@ def apply(
 ) -> int:
     """Write calibrated probabilities of new cases, their label maps as delivered, and maps to look at.
 
-        segcal apply cal.safetensors NEW -o OUT
-        segcal apply cal.safetensors NEW -o OUT --maps entropy,confidence,error --resume
-
     What nnU-Net wrote comes back in its layout, so that its ensembling and post-processing read on; the delivered label map is copied byte for byte. A case's files
     are complete or absent: an interrupted run goes on with --resume. If some cases fail the others are still written, and the exit code is 4.
+
+        segcal apply cal.safetensors NEW -o OUT
+        segcal apply cal.safetensors NEW -o OUT --maps entropy,error --resume
 
     Parameters
     ----------
@@ -42,8 +42,7 @@ def apply(
     output
         The folder to write to; made if missing.
     maps
-        Maps to write beside, with commas between: entropy (nats), confidence (probability of the label), error (probability that the delivered label is wrong),
-        probability (one map a class).
+        Maps to write beside, with commas: entropy (nats), confidence, error (probability that the delivered label is wrong), probability (one map a class).
     format
         Format of the output; by default nnU-Net's layout for what nnU-Net wrote, else npz.
     overwrite

@@ -105,6 +105,8 @@ class Job:
         """Write what is left to write."""
         left = tuple(case for case in self.cohort if case.id not in set(self.skipped))
         if not left:
+            # an earlier run may have been stopped after its last case
+            self.sink.finish(self.cohort)
             return Done((), self.skipped, self)
         if self.fresh:
             self.receipt.write()

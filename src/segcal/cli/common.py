@@ -17,6 +17,11 @@ SCORES = Group("Scores", sort_key=1)
 LABELS = Group("Labels", sort_key=2)
 RUNNING = Group("Running", sort_key=3)
 
+GROUPS = (
+    "Which cases belong together (a patient, a sequence) and are never split between fit and test: a table (.csv or .tsv with the columns case and group); "
+    "'consecutive:20' for runs of 20 neighbouring names; 'source' for what the files say; or else a regular expression on the names, such as 'subject_(\\d+)'."
+)
+
 Several = Parameter(consume_multiple=True, negative="")
 
 
@@ -51,9 +56,7 @@ class Labelled(Scores):
     labels: Annotated[Path | None, Parameter(group=LABELS)] = None
     """Folder of label maps, one a case and named as it. An nnU-Net results folder brings its own."""
 
-    groups: Annotated[str | None, Parameter(group=LABELS)] = None
-    """Which cases belong together (a patient, a sequence) and are never split between fit and test: a table (.csv or .tsv with the columns case and group);
-    'consecutive:20' for runs of 20 neighbouring names; 'source' for what the files say; or else a regular expression on the names, such as 'subject_(\\d+)'."""
+    groups: Annotated[str | None, Parameter(group=LABELS, help=GROUPS)] = None
 
     mask: Annotated[Path | None, Parameter(group=LABELS)] = None
     """Folder of masks, one a case; only voxels where the mask is not 0 are scored."""

@@ -24,11 +24,11 @@ def evaluate(
 ) -> int:
     """Score held-out cases before and after calibration, with intervals of the change.
 
-        segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
-        segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors --json numbers.json --csv cases.csv
-
     HELDOUT are predictions of cases that neither the network nor the calibrator has seen. Cases the calibrator was fitted on are recognised by their content, whatever they are
     called, and refused. Without --calibrator, the scores are evaluated as they are. Changes are means over cases; intervals treat groups, not voxels, as independent.
+
+        segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
+        segcal evaluate HELDOUT --labels LABELS --csv cases.csv
 
     Parameters
     ----------

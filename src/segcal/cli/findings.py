@@ -44,7 +44,7 @@ def next_command(results: Sequence[Path], scores: Labelled, cohort: Cohort, foun
 
 
 def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -> list[str] | None:
-    """The words that fit and compare all methods the cases can support; None where that is temperature scaling alone, or nothing can be fitted."""
+    """The words that fit and compare the methods worth trying; None where that is temperature scaling alone, or nothing can be fitted."""
     if not found.usable or len(found.methods) < 2:
         return None
     return ["segcal", "fit", *(str(p) for p in results), *scores.words(), "--method", ",".join(found.methods), "-o", "calibrators"]

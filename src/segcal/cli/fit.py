@@ -30,21 +30,22 @@ def fit(
 ) -> int:
     """Fit a calibrator on labelled held-out cases and report how it does on cases it did not see.
 
-        segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
-        segcal fit RESULTS --labels LABELS --method ts,ets,vs,ms-c,dc -o CALIBRATORS --groups 'subject_(\\d+)'
-
     Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group (cross-fitting): the table before and after is held
-    out by construction, with an interval over groups. The calibrator remembers its cases and how their scores were made. Afterwards: segcal evaluate, segcal apply.
+    out by construction, with an interval over groups. The calibrator remembers its cases and how their scores were made. A file that is there already is replaced, whole.
+
+        segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
+        segcal fit RESULTS --labels LABELS --method ts,ets,dc -o CALIBRATORS
+
+    Give --groups where several cases are of one patient or sequence. Afterwards: segcal evaluate on other cases, segcal apply on new ones.
 
     Parameters
     ----------
     results
         One folder of predictions, or several: the members of an ensemble.
     output
-        The file to write; with several methods a folder, one METHOD.safetensors each. An existing file is replaced, whole.
+        The file to write; with several methods a folder, one METHOD.safetensors each.
     method
-        One method or several with commas between: ts (one temperature; cannot over-fit), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on
-        logits), dc (a matrix on log-probabilities). Several cost little more than one.
+        One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities).
     lambda_
         Strength of the penalty of vs, ms-c, ms and dc: a number, or 'cv' (default) to choose it by cross-validation over cases.
     mu

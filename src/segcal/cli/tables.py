@@ -89,6 +89,14 @@ def methods(before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any
     return out
 
 
+def distances(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a method of a demonstration, with its distance to the truth and standard error."""
+    out = table("method", *(name for _, name in SHORT), "distance", "standard error")
+    for row in rows:
+        out.add_row(row["method"], *(number(row[key]) for key, _ in SHORT), f"{row['distance']:.5f}", f"{row['distance_se']:.5f}")
+    return out
+
+
 def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Table:
     """One row a class."""
     columns = ["class", "cases", "voxels", "Dice", "ECE of class"]

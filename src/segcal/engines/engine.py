@@ -102,11 +102,11 @@ class Engine(ABC):
         cohort.labelled()
         scratch = Scratch(0)
         shelf = Shelf(cohort.head, int(0.4 * self.max_memory), scratch)
-        kept: dict[int, list[tuple[int, int, Prepared | Stored]]] = {}
+        kept: dict[int, list[tuple[int, int, Stored]]] = {}
         records: dict[int, Record] = {}
 
         def work(index: int) -> None:
-            file = CaseFile(scratch, cohort[index].id)
+            file = CaseFile(scratch)
             notes, blocks = [], []
             with contextlib.closing(file), self._scratch(cohort) as reading, cohort.open(index, reading) as reader:
                 for start, stop in cohort.cuts(index):
@@ -269,7 +269,7 @@ def _double(rows: Rows) -> Rows:
 def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
     head = pinned.cohort.head
 
-    def work(item: tuple[int, int, Prepared | Stored]) -> dict[Any, State]:
+    def work(item: tuple[int, int, Stored]) -> dict[Any, State]:
         case, start, kept = item
         return _fold(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
 

@@ -7,6 +7,7 @@ file a case. Where rows are kept never changes a bit of any result. `passes` cou
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
 import zlib
@@ -22,6 +23,7 @@ from torch import Tensor
 from segcal import journal
 from segcal.cases import Cohort, Prepared, Record
 from segcal.engines.ask import Level
+from segcal.errors import UnreadableError
 from segcal.head import Head
 from segcal.journal import Scratch
 
@@ -33,7 +35,7 @@ SAMPLE_NUMBERS = 2**24
 CHUNK_ROWS = 2**14
 
 SLAB = 64 * 2**20
-"""Bytes of memory asked for at a time for rows that are kept: mapped on their own, so that they neither scatter among passing arrays nor outlive their use."""
+"""Bytes of memory mapped at a time for rows that are kept."""
 
 ALIGNED = 64
 
@@ -45,84 +47,108 @@ def narrow(head: Head) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where one block's rows lie in a case's file."""
+    """Where one block's rows lie: in a piece of memory, or in a case's file."""
 
-    path: Path
+    place: memoryview | Path
     offset: int
     voxels: int
     energy: bool
 
 
 class Shelf:
-    """Keeps prepared blocks in memory up to `limit` bytes, then in files under `scratch`."""
+    """Keeps prepared blocks in memory up to `limit` bytes, then in files under `scratch`.
+
+    What is kept in memory lies in slabs mapped for it, and nothing else that lasts is made from the heap: there it would scatter among the arrays that come and go,
+    and the holes between would count as used.
+    """
 
     def __init__(self, head: Head, limit: int, scratch: Scratch) -> None:
         self.head, self.limit, self.scratch = head, limit, scratch
-        self._slab, self._at, self._reserved = memoryview(b""), 0, 0
+        self._slab, self._at, self._mapped = memoryview(b""), 0, 0
         self._lock = threading.Lock()
 
-    def keep(self, block: Prepared, file: CaseFile) -> Prepared | Stored:
+    def keep(self, block: Prepared, file: CaseFile) -> Stored:
         """Keep one block; `file` is the case's own."""
-        small = narrow(self.head)
-        types = {"log_probs": torch.float32, "targets": small, "decision": small, "free_energy": torch.float64}
-        tensors = {name: t for name in types if (t := getattr(block, name)) is not None}
-        sizes = {name: -(-t.numel() * types[name].itemsize // ALIGNED) * ALIGNED for name, t in tensors.items()}
-        place = self._reserve(sum(sizes.values()))
-        if place is None:
-            return file.append(Prepared(block.case, block.start, *(None if t is None else t.to(types[n]) for n, t in ((n, tensors.get(n)) for n in types))))
-        kept: dict[str, Tensor] = {}
-        at = 0
-        for name, tensor in tensors.items():
-            kept[name] = torch.frombuffer(place, dtype=types[name], count=tensor.numel(), offset=at).reshape(tensor.shape).copy_(tensor)
-            at += sizes[name]
-        return Prepared(block.case, block.start, kept["log_probs"], kept["targets"], kept["decision"], kept.get("free_energy"))
+        voxels, energy = block.log_probs.shape[1], block.free_energy is not None
+        with self._lock:
+            memory = self._reserve(self._size(voxels, energy))
+        if memory is not None:
+            self._fill(memory, block)
+            return Stored(memory, 0, voxels, energy)
+        passing = memoryview(bytearray(self._size(voxels, energy)))
+        self._fill(passing, block)
+        path, offset = file.append(passing)
+        return Stored(path, offset, voxels, energy)
+
+    def load(self, case: int, start: int, kept: Stored) -> Prepared:
+        """The rows again."""
+        place = _read(kept.place, kept.offset, self._size(kept.voxels, kept.energy)) if isinstance(kept.place, Path) else kept.place
+        log_probs, targets, decision, *energy = self._views(place, kept.voxels, kept.energy)
+        return Prepared(case, start, log_probs, targets, decision, energy[0] if energy else None)
 
     def _reserve(self, size: int) -> memoryview | None:
         """Memory for one block, or None where the limit leaves no room for it."""
-        with self._lock:
-            if self._at + size > len(self._slab):
-                room = min(SLAB, self.limit - self._reserved)
-                if room < size:
-                    return None
-                self._slab, self._at = memoryview(mmap.mmap(-1, room)), 0
-                self._reserved += room
-            self._at += size
-            return self._slab[self._at - size : self._at]
+        if self._at + size > len(self._slab):
+            room = min(SLAB, self.limit - self._mapped)
+            if room < size:
+                return None
+            self._slab, self._at = memoryview(mmap.mmap(-1, room)), 0
+            self._mapped += room
+        self._at += size
+        return self._slab[self._at - size : self._at]
 
-    def load(self, case: int, start: int, kept: Prepared | Stored) -> Prepared:
-        """The rows again."""
-        if isinstance(kept, Prepared):
-            return kept
+    def _fill(self, place: memoryview, block: Prepared) -> None:
+        tensors = [block.log_probs, block.targets, block.decision] + ([] if block.free_energy is None else [block.free_energy])
+        for view, tensor in zip(self._views(place, block.log_probs.shape[1], block.free_energy is not None), tensors, strict=True):
+            view.copy_(tensor)
+
+    def _layout(self, voxels: int, energy: bool) -> list[tuple[torch.dtype, tuple[int, ...]]]:
         rows, parts, small = self.head.rows, len(self.head.parts), narrow(self.head)
-        n = kept.voxels
-        with kept.path.open("rb") as file:
-            file.seek(kept.offset)
-            log_probs = torch.from_numpy(np.fromfile(file, np.float32, rows * n).reshape(rows, n))
-            dtype = np.uint8 if small == torch.uint8 else np.int16
-            targets = torch.from_numpy(np.fromfile(file, dtype, parts * n).reshape(parts, n))
-            decision = torch.from_numpy(np.fromfile(file, dtype, parts * n).reshape(parts, n))
-            energy = torch.from_numpy(np.fromfile(file, np.float64, n)) if kept.energy else None
-        return Prepared(case, start, log_probs, targets, decision, energy)
+        layout: list[tuple[torch.dtype, tuple[int, ...]]] = [(torch.float32, (rows, voxels)), (small, (parts, voxels)), (small, (parts, voxels))]
+        return [*layout, (torch.float64, (voxels,))] if energy else layout
+
+    def _size(self, voxels: int, energy: bool) -> int:
+        return sum(_aligned(dtype, shape) for dtype, shape in self._layout(voxels, energy))
+
+    def _views(self, place: memoryview, voxels: int, energy: bool) -> list[Tensor]:
+        views, at = [], 0
+        for dtype, shape in self._layout(voxels, energy):
+            views.append(torch.frombuffer(place, dtype=dtype, count=math.prod(shape), offset=at).reshape(shape))
+            at += _aligned(dtype, shape)
+        return views
+
+
+def _aligned(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    return -(-math.prod(shape) * dtype.itemsize // ALIGNED) * ALIGNED
+
+
+def _read(path: Path, offset: int, size: int) -> memoryview:
+    data = memoryview(bytearray(size))
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.readinto(data) != size:
+            raise UnreadableError(str(path), found="a file that ends early", expected="the rows written before", do="Somebody changed segcal's scratch folder while it worked: run it again.")
+    return data
 
 
 class CaseFile:
     """The file of one case, opened when the first block needs it."""
 
-    def __init__(self, scratch: Scratch, name: str) -> None:
-        self._scratch, self._name = scratch, name
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
         self._file: BinaryIO | None = None
         self._path: Path | None = None
 
-    def append(self, block: Prepared) -> Stored:
-        """Write one block behind the others."""
+    def append(self, data: memoryview) -> tuple[Path, int]:
+        """Write one block behind the others; the path and where it begins. A full disk is an OutputError."""
         if self._file is None or self._path is None:
             self._path = self._scratch.path("rows")
             self._file = self._path.open("wb")
         offset = self._file.tell()
         with journal.explained(self._path):
-            for tensor in _tensors(block):
-                tensor.contiguous().numpy().tofile(self._file)
-        return Stored(self._path, offset, block.log_probs.shape[1], block.free_energy is not None)
+            self._file.write(data)
+            self._file.flush()
+        return self._path, offset
 
     def close(self) -> None:
         """Done writing."""
@@ -130,18 +156,13 @@ class CaseFile:
             self._file.close()
 
 
-def _tensors(block: Prepared) -> list[Tensor]:
-    found = [block.log_probs, block.targets, block.decision]
-    return found if block.free_energy is None else [*found, block.free_energy]
-
-
 @dataclass(eq=False)
 class Pinned:
-    """A pinned cohort. `blocks`: (case, start, rows or where they lie). `strata`: which samples are kept together (folds), so that asks about folds stay whole."""
+    """A pinned cohort. `blocks`: (case, start, where the rows lie). `strata`: which samples are kept together (folds), so that asks about folds stay whole."""
 
     cohort: Cohort
     shelf: Shelf
-    blocks: list[tuple[int, int, Prepared | Stored]]
+    blocks: list[tuple[int, int, Stored]]
     records: list[Record]
     scratch: Scratch
     passes: int = 1

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from segcal import splits
+import numpy as np
+
+from segcal import accumulate, splits
 from segcal.calibrators import Calibrator, FitData, Map, Solution
+from segcal.calibrators.calibrator import check_keeps
 from segcal.cases import Cohort
-from segcal.engines import Engine, Pinned, Threads
+from segcal.engines import Engine, Level, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
+from segcal.objectives import LabelCount
 from segcal.scores import Kind
 from segcal.sources.arrays import cohort_from_arrays
 
@@ -48,6 +52,11 @@ class Method(ABC):
     @property
     def cross_validates(self) -> bool:
         """Whether folds of cases are needed to choose an option."""
+        return False
+
+    @property
+    def needs_every_class(self) -> bool:
+        """Whether a class that no voxel is labelled with leaves the fit undetermined."""
         return False
 
     def fit(
@@ -104,6 +113,7 @@ def fit_methods(
 
     `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`.
     """
+    check_keeps(cohort.head, keep_decision)
     with engine.pin(cohort) as pinned:
         parts: tuple[tuple[int, ...], ...] = ()
         if len(set(cohort.groups)) >= 2:
@@ -115,18 +125,34 @@ def fit_methods(
         stratum = {i: k for k, fold in enumerate(parts) for i in fold}
         pinned.resample([stratum.get(i, 0) for i in range(len(cohort))])
         subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
-        plans = {
-            (name, part): method.plan(Task(part, len(cohort.head.part_classes(part)), frozenset(range(len(cohort))), cohort.groups, parts, subsets, pinned.has_energy))
-            for name, method in methods.items()
-            for part in range(len(cohort.head.parts))
-        }
+        whole = frozenset(range(len(cohort)))
+        tasks = [Task(part, len(cohort.head.part_classes(part)), whole, cohort.groups, parts, subsets, pinned.has_energy) for part in range(len(cohort.head.parts))]
+        plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() for task in tasks}
+        plans |= {(None, task.part): _absent(task) for task in tasks}
         found = drive(together(plans), engine, pinned)
-        return {name: _fit(name, found, cohort, pinned, parts if crossfit else (), keep_decision) for name in methods}
+        return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
 
 
-def _fit(name: str, found: Mapping[Any, Mapping[Subset, FittedMap]], cohort: Cohort, pinned: Pinned, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
+def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
+    """Classes without a label, for each subset; waits for the first pass that somebody else needs."""
+    count = LabelCount(task.classes)
+    found = yield {s: task.ask(count, s, Level.ALL) for s in task.subsets}
+    return {s: frozenset(np.flatnonzero(accumulate.result(count, found[s]) == 0).tolist()) for s in task.subsets}
+
+
+def _fit(name: str, method: Method, found: Mapping[Any, Any], cohort: Cohort, pinned: Pinned, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
+    def fitted_part(part: int, subset: Subset) -> FittedMap:
+        fitted: FittedMap = found[name, part][subset]
+        absent = [cohort.head.part_classes(part)[k] for k in sorted(found[None, part][subset])]
+        if not absent:
+            return fitted
+        s = fitted.solution
+        message = f"{s.message}; no voxel is labelled {', '.join(absent)}"
+        status = "degenerate" if method.needs_every_class and s.status == "optimal" else s.status
+        return replace(fitted, solution=replace(s, message=message, status=status))
+
     def calibrator(subset: Subset) -> Calibrator:
-        fitted = [found[name, part][subset] for part in range(len(cohort.head.parts))]
+        fitted = [fitted_part(part, subset) for part in range(len(cohort.head.parts))]
         left_out = {i for k in subset for i in folds[k]}
         records = tuple(r for i, r in enumerate(pinned.records) if i not in left_out)
         data = FitData(cohort.name, cohort.pool, cohort.provenance, records, sum(r.roles[0] for r in records))

@@ -9,10 +9,12 @@ Certificate: rigorous by the strong convexity of penalty and ridge. Fewer than t
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +23,7 @@ import torch
 from segcal import accumulate
 from segcal.calibrators import AffineMap, Solution
 from segcal.engines import Ask, Level
-from segcal.errors import UsageError
+from segcal.errors import ScoreError, UsageError
 from segcal.fitting import Binding, Plan, Subset, Task, together
 from segcal.methods.method import FittedMap, Method
 from segcal.methods.temperature_scaling import certificate, temperature, temperatures
@@ -36,23 +38,34 @@ PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)
 FULL_CURVATURE = 5
 """Up to this many classes the exact curvature of all voxels, C^2 (C + 1)^2 numbers, costs little beside reading them."""
 
+EXTREME = 1e2
+"""Parameters beyond this are called degenerate."""
+
 
 @dataclass(frozen=True, eq=False)
 class AffineProblem:
-    """NLL plus penalty in the variables of a family: [W | b] = design @ theta."""
+    """NLL plus penalty in the variables of a family: [W | b] = design @ theta. `unit`: as for `AffineNLL`."""
 
     classes: int
     logits: bool
     design: Vector
     penalty: Penalty
+    unit: float = 1.0
 
     def accumulator(self, query: Query) -> AffineNLL:
         """The NLL at [W | b]."""
-        return AffineNLL(self.classes, tuple((self.design @ query.theta).tolist()), query.order, self.logits)
+        return AffineNLL(self.classes, tuple((self.design @ query.theta).tolist()), query.order, self.logits, self.unit)
 
     def evaluated(self, query: Query, found: Evaluation) -> Evaluation:
         """With the penalty, in the family's variables."""
         matrix = self.design @ query.theta
+        if found.curvature is not None and not np.isfinite(found.curvature).all():
+            raise ScoreError(
+                "scores",
+                found="scores so large that sums of their squares overflow",
+                expected="scores of a size that is not thousands of times their differences",
+                do="Fit a method that does not see a common offset (dc, ms-c, ts), or divide the scores by a constant before fitting and applying.",
+            )
         curvature = None if found.curvature is None else self.design.T @ found.curvature @ self.design + self.convexity
         gradient = self.design.T @ (found.gradient + self.penalty.gradient(matrix))
         return Evaluation(found.value + self.penalty.value(matrix), gradient, curvature, found.voxels)
@@ -75,27 +88,34 @@ class Chosen:
 
 @dataclass(frozen=True)
 class PenalisedAffine(Method):
-    """`lambda_`, `mu` >= 0 or "cv"; `mu` None: as lambda. UsageError for anything else."""
+    """`lambda_`, `mu` >= 0 or both "cv"; `mu` None: as lambda. UsageError for anything else."""
 
     lambda_: float | Literal["cv"] = "cv"
-    mu: float | None = None
+    mu: float | Literal["cv"] | None = None
     penalty: Literal["ts", "odir"] = "ts"
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
         if self.penalty not in ("ts", "odir"):
             raise UsageError("penalty", found=repr(self.penalty), expected="'ts' or 'odir'", do="'ts' shrinks to temperature scaling, 'odir' is the papers' penalty.")
-        named = {"mu": self.mu, "eps": self.eps, "lambda_": None if self.lambda_ == "cv" else self.lambda_}
-        for name, value in named.items():
-            if value is not None and (isinstance(value, str) or not (np.isfinite(value) and value >= 0)):
-                raise UsageError(name, found=repr(value), expected="a number of 0 or more" + (" or 'cv'" if name == "lambda_" else ""), do="Leave it out to cross-validate.")
-        if self.lambda_ == "cv" and self.mu is not None:
-            raise UsageError("mu", found=f"{self.mu} beside lambda_='cv'", expected="both or none", do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.")
+        unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
+        for name, chosen_by_data in unset.items():
+            value = getattr(self, name)
+            if not (chosen_by_data or (isinstance(value, Real) and 0 <= float(value) < math.inf)):
+                raise UsageError(name, found=repr(value), expected="a number of 0 or more" + (" or 'cv'" if name != "eps" else ""), do="Leave it out for the default.")
+        if (self.lambda_ == "cv") != (self.mu == "cv") and self.mu is not None:
+            found = f"{self.mu!r} beside lambda_={self.lambda_!r}"
+            raise UsageError("mu", found=found, expected="both numbers, or both 'cv'", do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.")
 
     @property
     def cross_validates(self) -> bool:
         """With lambda_="cv"."""
         return self.lambda_ == "cv"
+
+    @property
+    def needs_every_class(self) -> bool:
+        """Without a penalty."""
+        return self.lambda_ == 0
 
     @staticmethod
     @abstractmethod
@@ -118,9 +138,10 @@ class PenalisedAffine(Method):
         chosen = yield from self._choose(task, scales)
 
         def final(subset: Subset) -> Plan[Solved | None]:
-            if chosen[subset].lambda_ is None:
+            strength = chosen[subset].lambda_
+            if strength is None:
                 return None
-            problem = self._problem(task, chosen[subset].lambda_, float(scales[subset].theta[0]))
+            problem = self._problem(task, strength, float(scales[subset].theta[0]))
             small = task.classes <= FULL_CURVATURE
             level = Level.ALL if small else Level.SAMPLE
             steps = Newton(rough=not small).solve(chosen[subset].start, strong_convexity_gap(problem.convexity))
@@ -129,10 +150,9 @@ class PenalisedAffine(Method):
         solved = yield from together({s: final(s) for s in task.subsets})
         return {s: self._fitted(task, scales[s], chosen[s], solved[s]) for s in task.subsets}
 
-    def _problem(self, task: Task, lambda_: float | None, beta: float, extra: float = 0.0) -> AffineProblem:
-        assert lambda_ is not None
+    def _problem(self, task: Task, lambda_: float, beta: float, extra: float = 0.0) -> AffineProblem:
         c = task.classes
-        mu = lambda_ if self.mu is None else self.mu
+        mu = self._bias_strength(lambda_)
         share = c * c / self.entries(c)
         if self.penalty == "ts":
             shrink = towards_temperature(c, lambda_ * share, mu, beta)
@@ -143,7 +163,11 @@ class PenalisedAffine(Method):
         total = shrink + ridge(c, self.eps)
         if extra:
             total = total + towards_temperature(c, extra, extra, beta)
-        return AffineProblem(c, self.on_logits(task.logits), _design(type(self), c), total)
+        unit = min(1.0, 2.0 ** math.floor(math.log2(beta)))
+        return AffineProblem(c, self.on_logits(task.logits), _design(type(self), c), total, unit)
+
+    def _bias_strength(self, lambda_: float) -> float:
+        return lambda_ if self.mu is None or self.mu == "cv" else float(self.mu)
 
     def _start(self, task: Task, beta: float) -> Vector:
         design = _design(type(self), task.classes)
@@ -171,7 +195,7 @@ class PenalisedAffine(Method):
             paths = yield from together({s: self._path(task, s, (float(self.lambda_),), 1e-4) for s in task.subsets})
             return {s: Chosen(float(self.lambda_), paths[s][1][float(self.lambda_)], (), "as given") for s in task.subsets}
         possible = [s for s in task.subsets if task.inner(s)]
-        needed = {s for s in possible} | {tuple(sorted((*s, k))) for s in possible for k in task.inner(s)}
+        needed = set(possible) | {tuple(sorted((*s, k))) for s in possible for k in task.inner(s)}
         paths = yield from together({s: self._path(task, s, PATH) for s in sorted(needed)})
         asks: dict[Any, Ask] = {}
         for s in possible:
@@ -198,8 +222,8 @@ class PenalisedAffine(Method):
         c = task.classes
         kept = self._kept(task)
         beta = float(scale.theta[0])
-        settings: dict[str, Any] = {"penalty": self.penalty, "eps": self.eps, "strength": chosen.why, "temperature": 1 / beta}
-        if solved is None:
+        settings: dict[str, Any] = {"penalty": self.penalty, "eps": float(self.eps), "strength": chosen.why, "temperature": 1 / beta}
+        if solved is None or chosen.lambda_ is None:
             message = "; ".join([f"T = {1 / beta:.4g}", chosen.why, *scale.notes, *kept])
             status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
             weight = beta * torch.eye(c, dtype=torch.float64)
@@ -209,11 +233,12 @@ class PenalisedAffine(Method):
         flat = problem.design @ solved.theta
         matrix = torch.from_numpy(flat.reshape(c, c + 1).copy())
         extreme = float(np.abs(flat).max())
-        notes = [*solved.notes, *kept]
-        if extreme > 1e2:
-            notes.append(f"parameters reach {extreme:.3g}: the data do not bound them (a class absent, or separable); the ridge does")
-        status = "stopped" if not solved.converged else "degenerate" if extreme > 1e2 else "optimal"
-        settings |= {"lambda": chosen.lambda_, "mu": chosen.lambda_ if self.mu is None else self.mu}
+        notes = [*solved.notes, *(f"temperature alone: {note}" for note in scale.notes), *kept]
+        if extreme > EXTREME:
+            bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
+            notes.append(f"parameters reach {extreme:.3g}: the data do not bound them (a class absent, or separable); {bound}")
+        status = "stopped" if not solved.converged else "degenerate" if extreme > EXTREME else "optimal"
+        settings |= {"lambda": chosen.lambda_, "mu": self._bias_strength(chosen.lambda_)}
         message = "; ".join([f"lambda = {chosen.lambda_:g} ({chosen.why}), gap <= {solved.gap:.1e}", *notes])
         nll = solved.value - problem.penalty.value(flat)
         solution = Solution(solved.value, nll, status, message, 0, certificate(solved), settings, chosen.table)

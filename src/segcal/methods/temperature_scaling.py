@@ -6,7 +6,7 @@ Translation-invariant, order-preserving. One parameter; nothing to over-fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from segcal.calibrators import ScaleMap, Solution
@@ -41,7 +41,9 @@ def temperatures(task: Task) -> Plan[dict[Subset, Solved]]:
 
     def one(subset: Subset) -> Plan[Solved]:
         rough = yield from temperature(task, subset, Level.SAMPLE)
-        return (yield from temperature(task, subset, Level.ALL, float(rough.theta[0])))
+        found = yield from temperature(task, subset, Level.ALL, float(rough.theta[0]))
+        # why it is undetermined shows on the way out from 1, not far out, where every slope is zero
+        return replace(found, notes=rough.notes) if found.notes and rough.notes else found
 
     return together({s: one(s) for s in task.subsets})
 

@@ -2,8 +2,9 @@
 
 from segcal.objectives.affine import AffineNLL
 from segcal.objectives.evaluation import Evaluation
+from segcal.objectives.labels import LabelCount
 from segcal.objectives.mixture import MixtureNLL
 from segcal.objectives.penalty import Penalty, odir, ridge, towards_temperature
 from segcal.objectives.scale import ScaleNLL
 
-__all__ = ["AffineNLL", "Evaluation", "MixtureNLL", "Penalty", "ScaleNLL", "odir", "ridge", "towards_temperature"]
+__all__ = ["AffineNLL", "Evaluation", "LabelCount", "MixtureNLL", "Penalty", "ScaleNLL", "odir", "ridge", "towards_temperature"]

@@ -7,8 +7,9 @@ What is empty is left out: a bin without voxels has no point, a method without a
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from segcal import journal
@@ -44,6 +46,10 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "segcal",
 }
 RESOLUTION = 200
+DASHED = (0, (4, 3))
+WIDE = 7.4
+FEW = 1e-3
+"""Bins with a smaller share of the voxels are drawn as open points apart from the line: their accuracy is mostly chance."""
 
 Block = Mapping[str, Any]
 StrPath = str | os.PathLike[str]
@@ -57,42 +63,42 @@ def reliability(before: Block, after: Block, path: StrPath, *, names: tuple[str,
     for block, name in zip((before, after), names, strict=True):
         if block.get("reliability") is None or not sum(block["reliability"]["counts"]):
             raise UsageError(f"block '{name}'", found="no reliability curve", expected="one over at least one voxel", do="For regions, draw each region's own block under 'regions'.")
-    figure = _figure(6.6, 3.9 if title else 3.7)
-    grid = figure.add_gridspec(2, 2, height_ratios=(4.2, 1), hspace=0.06, wspace=0.12)
     top = max(max(_shares(b)) for b in (before, after))
-    for column, (block, name, colour) in enumerate(((before, names[0], BEFORE), (after, names[1], AFTER))):
-        upper = figure.add_subplot(grid[0, column])
-        lower = figure.add_subplot(grid[1, column], sharex=upper)
-        _curve(upper, block, colour)
-        _histogram(lower, block, colour, top)
-        upper.set_title(name, color=colour, fontweight="bold")
-        if column:
-            upper.tick_params(labelleft=False)
-            lower.tick_params(labelleft=False)
-        else:
-            upper.set_ylabel("share of voxels labelled correctly")
-            lower.set_ylabel("voxels")
-        lower.set_xlabel("confidence in the predicted label")
-    if title:
-        figure.suptitle(title, fontsize=9, x=0.02, ha="left")
-    return _save(figure, path)
+    with _drawing(path, 6.4, 4.3 if title else 4.1) as figure:
+        grid = figure.add_gridspec(2, 2, height_ratios=(4.5, 1), wspace=0.07)
+        for column, (block, name, colour) in enumerate(((before, names[0], BEFORE), (after, names[1], AFTER))):
+            upper = figure.add_subplot(grid[0, column])
+            lower = figure.add_subplot(grid[1, column], sharex=upper)
+            _curve(upper, block, colour)
+            _histogram(lower, block, colour, top)
+            upper.set_title(name, color=colour, fontweight="bold")
+            if column:
+                upper.tick_params(labelleft=False)
+                lower.tick_params(labelleft=False)
+            else:
+                upper.set_ylabel("share of voxels labelled correctly")
+                lower.set_ylabel("voxels")
+            lower.set_xlabel("confidence in the predicted label")
+        if title:
+            figure.suptitle(title, fontsize=9.5)
+    return Path(path)
 
 
 def gains(differences: Mapping[str, Estimate], path: StrPath, *, what: str = "NLL", highlight: str | None = None) -> Path:
     """Change of a number against the uncalibrated one, a method a row, with intervals clustered by group; left of zero is better. `highlight`: the method to stand out."""
     drawn = _known(differences)
-    figure = _figure(4.6, 0.75 + 0.27 * len(drawn))
-    axes = figure.add_subplot()
-    axes.axvline(0, color=GREY, lw=0.8, ls=(0, (4, 3)))
-    for row, (name, e) in enumerate(drawn.items()):
-        colour = AFTER if highlight in (None, name) else GREY
-        if np.isfinite(e.low):
-            axes.plot([e.low, e.high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
-        axes.plot(e.mean, row, "o", color=colour, ms=4.5)
     level = next(iter(drawn.values())).level
-    _rows(axes, list(drawn), highlight)
-    axes.set_xlabel(f"change in {what} against uncalibrated, mean over cases ({level:.0%} interval)")
-    return _save(figure, path)
+    with _drawing(path, 4.6, 0.75 + 0.27 * len(drawn)) as figure:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=GREY, lw=0.8, ls=DASHED)
+        for row, (name, e) in enumerate(drawn.items()):
+            colour = AFTER if highlight in (None, name) else GREY
+            if np.isfinite(e.low):
+                axes.plot([e.low, e.high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
+            axes.plot(e.mean, row, "o", color=colour, ms=4.5)
+        _rows(axes, list(drawn), highlight)
+        axes.set_xlabel(f"change in {what} from uncalibrated, mean over cases ({level:.0%} interval)")
+    return Path(path)
 
 
 def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | None = None) -> Path:
@@ -100,21 +106,21 @@ def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | 
     drawn = {name: e for name, e in _known(found).items() if e.mean > 0}
     if not drawn:
         raise UsageError("found", found="no distance above zero", expected="at least one", do="A distance of exactly zero cannot be drawn on a logarithmic axis.")
-    figure = _figure(4.6, 0.75 + 0.27 * len(drawn))
-    axes = figure.add_subplot()
-    axes.set_xscale("log")
     low = min(max(e.mean - e.standard_error, e.mean / 10) if np.isfinite(e.standard_error) else e.mean for e in drawn.values()) / 1.6
-    for row, (name, e) in enumerate(drawn.items()):
-        colour = BEFORE if row == 0 else AFTER if highlight in (None, name) else GREY
-        axes.plot([low, e.mean], [row, row], color=colour, lw=0.7, alpha=0.45)
-        if np.isfinite(e.standard_error):
-            axes.plot([max(e.mean - e.standard_error, low), e.mean + e.standard_error], [row, row], color=colour, lw=2.4, solid_capstyle="butt")
-        axes.plot(e.mean, row, "o", color=colour, ms=4.5)
-    axes.set_xlim(left=low)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    _rows(axes, list(drawn), highlight)
-    axes.set_xlabel("KL divergence from the true posterior, nats a voxel (± standard error over cases)")
-    return _save(figure, path)
+    with _drawing(path, 4.6, 0.75 + 0.27 * len(drawn)) as figure:
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        for row, (name, e) in enumerate(drawn.items()):
+            colour = BEFORE if row == 0 else AFTER if highlight in (None, name) else GREY
+            axes.plot([low, e.mean], [row, row], color=colour, lw=0.8, alpha=0.4)
+            if np.isfinite(e.standard_error):
+                axes.plot([max(e.mean - e.standard_error, low), e.mean + e.standard_error], [row, row], color=colour, lw=2.4, solid_capstyle="butt")
+            axes.plot(e.mean, row, "o", color=colour, ms=4.5)
+        axes.set_xlim(left=low)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _rows(axes, list(drawn), highlight)
+        axes.set_xlabel("KL divergence from the truth, nats a voxel (± standard error)")
+    return Path(path)
 
 
 def error_maps(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDArray[Any]], classes: Sequence[str], path: StrPath, *, aspect: float = 1.0) -> Path:
@@ -128,38 +134,46 @@ def error_maps(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[st
     if not errors:
         raise UsageError("errors", found="no map", expected="at least one", do="Give the probability of error by name.")
     count = len(errors) + 2
-    height = 6.9 / count * aspect * labels.shape[0] / labels.shape[1]
-    figure = _figure(7.4, height + 0.75)
-    axes = figure.subplots(1, count)
+    size = WIDE / count
     colours = ListedColormap([CLASSES[k % len(CLASSES)] for k in range(len(classes))])
-    for axis, (name, image) in zip(axes, (("labels", labels), ("predicted", predicted)), strict=False):
-        axis.imshow(image, cmap=colours, vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest", aspect=aspect)
-        axis.set_title(name)
     top = max(float(np.nanmax(image)) for image in errors.values())
-    shown = None
-    for axis, (name, image) in zip(axes[2:], errors.items(), strict=True):
-        shown = axis.imshow(image, cmap="magma", vmin=0, vmax=top, interpolation="nearest", aspect=aspect)
-        axis.set_title(name)
-    for axis in axes:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    keys = [matplotlib.patches.Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name) for k, name in enumerate(classes)]
-    figure.legend(handles=keys, loc="outside lower left", ncols=min(len(classes), 4), frameon=False, handlelength=1.0, columnspacing=1.0, fontsize=7.5)
-    bar = figure.colorbar(shown, ax=list(axes[2:]), orientation="horizontal", shrink=0.6, aspect=34, pad=0.04, format=PercentFormatter(1, 0))
-    bar.set_label("probability that the predicted label is wrong")
-    bar.outline.set_visible(False)
-    return _save(figure, path)
+    tall = size * aspect * labels.shape[0] / labels.shape[1]
+    with _drawing(path, WIDE, tall + 0.8) as figure:
+        grid = figure.add_gridspec(2, count, height_ratios=(tall, 0.13))
+        axes = [figure.add_subplot(grid[0, k]) for k in range(count)]
+        for axis, (name, image) in zip(axes, (("labels", labels), ("predicted", predicted)), strict=False):
+            axis.imshow(image, cmap=colours, vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest", aspect=aspect)
+            axis.set_title(name)
+        for axis, (name, image) in zip(axes[2:], errors.items(), strict=True):
+            shown = axis.imshow(image, cmap="magma", vmin=0, vmax=top, interpolation="nearest", aspect=aspect)
+            axis.set_title(name)
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        below = figure.add_subplot(grid[1, :2])
+        below.set_axis_off()
+        keys = [Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name) for k, name in enumerate(classes)]
+        legend = below.legend(handles=keys, loc="upper center", ncols=min(len(classes), 4), frameon=False, handlelength=0.9, handletextpad=0.4, columnspacing=0.9, borderaxespad=0)
+        legend.set_in_layout(False)
+        bar = figure.colorbar(shown, cax=figure.add_subplot(grid[1, 2:]), orientation="horizontal", format=PercentFormatter(1, 0), ticks=MaxNLocator(5))
+        bar.set_label("probability that the predicted label is wrong")
+        bar.outline.set_visible(False)
+    return Path(path)
 
 
 def _curve(axes: Axes, block: Block, colour: str) -> None:
-    edges, confidence, accuracy = _bins(block)
-    axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=1)
-    kept = np.isfinite(confidence)
-    width = np.diff(edges)[kept]
-    x, y = confidence[kept], accuracy[kept]
-    axes.bar(edges[:-1][kept], y - x, width, x, align="edge", color=colour, alpha=0.16, lw=0, zorder=0)
-    axes.plot(x, y, "-o", color=colour, lw=1.5, ms=3.8, zorder=3)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    _, confidence, accuracy = _bins(block)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=DASHED, zorder=1)
+    share = np.array(_shares(block))
+    many = share >= FEW
+    x, y = confidence[many], accuracy[many]
+    axes.fill_between(x, x, y, color=colour, alpha=0.15, lw=0, zorder=0)
+    axes.plot(x, y, color=colour, lw=1.5, zorder=3)
+    # a bin's point grows with its share of the voxels, down to a size that can still be seen
+    axes.scatter(x, y, s=10 + 70 * np.sqrt(share[many]), color=colour, edgecolor="white", lw=0.6, zorder=4, clip_on=False)
+    few = (share > 0) & ~many
+    axes.scatter(confidence[few], accuracy[few], s=9, facecolor="white", edgecolor=colour, lw=0.7, alpha=0.7, zorder=4, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.tick_params(labelbottom=False)
@@ -207,20 +221,17 @@ def _rows(axes: Axes, names: Sequence[str], highlight: str | None) -> None:
             label.set_fontweight("bold")
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches that no window system knows of."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: StrPath) -> Path:
+@contextlib.contextmanager
+def _drawing(path: StrPath, width: float, height: float) -> Iterator[Figure]:
+    """A figure of this size in inches that no window system knows of; written to `path` when the block ends without an error."""
     target = Path(path)
     # dates and versions are left out, so that the same numbers give the same file
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     if target.suffix not in metadata:
         raise UsageError(str(target), found=f"the ending {target.suffix!r}", expected="one of " + ", ".join(metadata), do="Name the figure with one of these endings.")
-    with matplotlib.rc_context(STYLE), journal.atomic(target) as temporary:
-        figure.savefig(temporary, dpi=RESOLUTION, metadata=metadata[target.suffix])
-    return target
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with journal.atomic(target) as temporary:
+            figure.savefig(temporary, dpi=RESOLUTION, metadata=metadata[target.suffix])

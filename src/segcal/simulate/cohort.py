@@ -22,10 +22,10 @@ from segcal.simulate.truth import Truth
 
 Array = NDArray[np.float64]
 
-RANGE = 9.0
+RANGE = 11.0
 """Class scores D lie between plus and minus this."""
 
-CONTRAST = 8.0
+CONTRAST = 11.0
 """Class score of a class where it is, before texture."""
 
 WOBBLE = 2.0
@@ -122,7 +122,7 @@ class Simulation:
             distance = np.sqrt((((at - centre[:, None, None, None]) / radius[:, None, None, None]) ** 2).sum(0))
             covered = 0.5 + 0.5 * np.tanh(3 * (1 - distance))
             scores = (1 - covered) * scores + covered * CONTRAST * own[k]
-        scores += 1.3 * gaussian_fields(generator, count, design.shape, design.texture)
+        scores += 1.6 * gaussian_fields(generator, count, design.shape, design.texture)
         scores += design.effect * generator.standard_normal(count)[:, None, None, None]
         return np.asarray(RANGE * np.tanh(scores / RANGE))
 

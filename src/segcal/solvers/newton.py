@@ -113,7 +113,8 @@ def _descent(model: Vector, gradient: Vector) -> Vector:
         except np.linalg.LinAlgError:
             damping = max(10 * damping, 1e-14)
             continue
-        return -unit * np.asarray(scipy.linalg.cho_solve(factor, unit * gradient))
+        step: Vector = -unit * scipy.linalg.cho_solve(factor, unit * gradient)
+        return step
 
 
 def _accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slope: float) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 
 from segcal.solvers.query import Query, Solved, Steps
 
-
 _CONSTANT = "the objective does not depend on the temperature: all scores are equal"
 _FLAT = "the objective is flat from here on: the data do not bound the temperature"
 

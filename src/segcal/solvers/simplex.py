@@ -31,7 +31,7 @@ class SimplexNewton:
             if gap <= self.tolerance:
                 return Solved(x, found.value, float(np.abs(found.gradient).max()), gap, "Frank-Wolfe", True, count)
             direction = self._model(x, found) - x
-            slope = float(found.gradient @ direction)
+            slope = float((found.gradient - found.gradient @ x) @ direction)
             if slope >= 0:
                 return Solved(x, found.value, float(np.abs(found.gradient).max()), gap, "Frank-Wolfe", gap <= 1e-9, count)
             step = 1.0
@@ -64,7 +64,9 @@ class SimplexNewton:
         assert found.curvature is not None
         n = len(x)
         h = found.curvature + 1e-12 * np.trace(found.curvature) / n * np.eye(n)
-        linear = found.gradient - h @ x
+        # a constant in the gradient changes nothing on the simplex; without it, differences from x keep their digits
+        gradient = found.gradient - found.gradient @ x
+        linear = gradient - h @ x
         best, best_value = x, np.inf
         for size in range(1, n + 1):
             for face in combinations(range(n), size):
@@ -78,8 +80,8 @@ class SimplexNewton:
                 y = np.zeros(n)
                 y[index] = np.maximum(weights, 0)
                 y /= y.sum()
-                value = float(linear @ y + y @ h @ y / 2)
-                if value < best_value - 1e-18:
+                value = float(gradient @ (y - x) + (y - x) @ h @ (y - x) / 2)
+                if value < best_value:
                     best, best_value = y, value
         return best
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from segcal.cases import Window
@@ -49,9 +51,7 @@ def read_header(path: Path) -> Header:
     with readable(path):
         try:
             image = nibabel.load(path)
-        except nibabel.filebasedimages.ImageFileError as error:
-            raise ValueError(str(error)) from error
-        except nibabel.spatialimages.HeaderDataError as error:
+        except (ImageFileError, HeaderDataError) as error:
             raise ValueError(str(error)) from error
         if not isinstance(image, nibabel.Nifti1Image):
             raise TypeError(f"{type(image).__name__}, not one NIfTI file")

@@ -37,7 +37,7 @@ def learnable(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0, o
     rng = np.random.default_rng(seed)
     truth = 1.5 * rng.normal(size=(cases, 3, *shape))
     y = _drawn(rng, _softmax(truth))
-    z = 1.7 * truth + np.array([0.6, 0.0, -0.4]).reshape(1, 3, *(1 for _ in shape))
+    z = 1.7 * truth + np.array([1.2, 0.0, -0.9]).reshape(1, 3, *(1 for _ in shape))
     return z + (2 * rng.normal(size=(cases, 1, *shape)) if offsets else 0), y
 
 

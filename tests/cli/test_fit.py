@@ -1,0 +1,110 @@
+"""`segcal fit`: what it finds, what it keeps, what it refuses before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from segcal.calibrators import load
+
+
+def test_it_finds_the_temperature_and_keeps_cross_fitted_numbers(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cal.safetensors"
+    said = segcal("fit", *fitting.labelled, "--background", "0", "-o", path)
+    assert (said.code, said.err) == (0, "")
+    calibrator = load(path)
+    found = calibrator.maps[0].describe()["temperature"]
+    assert found == pytest.approx(fitting.temperature, rel=0.1)
+    kept = calibrator.crossfit
+    assert kept is not None
+    assert kept["folds"] == 5
+    assert kept["calibrated"]["nll"] < kept["uncalibrated"]["nll"]
+    assert kept["differences"]["nll"]["high"] < 0
+    assert "per_case" not in kept
+    assert "reliability" not in kept["calibrated"]
+    assert "Cross-fitted" in said.out
+    assert f"next: segcal evaluate HELDOUT --labels LABELS --calibrator {path}" in said.out
+    assert "95 % interval" in said.out
+
+
+def test_cross_fitted_numbers_do_not_depend_on_workers(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        assert segcal("fit", *fitting.labelled, "-o", tmp_path / f"{workers}.safetensors", "--workers", workers).code == 0
+    assert load(tmp_path / "1.safetensors").crossfit == load(tmp_path / "2.safetensors").crossfit
+
+
+def test_several_methods_make_a_folder(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    said = segcal("fit", *fitting.labelled, "--method", "ts,vs", "--lambda", "0.1", "-o", tmp_path / "cals", "--json")
+    assert said.code == 0
+    assert sorted(p.name for p in (tmp_path / "cals").iterdir()) == ["ts.safetensors", "vs.safetensors"]
+    found = said.json
+    assert found["crossfitted"] is True
+    assert set(found["methods"]) == {"ts", "vs"}
+    assert found["methods"]["vs"]["solution"]["settings"]["lambda"] == 0.1
+    assert found["methods"]["ts"]["crossfit"]["uncalibrated"] == found["methods"]["vs"]["crossfit"]["uncalibrated"]
+
+
+def test_methods_that_may_change_labels_are_named(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    said = segcal("fit", *fitting.labelled, "--method", "ts,vs", "--lambda", "0.01", "--no-crossfit", "-o", tmp_path / "cals")
+    assert "note: vs may change labels" in said.out
+    assert "No cross-fitted numbers: left out, as asked" in said.out
+    assert load(tmp_path / "cals" / "vs.safetensors").crossfit is None
+
+
+def test_one_group_is_fitted_and_says_why_there_are_no_numbers(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    said = segcal("fit", *fitting.labelled, "--groups", "^(p)", "-o", tmp_path / "cal.safetensors", "--json", tmp_path / "fit.json")
+    assert said.code == 0
+    assert "nothing can be held out" in said.out
+    assert "--groups" in said.out
+    assert load(tmp_path / "cal.safetensors").crossfit is None
+    assert json.loads((tmp_path / "fit.json").read_text())["crossfitted"] is False
+
+
+def test_an_existing_file_is_replaced_whole(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cal.safetensors"
+    path.write_bytes(b"something else")
+    assert segcal("fit", *fitting.labelled, "--no-crossfit", "-o", path).code == 0
+    assert load(path).method == "ts"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method", "magic"], "magic"),
+        (["--method", "ts,"], "''"),
+        (["--method", "ts", "--lambda", "0.1"], "--lambda"),
+        (["--method", "vs", "--lambda", "-1"], "lambda"),
+        (["--method", "dc", "--mu", "1"], "mu"),
+        (["--folds", "1"], "folds"),
+        (["--free-decision"], "--free-decision"),
+        (["--max-memory", "lots"], "--max-memory"),
+        (["--workers", "0"], "workers"),
+        (["--cases", "zz*"], "zz*"),
+    ],
+)
+def test_wrong_arguments_are_code_2_and_leave_nothing(segcal: Any, fitting: Any, tmp_path: Path, words: list[str], told: str) -> None:
+    said = segcal("fit", *fitting.labelled, "-o", tmp_path / "cal.safetensors", *words)
+    assert said.code == 2
+    assert told in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_methods_do_not_fit_into_one_file(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    assert segcal("fit", *fitting.labelled, "--method", "ts,ets", "-o", tmp_path / "cal.safetensors").code == 2
+    (tmp_path / "file").touch()
+    assert segcal("fit", *fitting.labelled, "--method", "ts,ets", "-o", tmp_path / "file").code == 3
+    assert segcal("fit", *fitting.labelled, "-o", tmp_path / "file" / "cal.safetensors").code == 3
+
+
+def test_labels_are_needed(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    said = segcal("fit", *fitting.words, "-o", tmp_path / "cal.safetensors")
+    assert said.code == 3
+    assert "--labels" in said.err
+
+
+def test_a_folder_is_taken_for_one_method_too(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    assert segcal("fit", *fitting.labelled, "--no-crossfit", "-o", tmp_path).code == 0
+    assert (tmp_path / "ts.safetensors").is_file()

@@ -1,0 +1,197 @@
+"""The command line as a whole: help, exit codes, messages, what is printed where."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segcal.cli
+from hypothesis import given
+from hypothesis import strategies as st
+from segcal.cli import COMMANDS, json_to_stdout, reflowed, run
+from segcal.cli import common as options
+
+NAMES = [c.__name__ for c in COMMANDS]
+
+
+def process(*words: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "segcal", *map(str, words)], capture_output=True, text=True, timeout=120, check=False, **settings)
+
+
+def test_help_names_every_command_in_the_order_of_use_and_no_other(segcal: Any) -> None:
+    said = segcal("--help")
+    assert said.code == 0
+    commands = said.out[said.out.index("Commands") :]
+    places = [commands.index(f" {name} ") for name in ("demo", "check", "fit", "evaluate", "apply", "inspect")]
+    assert places == sorted(places)
+    assert not any(f"│ {absent} " in said.out for absent in ("study", "audit", "export"))
+
+
+@pytest.mark.parametrize("name", ["study", "audit", "export", "bogus"])
+def test_what_is_not_built_is_wrong_usage(segcal: Any, name: str) -> None:
+    said = segcal(name)
+    assert said.code == 2
+    assert name in said.err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_of_a_command_shows_two_examples_and_explains_every_option(segcal: Any, name: str) -> None:
+    said = segcal(name, "--help")
+    assert said.code == 0
+    assert said.out.count(f"    segcal {name}") >= 2
+    assert "[default: ()]" not in said.out or "--cases" in said.out
+    bare = [line for line in said.out.splitlines() if line.startswith("│ ") and line[2:5].strip().startswith("--") and len(line.split("  ")) < 2]
+    assert bare == []
+
+
+@pytest.mark.parametrize("options_", [options.Scores, options.Labelled, options.Running])
+def test_every_shared_option_has_a_help_text(segcal: Any, options_: type) -> None:
+    shown = " ".join(segcal("fit", "--help").out.split())
+    for field in options_.__dataclass_fields__:  # type: ignore[attr-defined]
+        assert f"--{field.replace('_', '-')}" in shown
+    source = inspect.getsource(options_)
+    assert source.count('"""') // 2 - 1 + source.count("help=") == len(vars(options_)["__annotations__"])
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys; from segcal.cli import run; run(['--help']); run(['fit', '--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_from_a_process() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, segcal.__version__, "")
+
+
+def test_methods_in_the_help_are_those_there_are(segcal: Any) -> None:
+    from segcal.methods import REGISTERED
+
+    shown = " ".join(segcal("fit", "--help").out.replace("│", " ").split())
+    told = shown[shown.index("--method") : shown.index("--lambda")]
+    assert all(f"{name} (" in told or f"{name} and" in told for name in REGISTERED)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fit", "there"], "--output"),
+        (["fit"], "RESULTS"),
+        (["check", "there", "--bogus"], "--bogus"),
+        (["check", "there", "--pool", "median"], "median"),
+        (["fit", "there", "-o", "x", "--folds", "many"], "many"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_code_2(segcal: Any, words: list[str], told: str) -> None:
+    said = segcal(*words)
+    assert said.code == 2
+    assert said.out == ""
+    assert told in said.err
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+
+
+def test_an_error_is_one_message_without_a_traceback_from_a_process(tmp_path: Path) -> None:
+    done = process("check", tmp_path / "nowhere")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert str(tmp_path / "nowhere") in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(segcal: Any, tmp_path: Path) -> None:
+    said = segcal("check", tmp_path / "nowhere", "--debug")
+    assert said.code == 3
+    assert "Traceback" in said.err
+    assert "MissingError" in said.err
+
+
+def test_what_nobody_expected_is_not_swallowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("segcal.cli.opening.open_cohort", broken)
+    monkeypatch.setattr("segcal.cli.opening.cohort_of", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(["check", str(tmp_path)])
+
+
+def test_an_interruption_is_code_130(monkeypatch: pytest.MonkeyPatch, segcal: Any, tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segcal.cli.opening.cohort_of", interrupted)
+    said = segcal("check", tmp_path)
+    assert said.code == 130
+    assert "Traceback" not in said.err
+
+
+def test_a_log_holds_results_only(fitting: Any) -> None:
+    done = process("check", *fitting.labelled)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "next: segcal fit" in done.stdout
+
+
+def test_a_terminal_shows_progress(fitting: Any) -> None:
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "segcal", "check", *fitting.labelled, "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}) as running:
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(leader, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        out = running.stdout.read() if running.stdout is not None else b""
+    os.close(leader)
+    assert running.returncode == 0
+    assert b"checking cases" in shown
+    assert b"checking cases" not in out
+    assert b"\x1b" not in out
+
+
+def test_quiet_prints_nothing_but_errors(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    said = segcal("check", *fitting.labelled, "--quiet", "--json", tmp_path / "check.json")
+    assert (said.code, said.out, said.err) == (0, "", "")
+    assert (tmp_path / "check.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["inspect", "cal.safetensors", "--json"], ["inspect", "cal.safetensors", "--json=-"]),
+        (["inspect", "--json", "cal.safetensors"], ["inspect", "--json=-", "cal.safetensors"]),
+        (["inspect", "cal.safetensors", "--json", "a.json"], ["inspect", "cal.safetensors", "--json=a.json"]),
+        (["check", "R", "--json", "-"], ["check", "R", "--json=-"]),
+        (["check", "R", "--json", "--quiet"], ["check", "R", "--json=-", "--quiet"]),
+    ],
+)
+def test_json_without_a_file_is_stdout(words: list[str], read: list[str]) -> None:
+    assert json_to_stdout(words) == read
+
+
+@given(st.lists(st.sampled_from(["check", "R", "--json", "-", "a.json", "c.safetensors", "--quiet", "-o"])))
+def test_words_that_are_not_json_stay_as_they_are(words: list[str]) -> None:
+    read = json_to_stdout(words)
+    assert sum(w.startswith("--json=") for w in read) == words.count("--json")
+    assert json_to_stdout(read) == read
+    if "--json" not in words:
+        assert read == words
+
+
+def test_paragraphs_are_left_to_the_terminal_and_examples_are_not() -> None:
+    text = "One line.\n\nTwo\nlines.\n\n    an example\n    another\n\nParameters\n----------\nx\n    None."
+    assert reflowed(text) == "One line.\n\nTwo lines.\n\n    an example\n    another"

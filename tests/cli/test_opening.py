@@ -1,0 +1,102 @@
+"""Options become cohorts, groups and sizes; a calibrator stands in for what was not given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from segcal.calibrators import load
+from segcal.cli.common import Labelled, Running, Scores, typed
+from segcal.cli.opening import cohort_of, engine_of, grouped, memory_of
+from segcal.errors import MissingError, UsageError
+from segcal.head import Softmax
+
+
+@pytest.mark.parametrize(("text", "size"), [("4GB", 2**32), ("512MB", 2**29), ("512MiB", 2**29), ("0.5g", 2**29), (" 300 M ", 300 * 2**20), ("268435456", 2**28)])
+def test_sizes(text: str, size: int) -> None:
+    assert memory_of(text) == size
+
+
+@given(st.integers(1, 10**6), st.sampled_from("KMGT"), st.sampled_from(["", "B", "iB"]))
+def test_units_are_powers_of_1024(number: int, unit: str, ending: str) -> None:
+    assert memory_of(f"{number}{unit}{ending}") == number * 1024 ** ("KMGT".index(unit) + 1)
+
+
+@pytest.mark.parametrize("text", ["", "much", "4 gigs", "-1GB", "4GBB", "1e3"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="max-memory"):
+        memory_of(text)
+
+
+def test_too_little_memory_is_said_before_any_work() -> None:
+    with pytest.raises(UsageError, match="256 MiB"), engine_of(Running(max_memory="1MB")):
+        pass
+
+
+def test_no_bars_in_a_log() -> None:
+    with engine_of(Running(workers=1)) as engine:
+        engine.progress.start("nothing", 1)
+        engine.progress.step()
+        assert type(engine.progress).__name__ == "Silent"
+
+
+def test_groups_by_pattern_table_and_runs(fitting: Any, tmp_path: Path) -> None:
+    cohort = cohort_of(fitting.results, Labelled(labels=fitting.labels))
+    ids = [c.id for c in cohort]
+    assert len(set(cohort.groups)) == len(ids)
+    assert set(grouped(cohort, r"p0([0-3])|p0([4-7])" if False else "p(0)").groups) == {"0"}
+    assert grouped(cohort, "consecutive:3").groups == tuple(ids[k - k % 3] for k in range(len(ids)))
+    assert grouped(cohort, "consecutive:3:^(p)").groups == grouped(cohort, "consecutive:3").groups
+    table = tmp_path / "groups.tsv"
+    table.write_text("case\tgroup\n" + "".join(f"{i}\tg{k // 2}\n" for k, i in enumerate(ids)))
+    assert grouped(cohort, str(table)).groups == tuple(f"g{k // 2}" for k in range(len(ids)))
+
+
+def test_groups_that_cannot_be_had(fitting: Any, tmp_path: Path) -> None:
+    cohort = cohort_of(fitting.results, Labelled(labels=fitting.labels))
+    with pytest.raises(UsageError, match="source"):
+        grouped(cohort, "source")
+    with pytest.raises(UsageError, match="no group"):
+        grouped(cohort, "subject_(x)")
+    with pytest.raises(UsageError, match="regular expression"):
+        grouped(cohort, "(")
+    with pytest.raises(MissingError, match=r"groups\.csv"):
+        grouped(cohort, str(tmp_path / "groups.csv"))
+
+
+def test_cases_and_classes(fitting: Any) -> None:
+    cohort = cohort_of(fitting.results, Scores(cases=("p00", "p0[67]"), classes=("a", "b", "c")))
+    assert [c.id for c in cohort] == ["p00", "p06", "p07"]
+    assert cohort.head.classes == ("a", "b", "c")
+
+
+def test_what_the_calibrator_remembers_stands_in(fitting: Any, heldout: Any, calibrator: Path) -> None:
+    loaded = load(calibrator)
+    plain = cohort_of(heldout.results, Labelled(labels=heldout.labels)).head
+    as_fitted = cohort_of(heldout.results, Labelled(labels=heldout.labels), loaded).head
+    told = cohort_of(heldout.results, Labelled(labels=heldout.labels, background="none"), loaded).head
+    assert isinstance(plain, Softmax)
+    assert isinstance(as_fitted, Softmax)
+    assert isinstance(told, Softmax)
+    assert (plain.background, as_fitted.background, told.background) == (None, 0, None)
+
+
+def test_the_calibrators_pooling_stands_in(cohort_writer: Any, tmp_path: Path, segcal: Any) -> None:
+    folder = cohort_writer(tmp_path / "ensemble", ["a", "b", "c"], members=2)
+    path = tmp_path / "cal.safetensors"
+    assert segcal("fit", *folder.labelled, "--pool", "logits", "-o", path).code == 0
+    assert cohort_of(folder.results, Scores(), load(path)).pool == "logits"
+    assert cohort_of(folder.results, Scores(pool="probs"), load(path)).pool == "probs"
+    assert cohort_of(folder.results, Scores()).pool == "probs"
+
+
+def test_options_can_be_typed_again() -> None:
+    given = Labelled(labels=Path("my labels"), pool="logits", groups=r"s_(\d+)", ignore_index=255, background=0, cases=("a*",), zyx=True, channel_axis=-1, classes=("a", "b"))
+    words = given.words()
+    assert typed("segcal", "fit", words).startswith("segcal fit --labels 'my labels' --pool logits --groups 's_(\\d+)' --ignore-index 255")
+    assert words[words.index("--cases") + 1] == "a*"
+    assert "--zyx" in words
+    assert Labelled().words() == []

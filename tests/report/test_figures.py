@@ -1,0 +1,107 @@
+"""Figures: complete files that say the numbers they were given, the same bytes for the same numbers, and errors that leave nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from segcal import evaluate_arrays
+from segcal.errors import ShapeError, UsageError
+from segcal.report import figures
+from segcal.statistics import Estimate, clustered_mean
+
+
+def block(sharpness: float, seed: int = 0) -> dict[str, Any]:
+    """Numbers of a made-up evaluation: labels follow a softmax, probabilities are that softmax sharpened."""
+    generator = np.random.default_rng(seed)
+    scores = generator.normal(0, 1.5, (2, 3, 4000))
+    labels = (scores + generator.gumbel(size=scores.shape)).argmax(1)
+    p = np.exp(sharpness * scores)
+    return evaluate_arrays(p / p.sum(1, keepdims=True), labels)
+
+
+def estimate(mean: float, spread: float = 0.02) -> Estimate:
+    return clustered_mean(mean + spread * np.random.default_rng(0).normal(size=8), list(range(8)))
+
+
+BEFORE, AFTER = block(2.5), block(1.0)
+FOUND = {"uncalibrated": estimate(0.2), "ts": estimate(0.03, 0.005), "dc": estimate(0.004, 0.001)}
+SLICE = np.arange(24).reshape(4, 6) % 3
+DRAW: dict[str, Callable[[Path], Path]] = {
+    "reliability": lambda path: figures.reliability(BEFORE, AFTER, path, title="made up"),
+    "gains": lambda path: figures.gains({"ts": estimate(-0.1), "dc": estimate(-0.15)}, path, highlight="dc"),
+    "distances": lambda path: figures.distances(FOUND, path, highlight="dc"),
+    "error_maps": lambda path: figures.error_maps(SLICE, SLICE, {"before": SLICE / 9, "truth": SLICE / 5}, ("air", "bone", "fat"), path, aspect=1.3),
+}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_picture_is_written(name: str, tmp_path: Path) -> None:
+    path = DRAW[name](tmp_path / "deep" / f"{name}.png")
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert min(pixels.shape) > 150
+    # something is drawn, and most of the page is left white
+    assert 0.005 < np.mean(pixels < 200) < 0.6
+    # nothing is cut off: the outermost pixels are white
+    assert all((edge > 250).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_the_same_numbers_give_the_same_bytes(name: str, ending: str, tmp_path: Path) -> None:
+    first, again = DRAW[name](tmp_path / f"a{ending}"), DRAW[name](tmp_path / f"b{ending}")
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_reliability_says_the_numbers(tmp_path: Path) -> None:
+    # matplotlib leaves each text of an SVG in a comment beside its outlines
+    text = figures.reliability(BEFORE, AFTER, tmp_path / "r.svg", names=("as predicted", "calibrated")).read_text()
+    for found in ("as predicted", "calibrated", f"ECE  {BEFORE['ece']:.1%}", f"ECE  {AFTER['ece']:.1%}", f"NLL  {AFTER['nll']:.3f}"):
+        assert f"<!-- {found} -->" in text
+    assert BEFORE["ece"] > 2 * AFTER["ece"]
+
+
+def test_methods_are_named(tmp_path: Path) -> None:
+    text = figures.distances(FOUND, tmp_path / "d.svg").read_text()
+    assert all(f"<!-- {name} -->" in text for name in FOUND)
+
+
+def test_a_method_without_a_number_or_an_interval(tmp_path: Path) -> None:
+    alone = clustered_mean([0.5], ["one"])
+    nothing = clustered_mean([], [])
+    assert math.isnan(alone.standard_error)
+    for draw in (figures.gains, figures.distances):
+        text = draw({"alone": alone, "nothing": nothing}, tmp_path / "f.svg").read_text()
+        assert "<!-- alone -->" in text
+        assert "<!-- nothing -->" not in text
+
+
+def test_nothing_to_draw_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    empty = {**BEFORE, "reliability": {**BEFORE["reliability"], "counts": [0] * 15}}
+    for attempt in (
+        lambda: figures.reliability(BEFORE, {**AFTER, "reliability": None}, tmp_path / "f.png"),
+        lambda: figures.reliability(empty, AFTER, tmp_path / "f.png"),
+        lambda: figures.gains({}, tmp_path / "f.png"),
+        lambda: figures.distances({"a": clustered_mean([0.0, 0.0], ["a", "b"])}, tmp_path / "f.png"),
+        lambda: figures.error_maps(SLICE, SLICE, {}, ("a", "b", "c"), tmp_path / "f.png"),
+        lambda: figures.gains(FOUND, tmp_path / "f.docx"),
+    ):
+        with pytest.raises(UsageError):
+            attempt()
+    with pytest.raises(ShapeError, match="predicted: found shape"):
+        figures.error_maps(SLICE, SLICE[:2], {"e": SLICE / 9}, ("a", "b", "c"), tmp_path / "f.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    DRAW["reliability"](tmp_path / "r.png")
+    assert dict(matplotlib.rcParams) == before
