@@ -143,9 +143,8 @@ def run(pool: Pool, args: argparse.Namespace) -> dict[str, Any]:
         csv.writer(file).writerows([("case", "group"), *groups.items()])
     fit, test = halves(groups)
     scores, labels = inputs(root, pool)
-    common = [*scores, *labels]
-    if pool.pool:
-        common += ["--pool", pool.pool]
+    how = ["--pool", pool.pool] if pool.pool else []
+    common = [*scores, *labels, *how]
     if pool.dataset == "camvid" and "npz" in pool.options:
         common += ["--ignore-index", "255"]
     if pool.dataset != "camvid" and "npz" in pool.options:
@@ -166,11 +165,11 @@ def run(pool: Pool, args: argparse.Namespace) -> dict[str, Any]:
     for method in ("ts", "ets", "dc"):
         out = root / f"applied-{method}-{pool.pool}-{pool.members}"
         maps = ["--maps", "entropy,confidence,error"] if pool.maps and method == "dc" else []
-        segcal("apply", str(cals / f"{method}.safetensors"), *common, *_cases(test), "-o", str(out), "--overwrite", "--workers", "2", "--quiet", *maps)
+        segcal("apply", str(cals / f"{method}.safetensors"), *scores, *how, *_cases(test), "-o", str(out), "--overwrite", "--workers", "2", "--quiet", *maps)
         counts[method] = compare(out, scores, test, pool)
     seconds = {"check": checked - started, "fit": fitted - checked, "evaluate": evaluated - fitted, "apply": time.perf_counter() - evaluated}
-    print(f"{pool.title}: {({k: round(v, 1) for k, v in seconds.items()})}", flush=True)
-    return {"pool": pool.title, "fit_cases": len(fit), "test_cases": len(test), "groups": len(set(groups.values())), "results": results, "written": counts}
+    print(f"{pool.title}: { ({k: round(v, 1) for k, v in seconds.items()}) }", flush=True)
+    return {"seconds": seconds, "pool": pool.title, "fit_cases": len(fit), "test_cases": len(test), "groups": len(set(groups.values())), "results": results, "written": counts}
 
 
 def _cases(names: list[str]) -> list[str]:

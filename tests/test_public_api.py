@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+
 import segcal
 from segcal.methods import REGISTERED
 
@@ -34,7 +35,14 @@ PUBLIC = {
     "open_cohort",
 }
 
-METHODS = {"ts": "TemperatureScaling", "ets": "EnsembleTemperatureScaling", "vs": "VectorScaling", "ms": "MatrixScaling", "ms-c": "ConstrainedMatrixScaling", "dc": "DirichletCalibration"}
+METHODS = {
+    "ts": "TemperatureScaling",
+    "ets": "EnsembleTemperatureScaling",
+    "vs": "VectorScaling",
+    "ms": "MatrixScaling",
+    "ms-c": "ConstrainedMatrixScaling",
+    "dc": "DirichletCalibration",
+}
 
 
 def test_public_names() -> None:

@@ -1,8 +1,8 @@
 """Applying a calibrator to a cohort, case by case, block by block, into a sink.
 
 Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on request: `entropy` (nats, of the calibrated
-distribution; the largest of the regions'), `confidence` (probability of the decided label; the smallest of the regions'), `error` (probability that the *delivered* label map is wrong
-there; for regions the largest of the regions' error probabilities, a lower bound), `probability` (per class). What a case reports: voxels, padding, flips, and how often
+distribution; the largest of the regions'), `confidence` (probability of the decided label; the smallest of the regions'), `error` (probability that the
+*delivered* label map is wrong there; for regions the largest of the regions' error probabilities, a lower bound), `probability` (per class). What a case reports: voxels, padding, flips, and how often
 the delivered label map differs from the arg max of its own scores (post-processing). A case without a delivered map uses the arg max.
 """
 
@@ -23,6 +23,7 @@ from segcal.errors import UsageError
 from segcal.head import Head, Softmax
 from segcal.journal import Scratch
 from segcal.matching import check_match
+from segcal.scores import FLOOR
 from segcal.sinks import Delivered, Sink, Writer
 
 PROBABILITY = "probability"
@@ -98,10 +99,11 @@ class AppliedCase:
 
 
 def _published(block: Block, head: Head) -> Tensor:
-    """The scores themselves as float32 probabilities."""
+    """The scores themselves as float32 probabilities. What lies at the floor of the logarithm is a probability that was stored as less: padding holds zeros."""
     if block.kind == "probs":
         return block.scores.float()
-    return head.probabilities(head.canonical(block.scores, block.kind)).float()
+    p = head.probabilities(head.canonical(block.scores, block.kind))
+    return torch.where(p <= FLOOR, 0.0, p).float()
 
 
 def _label_map(block: Block, head: Head) -> Tensor:

@@ -257,6 +257,13 @@ class Cohort(Sequence[Case]):
         if twice:
             raise UsageError(self.name, found=f"case names used twice: {sorted(twice)[:3]}", expected="one name a case", do="Rename the files.")
         for case in self.cases:
+            if len(case.scores) != len(self.cases[0].scores):
+                raise ShapeError(
+                    f"case {case.id}",
+                    found=f"{len(case.scores)} members",
+                    expected=f"{len(self.cases[0].scores)} as in case {self.cases[0].id}",
+                    do="Every case needs the predictions of the same members; predict the missing ones or leave the case out.",
+                )
             channels = case.scores[0].channels
             if channels != self.head.channels:
                 raise ShapeError(
@@ -368,7 +375,7 @@ class CaseReader:
         labels = None
         if self.label_window is not None and case.labels is not None:
             labels = self._labels(start, stop)
-            check_labels(cohort.head, labels, case.labels.where)
+            check_labels(cohort.head, labels[role != OUTSIDE] if self.mask_window is not None else labels, case.labels.where)
             if cohort.head.ignore is not None:
                 role = torch.where((role == SCORED) & (labels == cohort.head.ignore), IGNORED, role).to(torch.uint8)
         return Block(self.index, start, scores, cohort.pooled_kind, labels, role)
@@ -425,7 +432,8 @@ class CaseReader:
         assert self.label_window is not None
         raw = self.label_window.read(start, stop)
         if raw.dtype.kind == "f":
-            whole = raw.astype(np.int64)
+            with np.errstate(invalid="ignore"):  # NaN becomes some integer, and differs from it below
+                whole = raw.astype(np.int64)
             field_ = self.cohort.cases[self.index].labels
             if field_ is not None and not np.array_equal(whole, raw):
                 raise LabelError(

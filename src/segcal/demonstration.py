@@ -1,7 +1,7 @@
 """What `segcal demo` does: the whole way from an ensemble's predictions to calibrated probabilities, on a cohort whose true probabilities are known.
 
-FOLDER receives `fitting` and `heldout` (five networks each, as nnU-Net leaves them, with labels), `calibrators`, `calibrated` (the held-out cases with the best calibrator applied) and
-`figures`. Labels were drawn from a known posterior, so beside NLL, ECE and the rest there is the distance of each method to the truth.
+FOLDER receives `fitting` and `heldout` (five networks each, as nnU-Net leaves them, with labels), `calibrators`, `calibrated` (the held-out cases with the best calibrator applied)
+and `figures`. Labels were drawn from a known posterior, so beside NLL, ECE and the rest there is the distance of each method to the truth.
 Promises: the same numbers for the same seed, any engine and any number of workers; every number of the table is of cases no calibrator has seen; the best method is chosen by
 cross-fitting on the fitting cases, not on the held-out ones. A FOLDER that is not empty: OutputError. Costs: under a minute on two cores, 60 MB of disk.
 """
@@ -102,7 +102,8 @@ def run(
     """Make the cohort in `folder` and take it all the way; `echo` is told, a line at a time, what is being done. `truth`: by default a general distortion drawn from `seed`."""
     root = Path(folder)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise OutputError(str(root), found="a folder that is not empty" if root.is_dir() else "a file", expected="a new or an empty folder", do="Choose another folder, or delete this one.")
+        found = "a folder that is not empty" if root.is_dir() else "a file"
+        raise OutputError(str(root), found=found, expected="a new or an empty folder", do="Choose another folder, or delete this one.")
     design = design or Design()
     simulation = Simulation(design, truth or Truth.general(len(design.classes), seed), seed)
 
@@ -135,7 +136,10 @@ def run(
 
 
 def distances_to_truth(cohort: Cohort, truth: Truth, calibrators: Mapping[str, Calibrator], engine: Engine) -> dict[str, Estimate]:
-    """Mean over cases of KL(q || p) in nats a voxel, uncalibrated first, with standard errors clustered by group; one pass. The cohort's pooled scores must be those `truth` acts on."""
+    """Mean over cases of KL(q || p) in nats a voxel, uncalibrated first, with standard errors clustered by group; one pass.
+
+    The cohort's pooled scores must be those `truth` acts on.
+    """
     asks = {UNCALIBRATED: Ask(DistanceToTruth(truth), by_case=True)}
     asks |= {name: Ask(DistanceToTruth(truth, calibrator.through(0)), by_case=True) for name, calibrator in calibrators.items()}
     answers, _ = engine.survey(cohort, asks)

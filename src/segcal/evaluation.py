@@ -29,7 +29,10 @@ Fitted = Literal["refuse", "exclude", "include"]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Numbers of a cohort before and after. `differences`: calibrated minus uncalibrated, mean over cases. `in_sample`: cases the calibrator was fitted on. `notes`: what a reader must know."""
+    """Numbers of a cohort before and after.
+
+    `differences`: calibrated minus uncalibrated, mean over cases. `in_sample`: cases the calibrator was fitted on. `notes`: what a reader must know.
+    """
 
     cohort: Cohort
     uncalibrated: Summary

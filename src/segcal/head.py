@@ -103,7 +103,10 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Regions:
-    """One sigmoid a region, as nnU-Net's region-based training: `members[r]` are the labels that make up region r, `order[r]` the label written where region r is decided, later regions over earlier ones."""
+    """One sigmoid a region, as nnU-Net's region-based training.
+
+    `members[r]`: the labels that make up region r. `order[r]`: the label written where region r is decided, later regions over earlier ones.
+    """
 
     names: tuple[str, ...]
     members: tuple[tuple[int, ...], ...]
@@ -117,6 +120,14 @@ class Regions:
                 found=f"{len(self.names)} names, {len(self.members)} member lists, {len(self.order)} entries of regions_class_order",
                 expected="one of each a region",
                 do="Check `labels` and `regions_class_order` in dataset.json.",
+            )
+        empty = [name for name, member in zip(self.names, self.members, strict=True) if not member or min(member) < 0]
+        if empty:
+            raise UsageError(
+                "regions",
+                found=f"region {empty[0]!r} of labels {self.members[self.names.index(empty[0])]}",
+                expected="at least one label a region, from 0 on",
+                do="Check `labels` in dataset.json.",
             )
 
     @property

@@ -55,7 +55,7 @@ def explained(target: Path) -> Iterator[None]:
             raise OutputError(
                 str(target), found="no space left on the disk", expected="room for the output", do="Free some space or choose another folder; nothing partial was left behind."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG):
             raise OutputError(str(target), found=os.strerror(error.errno), expected="a place that can be written to", do="Choose another output path.") from error
         raise
 
@@ -85,8 +85,11 @@ class Scratch:
         """A path for a new file, used by nobody else."""
         with self._lock:
             if self._folder is None:
-                base = os.environ.get("SEGCAL_SCRATCH")
-                self._folder = Path(tempfile.mkdtemp(prefix="segcal-", dir=base))
+                base = os.environ.get("SEGCAL_SCRATCH") or tempfile.gettempdir()
+                if not Path(base).is_dir():
+                    raise OutputError(base, found="no folder", expected="a folder for temporary files", do="Make it, or name another one in the environment variable SEGCAL_SCRATCH.")
+                with explained(Path(base)):
+                    self._folder = Path(tempfile.mkdtemp(prefix="segcal-", dir=base))
             self._count += 1
             return self._folder / f"{self._count}-{name}"
 

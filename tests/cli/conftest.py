@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from segcal.cli import run
 from segcal.simulate import Design, Simulation, Truth, write_nnunet
 
@@ -81,7 +82,8 @@ def segcal(capsys: pytest.CaptureFixture[str]) -> Call:
     def call(*words: object) -> Said:
         capsys.readouterr()
         commands = [str(w) for w in words]
-        code = run([*commands, "--workers", "1"] if commands and not commands[0].startswith("-") and "--help" not in commands else commands)
+        plain = not commands or commands[0].startswith("-") or {"--help", "--workers"} & set(commands)
+        code = run(commands if plain else [*commands, "--workers", "1"])
         said = capsys.readouterr()
         return Said(code, said.out, said.err)
 

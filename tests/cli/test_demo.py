@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from segcal import demonstration
 from segcal.cli import run
 from segcal.cli.demo import free
@@ -21,6 +22,7 @@ def test_the_commands_it_prints_do_the_same(segcal: Any, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     design = Design(classes=("background", "organ"), shape=(6, 16, 16), margin=(1, 2, 2), members=2)
     monkeypatch.setattr(demonstration, "run", functools.partial(demonstration.run, design=design, fitting=6, held_out=3))
+    monkeypatch.setattr(demonstration, "METHODS", ("ts", "dc"))
     said = segcal("demo", "--json", tmp_path / "demo.json")
     assert (said.code, said.err) == (0, "")
     rows = [line.split() for line in said.out.splitlines() if line.split() and line.split()[0] in ("uncalibrated", *demonstration.METHODS)]

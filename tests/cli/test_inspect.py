@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import segcal as package
 
 CONTRACT = {"method", "classes", "kind", "pool", "parameters", "guarantees", "solution", "data", "versions"}

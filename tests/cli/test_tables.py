@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from segcal.cli.tables import interval, number, short, write_cases
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(None, "-"), (0, "0"), (0.25, "0.2500"), (0.0005, "0.0005"), (0.00012, "1.2e-04"), (-0.0123, "-0.0123")]
-)
+@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0, "0"), (0.25, "0.2500"), (0.0005, "0.0005"), (0.00012, "1.2e-04"), (-0.0123, "-0.0123")])
 def test_numbers(value: float | None, shown: str) -> None:
     assert number(value) == shown
 

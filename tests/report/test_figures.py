@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+
 from segcal import evaluate_arrays
 from segcal.errors import ShapeError, UsageError
 from segcal.report import figures

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
+
 from segcal.errors import ShapeError, UsageError
 from segcal.head import Softmax
 from segcal.pooling import pool_members

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+
 from segcal.errors import UsageError
 from segcal.simulate import gaussian_fields, gumbel_fields
 

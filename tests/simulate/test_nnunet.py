@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+
 import segcal
 from segcal.cases import PADDING
 from segcal.errors import MissingError, OutputError

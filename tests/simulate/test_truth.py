@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from segcal import accumulate
 from segcal.calibrators import AffineMap
 from segcal.cases import Rows

@@ -11,7 +11,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -19,7 +19,7 @@ import torch
 
 from segcal import accumulate
 from segcal.accumulate import State
-from segcal.cases import SCORED, Block, Cohort, Prepared, Record, Rows
+from segcal.cases import Block, Cohort, Prepared, Record, Rows
 from segcal.engines.ask import Ask, Level, Through
 from segcal.engines.pinned import CaseFile, Chunk, Pinned, Shelf, Stored
 from segcal.errors import SegcalError, UsageError
@@ -94,8 +94,8 @@ class Engine(ABC):
         """Threads that work at once."""
 
     @abstractmethod
-    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
-        """`work` of every item, results in any order; the first error is raised."""
+    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
+        """`work` of every item, results in any order; the first error is raised. When it is closed, no work is under way."""
 
     def pin(self, cohort: Cohort) -> Pinned:
         """Read a labelled cohort once and keep its scored rows. Close the result (`with engine.pin(...) as pinned`) to remove its files."""
@@ -121,8 +121,7 @@ class Engine(ABC):
 
         self.progress.start("reading cases", len(cohort))
         try:
-            for _ in self._each(work, range(len(cohort))):
-                continue
+            self._all(work, range(len(cohort)))
         except BaseException:
             scratch.__exit__()
             raise
@@ -144,8 +143,7 @@ class Engine(ABC):
                 pinned.sample_passes += 1
                 work = _chunk_work(pinned.cohort.head, pending)
                 items = pinned.chunks(level)
-            for partial in self._each(work, items):
-                answers.add(partial)
+            self._all(work, items, answers.add)
         return answers.done()
 
     def survey(self, cohort: Cohort, asks: Mapping[K, Ask]) -> tuple[dict[K, Any], list[Record]]:
@@ -170,8 +168,7 @@ class Engine(ABC):
             return total
 
         self.progress.start("scoring cases", len(cohort))
-        for partial in self._each(work, range(len(cohort))):
-            answers.add(partial)
+        self._all(work, range(len(cohort)), answers.add)
         return answers.done(), [records[i] for i in range(len(cohort))]
 
     def map(self, cohort: Cohort, mapper: Mapper, what: str = "writing cases") -> list[Outcome]:
@@ -191,17 +188,18 @@ class Engine(ABC):
             self.progress.step()
 
         self.progress.start(what, len(cohort))
-        for _ in self._each(work, range(len(cohort))):
-            continue
+        self._all(work, range(len(cohort)))
         return [outcomes[i] for i in range(len(cohort))]
 
     def _scratch(self, cohort: Cohort) -> Scratch:
         """A reader's budget: a fifth of the memory, shared by all workers and all fields a case may have open."""
         return Scratch(self.max_memory // (5 * self.workers * (cohort.members + 3)))
 
-    def _each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
-        with one_thread():
-            yield from self.each(work, items)
+    def _all(self, work: Callable[[T], Any], items: Iterable[T], take: Callable[[Any], object] = lambda result: None) -> None:
+        """Do all the work and `take` each result; whatever happens, no worker is left running when this returns."""
+        with one_thread(), contextlib.closing(self.each(work, items)) as results:
+            for result in results:
+                take(result)
 
 
 @contextlib.contextmanager
@@ -295,8 +293,3 @@ def _chunk_work(head: Head, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any
         return total
 
     return work
-
-
-def scored(block: Block) -> int:
-    """Scored voxels of a block."""
-    return int((block.role == SCORED).sum())

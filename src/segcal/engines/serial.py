@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from segcal.engines.engine import Engine
@@ -18,6 +18,6 @@ class Serial(Engine):
         """One."""
         return 1
 
-    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
+    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
         """Results in the order of the items."""
-        return map(work, items)
+        yield from map(work, items)

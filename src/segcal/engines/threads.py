@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -14,21 +14,26 @@ from segcal.errors import UsageError
 T = TypeVar("T")
 
 
+SHARE = 32 * MIB
+"""Memory that one thread's passing arrays may take: blocks hold at most 2 MiB of numbers, and some ten arrays of that size live at once."""
+
+
 class Threads(Engine):
-    """`workers` threads (default: the cores this process may use); at most twice as many items are under way, so memory stays bounded."""
+    """`workers` threads (default: the cores this process may use), but no more than 2/5 of `max_memory` has room for; at most twice as many items are under way."""
 
     def __init__(self, workers: int | None = None, max_memory: int = 4096 * MIB, progress: Progress | None = None) -> None:
         super().__init__(max_memory, progress)
-        self._workers = default_workers() if workers is None else workers
-        if self._workers < 1:
+        wanted = default_workers() if workers is None else workers
+        if wanted < 1:
             raise UsageError("workers", found=str(workers), expected="1 or more", do="Leave --workers out to use every core.")
+        self._workers = min(wanted, 2 * max_memory // 5 // SHARE)
 
     @property
     def workers(self) -> int:
         """Threads."""
         return self._workers
 
-    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
+    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
         """Results as they come; after an error nothing new is started, and it is raised."""
         if self._workers == 1:
             yield from map(work, items)

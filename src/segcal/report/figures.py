@@ -1,7 +1,7 @@
 """Figures of an evaluation: reliability before and after, gains by method with their intervals, distances to a known truth, and maps of one slice.
 
-Each takes numbers that were already computed and writes one file, whose ending (.png, .svg, .pdf) chooses the format; it returns the path. Promises: colours that colour-blind readers
-can tell apart (Okabe and Ito), text of at least 7 points at a column's or a page's width, no display and no global state of matplotlib, a file that is complete or absent.
+Each takes numbers that were already computed and writes one file, whose ending (.png, .svg, .pdf) chooses the format; it returns the path. Promises: colours that colour-blind
+readers can tell apart (Okabe and Ito), text of at least 7 points at a column's or a page's width, no display and no global state of matplotlib, a file that is complete or absent.
 What is empty is left out: a bin without voxels has no point, a method without an interval has no whisker. Nothing at all to draw: UsageError.
 """
 
@@ -62,7 +62,7 @@ def reliability(before: Block, after: Block, path: StrPath, *, names: tuple[str,
     """
     for block, name in zip((before, after), names, strict=True):
         if block.get("reliability") is None or not sum(block["reliability"]["counts"]):
-            raise UsageError(f"block '{name}'", found="no reliability curve", expected="one over at least one voxel", do="For regions, draw each region's own block under 'regions'.")
+            raise UsageError(f"block '{name}'", found="no reliability curve", expected="one over some voxels", do="For regions, draw the own block of each, under 'regions'.")
     top = max(max(_shares(b)) for b in (before, after))
     with _drawing(path, 6.4, 4.3 if title else 4.1) as figure:
         grid = figure.add_gridspec(2, 2, height_ratios=(4.5, 1), wspace=0.07)

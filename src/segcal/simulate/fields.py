@@ -24,7 +24,7 @@ def gaussian_fields(generator: np.random.Generator, count: int, shape: Sequence[
     Two voxels d apart have correlation exp(-d^2 / (4 length^2)) up to the period of the grid; a length of 0 leaves that axis white. UsageError for lengths that are not such.
     """
     if len(lengths) != len(shape) or any(not (np.isfinite(v) and v >= 0) for v in lengths):
-        raise UsageError("lengths", found=str(tuple(lengths)), expected=f"{len(shape)} numbers of 0 or more, one an axis", do="Give the width of the kernel in voxels along each axis.")
+        raise UsageError("lengths", found=str(tuple(lengths)), expected=f"{len(shape)} numbers of 0 or more, one an axis", do="Give the width of the kernel along each axis.")
     noise = generator.standard_normal((count, *shape))
     if noise.size == 0:
         return noise

@@ -71,6 +71,8 @@ class Newton:
                 step = _shorter(found, answer, step, slope)
                 if gain <= 1e-15 * max(1.0, abs(found.value)):
                     break
+            if not accepted and count >= self.most:
+                break
             if not accepted:
                 if formed_here or gain <= 1e-15 * max(1.0, abs(found.value)):
                     converged, notes = gain <= 1e-12 * max(1.0, abs(found.value)), ("rounding ends the descent",)

@@ -182,7 +182,7 @@ ACCUMULATOR_LAWS: tuple[Law[Factory], ...] = (
 
 
 def check_accumulator(make: Factory) -> None:
-    """Check all laws of accumulators on `make`: number of classes to a new accumulator. Raises LawBroken, or an ExceptionGroup of several."""
+    """Check all laws of accumulators on `make`: number of classes to a new accumulator. Raises BrokenLawError, or an ExceptionGroup of several."""
     check_all(ACCUMULATOR_LAWS, make)
 
 

@@ -1,7 +1,8 @@
 """Laws of calibrators: what is delivered, to whom, in which shape, and that it survives a file.
 
-The subject is a fitted or hand-made `Calibrator` of any head. Costs: about two seconds. The label that must be kept is the one NumPy's arg max finds in the scores as they were given, in
-their own type; for regions, the side of 0.5 (of 0 for logits). Scores are tried in every kind that the calibrator takes, in float32 and float64.
+The subject is a fitted or hand-made `Calibrator` of any head. Costs: about two seconds. The label that must be kept is the one NumPy's arg max finds in the
+scores as they were given, in their own type; for regions, the side of 0.5 (of 0 for logits). Scores are tried in every kind that the calibrator takes, in
+float32 and float64.
 """
 
 from __future__ import annotations
@@ -278,5 +279,5 @@ CALIBRATOR_LAWS: tuple[Law[Calibrator], ...] = (
 
 
 def check_calibrator(calibrator: Calibrator) -> None:
-    """Check all laws of calibrators. Raises LawBroken, or an ExceptionGroup of several."""
+    """Check all laws of calibrators. Raises BrokenLawError, or an ExceptionGroup of several."""
     check_all(CALIBRATOR_LAWS, calibrator)

@@ -6,68 +6,26 @@ The subject is a factory: number of workers to an engine (an engine with one wor
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
-from segcal.calibrators import Calibrator, ScaleMap
-from segcal.cases import BLOCK, Block, Cohort, Rows
+from segcal.cases import Cohort
 from segcal.engines import Ask, Engine, Level, Serial
-from segcal.errors import LabelError, SegcalError
-from segcal.head import Softmax
-from segcal.journal import Scratch
-from segcal.metrics.summary import suite
+from segcal.errors import SegcalError
 from segcal.objectives import ScaleNLL
 from segcal.sources.arrays import cohort_from_arrays
-from segcal.testing.accumulators import state_bits
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import cohorts
+from segcal.testing.watching import Recorder, Threadwatch, Watching, answers_bits, asks_of, example, scratch_in, spilling
 
 Make = Callable[[int], Engine]
 
 WORKERS = (1, 2, 4)
-
-
-def spilling(engine: Engine) -> Engine:
-    """The engine with no memory to keep anything in: pinned rows and unpacked fields go to files. A back door for tests; engines refuse such a limit."""
-    engine.max_memory = 0
-    return engine
-
-
-def example() -> Cohort:
-    """Five cases of three classes, the second of two blocks, in two groups, with ignored voxels."""
-    rng = np.random.default_rng(1)
-    shapes = [(7, 9), (BLOCK // 128 + 3, 128), (3, 4, 5), (11,), (20, 20)]
-    scores = [(2 * rng.normal(size=(3, *s))).astype(np.float32) for s in shapes]
-    labels = [np.where(rng.random(s) < 0.1, 255, rng.integers(3, size=s)) for s in shapes]
-    return cohort_from_arrays(scores, labels, kind="logits", head=Softmax(("a", "b", "c"), 0, 255), groups=("x", "x", "y", "y", "y"))
-
-
-def asks_of(cohort: Cohort) -> dict[Any, Ask]:
-    """Asks of every sort about a cohort: metrics and an objective, of all parts, by case and of some cases, before and after a calibrator."""
-    calibrator = Calibrator(cohort.head, cohort.pooled_kind, [ScaleMap(0.5) for _ in cohort.head.parts], "scale")
-    some = frozenset(range(0, len(cohort), 2))
-    out: dict[Any, Ask] = {}
-    for part in range(len(cohort.head.parts)):
-        for name, accumulator in suite(len(cohort.head.part_classes(part)), None).items():
-            out[name, part] = Ask(accumulator, part)
-            out[name, part, "by case"] = Ask(accumulator, part, some, by_case=True, through=calibrator.through(part))
-        out["nll", part] = Ask(ScaleNLL(0.7), part, some)
-    return out
-
-
-def answers_bits(answers: Mapping[Any, Any], asks: Mapping[Any, Ask]) -> dict[Any, Any]:
-    """What makes two sets of answers the same."""
-    return {key: {case: state_bits(state) for case, state in answers[key].items()} if ask.by_case else state_bits(answers[key]) for key, ask in asks.items()}
 
 
 def _reduced(engine: Engine, cohort: Cohort, asks: Mapping[Any, Ask]) -> dict[Any, Any]:
@@ -129,23 +87,10 @@ def where_rows_are_kept_changes_no_bit(make: Make) -> None:
     cohort = example()
     asks = asks_of(cohort)
     expected = _reduced(make(2), cohort, asks)
-    with tempfile.TemporaryDirectory() as folder, _scratch_in(folder):
+    with tempfile.TemporaryDirectory() as folder, scratch_in(folder):
         require(_reduced(spilling(make(2)), cohort, asks) == expected, "rows kept in files gave other bits")
         left = sorted(p.name for p in Path(folder).rglob("*"))
         require(not left, f"files were left: {left[:3]}")
-
-
-@contextlib.contextmanager
-def _scratch_in(folder: str) -> Iterator[None]:
-    before = os.environ.get("SEGCAL_SCRATCH")
-    os.environ["SEGCAL_SCRATCH"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SEGCAL_SCRATCH"]
-        else:
-            os.environ["SEGCAL_SCRATCH"] = before
 
 
 @law
@@ -164,28 +109,6 @@ def one_reduce_is_one_pass(make: Make) -> None:
     require(sorted(folded) == expected, f"{len(folded)} folds of {len(expected)}: a block was left out or read twice")
 
 
-@dataclass(frozen=True)
-class Watching:
-    """Counts voxels and remembers which blocks it has seen."""
-
-    number: int
-    seen: list[tuple[int, int, int]] = field(compare=False, hash=False)
-
-    @property
-    def leaves(self) -> Mapping[str, Leaf]:
-        """Voxels, and a sum that rounding would show."""
-        return {"voxels": Count(), "sum": ExactSum()}
-
-    def fold(self, rows: Rows) -> Mapping[str, Any]:
-        """One block."""
-        self.seen.append((self.number, rows.case, rows.start))
-        return {"voxels": rows.voxels, "sum": rows.log_probs.sum().item()}
-
-    def result(self, values: Mapping[str, Array]) -> int:
-        """Voxels."""
-        return int(values["voxels"])
-
-
 @law
 def nobody_asks_nothing_is_answered(make: Make) -> None:
     """No ask has no answer; an ask about no case has the zero state; cases without rows are absent from answers by case."""
@@ -197,43 +120,6 @@ def nobody_asks_nothing_is_answered(make: Make) -> None:
         found = engine.reduce(pinned, {"all": nobody, "by case": Ask(ScaleNLL(1.0), cases=frozenset({3}), by_case=True)})
     require(int(found["all"]["voxels"]) == 0, "an ask about no case has voxels")
     require(set(found["by case"]) == {3}, f"an ask about case 3 is answered for {sorted(found['by case'])}")
-
-
-@dataclass(eq=False)
-class Recorder:
-    """A mapper that remembers blocks by case, and fails on one case."""
-
-    fails: int | None = None
-    blocks: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)
-    closed: list[int] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[RecordedCase]:
-        """Open one case."""
-        del cohort, scratch
-        self.blocks[index] = []
-        yield RecordedCase(self, index)
-        self.closed.append(index)
-
-
-@dataclass(eq=False)
-class RecordedCase:
-    """One case being mapped; it must stay on the thread that opened it."""
-
-    recorder: Recorder
-    index: int
-    thread: int = field(default_factory=threading.get_ident)
-
-    def block(self, block: Block) -> None:
-        """Take one block."""
-        require(threading.get_ident() == self.thread, "a case moved to another thread")
-        if self.recorder.fails == self.index:
-            raise LabelError("a case", found="a failure made on purpose", expected="no failure", do="Nothing.")
-        self.recorder.blocks[self.index].append((block.start, block.scores.numpy().tobytes()))
-
-    def summary(self) -> dict[str, Any]:
-        """How many blocks."""
-        return {"blocks": len(self.recorder.blocks[self.index])}
 
 
 @law
@@ -267,8 +153,9 @@ def an_error_in_a_case_is_raised(make: Make) -> None:
     """`pin` and `survey` raise the error of a case that cannot be read, and leave no file behind."""
     cohort = cohort_from_arrays([np.zeros((2, 5)), np.full((2, 5), np.nan)], [np.zeros(5, int)] * 2, kind="logits")
     for workers in WORKERS:
-        with tempfile.TemporaryDirectory() as folder, _scratch_in(folder):
-            for verb in (lambda engine: engine.pin(cohort), lambda engine: engine.survey(cohort, {})):
+        with tempfile.TemporaryDirectory() as folder, scratch_in(folder):
+            verbs: tuple[Callable[[Engine], object], ...] = (lambda engine: engine.pin(cohort), lambda engine: engine.survey(cohort, {}))
+            for verb in verbs:
                 try:
                     verb(spilling(make(workers)))
                 except SegcalError:
@@ -294,27 +181,6 @@ def torch_threads_are_given_back(make: Make) -> None:
     require(after == 2, f"the caller's 2 threads became {after}")
 
 
-@dataclass(frozen=True)
-class Threadwatch:
-    """Remembers how many threads torch has while rows are folded."""
-
-    seen: list[int] = field(compare=False, hash=False)
-
-    @property
-    def leaves(self) -> Mapping[str, Leaf]:
-        """Voxels."""
-        return {"voxels": Count()}
-
-    def fold(self, rows: Rows) -> Mapping[str, Any]:
-        """One block."""
-        self.seen.append(torch.get_num_threads())
-        return {"voxels": rows.voxels}
-
-    def result(self, values: Mapping[str, Array]) -> int:
-        """Voxels."""
-        return int(values["voxels"])
-
-
 ENGINE_LAWS: tuple[Law[Make], ...] = (
     reduce_gives_the_bits_of_serial,
     samples_are_the_same_too,
@@ -331,5 +197,5 @@ ENGINE_LAWS: tuple[Law[Make], ...] = (
 
 
 def check_engine(make: Make) -> None:
-    """Check all laws of engines on `make`: number of workers to an engine. Raises LawBroken, or an ExceptionGroup of several."""
+    """Check all laws of engines on `make`: number of workers to an engine. Raises BrokenLawError, or an ExceptionGroup of several."""
     check_all(ENGINE_LAWS, make)

@@ -32,7 +32,7 @@ def _drawn(rng: np.random.Generator, p: Array) -> Array:
     return np.asarray((p.cumsum(1) < rng.random((len(p), 1, *p.shape[2:]))).sum(1).clip(0, p.shape[1] - 1))
 
 
-def learnable(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0, offsets: bool = True) -> tuple[Array, Array]:
+def learnable(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0, offsets: bool = True) -> tuple[Array, Array]:
     """Logits (cases, 3, *shape), float64, and labels (cases, *shape) of an overconfident, biased network; with `offsets`, each voxel's logits carry an offset of their own."""
     rng = np.random.default_rng(seed)
     truth = 1.5 * rng.normal(size=(cases, 3, *shape))
@@ -41,19 +41,19 @@ def learnable(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0, o
     return z + (2 * rng.normal(size=(cases, 1, *shape)) if offsets else 0), y
 
 
-def learnable_cohort(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
+def learnable_cohort(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
     """`learnable` as a cohort of logits."""
     z, y = learnable(cases, shape, seed)
     return cohort_from_arrays(z, y, kind="logits", head=HEAD)
 
 
-def learnable_regions(cases: int = 4, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
+def learnable_regions(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
     """Two nested regions, overconfident sigmoid probabilities in float32."""
     rng = np.random.default_rng(seed)
     truth = 1.5 * rng.normal(size=(cases, 2, *shape))
     inside = rng.random(truth.shape) < 1 / (1 + np.exp(-truth))
     y = inside[:, 0].astype(np.int64) + (inside[:, 0] & inside[:, 1])
-    return cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 0.3))).astype(np.float32), y, kind="probs", head=NESTED)
+    return cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 1.0))).astype(np.float32), y, kind="probs", head=NESTED)
 
 
 def _separable() -> Cohort:

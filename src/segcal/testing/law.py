@@ -1,6 +1,6 @@
 """A law: one sentence that everything of a kind must keep, with the test that looks for a counter-example.
 
-Promises: a broken law raises `LawBroken`, which names the law, its statement and what was seen; an unexpected error of the subject counts as a broken
+Promises: a broken law raises `BrokenLawError`, which names the law, its statement and what was seen; an unexpected error of the subject counts as a broken
 law and is its cause. Examples are drawn by Hypothesis from a fixed seed, so a law gives the same verdict each time and leaves no files behind. Torch
 computes on one thread meanwhile, as inside an engine.
 Costs: said by each kit. No law: nothing is checked, and `check_all` says so with a ValueError.
@@ -24,7 +24,7 @@ EXAMPLES = 15
 """Examples drawn for each use of `forall`."""
 
 
-class LawBroken(AssertionError):
+class BrokenLawError(AssertionError):
     """`law` does not hold for `subject`, for this `reason`."""
 
     def __init__(self, law: Law[Any], subject: object, reason: str) -> None:
@@ -47,21 +47,21 @@ class Law(Generic[S]):
         return self.name
 
     def check(self, subject: S) -> None:
-        """Raise LawBroken, naming this law, unless it holds."""
+        """Raise BrokenLawError, naming this law, unless it holds."""
         try:
             with one_thread():
                 self.test(subject)
         except (InvalidArgument, Unsatisfiable):  # the law's own mistake
             raise
         except Exception as error:
-            reason = str(error) if isinstance(error, Unlawful) else f"{type(error).__name__}: {error}"
-            broken = LawBroken(self, subject, reason)
+            reason = str(error) if isinstance(error, CounterExampleError) else f"{type(error).__name__}: {error}"
+            broken = BrokenLawError(self, subject, reason)
             for note in getattr(error, "__notes__", ()):
                 broken.add_note(note)
             raise broken from error
 
 
-class Unlawful(AssertionError):
+class CounterExampleError(AssertionError):
     """What a law's test raises where it sees a counter-example."""
 
 
@@ -74,20 +74,20 @@ def law(test: Callable[[S], None]) -> Law[S]:
 
 
 def require(holds: bool, reason: str) -> None:
-    """Raise Unlawful with `reason` unless `holds`; unlike `assert`, under `python -O` too."""
+    """Raise CounterExampleError with `reason` unless `holds`; unlike `assert`, under `python -O` too."""
     if not holds:
-        raise Unlawful(reason)
+        raise CounterExampleError(reason)
 
 
 def check_all(laws: Sequence[Law[S]], subject: S) -> None:
-    """Check every law. One broken: its LawBroken; several: an ExceptionGroup of them."""
+    """Check every law. One broken: its BrokenLawError; several: an ExceptionGroup of them."""
     if not laws:
         raise ValueError("laws: found none; expected at least one. Name the laws to check.")
-    broken: list[LawBroken] = []
+    broken: list[BrokenLawError] = []
     for one in laws:
         try:
             one.check(subject)
-        except LawBroken as error:
+        except BrokenLawError as error:
             broken.append(error)
     if len(broken) == 1:
         raise broken[0]
@@ -115,4 +115,5 @@ def forall(*drawn: SearchStrategy[Any], examples: int = EXAMPLES) -> Callable[[C
 
 
 def _called(subject: object) -> str:
-    return str(getattr(subject, "__qualname__", None) or type(subject).__name__)
+    """A function's or class's own name, else what an object calls itself, else its type."""
+    return str(getattr(subject, "__qualname__", None) or getattr(subject, "name", None) or type(subject).__name__)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segcal.calibrators import Map
@@ -32,7 +33,7 @@ def _columns(m: Map, body: Callable[[Tensor, Tensor], None], regimes: tuple[str,
     for classes in _classes(m):
 
         @forall(logits(classes, 40, regimes), examples=12)
-        def _(z: np.ndarray) -> None:  # type: ignore[type-arg]
+        def _(z: NDArray[np.float64]) -> None:
             scores = torch.from_numpy(z)
             body(canonical(scores, "logits"), free_energy(scores))
 
@@ -243,5 +244,5 @@ MAP_LAWS: tuple[Law[Map], ...] = (
 
 
 def check_map(m: Map) -> None:
-    """Check all laws of maps. Raises LawBroken, or an ExceptionGroup of several."""
+    """Check all laws of maps. Raises BrokenLawError, or an ExceptionGroup of several."""
     check_all(MAP_LAWS, m)

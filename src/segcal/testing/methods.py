@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,15 +17,15 @@ import torch
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort
 from segcal.engines import Engine, Serial, Threads
-from segcal.errors import LabelError, UsageError
+from segcal.errors import LabelError, SegcalError, UsageError
 from segcal.head import Regions
 from segcal.methods import Method, TemperatureScaling
 from segcal.methods.method import fit_methods
 from segcal.sources.arrays import cohort_from_arrays
 from segcal.testing.calibrators import check_calibrator
-from segcal.testing.engines import spilling
 from segcal.testing.examples import DEGENERATE, HEAD, learnable, learnable_cohort, learnable_regions
 from segcal.testing.law import Law, check_all, law, require
+from segcal.testing.watching import spilling
 
 STATUSES = ("optimal", "degenerate", "stopped")
 
@@ -110,7 +110,10 @@ def a_solution_is_complete(method: Method) -> None:
         _complete(solution.to_json())
         require(solution.passes >= 1, f"{solution.passes} passes")
         require(not isinstance(cohort.head, Regions) or set(solution.parts) == set(cohort.head.parts), f"solutions for {sorted(solution.parts)}")
-        require(solution.status == "optimal" and float(solution.certificate["gap"]) <= 1e-6, f"{solution.status} with gap {solution.certificate['gap']:.3g} on data anything can be fitted to")
+        require(
+            solution.status == "optimal" and float(solution.certificate["gap"]) <= 1e-6,
+            f"{solution.status} with gap {solution.certificate['gap']:.3g} on data anything can be fitted to",
+        )
         for part in solution.parts.values():
             _complete(part.to_json())
 
@@ -192,7 +195,7 @@ def what_is_not_used_is_refused(method: Method) -> None:
     z, y = learnable(2)
     cohort = cohort_from_arrays(z, y, kind="logits", head=HEAD)
     ignored = cohort_from_arrays(z, np.full_like(y, 255), kind="logits", ignore_index=255)
-    attempts = (
+    attempts: tuple[tuple[str, type[SegcalError], Callable[[], object]], ...] = (
         ("an unknown field", UsageError, lambda: method.fit(z, y, no_such_field=y, engine=Serial())),
         ("labels beside a cohort", UsageError, lambda: method.fit(cohort, y, engine=Serial())),
         ("scores without labels", UsageError, lambda: method.fit(z, engine=Serial())),
@@ -228,7 +231,7 @@ def laws_of(nests_temperature: bool = True) -> Sequence[Law[Method]]:
 
 
 def check_method(method: Method, *, nests_temperature: bool = True) -> None:
-    """Check all laws of methods, and those of calibrators on what it fits. Raises LawBroken, or an ExceptionGroup of several."""
+    """Check all laws of methods, and those of calibrators on what it fits. Raises BrokenLawError, or an ExceptionGroup of several."""
     check_all(laws_of(nests_temperature), method)
     for cohort in _cohorts().values():
         check_calibrator(fitted(method, cohort))

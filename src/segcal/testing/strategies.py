@@ -1,7 +1,8 @@
 """Hypothesis strategies: heads, scores of every kind, labels, rows and cohorts, with the values that break calibration code.
 
-Scores come in *regimes*: ordinary; faint (all classes almost alike); saturated (logits of +-1e4, probabilities of exactly 0 and 1); nearly tied (the winner leads by one unit in the last place); tied;
-constant; extreme (up to 1e30). Values are drawn from a seeded generator, so that an example is a regime, a seed and a shape; Hypothesis shrinks these, not single voxels.
+Scores come in *regimes*: ordinary; faint (all classes almost alike); saturated (logits of +-1e4, probabilities of exactly 0 and 1); nearly tied (the winner
+leads by one unit in the last place); tied; constant; extreme (up to 1e30). Values are drawn from a seeded generator, so that an example is a regime, a seed and
+a shape: fast to draw, and what shrinks is these, not single voxels.
 Promises: what is drawn is valid for its declared kind, and every case of a cohort has a voxel to score. Sizes may be zero where a docstring says so.
 """
 
@@ -173,7 +174,9 @@ def cohorts(draw: st.DrawFn, most_cases: int = 4) -> Cohort:
     for k in range(draw(st.integers(1, most_cases))):
         shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
         n = int(np.prod(shape))
-        fields = tuple(ArrayField(draw(scores(head, kind, n, ("ordinary", "saturated", "nearly tied"))).reshape(head.channels, *shape), True, f"scores[{k}][{m}]") for m in range(members))
+        fields = tuple(
+            ArrayField(draw(scores(head, kind, n, ("ordinary", "saturated", "nearly tied"))).reshape(head.channels, *shape), True, f"scores[{k}][{m}]") for m in range(members)
+        )
         y = ArrayField(draw(labels(head, n)).reshape(shape), False, f"labels[{k}]")
         mask = None
         if masked:

@@ -1,0 +1,155 @@
+"""What the laws of engines watch with: a cohort, asks of every sort, accumulators and a mapper that remember what they were given.
+
+Promises: nothing here changes what an engine computes. The example cohort holds some 66,000 voxels, so that one case has two blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from segcal.accumulate import Array, Count, ExactSum, Leaf
+from segcal.calibrators import Calibrator, ScaleMap
+from segcal.cases import BLOCK, Block, Cohort, Rows
+from segcal.engines import Ask, Engine
+from segcal.errors import LabelError
+from segcal.head import Softmax
+from segcal.journal import Scratch
+from segcal.metrics.summary import suite
+from segcal.objectives import ScaleNLL
+from segcal.sources.arrays import cohort_from_arrays
+from segcal.testing.accumulators import state_bits
+from segcal.testing.law import require
+
+
+def spilling(engine: Engine) -> Engine:
+    """The engine with no memory to keep anything in: pinned rows and unpacked fields go to files. A back door for tests; engines refuse such a limit."""
+    engine.max_memory = 0
+    return engine
+
+
+def example() -> Cohort:
+    """Five cases of three classes, the second of two blocks, in two groups, with ignored voxels."""
+    rng = np.random.default_rng(1)
+    shapes = [(7, 9), (BLOCK // 128 + 3, 128), (3, 4, 5), (11,), (20, 20)]
+    scores = [(2 * rng.normal(size=(3, *s))).astype(np.float32) for s in shapes]
+    labels = [np.where(rng.random(s) < 0.1, 255, rng.integers(3, size=s)) for s in shapes]
+    return cohort_from_arrays(scores, labels, kind="logits", head=Softmax(("a", "b", "c"), 0, 255), groups=("x", "x", "y", "y", "y"))
+
+
+def asks_of(cohort: Cohort) -> dict[Any, Ask]:
+    """Asks of every sort about a cohort: metrics and an objective, of all parts, by case and of some cases, before and after a calibrator."""
+    calibrator = Calibrator(cohort.head, cohort.pooled_kind, [ScaleMap(0.5) for _ in cohort.head.parts], "scale")
+    some = frozenset(range(0, len(cohort), 2))
+    out: dict[Any, Ask] = {}
+    for part in range(len(cohort.head.parts)):
+        for name, accumulator in suite(len(cohort.head.part_classes(part)), None).items():
+            out[name, part] = Ask(accumulator, part)
+            out[name, part, "by case"] = Ask(accumulator, part, some, by_case=True, through=calibrator.through(part))
+        out["nll", part] = Ask(ScaleNLL(0.7), part, some)
+    return out
+
+
+def answers_bits(answers: Mapping[Any, Any], asks: Mapping[Any, Ask]) -> dict[Any, Any]:
+    """What makes two sets of answers the same."""
+    return {key: {case: state_bits(state) for case, state in answers[key].items()} if ask.by_case else state_bits(answers[key]) for key, ask in asks.items()}
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Counts voxels and remembers which blocks it has seen."""
+
+    number: int
+    seen: list[tuple[int, int, int]] = field(compare=False, hash=False)
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Voxels, and a sum that rounding would show."""
+        return {"voxels": Count(), "sum": ExactSum()}
+
+    def fold(self, rows: Rows) -> Mapping[str, Any]:
+        """One block."""
+        self.seen.append((self.number, rows.case, rows.start))
+        return {"voxels": rows.voxels, "sum": rows.log_probs.sum().item()}
+
+    def result(self, values: Mapping[str, Array]) -> int:
+        """Voxels."""
+        return int(values["voxels"])
+
+
+@dataclass(eq=False)
+class Recorder:
+    """A mapper that remembers blocks by case, and fails on one case."""
+
+    fails: int | None = None
+    blocks: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)
+    closed: list[int] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[RecordedCase]:
+        """Open one case."""
+        del cohort, scratch
+        self.blocks[index] = []
+        yield RecordedCase(self, index)
+        self.closed.append(index)
+
+
+@dataclass(eq=False)
+class RecordedCase:
+    """One case being mapped; it must stay on the thread that opened it."""
+
+    recorder: Recorder
+    index: int
+    thread: int = field(default_factory=threading.get_ident)
+
+    def block(self, block: Block) -> None:
+        """Take one block."""
+        require(threading.get_ident() == self.thread, "a case moved to another thread")
+        if self.recorder.fails == self.index:
+            raise LabelError("a case", found="a failure made on purpose", expected="no failure", do="Nothing.")
+        self.recorder.blocks[self.index].append((block.start, block.scores.numpy().tobytes()))
+
+    def summary(self) -> dict[str, Any]:
+        """How many blocks."""
+        return {"blocks": len(self.recorder.blocks[self.index])}
+
+
+@dataclass(frozen=True)
+class Threadwatch:
+    """Remembers how many threads torch has while rows are folded."""
+
+    seen: list[int] = field(compare=False, hash=False)
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Voxels."""
+        return {"voxels": Count()}
+
+    def fold(self, rows: Rows) -> Mapping[str, Any]:
+        """One block."""
+        self.seen.append(torch.get_num_threads())
+        return {"voxels": rows.voxels}
+
+    def result(self, values: Mapping[str, Array]) -> int:
+        """Voxels."""
+        return int(values["voxels"])
+
+
+@contextlib.contextmanager
+def scratch_in(folder: str) -> Iterator[None]:
+    before = os.environ.get("SEGCAL_SCRATCH")
+    os.environ["SEGCAL_SCRATCH"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SEGCAL_SCRATCH"]
+        else:
+            os.environ["SEGCAL_SCRATCH"] = before
