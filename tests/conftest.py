@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("segcal", deadline=None)  # a machine under load is slow for reasons of its own
+settings.load_profile("segcal")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

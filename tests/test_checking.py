@@ -251,7 +251,7 @@ def test_parameters_are_those_a_method_has() -> None:
         for name, directions, inputs, with_bias in (
             ("ts", [np.eye(c)], x, False),
             ("vs", [np.diag(e) for e in np.eye(c)], z, True),
-            ("ms-c", [m for m in _equal_sums(c)], x, True),
+            ("ms-c", _equal_sums(c), x, True),
             ("dc", list(full), x, True),
         ):
             columns = [(centre @ (m @ inputs.T)).ravel() for m in directions]

@@ -376,17 +376,8 @@ def _calibration(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 FINDERS: tuple[Callable[[Cohort, Mapping[str, Any]], Iterator[Finding]], ...] = (
-    _failed,
-    _data,
-    _labels,
-    _voxels,
-    _classes,
-    _groups,
-    _support,
-    _networks,
-    _delivered,
-    _energy,
-    _calibration,
+    *(_failed, _data, _labels, _voxels, _classes, _groups),
+    *(_support, _networks, _delivered, _energy, _calibration),
 )
 """What is looked for, in the order in which it is told within a severity."""
 

@@ -161,7 +161,7 @@ def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(tmp_path: Path, 
     assert "Traceback" not in err
     written = sorted(out.glob("*.npz"))
     assert 0 < len(written) < len(names)
-    assert [p for p in out.rglob(".*")] == []
+    assert list(out.rglob(".*")) == []
     assert list(scratch.iterdir()) == []
     for path in written:
         assert np.load(path)["probabilities"].shape == (3, 160, 160)

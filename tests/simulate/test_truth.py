@@ -14,6 +14,7 @@ from segcal.cases import Rows
 from segcal.errors import ShapeError, UsageError
 from segcal.simulate import DistanceToTruth, Truth
 from segcal.simulate.truth import identifiable
+from segcal.testing import check_accumulator
 
 
 def rows_of(log_probs: torch.Tensor) -> Rows:
@@ -72,6 +73,16 @@ def test_distance_against_a_closed_form() -> None:
     rows = rows_of(torch.tensor([[0.5], [0.5]], dtype=torch.float64).log())
     truth = Truth(np.eye(2), np.log([0.8, 0.2]))
     assert distance(DistanceToTruth(truth), rows) == pytest.approx(np.log(2) + 0.8 * np.log(0.8) + 0.2 * np.log(0.2), abs=1e-12)
+
+
+def test_the_distance_keeps_the_laws_of_accumulators() -> None:
+    check_accumulator(lambda classes: DistanceToTruth(Truth.general(classes)))
+
+
+def test_truths_are_equal_where_their_numbers_are() -> None:
+    assert Truth.general(3, 1) == Truth.general(3, 1)
+    assert hash(Truth.general(3, 1)) == hash(Truth.general(3, 1))
+    assert Truth.general(3, 1) != Truth.general(3, 2)
 
 
 def test_parts_merge_to_the_whole() -> None:

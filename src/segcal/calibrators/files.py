@@ -33,7 +33,7 @@ _TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, Mi
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
     """Write `calibrator` to `path`. Raises OutputError if that cannot be done."""
     maps = list(calibrator.maps)
-    tensors = {f"{r}.{name}": t.contiguous() for r, m in enumerate(maps) for name, t in m.state_dict().items()}
+    tensors = {f"{r}.{name}": t.clone(memory_format=torch.contiguous_format) for r, m in enumerate(maps) for name, t in m.state_dict().items()}
     with journal.atomic(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, {"segcal": json.dumps(describe(calibrator))})
 

@@ -29,7 +29,7 @@ class MixtureMap(Map):
         share = torch.as_tensor(weights, dtype=torch.float64)
         if not (torch.isfinite(value) and value > 0):
             raise UsageError("beta", found=f"{value.item()}", expected="a finite number above 0", do="Temperatures are positive.")
-        if share.shape != (3,) or bool((share < 0).any()) or abs(share.sum().item() - 1) > 1e-9:
+        if share.shape != (3,) or not bool((share >= 0).all()) or abs(share.sum().item() - 1) > 1e-9:
             raise UsageError("weights", found=str(share.tolist()), expected="three weights >= 0 that sum to one", do="Give the shares of S(x/T), S(x) and the uniform.")
         self.parameter("beta", value)
         self.parameter("weights", share)

@@ -99,8 +99,8 @@ def distances(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Table:
     """One row a class."""
-    columns = ["class", "cases", "voxels", "Dice", "ECE of class"]
-    out = table(*columns, *(["ECE calibrated"] if after is not None else []))
+    columns = ["class", "cases", "voxels", "Dice", "class-wise ECE"]
+    out = table(*columns, *(["calibrated"] if after is not None else []))
     rows_after = [None] * len(before["per_class"]) if after is None else after["per_class"]
     for one, two in zip(before["per_class"], rows_after, strict=True):
         name = f"{one['name']} (background)" if one["background"] else str(one["name"])

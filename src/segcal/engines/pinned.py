@@ -13,8 +13,8 @@ import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -136,18 +136,19 @@ class CaseFile:
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._path: Path | None = None
 
     def append(self, data: memoryview) -> tuple[Path, int]:
         """Write one block behind the others; the path and where it begins. A full disk is an OutputError."""
         if self._file is None or self._path is None:
             self._path = self._scratch.path("rows")
-            self._file = self._path.open("wb")
+            # unbuffered, so that a full disk is noticed here and not when the file is closed
+            self._file = self._path.open("wb", buffering=0)
         offset = self._file.tell()
         with journal.explained(self._path):
-            self._file.write(data)
-            self._file.flush()
+            while len(data):
+                data = data[self._file.write(data) :]
         return self._path, offset
 
     def close(self) -> None:

@@ -34,10 +34,10 @@ class Threads(Engine):
         return self._workers
 
     def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
-        """Results as they come; after an error nothing new is started, and it is raised."""
-        if self._workers == 1:
-            yield from map(work, items)
-            return
+        """Results as they come; after an error nothing new is started, and it is raised.
+
+        Work never runs in the calling thread, not even with one worker: an interruption, which reaches that thread only, lets the items under way end and cuts none in two.
+        """
         with ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             pending: set[Future[Any]] = set()
             try:

@@ -24,7 +24,7 @@ from segcal.errors import ShapeError, UsageError
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """`weight` (C, C) and `bias` (C,) of the true map. Shapes that do not go together: ShapeError."""
+    """`weight` (C, C) and `bias` (C,) of the true map; equal where these are. Shapes that do not go together: ShapeError."""
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -32,6 +32,12 @@ class Truth:
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.weight.shape[0] != self.weight.shape[1] or self.bias.shape != self.weight.shape[:1]:
             raise ShapeError("weight, bias", found=f"shapes {self.weight.shape} and {self.bias.shape}", expected="(C, C) and (C,)", do="Give a square matrix and one bias a class.")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Truth) and np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias)
+
+    def __hash__(self) -> int:
+        return hash((self.weight.tobytes(), self.bias.tobytes()))
 
     @classmethod
     def temperature(cls, classes: int, beta: float) -> Truth:

@@ -39,8 +39,9 @@ class ScalarNewton:
             slope, curvature = float(found.gradient[0]), float(found.curvature[0, 0])
             if abs(slope) <= abs(best[2]):
                 best = (x, found.value, slope)
-            if abs(slope) <= 1e-14 * max(1.0, abs(found.value)) and curvature <= 1e-14:
-                constant = count == 1 and curvature <= 1e-20
+            # flat: doubling x would change the value by less than exact sums of few terms resolve
+            if abs(slope) * x <= 1e-11 * max(1.0, abs(found.value)) and curvature * x**2 <= 1e-11:
+                constant = count == 1 and curvature * x**2 <= 1e-20
                 notes, converged = (_CONSTANT if constant else _FLAT,), True
                 break
             if (x >= self.high and slope <= 0) or (x <= self.low and slope >= 0):

@@ -50,7 +50,7 @@ def _scored(calibrator: Calibrator, body: Callable[[Array, Kind], None], regimes
 
 
 def _scored_as(kind: Kind, head: Head, body: Callable[[Array, Kind], None], regimes: tuple[str, ...]) -> None:
-    @forall(scores(head, kind, 40, regimes), examples=8)
+    @forall(scores(head, kind, 40, regimes), examples=6)
     def _(flat: Array) -> None:
         body(np.ascontiguousarray(flat.reshape(head.channels, 2, 4, 5).swapaxes(0, 1)), kind)
 

@@ -16,12 +16,12 @@ import torch
 
 from segcal.cases import Cohort
 from segcal.engines import Ask, Engine, Level, Serial
-from segcal.errors import SegcalError
+from segcal.errors import LabelError, SegcalError
 from segcal.objectives import ScaleNLL
 from segcal.sources.arrays import cohort_from_arrays
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import cohorts
-from segcal.testing.watching import Recorder, Threadwatch, Watching, answers_bits, asks_of, example, scratch_in, spilling
+from segcal.testing.watching import Busy, Recorder, Threadwatch, Watching, answers_bits, asks_of, example, scratch_in, spilling
 
 Make = Callable[[int], Engine]
 
@@ -165,6 +165,20 @@ def an_error_in_a_case_is_raised(make: Make) -> None:
 
 
 @law
+def no_work_outlives_an_error(make: Make) -> None:
+    """When an error is raised no worker is still at work, so that what it reads and writes may be removed."""
+    cohort = example()
+    for workers in WORKERS:
+        busy: list[int] = []
+        try:
+            make(workers).survey(cohort, {"busy": Ask(Busy(busy))})
+        except LabelError:
+            require(sum(busy) == 0, f"{sum(busy)} case(s) are still under way after the error, with {workers} worker(s)")
+            continue
+        require(False, "an error in a fold was passed over")
+
+
+@law
 def torch_threads_are_given_back(make: Make) -> None:
     """Work runs on one torch thread, and the caller's number of threads is as before."""
     cohort = example()
@@ -191,6 +205,7 @@ ENGINE_LAWS: tuple[Law[Make], ...] = (
     map_takes_every_block_in_order,
     a_failing_case_stops_nothing_else,
     an_error_in_a_case_is_raised,
+    no_work_outlives_an_error,
     torch_threads_are_given_back,
 )
 """What `check_engine` checks."""

@@ -55,7 +55,9 @@ def _cuts(voxels: int) -> list[tuple[int, int]]:
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    """Equal in type, shape and bits, the order of bytes apart: joining windows changes that."""
+    kinds = [x.dtype.newbyteorder("=") for x in (a, b)]
+    return a.shape == b.shape and kinds[0] == kinds[1] and a.astype(kinds[0]).tobytes() == b.astype(kinds[1]).tobytes()
 
 
 @law
@@ -125,12 +127,10 @@ def opening_again_gives_the_same(open_: Open) -> None:
 
 @law
 def cases_have_names_of_their_own(open_: Open) -> None:
-    """Case ids are unique, not empty, and without a path separator; all cases have the same number of members."""
-    cohort = open_()
-    ids = [c.id for c in cohort]
+    """Case ids are unique, not empty, and can be the names of files."""
+    ids = [c.id for c in open_()]
     require(len(set(ids)) == len(ids) and all(ids), f"case ids {ids[:5]}")
     require(not any(sep in i for i in ids for sep in ("/", "\\", "\0")), f"case ids {ids[:5]} cannot name files")
-    require(len({len(c.scores) for c in cohort}) == 1, "cases with different numbers of members")
 
 
 @law

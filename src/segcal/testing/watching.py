@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +136,31 @@ class Threadwatch:
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """One block."""
         self.seen.append(torch.get_num_threads())
+        return {"voxels": rows.voxels}
+
+    def result(self, values: Mapping[str, Array]) -> int:
+        """Voxels."""
+        return int(values["voxels"])
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Fails on the first case at once, and takes its time over the others; +1 in `log` where a fold begins, -1 where it ends."""
+
+    log: list[int] = field(compare=False, hash=False)
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Voxels."""
+        return {"voxels": Count()}
+
+    def fold(self, rows: Rows) -> Mapping[str, Any]:
+        """One block."""
+        if rows.case == 0:
+            raise LabelError("a case", found="a failure made on purpose", expected="no failure", do="Nothing.")
+        self.log.append(1)
+        time.sleep(0.05)
+        self.log.append(-1)
         return {"voxels": rows.voxels}
 
     def result(self, values: Mapping[str, Array]) -> int:

@@ -1,0 +1,55 @@
+"""What maps share: parameters that are copies, float64, and stay so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segcal.calibrators import REGISTERED, AffineMap, Map, MixtureMap, ScaleMap
+
+MAPS: list[Map] = [
+    ScaleMap(0.7),
+    AffineMap(torch.tensor([[1.1, 0.2], [0.1, 1.2]], dtype=torch.float64), torch.tensor([0.1, -0.1])),
+    MixtureMap(0.3, torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)),
+]
+
+
+def test_every_registered_map_is_tried() -> None:
+    assert {type(m) for m in MAPS} == set(REGISTERED)
+
+
+@pytest.mark.parametrize("m", MAPS, ids=lambda m: m.type_name)
+@pytest.mark.parametrize("change", ["half", "float", "bfloat16", "double"])
+def test_a_change_of_type_changes_no_parameter(m, change) -> None:
+    """A model made half with its calibrator inside it must not be calibrated by half a temperature."""
+    x = torch.log_softmax(torch.randn(2, 50, dtype=torch.float64), 0)
+    before = m(x)
+    promised = m.guarantees()
+    getattr(m, change)()
+    assert torch.equal(m(x), before)
+    assert m.guarantees() == promised
+    assert {t.dtype for t in m.state_dict().values()} <= {torch.float64, torch.bool}
+
+
+@pytest.mark.parametrize("m", MAPS, ids=lambda m: m.type_name)
+def test_tensors_make_the_same_map(m) -> None:
+    x = torch.log_softmax(torch.randn(2, 50, dtype=torch.float64), 0)
+    assert torch.equal(type(m).from_tensors(dict(m.state_dict()))(x), m(x))
+    with pytest.raises(KeyError):
+        type(m).from_tensors({})
+
+
+def test_parameters_are_copies_without_gradient() -> None:
+    weight = torch.eye(2, dtype=torch.float64, requires_grad=True)
+    m = AffineMap(weight, torch.zeros(2))
+    with torch.no_grad():
+        weight += 1
+    assert torch.equal(m.weight, torch.eye(2, dtype=torch.float64))
+    assert not m.weight.requires_grad
+    assert list(m.parameters()) == []
+
+
+def test_moves_with_the_device() -> None:
+    m = AffineMap(torch.eye(2), torch.zeros(2)).to("meta")
+    assert m.weight.device.type == "meta"
+    assert m.weight.dtype == torch.float64

@@ -1,0 +1,38 @@
+"""Calibrators of every kind of map and head keep the laws of calibrators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segcal.calibrators import AffineMap, Calibrator, MixtureMap, ScaleMap
+from segcal.head import Regions, Softmax
+from segcal.testing import CALIBRATOR_LAWS, Law
+from segcal.testing.examples import HEAD, NESTED
+
+MATRIX = torch.tensor([[1.2, -0.3, 0.1], [0.4, 0.8, -0.2], [-0.1, 0.3, 1.5]], dtype=torch.float64)
+BIAS = torch.tensor([0.3, -0.7, 0.1], dtype=torch.float64)
+ALMOST_UNIFORM = torch.tensor([1e-9, 0, 1 - 1e-9], dtype=torch.float64)
+BINARY = Softmax(("outside", "inside"), 0)
+ONE = Regions(("lesion",), ((1,),), (1,))
+
+CALIBRATORS: dict[str, Calibrator] = {
+    "T = 1e10": Calibrator(HEAD, "logits", [ScaleMap(1e-10)], "it"),
+    "T = 1e-4": Calibrator(HEAD, "probs", [ScaleMap(1e4)], "it"),
+    "almost uniform": Calibrator(HEAD, "logits", [MixtureMap(0.6, ALMOST_UNIFORM)], "it"),
+    "affine": Calibrator(HEAD, "log_probs", [AffineMap(MATRIX, BIAS)], "it"),
+    "affine on logits": Calibrator(HEAD, "logits", [AffineMap(MATRIX, BIAS, logits=True)], "it"),
+    "affine, large": Calibrator(HEAD, "scores", [AffineMap(1e4 * MATRIX, BIAS)], "it"),
+    "two classes": Calibrator(BINARY, "logits", [ScaleMap(1e-10)], "it"),
+    "regions kept": Calibrator(NESTED, "probs", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it"),
+    "regions free": Calibrator(NESTED, "logits", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it", keep_decision=False),
+    "one region, T = 1e10": Calibrator(ONE, "logits", [ScaleMap(1e-10)], "it"),
+}
+
+
+@pytest.mark.parametrize("law", CALIBRATOR_LAWS, ids=str)
+@pytest.mark.parametrize("name", list(CALIBRATORS))
+def test_keeps_the_law(name: str, law: Law[Any]) -> None:
+    law.check(CALIBRATORS[name])

@@ -1,0 +1,49 @@
+"""Every kind of map keeps the laws of maps, with ordinary parameters and with the ones at which promises change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segcal.calibrators import REGISTERED, AffineMap, Map, MixtureMap, ScaleMap
+from segcal.testing import MAP_LAWS, Law
+
+IDENTITY = torch.eye(3, dtype=torch.float64)
+MATRIX = torch.tensor([[1.2, -0.3, 0.1], [0.4, 0.8, -0.2], [-0.1, 0.3, 1.5]], dtype=torch.float64)
+BIAS = torch.tensor([0.3, -0.7, 0.1], dtype=torch.float64)
+ROWS = torch.ones(3, 1, dtype=torch.float64) * BIAS[None]
+EQUAL_SUMS = MATRIX - MATRIX.sum(1, keepdim=True) / 3 + 0.4
+
+
+def weights(*shares: float) -> torch.Tensor:
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+MAPS: dict[str, Map] = {
+    "T = 1.7": ScaleMap(1 / 1.7),
+    "T = 1e10": ScaleMap(1e-10),
+    "T = 1e-4": ScaleMap(1e4),
+    "mixture": MixtureMap(0.6, weights(0.5, 0.25, 0.25)),
+    "mixture, uniform only": MixtureMap(0.6, weights(0, 0, 1)),
+    "mixture, T = 1e-4": MixtureMap(1e4, weights(0.9, 0, 0.1)),
+    "affine": AffineMap(MATRIX, BIAS),
+    "affine on logits": AffineMap(MATRIX, BIAS, logits=True),
+    "affine on logits, equal row sums": AffineMap(EQUAL_SUMS, BIAS, logits=True),
+    "affine that is a temperature": AffineMap(0.7 * IDENTITY + ROWS, torch.full((3,), 2.0), logits=True),
+    "affine with factors that hardly differ": AffineMap(torch.diag(weights(1, 1.01, 0.99)), torch.zeros(3), logits=True),
+    "affine with biases that hardly differ": AffineMap(IDENTITY, weights(0, 1e-3, 0)),
+    "affine, large": AffineMap(1e4 * MATRIX, 1e3 * BIAS),
+    "affine that turns scores around": AffineMap(-IDENTITY, torch.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("law", MAP_LAWS, ids=str)
+@pytest.mark.parametrize("name", list(MAPS))
+def test_keeps_the_law(name: str, law: Law[Any]) -> None:
+    law.check(MAPS[name])
+
+
+def test_no_kind_of_map_is_left_out() -> None:
+    assert {type(m) for m in MAPS.values()} == set(REGISTERED)

@@ -1,0 +1,56 @@
+"""Every registered method keeps the laws of methods, and what it fits those of calibrators."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from segcal.calibrators import Calibrator
+from segcal.methods import REGISTERED, ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, Method, VectorScaling
+from segcal.testing import CALIBRATOR_LAWS, METHOD_LAWS, Law, maps
+from segcal.testing.examples import learnable_cohort, learnable_regions
+from segcal.testing.methods import fitted, laws_of
+
+METHODS: dict[str, Method] = {name: method() for name, method in REGISTERED.items()}
+
+FIXED: dict[str, Method] = {
+    "vs, unpenalised": VectorScaling(lambda_=0.0),
+    "ms, unpenalised": MatrixScaling(lambda_=0.0),
+    "ms-c, 0.1 and 0.01": ConstrainedMatrixScaling(lambda_=0.1, mu=0.01),
+    "dc, odir": DirichletCalibration(lambda_=0.1, penalty="odir"),
+}
+
+
+@pytest.mark.parametrize("law", METHOD_LAWS, ids=str)
+@pytest.mark.parametrize("name", list(METHODS))
+def test_keeps_the_law(name: str, law: Law[Any]) -> None:
+    law.check(METHODS[name])
+
+
+@pytest.mark.parametrize("law", METHOD_LAWS, ids=str)
+@pytest.mark.parametrize("name", list(FIXED))
+def test_keeps_the_law_with_options_given(name: str, law: Law[Any]) -> None:
+    law.check(FIXED[name])
+
+
+@pytest.mark.parametrize("law", laws_of(nests_temperature=False), ids=str)
+def test_vector_scaling_with_the_papers_penalty_keeps_all_laws_but_one(law: Law[Any]) -> None:
+    # a diagonal map has no off-diagonal to penalise: the papers pull its factors to 1, not to a temperature
+    law.check(VectorScaling(lambda_=0.1, penalty="odir"))
+
+
+@cache
+def calibrator(name: str, head: str) -> Calibrator:
+    return fitted(METHODS[name], learnable_cohort() if head == "softmax" else learnable_regions())
+
+
+@pytest.mark.parametrize("head", ["softmax", "regions"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_what_is_fitted_keeps_the_laws_of_calibrators_and_its_promises(name: str, head: str) -> None:
+    for part in calibrator(name, head).maps:
+        for promise in (maps.translation_promise_is_honest, maps.argmax_promise_is_honest, maps.order_promise_is_honest):
+            promise.check(part)  # type: ignore[arg-type]  # a ModuleList of maps
+    for law in CALIBRATOR_LAWS:
+        law.check(calibrator(name, head))

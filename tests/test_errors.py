@@ -1,0 +1,60 @@
+"""Errors: the tree is the one drawn, messages say where, what, what instead and what to do, and they survive a worker process."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+
+from segcal import errors
+from segcal.errors import MismatchError, OutputError, ScoreError, SegcalError, UsageError
+
+ALL = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, SegcalError)]
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    drawn: dict[str, str] = {}
+    path: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^([\s│├└─]*)([A-Z]\w+Error)\b", line)
+        if found:
+            depth = len(found[1])
+            path = [p for p in path if p[0] < depth]
+            if path:
+                drawn[found[2]] = path[-1][1]
+            path.append((depth, found[2]))
+    assert drawn == {kind.__name__: kind.__base__.__name__ for kind in ALL if kind is not SegcalError}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_message_says_where_what_what_instead_and_what_to_do(kind):
+    error = kind("scores.npz", found="NaN", expected="numbers", do="Predict again.")
+    assert str(error) == "scores.npz: found NaN; expected numbers. Predict again."
+    assert (error.where, error.found, error.expected, error.do) == ("scores.npz", "NaN", "numbers", "Predict again.")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_errors_come_through_a_pickle_whole(kind):
+    error = kind("a", found="b", expected="c", do="d")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert (str(again), again.where, again.found, again.expected, again.do) == (str(error), "a", "b", "c", "d")
+
+
+def test_exit_codes_are_those_of_the_command_line():
+    codes = {kind.__name__: kind.exit_code for kind in ALL}
+    assert codes.pop("SegcalError") == 1
+    assert codes.pop("UsageError") == codes.pop("MismatchError") == 2
+    assert set(codes.values()) == {3}
+    assert issubclass(MismatchError, UsageError)
+    assert not issubclass(OutputError, errors.DataError)
+
+
+def test_every_part_of_a_message_must_be_given():
+    with pytest.raises(TypeError):
+        ScoreError("a", found="b", expected="c")  # type: ignore[call-arg]
+
+
+def test_every_error_says_what_it_is_for():
+    assert all(kind.__doc__ for kind in ALL)
