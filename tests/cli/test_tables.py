@@ -23,9 +23,10 @@ def test_a_shown_number_is_the_number(value: float) -> None:
 
 
 def test_intervals() -> None:
-    assert interval({"low": -0.01, "high": 0.02, "groups": 4}) == "-0.0100 to +0.0200"
-    assert interval({"low": None, "high": None, "groups": 1}) == "none: one group"
-    assert interval(None) == "-"
+    assert interval("nll", {"low": -0.01, "high": 0.02, "groups": 4}) == "-0.0100 to +0.0200"
+    assert interval("nll", {"low": None, "high": None, "groups": 1}) == "none: one group"
+    assert interval("nll", None) == "-"
+    assert interval("flip_rate", {"low": -0.01, "high": 0.02, "groups": 4}) == "-1.0000 to +2.0000"
 
 
 def test_what_a_calibrator_keeps_is_small() -> None:

@@ -22,7 +22,7 @@ def demo(*, output: Annotated[Path | None, Parameter(name=("--output", "-o"))] =
         segcal demo
         segcal demo -o FOLDER
 
-    Ends with the commands that do the same on your own data.
+    Shows the commands that do the same on your own data, and ends with the table.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def demo(*, output: Annotated[Path | None, Parameter(name=("--output", "-o"))] =
         checked = checking.check(result.fitting, engine)
     out.text("\nWhat check says of the cases to fit on", "bold")
     findings.show(out, findings.layout_of(folder / "fitting" / "member0"), checked)
-    out.show(tables.distances(result.table()), f"{len(result.held_out)} held-out cases; distance: Kullback-Leibler divergence from the true probabilities, in nats a voxel")
     out.text("The same, typed:", "bold")
     for command in commands(folder, list(result.calibrators), result.best):
         out.text(f"  {command}")
     for name, path in result.figures.items():
         out.text(f"figure: {path} ({name.replace('_', ' ')})")
+    out.show(tables.distances(result.table()), f"{len(result.held_out)} held-out cases; distance: Kullback-Leibler divergence from the true probabilities, in nats a voxel")
     out.json({**result.to_json(), "check": checked.to_json()})
     return 0
 

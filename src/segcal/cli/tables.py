@@ -1,7 +1,7 @@
 """Numbers of an evaluation as tables for a terminal, and as a CSV table of cases.
 
 They are made from the JSON-safe blocks of `segcal.metrics.summary`, so that numbers just computed and numbers read from a calibrator look the same. What is not
-defined is shown as '-'. Fractions are shown as they are; flips too, to be comparable with the JSON.
+defined is shown as '-'. Rates are fractions, as in the JSON, but for flips, which are per cent here (definitions 16).
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ NUMBERS = (
     ("ace", "ACE (15 bins, pooled)"),
     ("dice", "Dice"),
     ("iou", "IoU"),
-    ("flip_rate", "flipped labels"),
+    ("flip_rate", "flipped labels, %"),
 )
 """Rows of the table before and after; their changes are means over cases, for pooled numbers too."""
 
-SHORT = (("nll", "NLL"), ("ece", "ECE"), ("ace", "ACE"), ("dice", "Dice"), ("flip_rate", "flips"))
+SHORT = (("nll", "NLL"), ("ece", "ECE"), ("ace", "ACE"), ("dice", "Dice"), ("flip_rate", "flips %"))
+
+PER_CENT = ("flip_rate",)
+"""Numbers shown times 100."""
 
 LARGE = ("reliability", "ece_by_bins", "per_class", "regions")
 """Entries of a block that are tables themselves."""
@@ -54,13 +57,18 @@ def number(value: float | None, signed: bool = False) -> str:
     return format(value, ("+" if signed else "") + short)
 
 
-def interval(difference: Mapping[str, Any] | None) -> str:
+def shown(key: str, value: float | None, signed: bool = False) -> str:
+    """A number as it is shown under its name."""
+    return number(100 * value if value is not None and key in PER_CENT else value, signed)
+
+
+def interval(key: str, difference: Mapping[str, Any] | None) -> str:
     """The interval of a difference, or why there is none."""
     if difference is None:
         return "-"
     if difference["low"] is None:
         return "none: one group" if difference["groups"] == 1 else "-"
-    return f"{number(difference['low'], True)} to {number(difference['high'], True)}"
+    return f"{shown(key, difference['low'], True)} to {shown(key, difference['high'], True)}"
 
 
 def before_after(before: Mapping[str, Any], after: Mapping[str, Any] | None, differences: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -68,24 +76,24 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any] | None, dif
     if after is None:
         out = table("", "uncalibrated")
         for key, name in NUMBERS:
-            out.add_row(name, number(before[key]))
+            out.add_row(name, shown(key, before[key]))
         return out
     level = next((f"{100 * d['level']:.0f} % interval" for d in differences.values()), "interval")
     out = table("", "uncalibrated", "calibrated", "change", level)
     out.caption = "Changes are means over cases, also beside pooled numbers; intervals are over groups."
     for key, name in NUMBERS:
         change = differences.get(key)
-        out.add_row(name, number(before[key]), number(after[key]), number(None if change is None else change["mean"], True), interval(change))
+        out.add_row(name, shown(key, before[key]), shown(key, after[key]), shown(key, None if change is None else change["mean"], True), interval(key, change))
     return out
 
 
 def methods(before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]) -> Table:
     """One row a method (block after, differences), the uncalibrated first."""
     out = table("method", *(name for _, name in SHORT), "change of NLL", "interval")
-    out.add_row("uncalibrated", *(number(before[key]) for key, _ in SHORT), "", "")
+    out.add_row("uncalibrated", *(shown(key, before[key]) for key, _ in SHORT), "", "")
     for name, (after, differences) in rows.items():
         change = differences["nll"]
-        out.add_row(name, *(number(after[key]) for key, _ in SHORT), number(change["mean"], True), interval(change))
+        out.add_row(name, *(shown(key, after[key]) for key, _ in SHORT), number(change["mean"], True), interval("nll", change))
     return out
 
 
@@ -93,7 +101,7 @@ def distances(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row a method of a demonstration, with its distance to the truth and standard error."""
     out = table("method", *(name for _, name in SHORT), "distance", "standard error")
     for row in rows:
-        out.add_row(row["method"], *(number(row[key]) for key, _ in SHORT), f"{row['distance']:.5f}", f"{row['distance_se']:.5f}")
+        out.add_row(row["method"], *(shown(key, row[key]) for key, _ in SHORT), f"{row['distance']:.5f}", f"{row['distance_se']:.5f}")
     return out
 
 

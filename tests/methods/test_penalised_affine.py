@@ -1,0 +1,270 @@
+"""What the affine methods share: options, strength by cross-validation, limits, certificates against an independent optimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segcal import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, TemperatureScaling, VectorScaling, cohort_from_arrays
+from segcal.engines import Serial
+from segcal.errors import ScoreError, UsageError
+from segcal.methods.penalised_affine import PATH, PenalisedAffine
+
+FAMILIES = [VectorScaling, MatrixScaling, ConstrainedMatrixScaling, DirichletCalibration]
+EYE = torch.eye(3, dtype=torch.float64)
+
+
+def objective(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    """The penalised objective and its gradient in the family's variables, by torch, from the formulas alone."""
+    x = torch.from_numpy(z).double().movedim(1, 0).flatten(1)
+    phi = x if method.on_logits(True) else torch.log_softmax(x, 0)
+    c = phi.shape[0]
+    t = torch.tensor(theta, requires_grad=True)
+    m = (torch.from_numpy(method.design(c)) @ t).reshape(c, c + 1)
+    w, b, eye = m[:, :c], m[:, c], torch.eye(c, dtype=torch.float64)
+    diagonal = isinstance(method, VectorScaling)
+    kept = eye == 1 if diagonal else torch.ones(c, c, dtype=torch.bool)
+    if method.penalty == "ts":
+        shrink = method.lambda_ * ((w - beta * eye)[kept] ** 2).mean()
+    elif diagonal:
+        shrink = method.lambda_ * ((w - eye)[kept] ** 2).mean()
+    else:
+        shrink = method.lambda_ * (w[eye == 0] ** 2).mean()
+    mu = method.lambda_ if method.mu is None else method.mu
+    total = torch.nn.functional.cross_entropy((w @ phi + b[:, None]).T, torch.from_numpy(y).flatten()) + shrink + mu * (b**2).mean()
+    total = total + method.eps * (((w - eye) ** 2).mean() + (b**2).mean())
+    (gradient,) = torch.autograd.grad(total, t)
+    return total.item(), gradient.numpy()
+
+
+def independent(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float) -> float:
+    """The optimum by scipy's L-BFGS-B, restarted until it moves no more."""
+    start = np.linalg.lstsq(method.design(z.shape[1]), np.column_stack([beta * np.eye(z.shape[1]), np.zeros(z.shape[1])]).ravel(), rcond=None)[0]
+    value = np.inf
+    for _ in range(5):
+        found = scipy.optimize.minimize(
+            lambda t: objective(method, z, y, beta, t), start, jac=True, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-12, "maxiter": 3000, "maxcor": 30}
+        )
+        start = found.x
+        if value - found.fun < 1e-12:
+            break
+        value = found.fun
+    return float(found.fun)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("options", [{"lambda_": 0.0}, {"lambda_": 0.2, "mu": 0.03}, {"lambda_": 0.2, "mu": 0.03, "penalty": "odir"}], ids=str)
+def test_the_optimum_is_scipys(family, options, arrays) -> None:
+    """An independent solver on an independent objective finds nothing better, and what it finds is within the certificate."""
+    z, y = arrays
+    method = family(**options)
+    solution = method.fit(z, y, engine=Serial()).solution
+    other = independent(method, z, y, 1 / solution.settings["temperature"])
+    assert solution.certificate["gap"] <= 1e-9
+    assert solution.objective <= other + 1e-8
+    assert other <= solution.objective + 1e-6
+    assert solution.objective - other <= solution.certificate["gap"] + 1e-8
+    assert solution.status == "optimal"
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 10**6), family=st.sampled_from(FAMILIES), strength=st.sampled_from([1e-3, 0.1, 10.0]))
+def test_random_problems_end_at_scipys_optimum(seed, family, strength, truth) -> None:
+    rng = np.random.default_rng(seed)
+    z, y = truth(seed, 2, 150, np.eye(3) + 0.3 * rng.normal(size=(3, 3)), rng.normal(size=3))
+    method = family(strength)
+    solution = method.fit(z, y, engine=Serial()).solution
+    other = independent(method, z, y, 1 / solution.settings["temperature"])
+    assert abs(solution.objective - other) <= 1e-8
+    assert solution.certificate["gap"] <= 1e-9
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_a_strong_penalty_leaves_temperature_scaling(family, arrays) -> None:
+    z, y = arrays
+    ts = TemperatureScaling().fit(z, y, engine=Serial())
+    strong = family(1e9).fit(z, y, engine=Serial())
+    torch.testing.assert_close(strong.maps[0].weight, ts.maps[0].beta * EYE, atol=1e-6, rtol=0)
+    assert strong.maps[0].bias.abs().max() < 1e-6
+    assert strong.solution.nll == pytest.approx(ts.solution.nll, abs=1e-6)
+
+
+def test_odir_leaves_the_diagonal_free(truth) -> None:
+    """Its limit is vector scaling without a bias, not temperature scaling."""
+    z, y = truth(3, 2, 3000, np.diag([0.4, 1.0, 1.6]), np.zeros(3))
+    odir = DirichletCalibration(1e6, 1e6, "odir").fit(z, y, engine=Serial())
+    ts = TemperatureScaling().fit(z, y, engine=Serial())
+    assert (odir.maps[0].weight - torch.diag(odir.maps[0].weight.diagonal())).abs().max() < 1e-5
+    assert odir.maps[0].weight.diagonal().std() > 0.2
+    assert odir.solution.nll < ts.solution.nll - 1e-3
+
+
+@pytest.mark.parametrize("penalty", ["ts", "odir"])
+def test_the_nll_falls_as_the_penalty_does(penalty, arrays) -> None:
+    z, y = arrays
+    found = [MatrixScaling(strength, penalty=penalty).fit(z, y, engine=Serial()).solution for strength in (10.0, 1.0, 0.1, 0.0)]
+    assert all(a.nll >= b.nll - 1e-9 for a, b in zip(found, found[1:], strict=False))
+    assert all(s.settings["lambda"] == s.settings["mu"] for s in found)
+
+
+def test_mu_acts_on_the_bias_alone(arrays) -> None:
+    z, y = arrays
+    free, held = (DirichletCalibration(0.0, mu).fit(z, y, engine=Serial()) for mu in (0.0, 1e6))
+    assert free.maps[0].bias.abs().max() > 0.05
+    assert held.maps[0].bias.abs().max() < 1e-5
+    assert (held.maps[0].weight - EYE / held.solution.settings["temperature"]).abs().max() > 0.01
+    assert held.solution.settings["mu"] == 1e6
+
+
+def cases(truth, seed: int, count: int, weight: np.ndarray, voxels: int = 150, by_case: float = 0.0):
+    z, y = truth(seed, count, voxels, weight, np.zeros(len(weight)), by_case=by_case)
+    return cohort_from_arrays(z, y)
+
+
+def test_cross_validation_keeps_temperature_scaling_where_nothing_is_gained(truth, fit) -> None:
+    """Few cases of a pure temperature, biases that differ by case: what is left to learn is noise."""
+    chosen = []
+    for seed in range(6):
+        calibrator = fit({"dc": DirichletCalibration()}, cases(truth, seed, 5, np.eye(3) / 1.5, by_case=0.4))["dc"].calibrator
+        chosen.append(calibrator.solution.settings["lambda"])
+        if chosen[-1] is None:
+            assert "temperature scaling" in calibrator.solution.message
+            assert calibrator.guarantees().preserves_argmax == "proven"
+            torch.testing.assert_close(calibrator.maps[0].weight, EYE / calibrator.solution.settings["temperature"])
+    assert chosen.count(None) >= 4
+
+
+def test_cross_validation_lets_go_where_the_truth_is_far_from_a_temperature(truth, fit) -> None:
+    weight = np.array([[0.3, 0.6, 0.0], [0.0, 1.5, -0.4], [0.5, 0.0, 0.6]])
+    calibrator = fit({"dc": DirichletCalibration()}, cases(truth, 1, 8, weight, 1500))["dc"].calibrator
+    assert calibrator.solution.settings["lambda"] <= 0.1
+    assert "cross-validated" in calibrator.solution.message
+    assert calibrator.solution.certificate["gap"] <= 1e-9
+
+
+@pytest.mark.parametrize("penalty", ["ts", "odir"])
+def test_the_selection_is_a_whole_table_and_its_best_row_is_taken(penalty, truth, fit) -> None:
+    weight = np.array([[0.5, 0.3, 0.0], [0.0, 1.2, 0.0], [0.2, 0.0, 0.8]])
+    solution = fit({"ms": MatrixScaling(penalty=penalty)}, cases(truth, 2, 6, weight, 500))["ms"].calibrator.solution
+    table = solution.selection
+    assert [row["lambda"] for row in table] == [None, *PATH]
+    assert all(set(row) == {"lambda", "nll", "gain", "standard_error"} for row in table)
+    base = table[0]["nll"]
+    assert all(row["gain"] == pytest.approx(base - row["nll"], abs=1e-12) for row in table)
+    best = min(table, key=lambda row: row["nll"])
+    if solution.settings["lambda"] is None:
+        assert best["lambda"] is None or best["gain"] <= best["standard_error"]
+    else:
+        assert solution.settings["lambda"] == best["lambda"]
+        assert best["gain"] > best["standard_error"]
+
+
+def test_the_table_is_that_of_fits_made_one_by_one(truth, fit) -> None:
+    """Each case's NLL under a fit without its fold: recomputed from separate cohorts."""
+    weight = np.array([[0.5, 0.3, 0.0], [0.0, 1.2, 0.0], [0.2, 0.0, 0.8]])
+    z, y = truth(5, 4, 400, weight, np.zeros(3))
+    made = fit({"dc": DirichletCalibration(), "ts": TemperatureScaling()}, cohort_from_arrays(z, y), crossfit=True)
+    table = {row["lambda"]: row["nll"] for row in made["dc"].calibrator.solution.selection}
+    expected: dict[float | None, list[float]] = {None: [], 1.0: [], 0.01: []}
+    for fold in made["dc"].folds:
+        rest = [i for i in range(4) if i not in fold]
+        for strength in expected:
+            method = TemperatureScaling() if strength is None else DirichletCalibration(strength)
+            calibrator = method.fit(z[rest], y[rest], engine=Serial())
+            for i in fold:
+                expected[strength].append(torch.nn.functional.nll_loss(calibrator.log_probs(torch.from_numpy(z[i : i + 1])), torch.from_numpy(y[i : i + 1])).item())
+    for strength, values in expected.items():
+        assert table[strength] == pytest.approx(np.mean(values), abs=2e-6)
+
+
+def test_one_group_keeps_temperature_scaling_and_says_why(arrays, fit) -> None:
+    z, y = arrays
+    for cohort in (cohort_from_arrays(z[:1], y[:1]), cohort_from_arrays(z, y, groups=["p"] * 4)):
+        solution = fit({"dc": DirichletCalibration()}, cohort)["dc"].calibrator.solution
+        assert "fewer than two groups" in solution.message
+        assert solution.settings["lambda"] is None
+        assert solution.selection == ()
+        assert solution.status == "optimal"
+
+
+def test_groups_not_cases_are_what_is_held_out(truth, fit) -> None:
+    """Six cases in two groups: two folds, each a whole group."""
+    z, y = truth(1, 6, 200, np.eye(3) / 1.5, np.zeros(3))
+    made = fit({"dc": DirichletCalibration()}, cohort_from_arrays(z, y, groups=[*"aabbab"]), crossfit=True)["dc"]
+    assert sorted(map(sorted, made.folds)) == [[0, 1, 4], [2, 3, 5]]
+    assert all("fewer than two groups" in c.solution.message for c in made.held_out)
+    assert len(made.calibrator.solution.selection) == 1 + len(PATH)
+
+
+WRONG = [
+    ({"lambda_": -1.0}, "lambda_"),
+    ({"lambda_": float("nan")}, "lambda_"),
+    ({"lambda_": float("inf")}, "lambda_"),
+    ({"lambda_": None}, "lambda_"),
+    ({"lambda_": "auto"}, "lambda_"),
+    ({"lambda_": [1.0]}, "lambda_"),
+    ({"mu": -0.1, "lambda_": 1.0}, "mu"),
+    ({"mu": "auto", "lambda_": 1.0}, "mu"),
+    ({"mu": 1.0}, "mu"),
+    ({"mu": "cv", "lambda_": 1.0}, "mu"),
+    ({"eps": -1e-8}, "eps"),
+    ({"eps": None}, "eps"),
+    ({"eps": "cv"}, "eps"),
+    ({"penalty": "l2"}, "penalty"),
+]
+
+
+@pytest.mark.parametrize(("options", "name"), WRONG, ids=str)
+def test_wrong_options_are_named(options, name) -> None:
+    with pytest.raises(UsageError) as caught:
+        DirichletCalibration(**options)
+    assert caught.value.where == name
+
+
+def test_both_strengths_may_be_asked_of_the_data() -> None:
+    method = DirichletCalibration("cv", "cv")
+    assert method.cross_validates
+    assert not DirichletCalibration(1.0).cross_validates
+    assert DirichletCalibration(np.float32(1.0), np.int64(2)).lambda_ == 1
+
+
+def test_options_of_any_number_type_can_be_saved(arrays, tmp_path) -> None:
+    z, y = arrays
+    calibrator = DirichletCalibration(np.float32(0.5), np.int64(2), eps=np.float32(1e-6)).fit(z, y, engine=Serial())
+    calibrator.save(tmp_path / "cal.safetensors")
+    assert calibrator.solution.settings["mu"] == 2.0
+
+
+def test_without_a_ridge_an_infimum_is_said_not_to_be_attained(arrays) -> None:
+    z, _ = arrays
+    solution = DirichletCalibration(0.0, eps=0.0).fit(z, z.argmax(1), engine=Serial()).solution
+    assert solution.status == "degenerate"
+    assert "infimum is not attained" in solution.message
+    assert "ridge do" not in solution.message
+    bounded = DirichletCalibration(0.0).fit(z, z.argmax(1), engine=Serial()).solution
+    assert "ridge do" in bounded.message
+    assert "theta" in solution.certificate["proof"]
+    assert bounded.certificate["proof"] == "strong convexity of the penalty"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_each_family_has_its_dimension(family, classes) -> None:
+    design = family.design(classes)
+    counts = {"vs": 2 * classes, "ms": classes**2 + classes, "ms-c": classes**2 + 1, "dc": classes**2 + classes}
+    assert design.shape == (classes * (classes + 1), counts[family.name])
+    assert np.linalg.matrix_rank(design) == counts[family.name]
+    identity = np.column_stack([np.eye(classes), np.zeros(classes)]).ravel()
+    assert np.abs(design @ np.linalg.lstsq(design, identity, rcond=None)[0] - identity).max() < 1e-12
+
+
+def test_an_offset_beyond_reason_is_an_error_that_says_what_to_do(arrays) -> None:
+    z, y = arrays
+    shifted = z.astype(np.float64) + 1e7 * np.random.default_rng(0).normal(size=(4, 1, 400))
+    with pytest.raises(ScoreError, match="dc, ms-c, ts"):
+        MatrixScaling(0.0).fit(shifted, y, engine=Serial())
+    assert DirichletCalibration(0.0).fit(shifted, y, engine=Serial()).solution.status == "optimal"

@@ -1,0 +1,123 @@
+"""Whether a calibrator fits a cohort: classes always, the way scores were made unless told to go on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segcal.calibrators import AffineMap, Calibrator, FitData, ScaleMap
+from segcal.cases import Case, Cohort, Provenance, Record
+from segcal.errors import MismatchError
+from segcal.head import Regions, Softmax
+from segcal.matching import check_match, differences, fitted_cases
+from segcal.sources.arrays import ArrayField
+
+HEAD = Softmax(("background", "organ"))
+
+
+def cohort(provenance=None, pool="probs", head=HEAD, kind="probs"):
+    provenance = provenance or Provenance()
+    field = ArrayField(np.full((head.channels, 4), 0.5, np.float32), True, "x")
+    return Cohort((Case("a", (field,) * provenance.members),), head, kind, pool, provenance, "test set")
+
+
+def calibrator(provenance=None, pool="probs", head=HEAD, data=True):
+    maps = [ScaleMap(0.5) for _ in head.parts]
+    return Calibrator(head, "probs", maps, "ts", data=FitData("fit set", pool, provenance or Provenance(), (), 10) if data else None)
+
+
+FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        (FOLD, FIVE, "probabilities of 5 networks averaged, but the calibrator was fitted on those of a single network"),
+        (FIVE, FOLD, "probabilities of a single network, but the calibrator was fitted on those of 5 networks averaged"),
+        (Provenance(5, 1), Provenance(3, 1), "probabilities of 3 networks averaged, but the calibrator was fitted on those of 5 networks averaged"),
+        (Provenance(5), Provenance(1), "probabilities of a single network, but"),
+        (FOLD, Provenance(1, 1, False, 0.5), "test-time mirroring off, but on in the fit"),
+        (FOLD, Provenance(1, 1, True, 1.0), "a sliding-window step of 1, but 0.5 in the fit"),
+    ],
+)
+def test_another_way_of_making_scores_stops_unless_told_to_go_on(was, now, message):
+    with pytest.raises(MismatchError, match="test set: found") as caught:
+        check_match(calibrator(was), cohort(now))
+    assert message in str(caught.value)
+    assert "--go-on" in caught.value.do
+    (warning,) = check_match(calibrator(was), cohort(now), go_on=True)
+    assert message in warning
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [(FOLD, FOLD), (FIVE, Provenance(5, 1)), (Provenance(), FIVE), (FIVE, Provenance()), (FOLD, Provenance(1, 1)), (Provenance(1, 1), FOLD), (Provenance(5), Provenance(5))],
+)
+def test_what_is_the_same_or_not_known_is_no_difference(was, now):
+    assert check_match(calibrator(was), cohort(now)) == []
+
+
+def test_another_pooling_is_a_difference_where_there_is_something_to_pool():
+    five = Provenance(5)
+    with pytest.raises(MismatchError, match="members pooled as logits, but as probs in the fit"):
+        check_match(calibrator(five, "probs"), cohort(five, "logits"))
+    assert check_match(calibrator(Provenance(), "probs"), cohort(Provenance(), "logits")) == []
+
+
+def test_several_differences_are_all_named():
+    found = differences(calibrator(FOLD), cohort(Provenance(1, 5, False, 0.25)))
+    assert len(found) == 3
+
+
+def test_a_calibrator_that_does_not_know_its_fit_is_not_compared():
+    assert check_match(calibrator(data=False), cohort(FIVE)) == []
+
+
+@pytest.mark.parametrize("go_on", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (HEAD, Softmax(("background", "organ", "lesion")), "3 classes (background, organ, lesion); expected 2 classes"),
+        (HEAD, Softmax(("background", "lesion")), "classes background, lesion; expected background, organ, in this order"),
+        (HEAD, Regions(("whole", "core"), ((1, 2), (2,)), (1, 2)), "2 regions (whole, core); expected 2 classes"),
+        (Regions(("whole",), ((1,),), (1,)), Regions(("core",), ((1,),), (1,)), "classes core; expected whole"),
+    ],
+)
+def test_other_classes_are_an_error_whatever_is_said(ours, theirs, message, go_on):
+    with pytest.raises(MismatchError) as caught:
+        check_match(calibrator(head=ours), cohort(head=theirs), go_on=go_on)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [("0", "1"), ("class 0", "class 1"), ("class_0", "class_1")])
+def test_numbers_are_no_names(names):
+    assert check_match(calibrator(), cohort(head=Softmax(names))) == []
+    assert check_match(calibrator(head=Softmax(names)), cohort()) == []
+
+
+def test_ignored_label_and_background_do_not_matter():
+    assert check_match(calibrator(), cohort(head=Softmax(HEAD.classes, 0, 255))) == []
+
+
+def test_a_map_of_raw_logits_needs_raw_logits():
+    on_logits = Calibrator(HEAD, "logits", [AffineMap(2 * torch.eye(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64), True)], "ms")
+    assert check_match(on_logits, cohort(kind="logits")) == []
+    for other in (cohort(), cohort(Provenance(2), kind="logits")):
+        with pytest.raises(MismatchError, match="raw logits, on which this calibrator was fitted"):
+            check_match(on_logits, other)
+
+
+def test_cases_are_known_by_scores_or_labels_and_never_by_a_constant_map():
+    fitted = (Record("a", "", "L1", "S1", (1, 0, 0, 0)), Record("b", "", "", "S2", (1, 0, 0, 0)))
+    known = Calibrator(HEAD, "probs", [ScaleMap(1.0)], "ts", data=FitData("x", "probs", Provenance(), fitted, 2))
+    seen = [
+        Record("renamed", "", "L1", "S1", (1, 0, 0, 0)),
+        Record("rescored", "", "L1", "S9", (1, 0, 0, 0)),
+        Record("relabelled", "", "L9", "S1", (1, 0, 0, 0)),
+        Record("a", "", "L8", "S8", (1, 0, 0, 0)),
+        Record("constant", "", "", "S7", (1, 0, 0, 0)),
+        Record("constant, rescored not", "", "", "S2", (1, 0, 0, 0)),
+    ]
+    assert fitted_cases(known, seen) == ["renamed", "rescored", "relabelled", "constant, rescored not"]
+    assert fitted_cases(calibrator(data=False), seen) == []
