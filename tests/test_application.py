@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 
+from segcal import journal
 from segcal.application import MAPS, apply
 from segcal.calibrators import AffineMap, Calibrator, FitData, ScaleMap
 from segcal.cases import Case, Cohort, Provenance
@@ -274,10 +276,6 @@ def test_the_folder_is_finished_once_and_only_if_a_case_was():
 
 
 def test_a_full_disk_is_an_outcome_and_leaves_nothing(tmp_path, monkeypatch):
-    import errno
-
-    from segcal import journal
-
     def full(descriptor):
         raise OSError(errno.ENOSPC, "full")
 
@@ -288,10 +286,6 @@ def test_a_full_disk_is_an_outcome_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_an_interruption_leaves_nothing_of_the_case_under_way(tmp_path):
-    class Stops(Serial):
-        def _scratch(self, cohort):
-            return super()._scratch(cohort)
-
     sink = NpzSink(tmp_path / "out")
     steps = 0
 
@@ -306,7 +300,7 @@ def test_an_interruption_leaves_nothing_of_the_case_under_way(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        apply(scale(0.5), several(()), sink, Stops(progress=Progress()))
+        apply(scale(0.5), several(()), sink, Serial(progress=Progress()))
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["case0.npz", "case1.npz"]
 
 

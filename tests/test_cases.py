@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_cuts_cover_a_case_once_and_depend_on_shape_and_channels_alone(shape, cl
     assert cuts == two.cuts(1)
     assert cuts[0][0] == 0
     assert cuts[-1][1] == np.prod(shape)
-    assert all(a[1] == b[0] for a, b in zip(cuts, cuts[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(cuts))
     assert all(b - a == block_length(classes) for a, b in cuts[:-1])
 
 
@@ -93,7 +94,12 @@ def test_members_of_other_classes_are_refused_by_name():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"labels": labels((5, 4), where="other")}, {"mask": labels((4, 5, 1), where="other")}, {"fields": {"image": labels((1,), where="other")}}, {"scores": (scores(), scores((5, 4), where="other"))}],
+    [
+        {"labels": labels((5, 4), where="other")},
+        {"mask": labels((4, 5, 1), where="other")},
+        {"fields": {"image": labels((1,), where="other")}},
+        {"scores": (scores(), scores((5, 4), where="other"))},
+    ],
 )
 def test_what_is_on_another_grid_is_refused_by_name(changes):
     with pytest.raises(ShapeError, match=r"other: found .* expected \(4, 5\) as the scores in scores\.npz"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,11 @@ def blocks(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {}
+    module = types.ModuleType("page")  # a real module: what a page defines can then be pickled, as in a file of one's own
+    monkeypatch.setitem(sys.modules, "page", module)
     for code in blocks(page):
-        exec(compile(code, str(page), "exec"), namespace)
-    assert namespace
+        exec(compile(code, str(page), "exec"), module.__dict__)
+    assert set(module.__dict__) - {"__name__", "__builtins__"}
 
 
 def test_there_is_something_to_run() -> None:

@@ -121,7 +121,7 @@ def test_free_energy_is_known_from_softmax_logits_only():
 
 def test_what_scores_of_a_head_may_be():
     NESTED.check(torch.tensor([[0.9], [0.8], [0.7]]), "probs", "here")
-    with pytest.raises(ScoreError, match="sum to 2.4"):
+    with pytest.raises(ScoreError, match=r"sum to 2\.4"):
         CLASSES.check(torch.tensor([[0.9], [0.8], [0.7]]), "probs", "here")
     with pytest.raises(UsageError, match="'probs' or 'logits' for a region head"):
         NESTED.check(torch.zeros(3, 1), "log_probs", "here")

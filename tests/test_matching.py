@@ -101,7 +101,7 @@ def test_ignored_label_and_background_do_not_matter():
 
 
 def test_a_map_of_raw_logits_needs_raw_logits():
-    on_logits = Calibrator(HEAD, "logits", [AffineMap(2 * torch.eye(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64), True)], "ms")
+    on_logits = Calibrator(HEAD, "logits", [AffineMap(torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64), True)], "ms")
     assert check_match(on_logits, cohort(kind="logits")) == []
     for other in (cohort(), cohort(Provenance(2), kind="logits")):
         with pytest.raises(MismatchError, match="raw logits, on which this calibrator was fitted"):

@@ -99,11 +99,11 @@ class AppliedCase:
 
 
 def _published(block: Block, head: Head) -> Tensor:
-    """The scores themselves as float32 probabilities. What lies at the floor of the logarithm is a probability that was stored as less: padding holds zeros."""
+    """The scores themselves as float32 probabilities. What lies at the floor of the logarithm was stored as less, as 0 in padding."""
     if block.kind == "probs":
         return block.scores.float()
     p = head.probabilities(head.canonical(block.scores, block.kind))
-    return torch.where(p <= FLOOR, 0.0, p).float()
+    return torch.where(p <= FLOOR * (1 + 1e-9), 0.0, p).float()
 
 
 def _label_map(block: Block, head: Head) -> Tensor:

@@ -87,7 +87,7 @@ class Scratch:
             if self._folder is None:
                 base = os.environ.get("SEGCAL_SCRATCH") or tempfile.gettempdir()
                 if not Path(base).is_dir():
-                    raise OutputError(base, found="no folder", expected="a folder for temporary files", do="Make it, or name another one in the environment variable SEGCAL_SCRATCH.")
+                    raise OutputError(base, found="no folder", expected="a folder for temporary files", do="Make it, or name another in the environment variable SEGCAL_SCRATCH.")
                 with explained(Path(base)):
                     self._folder = Path(tempfile.mkdtemp(prefix="segcal-", dir=base))
             self._count += 1

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.lazy import random_cohort
 
 from segcal import accumulate
 from segcal.calibrators import Calibrator, ScaleMap
@@ -21,6 +20,7 @@ from segcal.metrics.calibration import CalibrationError
 from segcal.metrics.likelihood import LogLikelihood
 from segcal.objectives import ScaleNLL
 from segcal.sources.arrays import ArrayField, cohort_from_arrays
+from tests.lazy import random_cohort
 
 ENGINES = [Serial(), Threads(2)]
 

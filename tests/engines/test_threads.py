@@ -22,7 +22,7 @@ def test_workers_default_to_the_cores_at_hand():
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_no_worker_is_refused(workers):
-    with pytest.raises(UsageError, match="workers: found .*; expected 1 or more"):
+    with pytest.raises(UsageError, match=r"workers: found .*; expected 1 or more"):
         Threads(workers)
 
 

@@ -29,12 +29,14 @@ def test_keeps_the_law(name: str, law: Law[Any]) -> None:
     law.check(METHODS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", METHOD_LAWS, ids=str)
 @pytest.mark.parametrize("name", list(FIXED))
 def test_keeps_the_law_with_options_given(name: str, law: Law[Any]) -> None:
     law.check(FIXED[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", laws_of(nests_temperature=False), ids=str)
 def test_vector_scaling_with_the_papers_penalty_keeps_all_laws_but_one(law: Law[Any]) -> None:
     # a diagonal map has no off-diagonal to penalise: the papers pull its factors to 1, not to a temperature

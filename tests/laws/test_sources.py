@@ -1,7 +1,8 @@
-"""Every source keeps the laws of sources: arrays, tensors, tables, files of every format, nnU-Net's folders, simulated and real predictions."""
+"""Every source keeps the laws of sources: arrays, tensors, tables, files of every format, nnU-Net's folders, simulated predictions."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,14 @@ from PIL import Image
 
 from segcal import cohort_from_arrays, open_cohort
 from segcal.cases import Cohort
+from segcal.simulate import Design, Simulation, Truth, write_nnunet
 from segcal.testing import SOURCE_LAWS, Law
 from segcal.testing.examples import learnable
+
+_SPEC = importlib.util.spec_from_file_location("law_writers", Path(__file__).parents[1] / "sources" / "writers.py")
+assert _SPEC is not None and _SPEC.loader is not None
+WRITERS = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(WRITERS)
 
 SHAPE = (3, 4, 5)
 Z, Y = learnable(2, SHAPE)
@@ -72,6 +79,27 @@ def palettes(base: Path) -> Cohort:
     return open_cohort(folder, labels)
 
 
+def simulated(base: Path) -> Cohort:
+    """nnU-Net's prediction folders of an ensemble, with crop padding."""
+    folder = base / "cohort"
+    if not folder.exists():
+        design = Design(("background", "kidney", "tumour"), (4, 9, 8), margin=(1, 1, 2), members=2)
+        write_nnunet(Simulation(design, Truth.general(3)), [0, 1], folder)
+    return open_cohort([folder / "member0", folder / "member1"], folder / "labelsTr", pool="logits")
+
+
+def regions(base: Path) -> Cohort:
+    """nnU-Net's prediction folder of region-based training, with axes the network saw in another order."""
+    folder = base / "predictions"
+    if not folder.exists():
+        p = (1 / (1 + np.exp(-Z[:, :2]))).astype(np.float32)
+        WRITERS.describe(folder, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, forward=(2, 0, 1), order=[1, 2])
+        for k in range(2):
+            WRITERS.save_case(folder, f"case{k}", p[k], delivered=Y[k], box=[[0, 3], [1, 4], [0, 4]], forward=(2, 0, 1))
+            WRITERS.save_map(base / "labels" / f"case{k}.nii.gz", np.where(Y[k] == 1, 3, Y[k]))
+    return open_cohort(folder, base / "labels")
+
+
 def table(base: Path) -> Cohort:
     del base
     return cohort_from_arrays(np.moveaxis(Z, 1, -1).reshape(-1, 3), Y.ravel(), groups=np.repeat(["a", "b", "a", "c"], Y.size // 4))
@@ -92,6 +120,8 @@ OPENERS: dict[str, Callable[[Path], Cohort]] = {
     "zarr": written(save_zarr, ".zarr", kind="logits"),
     "nifti": written(save_nifti, ".nii.gz", kind="logits"),
     "png labels": palettes,
+    "nnU-Net, simulated": simulated,
+    "nnU-Net, regions": regions,
 }
 
 

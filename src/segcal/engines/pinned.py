@@ -127,7 +127,7 @@ def _read(path: Path, offset: int, size: int) -> memoryview:
     with path.open("rb") as file:
         file.seek(offset)
         if file.readinto(data) != size:
-            raise UnreadableError(str(path), found="a file that ends early", expected="the rows written before", do="Somebody changed segcal's scratch folder while it worked: run it again.")
+            raise UnreadableError(str(path), found="a file that ends early", expected="the rows written before", do="The scratch folder was changed during the run: start again.")
     return data
 
 

@@ -1,0 +1,135 @@
+"""Resident memory of `fit` and `evaluate` stays within the limit, for cohorts and for single compressed cases larger than it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segcal.engines.engine import MIB
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 256 * MIB
+
+PREPARED = """
+    import json, sys
+    import numpy as np
+    from segcal import DirichletCalibration, EnsembleTemperatureScaling, TemperatureScaling, Threads, crossfitted, evaluate, fit_methods, open_cohort
+    from segcal.sources.arrays import cohort_from_arrays
+    from tests.lazy import random_cohort
+
+    def status(name):
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+    def peak(work):
+        base = status("VmRSS")
+        open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins anew
+        result = work()
+        return status("VmHWM") - base, result
+
+    methods = {"ts": TemperatureScaling(), "ets": EnsembleTemperatureScaling(), "dc": DirichletCalibration(lambda_=0.01)}
+    engine = Threads(2, max_memory=256 * 2**20)
+    # a fit of some voxels first: what torch and SciPy load and keep on first use is no part of what is measured
+    rng = np.random.default_rng(0)
+    little = cohort_from_arrays(rng.normal(size=(2, 3, 500)).astype(np.float32), rng.integers(3, size=(2, 500)))
+    warm = fit_methods(methods, little, engine)
+    evaluate(little, warm["dc"].calibrator, engine, fitted="include")
+"""
+
+
+def measured(code: str, timeout: int = 900) -> dict[str, int]:
+    """Run `code` after PREPARED in a process of its own; the JSON it prints."""
+    source = textwrap.dedent(PREPARED) + textwrap.dedent(code)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc, which is Linux's")
+
+
+def test_a_cohort_larger_than_the_limit_stays_within_it():
+    found = measured(
+        """
+        cohort = random_cohort(24, (1_000_000,), classes=3)
+        fitting, fits = peak(lambda: fit_methods({"ts": methods["ts"]}, cohort, engine))
+        scoring, _ = peak(lambda: evaluate(cohort, fits["ts"].calibrator, engine, fitted="include"))
+        print(json.dumps({"size": 24 * 1_000_000 * 12, "fit": fitting, "evaluate": scoring}))
+        """
+    )
+    assert found["size"] > LIMIT
+    assert found["fit"] < LIMIT
+    assert found["evaluate"] < LIMIT
+
+
+@pytest.mark.slow
+def test_a_cohort_eight_times_larger_than_the_limit_stays_within_it():
+    found = measured(
+        """
+        cohort = random_cohort(60, (3_000_000,), classes=3)
+        fitting, fits = peak(lambda: fit_methods(methods, cohort, engine, crossfit=True))
+        held_out, _ = peak(lambda: crossfitted(cohort, fits, engine))
+        scoring, _ = peak(lambda: evaluate(cohort, fits["dc"].calibrator, engine, fitted="include"))
+        print(json.dumps({"size": 60 * 3_000_000 * 12, "fit": fitting, "crossfitted": held_out, "evaluate": scoring}))
+        """,
+        timeout=3600,
+    )
+    assert found["size"] > 8 * LIMIT
+    assert max(found["fit"], found["crossfitted"], found["evaluate"]) < LIMIT
+
+
+@pytest.mark.slow
+def test_nineteen_classes_and_four_workers_stay_within_the_limit():
+    found = measured(
+        """
+        engine = Threads(4, max_memory=256 * 2**20)
+        cohort = random_cohort(8, (600_000,), classes=19)
+        fitting, fits = peak(lambda: fit_methods(methods, cohort, engine, crossfit=True))
+        scoring, _ = peak(lambda: crossfitted(cohort, fits, engine))
+        print(json.dumps({"fit": fitting, "evaluate": scoring}))
+        """
+    )
+    assert max(found.values()) < LIMIT
+
+
+def blocky(path: Path, shape: tuple[int, ...], classes: int, key: str) -> None:
+    """A case that compresses well: probabilities of few digits, in blocks, with labels beside it."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(classes, size=tuple(-(-n // 16) for n in shape), dtype=np.uint8)
+    labels = coarse.repeat(16, 0).repeat(16, 1).repeat(16, 2)[: shape[0], : shape[1], : shape[2]]
+    p = np.full((classes, *shape), np.float32(0.2 / (classes - 1)), np.float32)
+    np.put_along_axis(p, labels[None], np.float32(0.8), 0)
+    (path / "labels").mkdir(parents=True)
+    (path / "scores").mkdir()
+    np.savez_compressed(path / "scores" / "big.npz", **{key: p})
+    wrong = rng.random(shape) < 0.3
+    np.save(path / "labels" / "big.npy", np.where(wrong, (labels + 1) % classes, labels).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes"),
+    [(( 256, 256, 350), 3), pytest.param((330, 330, 330), 4, marks=pytest.mark.slow)],
+)
+def test_a_compressed_case_larger_than_the_limit_stays_within_it(tmp_path, shape, classes):
+    blocky(tmp_path, shape, classes, "probabilities")
+    size = int(np.prod(shape)) * classes * 4
+    assert size > LIMIT > 20 * (tmp_path / "scores" / "big.npz").stat().st_size
+    found = measured(
+        f"""
+        cohort = open_cohort({str(tmp_path / "scores")!r}, {str(tmp_path / "labels")!r}, kind="probs")
+        fitting, fits = peak(lambda: fit_methods({{"ts": methods["ts"]}}, cohort, engine))
+        scoring, result = peak(lambda: evaluate(cohort, fits["ts"].calibrator, engine, fitted="include"))
+        print(json.dumps({{"fit": fitting, "evaluate": scoring, "voxels": result.to_json()["voxels"]}}))
+        """
+    )
+    assert found["voxels"] == np.prod(shape)
+    assert found["fit"] < LIMIT
+    assert found["evaluate"] < LIMIT
