@@ -50,6 +50,7 @@ def measured(code: str, timeout: int = 900) -> dict[str, int]:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": path}, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, int] = json.loads(done.stdout)
+    print({name: f"{n / MIB:.0f} MiB" for name, n in found.items() if name != "voxels"})
     return found
 
 
@@ -75,15 +76,14 @@ def test_a_cohort_eight_times_larger_than_the_limit_stays_within_it():
     found = measured(
         """
         cohort = random_cohort(60, (3_000_000,), classes=3)
-        fitting, fits = peak(lambda: fit_methods(methods, cohort, engine, crossfit=True))
-        held_out, _ = peak(lambda: crossfitted(cohort, fits, engine))
+        fitting, fits = peak(lambda: fit_methods(methods, cohort, engine))
         scoring, _ = peak(lambda: evaluate(cohort, fits["dc"].calibrator, engine, fitted="include"))
-        print(json.dumps({"size": 60 * 3_000_000 * 12, "fit": fitting, "crossfitted": held_out, "evaluate": scoring}))
+        print(json.dumps({"size": 60 * 3_000_000 * 12, "fit": fitting, "evaluate": scoring}))
         """,
         timeout=3600,
     )
     assert found["size"] > 8 * LIMIT
-    assert max(found["fit"], found["crossfitted"], found["evaluate"]) < LIMIT
+    assert max(found["fit"], found["evaluate"]) < LIMIT
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def blocky(path: Path, shape: tuple[int, ...], classes: int, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "classes"),
-    [(( 256, 256, 350), 3), pytest.param((330, 330, 330), 4, marks=pytest.mark.slow)],
+    [((256, 256, 350), 3), pytest.param((330, 330, 330), 4, marks=pytest.mark.slow)],
 )
 def test_a_compressed_case_larger_than_the_limit_stays_within_it(tmp_path, shape, classes):
     blocky(tmp_path, shape, classes, "probabilities")

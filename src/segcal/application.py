@@ -1,9 +1,14 @@
 """Applying a calibrator to a cohort, case by case, block by block, into a sink.
 
-Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on request: `entropy` (nats, of the calibrated
-distribution; the largest of the regions'), `confidence` (probability of the decided label; the smallest of the regions'), `error` (probability that the
-*delivered* label map is wrong there; for regions the largest of the regions' error probabilities, a lower bound), `probability` (per class). What a case reports: voxels, padding, flips, and how often
-the delivered label map differs from the arg max of its own scores (post-processing). A case without a delivered map uses the arg max.
+Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on request:
+
+    entropy      nats, of the calibrated distribution; for regions the largest of theirs
+    confidence   probability of the decided label; for regions the smallest of theirs
+    error        probability that the *delivered* label map is wrong there; for regions the largest of theirs, a lower bound
+    probability  one map a class
+
+What a case reports: voxels, padding, flips, and how often the delivered label map differs from the arg max of its own scores (post-processing). A case without
+a delivered map uses the arg max.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from segcal.accumulate import fold
 from segcal.metrics import REGISTERED, Factory
 

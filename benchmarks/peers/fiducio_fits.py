@@ -1,0 +1,222 @@
+"""Exact fits beside fiducio's, on the same voxels of real ensembles: NLL in float64 and time.
+
+    python benchmarks/peers/fiducio_fits.py --shared ../shared --work WORK -o docs/results/fiducio_fits.md
+
+Every method is fitted without a penalty (segcal keeps its ridge of 1e-8) on the same float32 mean logits of five networks. fiducio runs as it comes (Adam, 200 steps),
+with L-BFGS (500 iterations) and with Adam for 3000 steps at its default rate. Fits are interleaved, so that a busy machine slows all of them alike; times are
+medians over repeats. The NLL is computed here, in float64, from the parameters each of them ends with. Needs: fiducio, onnxruntime.
+Exits with an error where segcal is above fiducio's best by more than 1e-6.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fiducio
+import numpy as np
+import torch
+from torch import Tensor
+
+import segcal
+from segcal.cases import SCORED
+from segcal.journal import Scratch
+from segcal.methods import REGISTERED, Method
+
+PEERS: dict[str, type[fiducio.Calibrator]] = {
+    "ts": fiducio.TemperatureScaling,
+    "vs": fiducio.VectorScaling,
+    "ms-c": fiducio.TranslationInvariantMatrixScaling,
+    "ms": fiducio.MatrixScaling,
+    "dc": fiducio.DirichletCalibration,
+}
+IGNORED = {"camvid": 255, "hippocampus": None, "nuclei": None}
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way of fitting one method: where it ended and how long it took (median seconds)."""
+
+    dataset: str
+    method: str
+    fitted_by: str
+    nll: float
+    seconds: float
+    gap: float | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the peer may try."""
+
+    adam: int = 3000
+    lbfgs: int = 500
+    repeats: int = 3
+
+
+def nll(phi: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> float:
+    """Mean NLL of S(W phi + b) in float64; phi (n, C)."""
+    return torch.nn.functional.cross_entropy(phi @ weight.T + bias, labels).item()
+
+
+def of_segcal(name: str, calibrator: segcal.Calibrator, logits: Tensor, labels: Tensor) -> float:
+    """NLL of a fitted calibrator, from its parameters."""
+    fitted = dict(calibrator.maps[0].state_dict())
+    phi, c = logits.double(), logits.shape[1]
+    if name == "ts":
+        return nll(phi, labels, fitted["beta"] * torch.eye(c, dtype=torch.float64), torch.zeros(c, dtype=torch.float64))
+    return nll(phi if fitted["on_logits"] else torch.log_softmax(phi, 1), labels, fitted["weight"], fitted["bias"])
+
+
+def of_peer(name: str, calibrator: fiducio.Calibrator, logits: Tensor, labels: Tensor) -> float:
+    """NLL of a fitted peer, from the state it would save."""
+    state: dict[str, Any] = calibrator._get_state()
+    phi, c = logits.double(), logits.shape[1]
+    if name == "ts":
+        return nll(phi, labels, torch.eye(c, dtype=torch.float64) / state["temperature"].double(), torch.zeros(c, dtype=torch.float64))
+    weight = state["weight"].double()
+    if name == "vs":
+        weight = torch.diag(weight)
+    elif name == "ms-c":
+        weight = torch.cat([weight, state["row_sum"].double() - weight.sum(1, keepdim=True)], 1)
+    return nll(torch.log_softmax(phi, 1) if name == "dc" else phi, labels, weight, state["bias"].double())
+
+
+def exact(name: str) -> Method:
+    """segcal's method without a penalty."""
+    return REGISTERED[name]() if name == "ts" else REGISTERED[name](lambda_=0.0, mu=0.0)
+
+
+def compare(dataset: str, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], effort: Effort, methods: Sequence[str] = tuple(PEERS)) -> list[Run]:
+    """Fit each method every way on float32 `logits` (n, C) and `labels` (n,)."""
+    z, y = torch.from_numpy(logits), torch.from_numpy(labels)
+    out = []
+    for name in methods:
+        peer = PEERS[name]
+        ways: dict[str, Callable[[], Any]] = {
+            "segcal": lambda name=name: exact(name).fit(logits, labels),
+            "fiducio": lambda peer=peer: peer(device="cpu").fit(z, y),
+            f"fiducio, L-BFGS {effort.lbfgs}": lambda peer=peer: peer(optimizer="lbfgs", max_iter=effort.lbfgs, device="cpu").fit(z, y),
+            f"fiducio, Adam {effort.adam}": lambda peer=peer: peer(optimizer="adam", max_iter=effort.adam, device="cpu").fit(z, y),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        fitted: dict[str, Any] = {}
+        for _ in range(effort.repeats):
+            for way, fit in ways.items():
+                begin = time.perf_counter()
+                fitted[way] = fit()
+                seconds[way].append(time.perf_counter() - begin)
+        for way, calibrator in fitted.items():
+            ours = isinstance(calibrator, segcal.Calibrator)
+            value = (of_segcal if ours else of_peer)(name, calibrator, z, y)
+            solution = calibrator.solution if ours else None
+            out.append(Run(dataset, name, way, value, statistics.median(seconds[way]), solution.certificate["gap"] if solution else None, solution.status if solution else ""))
+    return out
+
+
+def behind(runs: Sequence[Run]) -> dict[tuple[str, str], float]:
+    """By how much segcal's NLL is above the peer's best, by data set and method; negative where it is below."""
+    ours = {(r.dataset, r.method): r.nll for r in runs if r.fitted_by == "segcal"}
+    return {key: value - min(r.nll for r in runs if (r.dataset, r.method) == key and r.fitted_by != "segcal") for key, value in ours.items()}
+
+
+def voxels(folder: Path, dataset: str, count: int, members: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A seeded sample of `count` scored voxels of all cases: mean logits (n, C) float32, labels (n,)."""
+    cohort = segcal.open_cohort([folder / f"member{k}" for k in range(members)], folder / "labels", pool="logits", ignore_index=IGNORED[dataset])
+    scores, labels = [], []
+    with Scratch(2**30) as scratch:
+        for index in range(len(cohort)):
+            with cohort.open(index, scratch) as reader:
+                for start, stop in cohort.cuts(index):
+                    block = reader.block(start, stop)
+                    assert block.labels is not None
+                    kept = block.role == SCORED
+                    scores.append(block.scores[:, kept].float().T.numpy())
+                    labels.append(block.labels[kept].numpy())
+    z, y = np.concatenate(scores), np.concatenate(labels)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(y))[:count])
+    return np.ascontiguousarray(z[chosen]), y[chosen]
+
+
+def predictions(shared: Path, work: Path, dataset: str, cases: int, members: int) -> Path:
+    """The ensemble's logits of some cases, written once."""
+    folder = work / f"{dataset}-{cases}-{members}"
+    if not folder.is_dir():
+        unfinished = folder.with_suffix(".part")
+        command = [sys.executable, str(shared / "zoo" / "write_predictions.py"), dataset, str(unfinished), "--layout", "npz", "--limit", str(cases), "--members", str(members)]
+        subprocess.run(command, check=True)
+        unfinished.rename(folder)
+    return folder
+
+
+def page(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]], effort: Effort, command: str) -> str:
+    """The results as a page."""
+    lines = [
+        "# Exact fits beside fiducio's",
+        "",
+        f"Made by `{command}`. Mean logits of five networks, no penalty; NLL in float64 from the parameters; seconds are medians of {effort.repeats} interleaved runs on "
+        f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, fiducio {fiducio.__version__}, segcal {segcal.__version__}.",
+        "",
+        "`above`: NLL above segcal's. `gap`: segcal's own bound on what its objective, ridge included, has left to gain.",
+        "",
+        "| data | method | fitted by | NLL | above | gap | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ours = {(r.dataset, r.method): r.nll for r in runs if r.fitted_by == "segcal"}
+    for r in runs:
+        n, c = sizes[r.dataset]
+        first = r.fitted_by == "segcal"
+        above = "" if first else f"{r.nll - ours[r.dataset, r.method]:+.1e}"
+        gap = "" if r.gap is None else f"{r.gap:.0e}"
+        lines.append(
+            f"| {f'{r.dataset}, {n} voxels, {c} classes' if first else ''} | {r.method if first else ''} | {r.fitted_by} | {r.nll:.8f} | {above} | {gap} | {r.seconds:.2f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--datasets", nargs="+", default=list(IGNORED), choices=list(IGNORED))
+    parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--voxels", type=int, default=100_000)
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--adam", type=int, default=Effort.adam)
+    parser.add_argument("--lbfgs", type=int, default=Effort.lbfgs)
+    parser.add_argument("--repeats", type=int, default=Effort.repeats)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    effort = Effort(args.adam, args.lbfgs, args.repeats)
+    runs: list[Run] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    for dataset in args.datasets:
+        folder = predictions(args.shared, args.work, dataset, args.cases, 5)
+        z, y = voxels(folder, dataset, args.voxels, 5)
+        sizes[dataset] = (len(y), z.shape[1])
+        for method in args.methods:
+            runs += compare(dataset, z, y, effort, [method])
+            for r in runs[-4:]:
+                print(f"{r.dataset:12} {r.method:5} {r.fitted_by:22} {r.nll:.9f} {r.seconds:8.2f} s", flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(page(runs, sizes, effort, "python benchmarks/peers/fiducio_fits.py --work WORK -o docs/results/fiducio_fits.md"))
+    args.output.with_suffix(".json").write_text(json.dumps([asdict(r) for r in runs], indent=1))
+    worse = {key: above for key, above in behind(runs).items() if above > TOLERANCE}
+    if worse:
+        raise SystemExit(f"above fiducio's best by more than {TOLERANCE:g}: {worse}")
+
+
+if __name__ == "__main__":
+    main()
