@@ -60,10 +60,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 def test_a_cohort_larger_than_the_limit_stays_within_it():
     found = measured(
         """
-        cohort = random_cohort(24, (1_000_000,), classes=3)
+        cohort = random_cohort(9, (1_000_000,), classes=8)
         fitting, fits = peak(lambda: fit_methods({"ts": methods["ts"]}, cohort, engine))
         scoring, _ = peak(lambda: evaluate(cohort, fits["ts"].calibrator, engine, fitted="include"))
-        print(json.dumps({"size": 24 * 1_000_000 * 12, "fit": fitting, "evaluate": scoring}))
+        print(json.dumps({"size": 9 * 1_000_000 * 32, "fit": fitting, "evaluate": scoring}))
         """
     )
     assert found["size"] > LIMIT

@@ -34,7 +34,8 @@ def test_logits_are_never_floored(z):
     x = canonical(torch.from_numpy(z), "logits").numpy()
     exact = z - np.logaddexp.reduce(z, 0)
     np.testing.assert_allclose(x, exact, rtol=0, atol=1e-11)
-    assert (x.argmax(0) == z.argmax(0)).all()
+    # the winner stays a winner; logits closer than rounding may tie, which is why decisions are taken from the scores as given
+    assert (np.take_along_axis(x, z.argmax(0)[None], 0)[0] == x.max(0)).all()
 
 
 def test_logits_of_ten_thousand_keep_their_distance():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -59,11 +58,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the peer may try."""
+    """How long the peer may try, and how many threads either side gets."""
 
     adam: int = 3000
     lbfgs: int = 500
     repeats: int = 3
+    threads: int = 1
 
 
 def nll(phi: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> float:
@@ -106,18 +106,21 @@ def compare(dataset: str, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, 
     for name in methods:
         peer = PEERS[name]
         ways: dict[str, Callable[[], Any]] = {
-            "segcal": lambda name=name: exact(name).fit(logits, labels),
+            "segcal": lambda name=name: exact(name).fit(logits, labels, engine=segcal.Threads(effort.threads)),
             "fiducio": lambda peer=peer: peer(device="cpu").fit(z, y),
             f"fiducio, L-BFGS {effort.lbfgs}": lambda peer=peer: peer(optimizer="lbfgs", max_iter=effort.lbfgs, device="cpu").fit(z, y),
             f"fiducio, Adam {effort.adam}": lambda peer=peer: peer(optimizer="adam", max_iter=effort.adam, device="cpu").fit(z, y),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         fitted: dict[str, Any] = {}
+        before = torch.get_num_threads()
+        torch.set_num_threads(effort.threads)
         for _ in range(effort.repeats):
             for way, fit in ways.items():
                 begin = time.perf_counter()
                 fitted[way] = fit()
                 seconds[way].append(time.perf_counter() - begin)
+        torch.set_num_threads(before)
         for way, calibrator in fitted.items():
             ours = isinstance(calibrator, segcal.Calibrator)
             value = (of_segcal if ours else of_peer)(name, calibrator, z, y)
@@ -166,8 +169,8 @@ def page(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]], effort: Effo
     lines = [
         "# Exact fits beside fiducio's",
         "",
-        f"Made by `{command}`. Mean logits of five networks, no penalty; NLL in float64 from the parameters; seconds are medians of {effort.repeats} interleaved runs on "
-        f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, fiducio {fiducio.__version__}, segcal {segcal.__version__}.",
+        f"Made by `{command}`. Mean logits of five networks, no penalty; NLL in float64 from the parameters; seconds are medians of {effort.repeats} interleaved run(s) with "
+        f"{effort.threads} thread(s) ({platform.machine()}), torch {torch.__version__}, fiducio {fiducio.__version__}, segcal {segcal.__version__}.",
         "",
         "`above`: NLL above segcal's. `gap`: segcal's own bound on what its objective, ridge included, has left to gain.",
         "",
@@ -197,9 +200,10 @@ def main() -> None:
     parser.add_argument("--adam", type=int, default=Effort.adam)
     parser.add_argument("--lbfgs", type=int, default=Effort.lbfgs)
     parser.add_argument("--repeats", type=int, default=Effort.repeats)
+    parser.add_argument("--threads", type=int, default=Effort.threads)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    effort = Effort(args.adam, args.lbfgs, args.repeats)
+    effort = Effort(args.adam, args.lbfgs, args.repeats, args.threads)
     runs: list[Run] = []
     sizes: dict[str, tuple[int, int]] = {}
     for dataset in args.datasets:

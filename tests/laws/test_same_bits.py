@@ -33,7 +33,7 @@ METHODS = {
 LEAST = 256 * MIB
 
 
-def cohort(cases: int = 6, voxels: int = 70_000) -> Cohort:
+def cohort(cases: int = 4, voxels: int = 70_000) -> Cohort:
     """Cases of two blocks each, in three groups."""
     plain = random_cohort(cases, (voxels,))
     return plain.grouped({c.id: f"g{k % 3}" for k, c in enumerate(plain)})

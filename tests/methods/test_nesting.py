@@ -116,7 +116,7 @@ def test_preserving_maps_flip_no_real_voxel(three_classes, hippocampus, table) -
 
 @pytest.mark.slow
 def test_all_pixels_of_the_street_scenes(camvid_whole, fit) -> None:
-    """The same nesting on every pixel, not one in nine."""
+    """The same nesting on every pixel, not one in 25."""
     fitted = fits(camvid_whole, fit)
     test_every_method_is_certified_and_none_fell_back(fitted)
     test_larger_families_reach_lower(fitted)

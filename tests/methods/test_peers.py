@@ -10,7 +10,6 @@ pytest.importorskip("fiducio", reason="the peer is not installed")
 
 from benchmarks.peers import fiducio_fits
 
-
 METHODS = ("ts", "ms-c", "dc")
 
 

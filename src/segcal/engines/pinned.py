@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 import threading
 import zlib
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ from segcal.journal import Scratch
 
 SAMPLE_ROWS = 2**18
 CURVATURE_ROWS = 2**15
-SAMPLE_NUMBERS = 2**24
-"""Most rows of the two samples, and most numbers in the larger one (64 MiB), whatever the memory limit: a limit must not change a result."""
+SAMPLE_NUMBERS = 2**23
+"""Most rows of the two samples, and most numbers in the larger one (32 MiB), whatever the memory limit: a limit must not change a result."""
 
 CHUNK_ROWS = 2**14
 
@@ -202,7 +203,9 @@ class Pinned:
         if tuple(strata) == self._strata and self._samples:
             return
         self._strata = tuple(strata)
-        pieces: dict[Level, dict[int, list[Prepared]]] = {Level.SAMPLE: {}, Level.CURVATURE: {}}
+        # pieces are put on a shelf of their own for the reason given there; nothing is written to its file
+        shelf, file = Shelf(self.cohort.head, sys.maxsize, self.scratch), CaseFile(self.scratch)
+        pieces: dict[Level, dict[int, list[tuple[int, Stored]]]] = {Level.SAMPLE: {}, Level.CURVATURE: {}}
         rates = {level: self.rate(level) for level in pieces}
         for case, start, kept in self.blocks:
             block = self.shelf.load(case, start, kept)
@@ -211,8 +214,8 @@ class Pinned:
             for level, rate in rates.items():
                 index = torch.nonzero(draw < rate).flatten()
                 if index.numel():
-                    pieces[level].setdefault(strata[case], []).append(block.take(index))
-        self._samples = {level: [c for s in sorted(by) for c in _chunked(by[s])] for level, by in pieces.items()}
+                    pieces[level].setdefault(strata[case], []).append((case, shelf.keep(block.take(index), file)))
+        self._samples = {level: [c for s in sorted(by) for c in _chunked(shelf, by[s])] for level, by in pieces.items()}
         self.passes += 1
 
 
@@ -225,13 +228,13 @@ class Chunk:
     cases: frozenset[int]
 
 
-def _chunked(pieces: list[Prepared]) -> list[Chunk]:
+def _chunked(shelf: Shelf, pieces: list[tuple[int, Stored]]) -> list[Chunk]:
     out: list[Chunk] = []
     batch: list[Prepared] = []
     size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += piece.log_probs.shape[1]
+    for case, kept in pieces:
+        batch.append(shelf.load(case, 0, kept))
+        size += kept.voxels
         if size >= CHUNK_ROWS:
             out.append(_joined(batch))
             batch, size = [], 0
