@@ -143,9 +143,7 @@ def distances_to_truth(cohort: Cohort, truth: Truth, calibrators: Mapping[str, C
     asks = {UNCALIBRATED: Ask(DistanceToTruth(truth), by_case=True)}
     asks |= {name: Ask(DistanceToTruth(truth, calibrator.through(0)), by_case=True) for name, calibrator in calibrators.items()}
     answers, _ = engine.survey(cohort, asks)
-    return {
-        name: clustered_mean([accumulate.result(ask.accumulator, answers[name][case]).kl for case in range(len(cohort))], cohort.groups) for name, ask in asks.items()
-    }
+    return {name: clustered_mean([accumulate.result(ask.accumulator, answers[name][case]).kl for case in range(len(cohort))], cohort.groups) for name, ask in asks.items()}
 
 
 def _cohort(simulation: Simulation, cases: range, folder: Path, engine: Engine) -> Cohort:

@@ -24,7 +24,9 @@ EYE = torch.eye(3, dtype=torch.float64)
 def objective(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     """The penalised objective and its gradient in the family's variables, by NumPy, from the formulas alone."""
     flat = np.moveaxis(z.astype(float), 1, 0).reshape(z.shape[1], -1)
-    phi = flat if method.on_logits(True) else flat - np.logaddexp.reduce(flat, 0)
+    energy = np.logaddexp.reduce(flat, 0)
+    kept = (flat - energy).astype(np.float32).astype(float)  # rows are kept as float32 log-probabilities
+    phi = kept + energy if method.on_logits(True) else kept
     (c, n), eye, at = phi.shape, np.eye(z.shape[1]), y.ravel()
     psi, design = np.vstack([phi, np.ones(n)]), method.design(c)
     diagonal = isinstance(method, VectorScaling)
