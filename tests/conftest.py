@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# the same examples in every run, so that a failure is somebody's change (HYPOTHESIS_PROFILE=explore looks further); no deadline: a machine under load is slow for reasons of its own
+# the same examples in every run, so that a failure is somebody's change (HYPOTHESIS_PROFILE=explore looks further); no deadline: a loaded machine is slow for reasons of its own
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
