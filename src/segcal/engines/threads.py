@@ -14,8 +14,8 @@ from segcal.errors import UsageError
 T = TypeVar("T")
 
 
-SHARE = 32 * MIB
-"""Memory that one thread's passing arrays may take: blocks hold at most 2 MiB of numbers, and some ten arrays of that size live at once."""
+SHARE = 48 * MIB
+"""Memory that one thread's passing arrays may take: blocks hold at most 2 MiB of numbers, some ten such arrays live at once, and the heap holds as much again."""
 
 
 class Threads(Engine):
