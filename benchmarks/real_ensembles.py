@@ -73,9 +73,11 @@ POOLS = (
     Pool("camvid, logits, mean of logits", "camvid", ("--layout", "npz"), "logits"),
     Pool("camvid, logits, mean of probabilities", "camvid", ("--layout", "npz"), "probs"),
     Pool("camvid, nnU-Net results folder", "camvid", ("--layout", "nnunet-results")),
+    Pool("camvid, nnU-Net predictions, cropped, one network", "camvid", ("--layout", "nnunet", "--crop", "3"), None, 1),
     Pool("nuclei, logits, mean of logits", "nuclei", ("--layout", "npz"), "logits"),
     Pool("nuclei, logits, mean of probabilities", "nuclei", ("--layout", "npz"), "probs"),
     Pool("nuclei, nnU-Net predictions, cropped, one network", "nuclei", ("--layout", "nnunet", "--crop", "3"), None, 1),
+    Pool("nuclei, nnU-Net results folder", "nuclei", ("--layout", "nnunet-results")),
 )
 
 
