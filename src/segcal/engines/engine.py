@@ -2,7 +2,7 @@
 
 Promises: the same bits for any engine, any number of workers and any memory limit on one instruction set. Blocks are cut by case and
 offset alone, each is folded on one thread (torch's own threading is off inside), and states merge exactly in any order. One `reduce` reads the rows
-once however many asks there are. Costs: pinned rows up to a third of `max_memory` in memory, the rest in files; readers share another fifth.
+once however many asks there are. Costs: pinned rows and their samples up to a third of `max_memory` in memory, the rest in files; readers share another fifth.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segcal import accumulate
 from segcal.accumulate import State
 from segcal.cases import Block, Cohort, Prepared, Record, Rows
 from segcal.engines.ask import Ask, Level, Through
-from segcal.engines.pinned import CaseFile, Chunk, Pinned, Shelf, Stored
+from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
 from segcal.journal import Scratch
@@ -101,7 +101,7 @@ class Engine(ABC):
         """Read a labelled cohort once and keep its scored rows. Close the result (`with engine.pin(...) as pinned`) to remove its files."""
         cohort.labelled()
         scratch = Scratch(0)
-        shelf = Shelf(cohort.head, self.max_memory // 3, scratch)
+        shelf = Shelf(cohort.head, self.max_memory // 3 - 4 * SAMPLE_NUMBERS, scratch)
         kept: dict[int, list[tuple[int, int, Stored]]] = {}
         records: dict[int, Record] = {}
 
