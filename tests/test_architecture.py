@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "segcal"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("guarantees", "journal"),
+    ("guarantees", "journal", "experts"),
     ("scores",),
     ("head",),
     ("pooling",),

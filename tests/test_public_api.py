@@ -10,6 +10,9 @@ import segcal
 from segcal.methods import REGISTERED
 
 PUBLIC = {
+    "ArgmaxPreservingMatrixScaling",
+    "ClassConditionalDirichlet",
+    "OrderPreservingMatrixScaling",
     "Calibrator",
     "Case",
     "Cohort",
@@ -42,6 +45,9 @@ METHODS = {
     "ms": "MatrixScaling",
     "ms-c": "ConstrainedMatrixScaling",
     "dc": "DirichletCalibration",
+    "cdc": "ClassConditionalDirichlet",
+    "cms-ap": "ArgmaxPreservingMatrixScaling",
+    "cms-op": "OrderPreservingMatrixScaling",
 }
 
 

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from segcal.evaluation import crossfitted, evaluate
     from segcal.head import Regions, Softmax
     from segcal.methods import (
+        ArgmaxPreservingMatrixScaling,
+        ClassConditionalDirichlet,
         ConstrainedMatrixScaling,
         DirichletCalibration,
         EnsembleTemperatureScaling,
         MatrixScaling,
+        OrderPreservingMatrixScaling,
         TemperatureScaling,
         VectorScaling,
     )
@@ -32,14 +35,17 @@ if TYPE_CHECKING:
     from segcal.sources.discover import open_cohort
 
 __all__ = [
+    "ArgmaxPreservingMatrixScaling",
     "Calibrator",
     "Case",
+    "ClassConditionalDirichlet",
     "Cohort",
     "ConstrainedMatrixScaling",
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "Fit",
     "MatrixScaling",
+    "OrderPreservingMatrixScaling",
     "Regions",
     "SegcalError",
     "Serial",
@@ -65,7 +71,17 @@ _ROOMS = {
     "segcal.errors": ("SegcalError",),
     "segcal.evaluation": ("crossfitted", "evaluate"),
     "segcal.head": ("Regions", "Softmax"),
-    "segcal.methods": ("ConstrainedMatrixScaling", "DirichletCalibration", "EnsembleTemperatureScaling", "MatrixScaling", "TemperatureScaling", "VectorScaling"),
+    "segcal.methods": (
+        "ArgmaxPreservingMatrixScaling",
+        "ClassConditionalDirichlet",
+        "ConstrainedMatrixScaling",
+        "DirichletCalibration",
+        "EnsembleTemperatureScaling",
+        "MatrixScaling",
+        "OrderPreservingMatrixScaling",
+        "TemperatureScaling",
+        "VectorScaling",
+    ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
     "segcal.sources.arrays": ("cohort_from_arrays",),

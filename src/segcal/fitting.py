@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from segcal import accumulate
 from segcal.engines import Ask, Engine, Level, Pinned
+from segcal.experts import Expert
 from segcal.solvers.query import Evaluated, Query, Solved, Steps
 
 K = TypeVar("K", bound=Hashable)
@@ -83,10 +84,10 @@ class Task:
         rest = [k for k in range(len(self.folds)) if k not in subset]
         return rest if len(rest) >= 2 else []
 
-    def ask(self, accumulator: accumulate.Accumulator, subset: Subset, level: Level) -> Ask:
-        """`accumulator` over the cases of a subset."""
+    def ask(self, accumulator: accumulate.Accumulator, subset: Subset, level: Level, expert: Expert | None = None) -> Ask:
+        """`accumulator` over the cases of a subset, or over one expert's voxels in them."""
         cases = self.members(subset)
-        return Ask(accumulator, self.part, None if cases == self.cases else cases, level)
+        return Ask(accumulator, self.part, None if cases == self.cases else cases, level, expert=expert)
 
 
 class Problem(Protocol):
@@ -101,13 +102,14 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class Binding:
-    """How a solver's queries become asks: what it varies, on which subset, at which level, under which penalty."""
+    """How a solver's queries become asks: what it varies, on which subset, at which level, under which penalty, for which expert."""
 
     task: Task
     subset: Subset
     level: Level
     curvature_level: Level
     problem: Problem
+    expert: Expert | None = None
 
     def run(self, steps: Steps) -> Plan[Solved]:
         """The solver's conversation as a plan."""
@@ -122,7 +124,7 @@ class Binding:
 
     def _ask(self, query: Query) -> Ask:
         level = self.curvature_level if query.rough else self.level
-        return self.task.ask(self.problem.accumulator(query), self.subset, level)
+        return self.task.ask(self.problem.accumulator(query), self.subset, level, self.expert)
 
     def _answer(self, query: Query, state: accumulate.State) -> Evaluated:
         return self.problem.evaluated(query, accumulate.result(self.problem.accumulator(query), state))

@@ -83,6 +83,10 @@ class Softmax:
         """The class each part decides for, shape (1, n), from the scores as given; ties to the lowest index."""
         return scores.argmax(0)[None]
 
+    def ranking(self, scores: Tensor, kind: Kind) -> Tensor:
+        """Numbers (rows, n) in the order of the scores as given, ties to the lowest index: what `decide` and a ranking of the classes are read off."""
+        return scores
+
     def targets(self, labels: Tensor) -> Tensor:
         """Target of each part, shape (1, n), int64; the ignored label becomes NO_TARGET."""
         y = labels.long()
@@ -190,6 +194,11 @@ class Regions:
     def decide(self, scores: Tensor, kind: Kind) -> Tensor:
         """1 where a region is decided inside (p > 0.5, z > 0), shape (R, n)."""
         return (scores > (0.5 if kind == "probs" else 0.0)).long()
+
+    def ranking(self, scores: Tensor, kind: Kind) -> Tensor:
+        """Numbers (rows, n) in whose order each region is decided outside or inside; at exactly the threshold outside."""
+        threshold = torch.full_like(scores, 0.5 if kind == "probs" else 0.0)
+        return torch.stack([threshold, scores], 1).flatten(0, 1)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Target of each part, shape (R, n): 1 where the label belongs to the region; the ignored label becomes NO_TARGET."""

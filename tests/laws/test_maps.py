@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import REGISTERED, AffineMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import REGISTERED, AffineMap, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators.conditional import temperature_experts
+from segcal.experts import Gaps, Margins, Scores
 from segcal.testing import MAP_LAWS, Law
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
@@ -20,6 +22,10 @@ EQUAL_SUMS = MATRIX - MATRIX.sum(1, keepdim=True) / 3 + 0.4
 def weights(*shares: float) -> torch.Tensor:
     return torch.tensor(shares, dtype=torch.float64)
 
+
+SMALL = torch.tensor([[[0.7, 0.2], [0.0, 1.1]], [[0.0, 0.0], [0.3, 0.4]], [[1.3, 0.1], [0.2, 0.6]]], dtype=torch.float64)
+STEPS = torch.tensor([[0.1, 0.0], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
+FREE = torch.stack([MATRIX, MATRIX.T, IDENTITY])
 
 MAPS: dict[str, Map] = {
     "T = 1.7": ScaleMap(1 / 1.7),
@@ -36,6 +42,16 @@ MAPS: dict[str, Map] = {
     "affine with biases that hardly differ": AffineMap(IDENTITY, weights(0, 1e-3, 0)),
     "affine, large": AffineMap(1e4 * MATRIX, 1e3 * BIAS),
     "affine that turns scores around": AffineMap(-IDENTITY, torch.zeros(3)),
+    "experts in scores": ConditionalMap(FREE, BIAS.repeat(3, 1), Scores()),
+    "experts in scores that are one temperature": ConditionalMap(*temperature_experts(0.6, 3, Scores()), Scores()),
+    "experts in scores of different temperatures": ConditionalMap(torch.stack([0.5 * IDENTITY, IDENTITY, 2 * IDENTITY]), torch.zeros(3, 3), Scores()),
+    "experts in margins": ConditionalMap(SMALL, STEPS, Margins()),
+    "experts in margins that are one temperature": ConditionalMap(*temperature_experts(0.6, 3, Margins()), Margins()),
+    "experts in margins, one entry below zero": ConditionalMap(SMALL - 0.5 * torch.eye(2, dtype=torch.float64), STEPS, Margins()),
+    "experts in margins, uniform": ConditionalMap(torch.zeros(3, 2, 2), torch.zeros(3, 2), Margins()),
+    "experts in gaps": ConditionalMap(SMALL, STEPS, Gaps()),
+    "experts in gaps, large": ConditionalMap(1e4 * SMALL, 1e3 * STEPS, Gaps()),
+    "experts in gaps, a step below zero": ConditionalMap(SMALL, STEPS - 0.05, Gaps()),
 }
 
 

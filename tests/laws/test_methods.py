@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from segcal.calibrators import Calibrator
-from segcal.methods import REGISTERED, ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, Method, VectorScaling
+from segcal.methods import (
+    REGISTERED,
+    ArgmaxPreservingMatrixScaling,
+    ClassConditionalDirichlet,
+    ConstrainedMatrixScaling,
+    DirichletCalibration,
+    MatrixScaling,
+    Method,
+    OrderPreservingMatrixScaling,
+    VectorScaling,
+)
 from segcal.testing import CALIBRATOR_LAWS, METHOD_LAWS, Law, maps
 from segcal.testing.examples import learnable_cohort, learnable_regions
 from segcal.testing.methods import fitted, laws_of
@@ -20,6 +30,9 @@ FIXED: dict[str, Method] = {
     "ms, unpenalised": MatrixScaling(lambda_=0.0),
     "ms-c, 0.1 and 0.01": ConstrainedMatrixScaling(lambda_=0.1, mu=0.01),
     "dc, odir": DirichletCalibration(lambda_=0.1, penalty="odir"),
+    "cdc, unpenalised": ClassConditionalDirichlet(lambda_=0.0),
+    "cms-ap, unpenalised": ArgmaxPreservingMatrixScaling(lambda_=0.0),
+    "cms-op, odir": OrderPreservingMatrixScaling(lambda_=0.1, penalty="odir"),
 }
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from segcal import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, TemperatureScaling, VectorScaling, cohort_from_arrays
 from segcal.engines import Serial
 from segcal.errors import ScoreError, UsageError
-from segcal.methods.penalised_affine import PATH, PenalisedAffine
+from segcal.methods.penalised import PATH
+from segcal.methods.penalised_affine import PenalisedAffine
 
 FAMILIES = [VectorScaling, MatrixScaling, ConstrainedMatrixScaling, DirichletCalibration]
 EYE = torch.eye(3, dtype=torch.float64)

@@ -1,13 +1,14 @@
-"""What is applied: maps of log-probabilities (scale, affine, mixture), and the calibrator that wraps one a part of the head."""
+"""What is applied: maps of log-probabilities (scale, affine, mixture, conditional), and the calibrator that wraps one a part of the head."""
 
 from segcal.calibrators.affine import AffineMap
 from segcal.calibrators.calibrator import Calibrator, FitData, Solution
+from segcal.calibrators.conditional import ConditionalMap
 from segcal.calibrators.files import load
 from segcal.calibrators.maps import Map
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 
-__all__ = ["REGISTERED", "AffineMap", "Calibrator", "FitData", "Map", "MixtureMap", "ScaleMap", "Solution", "load"]
+__all__ = ["REGISTERED", "AffineMap", "Calibrator", "ConditionalMap", "FitData", "Map", "MixtureMap", "ScaleMap", "Solution", "load"]
 
-REGISTERED: tuple[type[Map], ...] = (ScaleMap, AffineMap, MixtureMap)
+REGISTERED: tuple[type[Map], ...] = (ScaleMap, AffineMap, MixtureMap, ConditionalMap)
 """Kinds of maps the conformance kit and the file format know."""

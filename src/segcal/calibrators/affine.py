@@ -58,7 +58,7 @@ class AffineMap(Map):
         """Whether it acts on raw logits and is not translation-invariant: only then does the free energy matter."""
         return self._on_logits and not self._equal_row_sums
 
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """log S(W phi + b), (C, n)."""
         weight, bias = self.weight.to(log_probs.dtype), self.bias.to(log_probs.dtype)
         u = weight @ log_probs + bias[:, None]

@@ -152,20 +152,21 @@ class Calibrator(nn.Module):
     def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True) -> Tensor:
         """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`."""
         flat, kind = self._flat(scores, kind, check)
-        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind))
+        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind))
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
-    def map_rows(self, log_rows: Tensor, free_energy: Tensor | None) -> Tensor:
-        """All parts' maps on canonical rows (head.rows, n)."""
+    def map_rows(self, log_rows: Tensor, free_energy: Tensor | None, given: Tensor | None = None) -> Tensor:
+        """All parts' maps on canonical rows (head.rows, n); `given`, as for a map, has as many rows."""
         if len(self.maps) == 1:
-            out: Tensor = self.maps[0](log_rows, free_energy)
+            out: Tensor = self.maps[0](log_rows, free_energy, given)
             return out
-        return torch.cat([m(log_rows[self.head.slice(r)], free_energy) for r, m in enumerate(self.maps)])
+        parts = [self.head.slice(r) for r in range(len(self.maps))]
+        return torch.cat([m(log_rows[at], free_energy, None if given is None else given[at]) for at, m in zip(parts, self.maps, strict=True)])
 
     def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
         """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept."""
-        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind))
+        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind))
         return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
 
     def through(self, part: int) -> ThroughPart:
@@ -217,7 +218,9 @@ class ThroughPart:
 
     def __call__(self, rows: Rows) -> Rows:
         """Rows of calibrated log-probabilities, with the decision that is delivered."""
-        mapped = self.calibrator.maps[self.part](rows.log_probs, rows.free_energy)
+        # the class decided comes first, whatever rounding has tied with it
+        given = rows.log_probs.scatter(0, rows.decision[None], torch.inf)
+        mapped = self.calibrator.maps[self.part](rows.log_probs, rows.free_energy, given)
         if not self.calibrator.keeps_label:
             return replace(rows, log_probs=mapped, decision=mapped.argmax(0))
         if isinstance(self.calibrator.head, Regions):

@@ -1,6 +1,7 @@
 """What every map of one softmax problem shares.
 
-A map takes canonical log-probabilities (C, n), and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). It is plain
+A map takes canonical log-probabilities (C, n), and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). Where the class decided or the
+ranking matters it is read off `given` (C, n), numbers in the order of the scores as they came, which rounding may tie in log-probabilities; without it, off those. It is plain
 traceable tensor code in the dtype it is given. Its promises are read off its parameters. No voxel: an empty result.
 """
 
@@ -45,7 +46,7 @@ class Map(nn.Module, ABC):
         return False
 
     @abstractmethod
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """Calibrated log-probabilities (C, n)."""
 
     @abstractmethod

@@ -39,7 +39,7 @@ class MixtureMap(Map):
         """Any."""
         return None
 
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """log of the mixture, (C, n)."""
         kind = log_probs.dtype
         log_weights = self.weights.to(kind).clamp_min(torch.finfo(kind).tiny).log()

@@ -30,7 +30,7 @@ class ScaleMap(Map):
         """Any."""
         return None
 
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """log S(beta x), (C, n)."""
         return torch.log_softmax(self.beta.to(log_probs.dtype) * log_probs, 0)
 

@@ -20,6 +20,8 @@ def fit(
     lambda_: Annotated[float | Literal["cv"] | None, Parameter(name="--lambda")] = None,
     mu: float | None = None,
     penalty: Literal["ts", "odir"] | None = None,
+    gauge: Literal["free", "pinned"] | None = None,
+    experts: Literal["joint", "independent"] | None = None,
     eps: float | None = None,
     folds: int = 5,
     seed: int = 0,
@@ -45,13 +47,18 @@ def fit(
     output
         The file to write; with several methods a folder, one METHOD.safetensors each.
     method
-        One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities).
+        One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities);
+        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free).
     lambda_
-        Strength of the penalty of vs, ms-c, ms and dc: a number, or 'cv' (default) to choose it by cross-validation over cases.
+        Strength of the penalty of every method but ts and ets: a number, or 'cv' (default) to choose it by cross-validation over cases.
     mu
         Strength of the penalty on the biases; as --lambda unless given.
     penalty
         'ts' (default) shrinks to temperature scaling, 'odir' is the penalty of the papers.
+    gauge
+        Of that penalty for cms-ap and cms-op: 'free' (default), as the paper states it, or 'pinned', as its authors' library has it.
+    experts
+        'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not; for cdc, cms-ap and cms-op.
     eps
         A small ridge that makes the optimum unique.
     folds
@@ -67,7 +74,7 @@ def fit(
     from segcal.cli.opening import cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
-    methods = fits.methods_of(method, {"lambda_": lambda_, "mu": mu, "penalty": penalty, "eps": eps})
+    methods = fits.methods_of(method, {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps})
     files = fits.files_of(output, list(methods))
     cohort = cohort_of(results, scores).labelled()
     keep = fits.keep_decision(cohort, free_decision)

@@ -26,7 +26,7 @@ from segcal.methods.method import Fit, fit_methods
 
 ENDING = ".safetensors"
 
-OPTIONS = {"lambda_": "--lambda", "mu": "--mu", "penalty": "--penalty", "eps": "--eps"}
+OPTIONS = {"lambda_": "--lambda", "mu": "--mu", "penalty": "--penalty", "gauge": "--gauge", "experts": "--experts", "eps": "--eps"}
 """Fields of methods, and what they are called here."""
 
 
@@ -50,7 +50,12 @@ def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, Method]:
     taken = {name: {f.name for f in fields(REGISTERED[name])} for name in wanted}  # type: ignore[arg-type]  # methods are dataclasses
     for option in given:
         if not any(option in names_of for names_of in taken.values()):
-            raise UsageError(OPTIONS[option], found=f"{given[option]!r} beside --method {names}", expected="a method with a penalty", do="Leave it out, or fit vs, ms-c, ms or dc.")
+            raise UsageError(
+                OPTIONS[option],
+                found=f"{given[option]!r} beside --method {names}",
+                expected="a method that takes it",
+                do="Leave it out, or see segcal fit --help for the methods it is for.",
+            )
     return {name: REGISTERED[name](**{o: v for o, v in given.items() if o in taken[name]}) for name in wanted}
 
 

@@ -2,16 +2,18 @@
 
 It names an accumulator, the part of the head and the cases it concerns, and how many of the voxels: all (`Level.ALL`), an even
 sample that stays in memory (`Level.SAMPLE`), or a thinner one for curvature (`Level.CURVATURE`). Samples are nested.
+With an `expert` it concerns the voxels decided for one class, filed and ordered once for all asks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
 from segcal.accumulate import Accumulator
 from segcal.cases import Rows
+from segcal.experts import Expert
 
 
 class Level(IntEnum):
@@ -31,7 +33,10 @@ class Through(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case with `by_case`, after `through`."""
+    """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case with `by_case`, after `through`.
+
+    `expert`: only the voxels of that expert, in the order of its coordinates, `targets` being places in that order; no `through` and no free energy then.
+    """
 
     accumulator: Accumulator
     part: int = 0
@@ -39,6 +44,11 @@ class Ask:
     level: Level = Level.ALL
     by_case: bool = False
     through: Through | None = None
+    expert: Expert | None = None
+
+    def about(self, cases: frozenset[int], by_case: bool = False) -> Ask:
+        """The same about other cases."""
+        return replace(self, cases=cases, by_case=by_case)
 
     def wants(self, case: int) -> bool:
         """Whether `case` is concerned."""

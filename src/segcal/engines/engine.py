@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from segcal import accumulate
 from segcal.accumulate import State
 from segcal.cases import Block, Cohort, Prepared, Record, Rows
 from segcal.engines.ask import Ask, Level, Through
+from segcal.engines.filed import Filed, FiledChunk
 from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
@@ -131,20 +132,33 @@ class Engine(ABC):
     def reduce(self, pinned: Pinned, asks: Mapping[K, Ask]) -> dict[K, Any]:
         """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`. Cases without rows are absent."""
         answers = _Answers(pinned.cohort.head, asks)
+        for place in {(a.part, a.expert.coordinates.ranked) for a in asks.values() if a.expert is not None}:
+            self._file(pinned, *place)
         for level in Level:
             pending = {k: a for k, a in asks.items() if a.level is level}
             if not pending:
                 continue
             if level is Level.ALL:
                 pinned.passes += 1
-                work: Callable[[Any], dict[Any, State]] = _pinned_work(pinned, pending)
-                items: list[Any] = [b for b in pinned.blocks if any(a.wants(b[0]) for a in pending.values())]
             else:
                 pinned.sample_passes += 1
-                work = _chunk_work(pinned.cohort.head, pending)
-                items = pinned.chunks(level)
-            self._all(work, items, answers.add)
+            plain = {k: a for k, a in pending.items() if a.expert is None}
+            if plain and level is Level.ALL:
+                self._all(_pinned_work(pinned, plain), [b for b in pinned.blocks if any(a.wants(b[0]) for a in plain.values())], answers.add)
+            elif plain:
+                self._all(_chunk_work(pinned.cohort.head, plain), pinned.chunks(level), answers.add)
+            self._all(_filed_work, _filed_items(pinned, level, {k: a for k, a in pending.items() if a.expert is not None}), answers.add)
         return answers.done()
+
+    def _file(self, pinned: Pinned, part: int, ranked: bool) -> None:
+        """File the rows of a part by expert, unless that is done."""
+        if (part, ranked) in pinned.filed:
+            return
+        filed = Filed(pinned, part, ranked)
+        self._all(filed.add, range(len(pinned.cohort)))
+        filed.finish()
+        pinned.filed[part, ranked] = filed
+        pinned.passes += 1
 
     def survey(self, cohort: Cohort, asks: Mapping[K, Ask]) -> tuple[dict[K, Any], list[Record]]:
         """Answer asks (all of `Level.ALL`) while reading a labelled cohort once, keeping nothing; also what to remember of each case."""
@@ -162,7 +176,7 @@ class Engine(ABC):
                     notes.append(reader.note(block))
                     prepared = reader.prepare(block)
                     if prepared.log_probs.shape[1]:
-                        _merge_into(total, _fold(cohort.head, mine, prepared, index), asks)
+                        _merge_into(total, _fold_parts(cohort.head, mine, prepared, index), asks)
                 records[index] = reader.record(notes)
             self.progress.step()
             return total
@@ -243,25 +257,29 @@ def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mappin
         total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
 
 
-def _fold(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int) -> dict[Any, State]:
-    """Fold one block for every ask; rows of a part are mapped once for each `through`, and let go before the next."""
+def _fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int) -> dict[Any, State]:
+    """Fold one block for every ask, part by part."""
     out: dict[Any, State] = {}
-    alike: dict[tuple[int, Through | None], list[Any]] = {}
+    for part in sorted({a.part for a in asks.values()}):
+        out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case)
+    return out
+
+
+def _fold(asks: Mapping[Any, Ask], rows: Rows, case: int) -> dict[Any, State]:
+    """Fold rows of one part for every ask; they are mapped once for each `through`, and let go before the next."""
+    out: dict[Any, State] = {}
+    alike: dict[Through | None, list[Any]] = {}
     for key, ask in asks.items():
-        alike.setdefault((ask.part, ask.through), []).append(key)
-    for (part, through), keys in alike.items():
-        rows = _double(prepared.part(head, part))
-        if through is not None:
-            rows = through(rows)
+        alike.setdefault(ask.through, []).append(key)
+    for through, keys in alike.items():
+        mapped = rows if through is None else through(rows)
         for key in keys:
-            out[key, case if asks[key].by_case else None] = accumulate.fold(asks[key].accumulator, rows)
+            out[key, case if asks[key].by_case else None] = accumulate.fold(asks[key].accumulator, mapped)
     return out
 
 
 def _double(rows: Rows) -> Rows:
-    if rows.log_probs.dtype == torch.float64:
-        return rows
-    return Rows(rows.case, rows.start, rows.log_probs.double(), rows.targets, rows.decision, rows.reference, rows.free_energy)
+    return rows if rows.log_probs.dtype == torch.float64 else replace(rows, log_probs=rows.log_probs.double())
 
 
 def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
@@ -269,27 +287,57 @@ def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dic
 
     def work(item: tuple[int, int, Stored]) -> dict[Any, State]:
         case, start, kept = item
-        return _fold(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
+        return _fold_parts(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
 
     return work
 
 
 def _chunk_work(head: Head, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
     def work(chunk: Chunk) -> dict[Any, State]:
-        whole: dict[Any, Ask] = {}
-        split: dict[int, dict[Any, Ask]] = defaultdict(dict)
-        for key, ask in asks.items():
-            inside = chunk.cases if ask.cases is None else chunk.cases & ask.cases
-            if not ask.by_case and inside == chunk.cases:
-                whole[key] = ask
-            else:
-                for case in inside:
-                    split[case][key] = ask
-        total = _fold(head, whole, chunk.rows, -1) if whole else {}
+        whole, split = _by_case(asks, chunk.cases)
+        total = _fold_parts(head, whole, chunk.rows, -1) if whole else {}
         for case, low, high in chunk.spans:
             if case in split:
-                part = chunk.rows.take(torch.arange(low, high))
-                _merge_into(total, _fold(head, split[case], part, case), asks)
+                _merge_into(total, _fold_parts(head, split[case], chunk.rows.take(torch.arange(low, high)), case), asks)
         return total
 
     return work
+
+
+def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Iterator[tuple[FiledChunk, dict[Any, Ask]]]:
+    """Each chunk with the asks that concern it."""
+    alike: dict[tuple[int, bool, int], dict[Any, Ask]] = defaultdict(dict)
+    for key, ask in asks.items():
+        assert ask.expert is not None
+        alike[ask.part, ask.expert.coordinates.ranked, ask.expert.index][key] = ask
+    for (part, ranked, index), mine in alike.items():
+        for chunk in pinned.filed[part, ranked].chunks(level, index):
+            concerned = {k: a for k, a in mine.items() if a.cases is None or chunk.cases & a.cases}
+            if concerned:
+                yield chunk, concerned
+
+
+def _filed_work(item: tuple[FiledChunk, dict[Any, Ask]]) -> dict[Any, State]:
+    chunk, asks = item
+    rows = chunk.rows()
+    whole, split = _by_case(asks, chunk.cases)
+    total = _fold(whole, rows, -1) if whole else {}
+    for case, low, high in chunk.spans:
+        if case in split:
+            some = replace(rows, **{name: getattr(rows, name)[..., low:high] for name in ("log_probs", "targets", "decision", "reference")})
+            _merge_into(total, _fold(split[case], some, case), asks)
+    return total
+
+
+def _by_case(asks: Mapping[Any, Ask], cases: frozenset[int]) -> tuple[dict[Any, Ask], dict[int, dict[Any, Ask]]]:
+    """Which asks take a chunk whole, and which take the rows of one case or another."""
+    whole: dict[Any, Ask] = {}
+    split: dict[int, dict[Any, Ask]] = defaultdict(dict)
+    for key, ask in asks.items():
+        inside = cases if ask.cases is None else cases & ask.cases
+        if not ask.by_case and inside == cases:
+            whole[key] = ask
+        else:
+            for case in inside:
+                split[case][key] = ask
+    return whole, split

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from segcal.engines.ask import Level
 from segcal.errors import UnreadableError
 from segcal.head import Head
 from segcal.journal import Scratch
+
+if TYPE_CHECKING:
+    from segcal.engines.filed import Filed
 
 SAMPLE_ROWS = 2**18
 CURVATURE_ROWS = 2**15
@@ -67,6 +71,11 @@ class Shelf:
         self.head, self.limit, self.scratch = head, limit, scratch
         self._slab, self._at, self._mapped = memoryview(b""), 0, 0
         self._lock = threading.Lock()
+
+    @property
+    def room(self) -> int:
+        """Bytes of the limit that are not taken."""
+        return self.limit - self._mapped
 
     def keep(self, block: Prepared, file: CaseFile) -> Stored:
         """Keep one block; `file` is the case's own."""
@@ -160,7 +169,9 @@ class CaseFile:
 
 @dataclass(eq=False)
 class Pinned:
-    """A pinned cohort. `blocks`: (case, start, where the rows lie). `strata`: which samples are kept together (folds), so that asks about folds stay whole."""
+    """A pinned cohort. `blocks`: (case, start, where the rows lie). `strata`: which samples are kept together (folds), so that asks about folds stay whole.
+    `filed`: rows sorted into experts, by part and whether they are ranked; made when first asked for.
+    """
 
     cohort: Cohort
     shelf: Shelf
@@ -170,7 +181,8 @@ class Pinned:
     passes: int = 1
     sample_passes: int = 0
     _samples: dict[Level, list[Chunk]] = field(default_factory=dict)
-    _strata: tuple[int, ...] = ()
+    strata: tuple[int, ...] = ()
+    filed: dict[tuple[int, bool], Filed] = field(default_factory=dict)
 
     def __enter__(self) -> Pinned:
         return self
@@ -198,11 +210,16 @@ class Pinned:
         """The samples of `level`, made by `resample`."""
         return self._samples[level]
 
+    def room(self) -> int:
+        """Bytes of memory left for rows filed by expert; the rest of them goes to files."""
+        taken = sum(f.shelf.limit - f.shelf.room for f in self.filed.values())
+        return max(0, self.shelf.room - taken)
+
     def resample(self, strata: Sequence[int]) -> None:
         """Draw both samples: voxels evenly over all cases (seeded by case name and offset), in chunks that hold cases of one stratum only."""
-        if tuple(strata) == self._strata and self._samples:
+        if tuple(strata) == self.strata and self._samples:
             return
-        self._strata = tuple(strata)
+        self.strata = tuple(strata)
         # pieces are put on a shelf of their own for the reason given there; nothing is written to its file
         shelf, file = Shelf(self.cohort.head, sys.maxsize, self.scratch), CaseFile(self.scratch)
         pieces: dict[Level, dict[int, list[tuple[int, Stored]]]] = {Level.SAMPLE: {}, Level.CURVATURE: {}}
@@ -216,6 +233,7 @@ class Pinned:
                 if index.numel():
                     pieces[level].setdefault(strata[case], []).append((case, shelf.keep(block.take(index), file)))
         self._samples = {level: [c for s in sorted(by) for c in _chunked(shelf, by[s])] for level, by in pieces.items()}
+        self.filed = {}
         self.passes += 1
 
 

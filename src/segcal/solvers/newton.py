@@ -19,12 +19,16 @@ from segcal.solvers.query import Evaluated, Query, Solved, Steps, Vector
 POLISH = 8
 """Most steps whose predicted gain is below the rounding of the value: they can only tighten the certificate."""
 
+STALLS = 2
+"""Failures of a model formed from a sample before the curvature is taken from everything."""
+
 
 @dataclass(frozen=True)
 class Newton:
     """Stops when a step's predicted gain is below `tolerance` and the certified gap below `certify`. `rough`: take curvature from a sample.
 
-    `refresh`: form the curvature anew after a step along which the gradient changed unlike the model by more than this share.
+    `refresh`: form the curvature anew after a step along which the gradient changed unlike the model by more than this share; where a model just formed fails so
+    `STALLS` times in a row, the sample is not telling and exact curvature is asked for.
     """
 
     tolerance: float = 1e-14
@@ -44,7 +48,7 @@ class Newton:
         count, converged = 1, False
         notes: tuple[str, ...] = ("stopped at the limit of steps",)
         best: tuple[float, Vector, Evaluated] | None = None
-        polished = 0
+        polished, stalls = 0, 0
         while count < self.most:
             direction = _descent(model, found.gradient)
             slope = float(found.gradient @ direction)
@@ -65,10 +69,10 @@ class Newton:
                 trial = x + step * direction
                 answer = (yield {"f": Query(trial, 1)})["f"]
                 count += 1
-                if _accept(found, answer, direction, step, slope):
+                if accept(found, answer, direction, step, slope):
                     accepted = True
                     break
-                step = _shorter(found, answer, step, slope)
+                step = shorter(found, answer, step, slope)
                 if gain <= 1e-15 * max(1.0, abs(found.value)):
                     break
             if not accepted and count >= self.most:
@@ -77,7 +81,8 @@ class Newton:
                 if formed_here or gain <= 1e-15 * max(1.0, abs(found.value)):
                     converged, notes = gain <= 1e-12 * max(1.0, abs(found.value)), ("rounding ends the descent",)
                     break
-                both = yield self._queries(x)
+                stalls += 1
+                both = yield self._queries(x, self.rough and stalls < STALLS)
                 count += 1
                 found, model, formed_here = both["f"], _curvature_of(both), True
                 continue
@@ -85,16 +90,17 @@ class Newton:
             surprise = float(np.linalg.norm(change - step * (model @ direction))) / max(float(np.linalg.norm(change)), 1e-300)
             x, found = trial, answer
             if surprise > self.refresh and gain > 1e3 * self.tolerance:
-                model, formed_here = _curvature_of((yield {"h": Query(x, 2, self.rough)})), True
+                stalls = stalls + 1 if formed_here else 0
+                model, formed_here = _curvature_of((yield {"h": Query(x, 2, self.rough and stalls < STALLS)})), True
             else:
-                model, formed_here = _bfgs(model, moved, change), False
+                model, formed_here = bfgs(model, moved, change), False
         if best is not None and best[0] < gap(x, found.gradient)[0]:
             x, found = best[1], best[2]
         bound, proof = gap(x, found.gradient)
         return Solved(x, found.value, float(np.abs(found.gradient).max()), bound, proof, converged, count, model, notes)
 
-    def _queries(self, x: Vector) -> dict[str, Query]:
-        return {"f": Query(x, 1), "h": Query(x, 2, True)} if self.rough else {"f": Query(x, 2)}
+    def _queries(self, x: Vector, rough: bool | None = None) -> dict[str, Query]:
+        return {"f": Query(x, 1), "h": Query(x, 2, True)} if (self.rough if rough is None else rough) else {"f": Query(x, 2)}
 
 
 def _curvature_of(answers: Mapping[str, Evaluated]) -> Vector:
@@ -119,7 +125,8 @@ def _descent(model: Vector, gradient: Vector) -> Vector:
         return step
 
 
-def _accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slope: float) -> bool:
+def accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slope: float) -> bool:
+    """Armijo's condition, or, where rounding hides it, a smaller slope along the step."""
     if not (np.isfinite(new.value) and np.isfinite(new.gradient).all()):
         return False
     if new.value <= old.value + 1e-4 * step * slope:
@@ -129,7 +136,7 @@ def _accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slop
     return close and abs(float(new.gradient @ direction)) <= 0.9 * abs(slope)
 
 
-def _shorter(old: Evaluated, new: Evaluated, step: float, slope: float) -> float:
+def shorter(old: Evaluated, new: Evaluated, step: float, slope: float) -> float:
     """Minimiser of the parabola through what is known, kept within [0.1, 0.5] of the step."""
     if not np.isfinite(new.value):
         return 0.1 * step
@@ -137,7 +144,7 @@ def _shorter(old: Evaluated, new: Evaluated, step: float, slope: float) -> float
     return float(np.clip(-slope * step**2 / (2 * bend), 0.1 * step, 0.5 * step)) if bend > 0 else 0.5 * step
 
 
-def _bfgs(model: Vector, moved: Vector, change: Vector) -> Vector:
+def bfgs(model: Vector, moved: Vector, change: Vector) -> Vector:
     """BFGS update of the curvature from one step; left as it is where the step saw no curvature."""
     along = float(moved @ change)
     pushed = model @ moved

@@ -30,11 +30,15 @@ class Evaluated(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Evaluate at `theta` (d,): value (order 0), gradient (1), curvature (2); `rough` curvature may come from a sample."""
+    """Evaluate at `theta` (d,): value (order 0), gradient (1), curvature (2); `rough` curvature may come from a sample.
+
+    `free`: the entries (indices into theta) whose curvature is wanted; empty: all.
+    """
 
     theta: Vector
     order: int
     rough: bool = False
+    free: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,175 @@
+"""What penalised methods share: their options, and the strength of the penalty chosen by case-wise cross-validation.
+
+Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15. `lambda_` and `mu` are numbers,
+or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 0.01, warm-started, on an even sample
+of the voxels; temperature scaling is kept unless the paired gain over cases exceeds its standard error. The final fit uses every voxel.
+`eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases: "cv" keeps temperature scaling and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+
+from segcal import accumulate
+from segcal.calibrators import Solution
+from segcal.engines import Ask, Level
+from segcal.errors import UsageError
+from segcal.fitting import Plan, Subset, Task, together
+from segcal.methods.method import FittedMap, Method
+from segcal.methods.temperature_scaling import certificate, temperatures
+from segcal.objectives import ScaleNLL
+from segcal.solvers import Solved
+from segcal.statistics import clustered_mean
+
+PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)
+
+EXTREME = 1e2
+"""Parameters beyond this are called degenerate."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A strength: `lambda_` (None: temperature scaling), what to start from, the table it was chosen from, and why."""
+
+    lambda_: float | None
+    start: Any
+    table: tuple[Mapping[str, Any], ...]
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Fits of one subset along strengths: its `beta`, and what each strength ended at."""
+
+    beta: float
+    ends: Mapping[float, Any]
+
+
+@dataclass(frozen=True)
+class Penalised(Method):
+    """`lambda_`, `mu` >= 0 or both "cv"; `mu` None: as lambda. UsageError for anything else."""
+
+    lambda_: float | Literal["cv"] = "cv"
+    mu: float | Literal["cv"] | None = None
+    penalty: Literal["ts", "odir"] = "ts"
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.penalty not in ("ts", "odir"):
+            raise UsageError("penalty", found=repr(self.penalty), expected="'ts' or 'odir'", do="'ts' shrinks to temperature scaling, 'odir' is the papers' penalty.")
+        unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
+        for name, chosen_by_data in unset.items():
+            value = getattr(self, name)
+            if not (chosen_by_data or (isinstance(value, Real) and 0 <= float(value) < math.inf)):
+                raise UsageError(name, found=repr(value), expected="a number of 0 or more" + (" or 'cv'" if name != "eps" else ""), do="Leave it out for the default.")
+        if (self.lambda_ == "cv") != (self.mu == "cv") and self.mu is not None:
+            found = f"{self.mu!r} beside lambda_={self.lambda_!r}"
+            raise UsageError("mu", found=found, expected="both numbers, or both 'cv'", do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.")
+
+    @property
+    def cross_validates(self) -> bool:
+        """With lambda_="cv"."""
+        return self.lambda_ == "cv"
+
+    @property
+    def needs_every_class(self) -> bool:
+        """Without a penalty."""
+        return self.lambda_ == 0
+
+    @abstractmethod
+    def path(self, task: Task, subset: Subset, strengths: tuple[float, ...], extra: float = 0.0) -> Plan[Path]:
+        """Fit a subset at each strength on the sample, each started from the one before; `extra` strength towards temperature scaling is added throughout."""
+
+    @abstractmethod
+    def held_out(self, task: Task, beta: float, end: Any) -> Mapping[Hashable, Ask]:
+        """Asks about the sample whose evaluations add up to the NLL at an end of a path."""
+
+    @abstractmethod
+    def final(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
+        """Fit a subset on all voxels at the strength chosen, which is not None."""
+
+    @abstractmethod
+    def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
+        """Temperature scaling as a map of this family."""
+
+    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+        """Temperatures, strengths, then the fit on all voxels, for every subset."""
+        scales = yield from temperatures(task)
+        chosen = yield from self._choose(task)
+        fitted = {s: self.temperature_map(task, scales[s], chosen[s]) for s in task.subsets if chosen[s].lambda_ is None}
+        fitted |= yield from together({s: self.final(task, s, scales[s], chosen[s]) for s in task.subsets if s not in fitted})
+        return fitted
+
+    def bias_strength(self, lambda_: float) -> float:
+        """The mu that goes with a lambda."""
+        return lambda_ if self.mu is None or self.mu == "cv" else float(self.mu)
+
+    def settings(self, scale: Solved, chosen: Chosen) -> dict[str, Any]:
+        """Penalty and strengths as used."""
+        lambda_ = chosen.lambda_
+        mu = None if lambda_ is None else self.bias_strength(lambda_)
+        return {"penalty": self.penalty, "eps": float(self.eps), "strength": chosen.why, "temperature": 1 / float(scale.theta[0]), "lambda": lambda_, "mu": mu}
+
+    def at_temperature(self, scale: Solved, chosen: Chosen, notes: list[str]) -> Solution:
+        """The solution of a fit that kept temperature scaling."""
+        message = "; ".join([f"T = {1 / float(scale.theta[0]):.4g}", chosen.why, *scale.notes, *notes])
+        status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
+        return Solution(scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen), chosen.table)
+
+    def _choose(self, task: Task) -> Plan[dict[Subset, Chosen]]:
+        if self.lambda_ != "cv":
+            # a start only: on a sample, an unpenalised optimum may lie far out where the whole cohort's does not
+            given = float(self.lambda_)
+            paths = yield from together({s: self.path(task, s, (given,), 1e-4) for s in task.subsets})
+            return {s: Chosen(given, paths[s].ends[given], (), "as given") for s in task.subsets}
+        possible = [s for s in task.subsets if task.inner(s)]
+        needed = set(possible) | {tuple(sorted((*s, k))) for s in possible for k in task.inner(s)}
+        paths = yield from together({s: self.path(task, s, PATH) for s in sorted(needed)})
+        asks: dict[Any, Ask] = {}
+        for s in possible:
+            for k in task.inner(s):
+                path = paths[tuple(sorted((*s, k)))]
+                cases = frozenset(task.folds[k])
+                asks[s, k, None, None] = Ask(ScaleNLL(path.beta), task.part, cases, Level.SAMPLE, by_case=True)
+                for strength, end in path.ends.items():
+                    for name, ask in self.held_out(task, path.beta, end).items():
+                        asks[s, k, strength, name] = ask.about(cases, by_case=True)
+        answers = (yield asks) if asks else {}
+        sums: dict[tuple[Subset, float | None], dict[int, list[float]]] = {}
+        for key, states in answers.items():
+            of = sums.setdefault((key[0], key[2]), {})
+            for case, state in states.items():
+                found = accumulate.result(asks[key].accumulator, state)
+                total = of.setdefault(case, [0.0, 0.0])
+                total[0] += found.value * found.voxels
+                total[1] += found.voxels
+        out = {}
+        for s in task.subsets:
+            if s not in possible:
+                out[s] = Chosen(None, None, (), "temperature scaling: fewer than two groups of cases to cross-validate on")
+                continue
+            nll = {lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)}
+            out[s] = _best(task, nll, paths[s].ends)
+        return out
+
+
+def _best(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
+    """The strength of lowest mean NLL over cases, if its paired gain over temperature scaling exceeds its standard error; else temperature scaling."""
+    base = nll[None]
+    cases = sorted(base)
+    groups = [task.groups[i] for i in cases]
+    mean = {strength: float(np.mean([found[i] for i in cases])) for strength, found in nll.items()}
+    gain = {strength: clustered_mean([base[i] - found[i] for i in cases], groups) for strength, found in nll.items()}
+    table = tuple({"lambda": s, "nll": mean[s], "gain": gain[s].mean, "standard_error": gain[s].standard_error} for s in nll)
+    best = min(mean, key=lambda s: mean[s])
+    if best is None or not gain[best].mean > gain[best].standard_error:
+        return Chosen(None, None, table, "temperature scaling: cross-validation over cases found no gain beyond its standard error")
+    why = f"cross-validated over cases: NLL {gain[best].mean:.4g} +- {gain[best].standard_error:.2g} below temperature scaling"
+    return Chosen(best, path[best], table, why)

@@ -1,0 +1,306 @@
+"""What the class-conditional methods share: one convex problem for each decided class, penalised, each solved to its optimum (K26 3.2; definitions 4, 9.3).
+
+Voxels are filed by expert, and sorted where ranks matter, once for all passes. The joint objective, sum over experts of (N_i / N) L_i + R_i / C, separates: expert i minimises
+L_i + N / (C N_i) R_i, so rare experts are drawn to the penalty's centre the more. `experts="independent"` leaves each R_i unscaled (fiducio's option).
+`penalty="ts"` (default): lambda mean (A - I / T)^2 + mu mean g^2 with the temperature of all voxels. `penalty="odir"`: K26 Eq. 15 in the `gauge` "free" (the paper's) or
+"pinned" (fiducio's); the experts of CDC have no gauge to choose. The ridge `eps` is inside the mean over experts.
+An expert without a voxel gets temperature scaling ("ts") or the identity ("odir"); one with fewer voxels than parameters is called thin. Both are said.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from segcal import accumulate
+from segcal.calibrators import ConditionalMap, Solution
+from segcal.calibrators.conditional import temperature_experts
+from segcal.engines import Ask, Level
+from segcal.errors import UsageError
+from segcal.experts import Coordinates, Expert
+from segcal.fitting import Binding, Plan, Problem, Subset, Task, together
+from segcal.methods.method import FittedMap
+from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised
+from segcal.methods.penalised_affine import AffineProblem, unit_of
+from segcal.methods.temperature_scaling import temperature
+from segcal.objectives import (
+    ConditionalNLL,
+    Evaluation,
+    ExpertFacts,
+    Facts,
+    Penalty,
+    SquaredResiduals,
+    experts_odir,
+    experts_towards_temperature,
+    odir,
+    ridge,
+    towards_temperature,
+)
+from segcal.objectives.evaluation import Vector
+from segcal.objectives.penalty import scaled_identity
+from segcal.solvers import BoundedNewton, Newton, Query, Solved
+from segcal.solvers.bounded import bounded_gap
+from segcal.solvers.newton import strong_convexity_gap
+from segcal.solvers.query import Steps
+
+FULL_CURVATURE = 30
+"""Up to this many parameters an expert the exact curvature of all voxels costs little beside reading them."""
+
+START = 1e-4
+"""Strength of the pull to temperature scaling that a start found on a sample is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionalProblem:
+    """NLL plus penalty of one expert [A | g] in margins or gaps."""
+
+    expert: Expert
+    classes: int
+    penalty: SquaredResiduals
+    unit: float
+
+    def accumulator(self, query: Query) -> ConditionalNLL:
+        """The NLL at [A | g]."""
+        return ConditionalNLL(self.expert, self.classes, tuple(query.theta.tolist()), query.order, query.free, self.unit)
+
+    def evaluated(self, query: Query, found: Evaluation) -> Evaluation:
+        """With the penalty."""
+        curvature = None
+        if found.curvature is not None:
+            free = list(query.free)
+            curvature = found.curvature + self.penalty.curvature[np.ix_(free, free)]
+        return Evaluation(found.value + self.penalty.value(query.theta), found.gradient + self.penalty.gradient(query.theta), curvature, found.voxels)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What an expert's problem depends on: whose it is, what is known of its voxels and of all `voxels`, and the temperature."""
+
+    task: Task
+    expert: Expert
+    facts: Facts
+    voxels: int
+    beta: float
+
+    @property
+    def share(self) -> float:
+        """N_i / N."""
+        return self.facts.voxels / self.voxels
+
+
+@dataclass(frozen=True)
+class PenalisedConditional(Penalised):
+    """An affine expert for each decided class."""
+
+    coordinates: ClassVar[Coordinates]
+    experts: Literal["joint", "independent"] = "joint"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.experts not in ("joint", "independent"):
+            raise UsageError(
+                "experts",
+                found=repr(self.experts),
+                expected="'joint' or 'independent'",
+                do="'joint' weighs the penalty of an expert by N / (C N_i), as the paper's mean over experts does.",
+            )
+
+    @abstractmethod
+    def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> Problem:
+        """The problem of one expert; `extra` strength towards temperature scaling on top."""
+
+    @abstractmethod
+    def steps(self, setting: Setting, problem: Problem, start: Vector, *, final: bool) -> Steps:
+        """The solver of one expert; for a `final` fit to its certificate."""
+
+    def penalty_of(self, problem: Problem, theta: Vector) -> float:
+        """The penalty's share of an expert's objective."""
+        assert isinstance(problem, ConditionalProblem | AffineProblem)
+        return problem.penalty.value(theta)
+
+    def path(self, task: Task, subset: Subset, strengths: tuple[float, ...], extra: float = 0.0) -> Plan[Path]:
+        """Ends are {expert: theta}."""
+        beta = float((yield from temperature(task, subset, Level.SAMPLE)).theta[0])
+        settings = yield from self._settings(task, subset, Level.SAMPLE, beta)
+        along = yield from together({e: self._along(setting, subset, strengths, extra) for e, setting in settings.items()})
+        return Path(beta, {strength: {e: ends[strength] for e, ends in along.items()} for strength in strengths})
+
+    def held_out(self, task: Task, beta: float, end: Mapping[int, Vector]) -> Mapping[Hashable, Ask]:
+        """One ask an expert."""
+        out: dict[Hashable, Ask] = {}
+        for e, theta in end.items():
+            expert = Expert(self.coordinates, e)
+            problem = self.problem(Setting(task, expert, _NOTHING, 1, beta), 0.0)
+            out[e] = Ask(problem.accumulator(Query(theta, 0)), task.part, level=Level.SAMPLE, expert=expert)
+        return out
+
+    def final(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
+        """Every expert on all its voxels."""
+        lambda_ = chosen.lambda_
+        assert lambda_ is not None
+        settings = yield from self._settings(task, subset, Level.ALL, float(scale.theta[0]))
+        problems = {e: self.problem(setting, lambda_) for e, setting in settings.items()}
+
+        def solve(e: int) -> Plan[Solved]:
+            setting = settings[e]
+            small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
+            binding = Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert)
+            return (yield from binding.run(self.steps(setting, problems[e], chosen.start[e], final=True)))
+
+        solved = yield from together({e: solve(e) for e, setting in settings.items() if setting.facts.voxels})
+        thetas = {e: solved[e].theta if e in solved else self._fallback(setting) for e, setting in settings.items()}
+        weight, bias = self._stacked(task.classes, thetas)
+        nll = sum(s.share * (solved[e].value - self.penalty_of(problems[e], thetas[e])) for e, s in settings.items() if e in solved)
+        objective = sum(s.share * solved[e].value for e, s in settings.items() if e in solved)
+        gap = sum(s.share * solved[e].gap for e, s in settings.items() if e in solved)
+        notes = self._notes(task, settings, solved, thetas, scale)
+        worst = max(solved.values(), key=lambda s: s.gradient)
+        certificate = {
+            "gap": gap,
+            "proof": worst.proof,
+            "kkt": worst.gradient,
+            "gradient": worst.gradient,
+            "evaluations": max(s.evaluations for s in solved.values()),
+        }
+        extreme = max(float(np.abs(theta).max()) for theta in thetas.values())
+        converged = all(s.converged for s in solved.values())
+        status = "stopped" if not converged else "degenerate" if extreme > EXTREME else "optimal"
+        told = self.settings(scale, chosen) | {"penalised": self.experts, "experts": [self._told(settings[e], solved.get(e), thetas[e]) for e in sorted(settings)]}
+        message = "; ".join([f"lambda = {lambda_:g} ({chosen.why}), gap <= {gap:.1e}", *notes])
+        return FittedMap(ConditionalMap(weight, bias, self.coordinates), Solution(objective, nll, status, message, 0, certificate, told, chosen.table))
+
+    def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
+        """beta I for every expert."""
+        weight, bias = temperature_experts(float(scale.theta[0]), task.classes, self.coordinates)
+        return FittedMap(ConditionalMap(weight, bias, self.coordinates), self.at_temperature(scale, chosen, []))
+
+    def weighted(self, setting: Setting) -> float:
+        """What the penalty of one expert is multiplied by in its own problem."""
+        return 1.0 if self.experts == "independent" or not setting.facts.voxels else 1 / (setting.task.classes * setting.share)
+
+    def _settings(self, task: Task, subset: Subset, level: Level, beta: float) -> Plan[dict[int, Setting]]:
+        experts = {e: Expert(self.coordinates, e) for e in range(task.classes)}
+        accumulators = {e: ExpertFacts(expert, task.classes) for e, expert in experts.items()}
+        answers = yield {e: task.ask(accumulators[e], subset, level, expert) for e, expert in experts.items()}
+        facts: dict[int, Facts] = {e: accumulate.result(accumulators[e], answers[e]) for e in experts}
+        voxels = sum(f.voxels for f in facts.values())
+        return {e: Setting(task, expert, facts[e], voxels, beta) for e, expert in experts.items()}
+
+    def _along(self, setting: Setting, subset: Subset, strengths: tuple[float, ...], extra: float) -> Plan[dict[float, Vector]]:
+        theta, ends = self._fallback(setting), {}
+        for strength in strengths:
+            if setting.facts.voxels:
+                problem = self.problem(setting, strength, extra)
+                binding = Binding(setting.task, subset, Level.SAMPLE, Level.CURVATURE, problem, setting.expert)
+                theta = (yield from binding.run(self.steps(setting, problem, theta, final=False))).theta
+            ends[strength] = theta
+        return ends
+
+    def _fallback(self, setting: Setting) -> Vector:
+        """Where a fit starts, and what an expert without voxels gets."""
+        centred = self.penalty == "ts" or setting.facts.voxels
+        return scaled_identity(self.coordinates.size(setting.task.classes), setting.beta if centred else 1.0)
+
+    def _stacked(self, classes: int, thetas: Mapping[int, Vector]) -> tuple[torch.Tensor, torch.Tensor]:
+        k = self.coordinates.size(classes)
+        all_of = torch.from_numpy(np.stack([thetas[e].reshape(k, k + 1) for e in range(classes)]))
+        return all_of[:, :, :k].contiguous(), all_of[:, :, k].contiguous()
+
+    def _told(self, setting: Setting, solved: Solved | None, theta: Vector) -> dict[str, Any]:
+        bounded = self.coordinates.size(setting.task.classes) < setting.task.classes
+        return {
+            "class": setting.expert.index,
+            "voxels": setting.facts.voxels,
+            "parameters": len(theta),
+            "at_bounds": int((theta == 0).sum()) if bounded else 0,
+            "kkt": None if solved is None else solved.gradient,
+            "gap": None if solved is None else solved.gap,
+        }
+
+    def _notes(self, task: Task, settings: Mapping[int, Setting], solved: Mapping[int, Solved], thetas: Mapping[int, Vector], scale: Solved) -> list[str]:
+        notes = [f"expert {e}: {note}" for e, s in solved.items() for note in s.notes if note != "rounding ends the descent"]
+        notes += [f"temperature alone: {note}" for note in scale.notes]
+        empty = [str(e) for e in settings if e not in solved]
+        if empty:
+            notes.append(f"no voxel was decided for class {', '.join(empty)}: {'temperature scaling' if self.penalty == 'ts' else 'the identity'} there")
+        thin = [f"{e} ({s.facts.voxels} voxels)" for e, s in settings.items() if 0 < s.facts.voxels < len(thetas[e])]
+        if thin:
+            notes.append(f"thin experts, fewer voxels than parameters, held by the penalty: {', '.join(thin)}")
+        far = [e for e, theta in thetas.items() if float(np.abs(theta).max()) > EXTREME]
+        if far:
+            bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
+            notes.append(f"parameters of expert {', '.join(map(str, far))} go beyond {EXTREME:g}: the data do not bound them; {bound}")
+        return notes
+
+
+_NOTHING = Facts(0, np.zeros(0, np.int64), 0.0)
+
+
+@dataclass(frozen=True)
+class BoundedExperts(PenalisedConditional):
+    """Experts in margins or gaps, A >= 0 and g >= 0. `gauge`: of the papers' penalty; UsageError for another than "free" and "pinned"."""
+
+    gauge: Literal["free", "pinned"] = "free"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gauge not in ("free", "pinned"):
+            raise UsageError("gauge", found=repr(self.gauge), expected="'free' or 'pinned'", do="'free' is the paper's, 'pinned' is fiducio's; both concern penalty='odir' only.")
+
+    def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> ConditionalProblem:
+        """With the bounded expert's own penalty."""
+        c, k = setting.task.classes, self.coordinates.size(setting.task.classes)
+        mu = self.bias_strength(lambda_)
+        if self.penalty == "ts":
+            total = experts_towards_temperature(k, lambda_, mu, setting.beta)
+        else:
+            base = _odir(c, self.coordinates.ranked, self.gauge == "pinned")
+            total = base[0].times(lambda_) + base[1].times(mu)
+        total = total + experts_towards_temperature(k, self.eps, self.eps, 1.0)
+        if extra:
+            total = total + experts_towards_temperature(k, extra, extra, setting.beta)
+        return ConditionalProblem(setting.expert, c, total.times(self.weighted(setting)), unit_of(setting.beta))
+
+    def steps(self, setting: Setting, problem: Problem, start: Vector, *, final: bool) -> Steps:
+        """Bounded Newton."""
+        assert isinstance(problem, ConditionalProblem)
+        k = self.coordinates.size(setting.task.classes)
+        unit = np.append(np.full(k, 1 / max(setting.facts.rms, 1e-12)), 1.0)
+        gap = bounded_gap(problem.penalty.convexity)
+        solver = BoundedNewton(rough=setting.task.classes * (setting.task.classes + 1) > FULL_CURVATURE) if final else BoundedNewton(tolerance=1e-7, certify=np.inf)
+        return solver.solve(start, gap, np.tile(unit, k))
+
+
+@lru_cache(maxsize=16)
+def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, SquaredResiduals]:
+    """The parts of lambda and of mu, each at strength 1."""
+    return experts_odir(classes, 1.0, 0.0, ranked=ranked, pinned=pinned), experts_odir(classes, 0.0, 1.0, ranked=ranked, pinned=pinned)
+
+
+@dataclass(frozen=True)
+class FreeExperts(PenalisedConditional):
+    """Experts in scores, without bounds."""
+
+    def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> AffineProblem:
+        """As Dirichlet calibration's."""
+        c, mu = setting.task.classes, self.bias_strength(lambda_)
+        total = towards_temperature(c, lambda_, mu, setting.beta) if self.penalty == "ts" else odir(c, lambda_, mu)
+        total = total + ridge(c, self.eps)
+        if extra:
+            total = total + towards_temperature(c, extra, extra, setting.beta)
+        weight = self.weighted(setting)
+        return AffineProblem(c, False, np.eye(c * (c + 1)), Penalty(total.weight * weight, total.centre, total.constant * weight), unit_of(setting.beta))
+
+    def steps(self, setting: Setting, problem: Problem, start: Vector, *, final: bool) -> Steps:
+        """Newton."""
+        assert isinstance(problem, AffineProblem)
+        gap = strong_convexity_gap(problem.convexity)
+        c = setting.task.classes
+        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE) if final else Newton(tolerance=1e-7, certify=np.inf)
+        return solver.solve(start, gap)
