@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from segcal import accumulate
 from segcal.engines import Ask, Engine, Level, Pinned
+from segcal.engines.engine import one_thread
 from segcal.experts import Expert
 from segcal.solvers.query import Evaluated, Query, Solved, Steps
 
@@ -26,11 +27,12 @@ Subset = tuple[int, ...]
 
 
 def drive(plan: Plan[R], engine: Engine, pinned: Pinned) -> R:
-    """Run a plan to its end: answer its asks with one pass a round."""
+    """Run a plan to its end: answer its asks with one pass a round. The plan's own arithmetic runs on one thread too."""
     try:
-        asks = next(plan)
-        while True:
-            asks = plan.send(engine.reduce(pinned, asks))
+        with one_thread():
+            asks = next(plan)
+            while True:
+                asks = plan.send(engine.reduce(pinned, asks))
     except StopIteration as stop:
         result: R = stop.value
         return result

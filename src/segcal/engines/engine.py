@@ -13,9 +13,11 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 from segcal import accumulate
 from segcal.accumulate import State
@@ -218,13 +220,22 @@ class Engine(ABC):
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes each operation on one thread: its own threading changes the bits of matrix products."""
+    """Inside, torch and the BLAS behind NumPy compute each operation on one thread: their own threading changes the bits of matrix products, and on a busy machine small ones wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with _blas().limit(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    # SciPy brings a BLAS of its own: it must be loaded to be found
+    import scipy.linalg  # noqa: F401
+
+    return ThreadpoolController()
 
 
 def default_workers() -> int:

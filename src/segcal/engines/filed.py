@@ -12,6 +12,8 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,9 +38,17 @@ class FiledChunk:
     spans: tuple[tuple[int, int, int], ...]
     cases: frozenset[int]
 
+    @cached_property
+    def _views(self) -> list[Prepared] | None:
+        """The pieces, where all of them lie in memory."""
+        return None if any(isinstance(kept.place, Path) for _, kept in self.pieces) else self._load()
+
+    def _load(self) -> list[Prepared]:
+        return [self.shelf.load(case, 0, kept) for case, kept in self.pieces]
+
     def rows(self) -> Rows:
         """All rows, in float64."""
-        loaded = [self.shelf.load(case, 0, kept) for case, kept in self.pieces]
+        loaded = self._views or self._load()
         x = torch.cat([p.log_probs for p in loaded], 1).double()
         targets = torch.cat([p.targets[0] for p in loaded]).long()
         winner = torch.cat([p.decision[0] for p in loaded]).long()

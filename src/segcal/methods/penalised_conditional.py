@@ -99,6 +99,7 @@ class PenalisedConditional(Penalised):
     """An affine expert for each decided class."""
 
     coordinates: ClassVar[Coordinates]
+    curvature_level: ClassVar[Level] = Level.SAMPLE
     experts: Literal["joint", "independent"] = "joint"
 
     def __post_init__(self) -> None:
@@ -150,7 +151,7 @@ class PenalisedConditional(Penalised):
         def solve(e: int) -> Plan[Solved]:
             setting = settings[e]
             small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
-            binding = Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert)
+            binding = Binding(task, subset, Level.ALL, Level.ALL if small else self.curvature_level, problems[e], setting.expert)
             return (yield from binding.run(self.steps(setting, problems[e], chosen.start[e], final=True)))
 
         solved = yield from together({e: solve(e) for e, setting in settings.items() if setting.facts.voxels})
@@ -285,7 +286,9 @@ def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, S
 
 @dataclass(frozen=True)
 class FreeExperts(PenalisedConditional):
-    """Experts in scores, without bounds."""
+    """Experts in scores, without bounds: nothing is at a bound, so curvature is dear and comes from fewer voxels."""
+
+    curvature_level: ClassVar[Level] = Level.CURVATURE
 
     def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> AffineProblem:
         """As Dirichlet calibration's."""
