@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcal.objectives import Penalty, odir, ridge, towards_temperature
+from segcal.objectives import Penalty, experts_odir, experts_towards_temperature, odir, ridge, towards_temperature
 from segcal.objectives.penalty import scaled_identity
 
 CLASSES = st.integers(2, 8)
@@ -92,3 +93,76 @@ def test_gradient_is_that_of_differences(seed, classes) -> None:
     step = 1e-6 * np.random.default_rng(seed + 1).normal(size=theta.shape)
     moved = (penalty.value(theta + step) - penalty.value(theta - step)) / 2
     assert moved == pytest.approx(float(penalty.gradient(theta) @ step), rel=1e-5, abs=1e-12)
+
+
+def free_by_force(a: np.ndarray, g: np.ndarray, lambda_: float, mu: float, ranked: bool) -> float:
+    """K26 Eq. 15 on W = 1 w^T - K A D, b = beta 1 - K g, minimised over the gauge w, beta by least squares."""
+    k = len(g)
+    c = k + 1
+    spread = np.vstack([np.zeros((1, k)), np.tril(np.ones((k, k))) if ranked else np.eye(k)])
+    d = np.array([[float(i == (j if ranked else 0)) - float(i == j + 1) for i in range(c)] for j in range(k)])
+    weight, bias = -spread @ a @ d, -spread @ g
+
+    def penalty(gauge: np.ndarray) -> float:
+        w, b = weight + gauge[:c], bias + gauge[c]
+        return float(lambda_ / (c * (c - 1)) * (w[~np.eye(c, dtype=bool)] ** 2).sum() + mu / c * (b**2).sum())
+
+    return float(scipy.optimize.minimize(penalty, np.zeros(c + 1), method="BFGS", options={"gtol": 1e-12}).fun)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_free_gauge_is_the_least_over_gauges(size, ranked) -> None:
+    rng = np.random.default_rng(size)
+    a, g = rng.random((size, size)), rng.random(size)
+    found = experts_odir(size + 1, 0.7, 0.3, ranked=ranked, pinned=False).value(np.column_stack([a, g]).ravel())
+    assert found == pytest.approx(free_by_force(a, g, 0.7, 0.3, ranked), abs=1e-9)
+
+
+def test_the_free_gauge_in_closed_form() -> None:
+    """Definitions 4.6, margins."""
+    rng = np.random.default_rng(0)
+    k, lam, mu = 4, 0.7, 0.3
+    c = k + 1
+    a, g = rng.random((k, k)), rng.random(k)
+    rho = a.sum(1)
+    off = a - np.diag(np.diag(a))
+    spread = (off**2).sum() - (off.sum(0) ** 2).sum() / (c - 1)
+    biases = np.append(0, g)
+    expected = lam / (c * (c - 1)) * (((rho - rho.mean()) ** 2).sum() + spread) + mu / c * ((biases - biases.mean()) ** 2).sum()
+    assert experts_odir(c, lam, mu, ranked=False, pinned=False).value(np.column_stack([a, g]).ravel()) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_pinned_gauge_in_closed_form() -> None:
+    """Definitions 4.5, margins; and with two classes lambda / 2 (1 - alpha)^2 + mu / 2 g^2, free mu g^2 / 4 (4.6)."""
+    rng = np.random.default_rng(0)
+    a, g = rng.random((4, 4)), rng.random(4)
+    off = a - np.diag(np.diag(a))
+    expected = 0.7 / 20 * (((1 - a.sum(1)) ** 2).sum() + (off**2).sum()) + 0.3 / 5 * (g**2).sum()
+    assert experts_odir(5, 0.7, 0.3, ranked=False, pinned=True).value(np.column_stack([a, g]).ravel()) == pytest.approx(expected, abs=1e-12)
+    for ranked in (False, True):
+        theta = np.array([1.4, 0.5])
+        assert experts_odir(2, 0.7, 0.3, ranked=ranked, pinned=True).value(theta) == pytest.approx(0.35 * 0.16 + 0.15 * 0.25, abs=1e-14)
+        assert experts_odir(2, 0.7, 0.3, ranked=ranked, pinned=False).value(theta) == pytest.approx(0.3 * 0.25 / 4, abs=1e-14)
+
+
+@pytest.mark.parametrize("beta", [0.5, 3.0])
+def test_a_temperature_is_free_in_the_free_gauge_and_costs_in_the_pinned_one(beta) -> None:
+    theta = scaled_identity(3, beta)
+    for ranked in (False, True):
+        assert experts_odir(4, 1.0, 1.0, ranked=ranked, pinned=False).value(theta) == pytest.approx(0, abs=1e-14)
+        assert experts_odir(4, 1.0, 1.0, ranked=ranked, pinned=True).value(theta) > 0.01
+    assert experts_towards_temperature(3, 1.0, 1.0, beta).value(theta) == 0
+
+
+def test_squared_residuals_know_their_derivatives_and_their_least_curvature() -> None:
+    penalty = experts_odir(4, 0.7, 0.3, ranked=True, pinned=True) + experts_towards_temperature(3, 1e-3, 1e-3, 1.0)
+    rng = np.random.default_rng(1)
+    theta, step = rng.random(12), 1e-6 * rng.normal(size=12)
+    slope = (penalty.value(theta + step) - penalty.value(theta - step)) / 2
+    assert slope == pytest.approx(penalty.gradient(theta) @ step, rel=1e-7)
+    np.testing.assert_allclose(penalty.gradient(theta + step) - penalty.gradient(theta), penalty.curvature @ step, atol=1e-12)
+    assert np.linalg.eigvalsh(penalty.curvature - np.diag(penalty.convexity))[0] >= -1e-12
+    assert penalty.times(2.5).value(theta) == pytest.approx(2.5 * penalty.value(theta))
+    diagonal = experts_towards_temperature(3, 0.2, 0.4, 0.8)
+    np.testing.assert_allclose(diagonal.convexity, np.diag(diagonal.curvature))

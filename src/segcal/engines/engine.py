@@ -220,7 +220,7 @@ class Engine(ABC):
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch and the BLAS behind NumPy compute each operation on one thread: their own threading changes the bits of matrix products, and on a busy machine small ones wait."""
+    """Inside, torch and the BLAS behind NumPy compute each operation on one thread: their threading changes the bits of matrix products, and stalls on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
