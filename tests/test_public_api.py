@@ -20,6 +20,8 @@ PUBLIC = {
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "Fit",
+    "HistogramBinning",
+    "IsotonicRegression",
     "MatrixScaling",
     "Regions",
     "SegcalError",
@@ -48,6 +50,8 @@ METHODS = {
     "cdc": "ClassConditionalDirichlet",
     "cms-ap": "ArgmaxPreservingMatrixScaling",
     "cms-op": "OrderPreservingMatrixScaling",
+    "isotonic": "IsotonicRegression",
+    "histogram": "HistogramBinning",
 }
 
 

@@ -1,10 +1,10 @@
 """What isotonic regression and histogram binning share: counts of each class's probability on a fine grid, and a probability for each bin of it.
 
-One pass counts, for every class k, the voxels with p_k in each bin and how many of them are labelled k (int64, so that folds and subsets add up exactly); a second one takes the NLL
-of the maps found. The grid: `GRID` bins of equal width in log p - log (1 - p) from -`REACH` to `REACH`, the outer two open. What is minimised is the *binned one-vs-rest* NLL, a mean
-over voxels and classes; not the NLL of the normalised probabilities, which `Solution.nll` reports. So temperature scaling is not nested.
+One pass counts, for every class k, the voxels with p_k in each bin and how many of them are labelled k (int64, so that folds and subsets add up exactly); a second takes the
+NLL of the maps found. The grid: `GRID` bins of equal width in log p - log (1 - p) from -`REACH` to `REACH`, the outer two open. What is minimised is the *binned one-vs-rest* NLL,
+a mean over voxels and classes; not the NLL of the normalised probabilities, which `Solution.nll` reports. So temperature scaling is not nested.
 
-Nothing is 0 or 1: each bin starts from `prior` voxels a unit of log-odds with the share of hits that the bin's centre says (an m-estimate, so an empty bin changes nothing and a thin
+Nothing is 0 or 1: each bin starts from `prior` voxels a unit of log-odds, with the share of hits that the bin's centre says (an m-estimate: an empty bin changes nothing, a thin
 one little), and no probability is nearer to 0 or 1 than 1 / (n + 2), Laplace's rule for all n voxels alike. Both are part of the problem that the certificate speaks of.
 Deviations: the grid (within a bin of width 1/16 a probability is off by at most 0.008), the prior and the bounds; step functions, not interpolated.
 """
