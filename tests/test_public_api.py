@@ -23,6 +23,7 @@ PUBLIC = {
     "HistogramBinning",
     "IsotonicRegression",
     "MatrixScaling",
+    "Recommendation",
     "Regions",
     "SegcalError",
     "Serial",
@@ -38,6 +39,7 @@ PUBLIC = {
     "fit_methods",
     "load",
     "open_cohort",
+    "recommend",
 }
 
 METHODS = {

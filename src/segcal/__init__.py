@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from segcal.methods.method import Fit, fit_methods
     from segcal.metrics import evaluate_arrays
+    from segcal.recommend import Recommendation, recommend
     from segcal.sources.arrays import cohort_from_arrays
     from segcal.sources.discover import open_cohort
 
@@ -50,6 +51,7 @@ __all__ = [
     "IsotonicRegression",
     "MatrixScaling",
     "OrderPreservingMatrixScaling",
+    "Recommendation",
     "Regions",
     "SegcalError",
     "Serial",
@@ -65,6 +67,7 @@ __all__ = [
     "fit_methods",
     "load",
     "open_cohort",
+    "recommend",
 ]
 
 _ROOMS = {
@@ -90,6 +93,7 @@ _ROOMS = {
     ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
+    "segcal.recommend": ("Recommendation", "recommend"),
     "segcal.sources.arrays": ("cohort_from_arrays",),
     "segcal.sources.discover": ("open_cohort",),
 }
