@@ -4,8 +4,8 @@ Every method is fitted on all cases and again without each fold of groups, over 
 A method is allowed if all its fits, on all cases and without each fold, are proven to keep what is asked: the label of every voxel; on request, invariance to an offset of the
 logits. What counts are the guarantees of the fitted maps, not names. The uncalibrated scores are allowed too, as the method without a parameter. The allowed one of lowest mean NLL
 over cases is the best. Chosen is the one with fewest identifiable parameters whose NLL is above the best one's by no more than the standard error of that paired difference,
-clustered by group. So the answer is "no gain" when the best does not gain over the scores by more than its standard error; the calibrator then is the identity, which is saved
-and applied as any other, so that what comes after a fit need not ask.
+clustered by group, or by less than a thousandth of the uncalibrated NLL. So the answer is "no gain" when the best does not gain over the scores by more than its standard
+error; the calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
 
 With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the probability of one standard error under a normal (1.14 times for
 5 groups). The cross-fitted numbers of the choice are those of a method chosen on the same cases, and so a little flattering.
@@ -37,6 +37,9 @@ from segcal.statistics import Estimate
 UNCALIBRATED = "uncalibrated"
 FREE = ", free"
 """Ends the name of a region head's method whose probabilities may cross 0.5."""
+
+NOTICEABLE = 1e-3
+"""Differences below this share of the uncalibrated NLL count as none, however certain they are."""
 
 FEW_GROUPS = 10
 """Below so many groups the reasons say that standard errors are uncertain."""
@@ -71,8 +74,8 @@ class Candidate:
 
     @property
     def ties(self) -> bool:
-        """Whether its NLL is within one standard error of the best allowed one's."""
-        return self.excess.mean <= one_standard_error(self.excess)
+        """Whether its NLL is above the best allowed one's by no more than one standard error, or by less than anyone would notice."""
+        return self.excess.mean <= max(one_standard_error(self.excess), NOTICEABLE * float(self.evaluation.uncalibrated.block["nll"]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
