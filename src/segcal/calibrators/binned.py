@@ -60,7 +60,7 @@ class BinnedMap(Map):
         """C."""
         return self.table.shape[0]
 
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """log of the normalised f_k(p_k), (C, n)."""
         index = bins_of(log_probs, self._limit, self.table.shape[1])
         return torch.log_softmax(self.table.log().to(log_probs.dtype).gather(1, index), 0)

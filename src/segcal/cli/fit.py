@@ -52,7 +52,7 @@ def fit(
         The file to write; with several methods a folder, one METHOD.safetensors each.
     method
         One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities);
-        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (a step function a class).
+        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps).
         Or auto: the simplest of them that does not change the segmentation map and is as good as the best; none, if none gains.
     lambda_
         Strength of the penalty of every method but ts and ets: a number, or 'cv' (default) to choose it by cross-validation over cases.
