@@ -71,6 +71,14 @@ def test_three_classes_promise_nothing_but_invariance() -> None:
     assert "tie" in found.reasons["preserves_argmax"]
 
 
+def test_loaded_parameters_are_used() -> None:
+    wide, narrow = BinnedMap(MIRRORED, 16.0), BinnedMap(MIRRORED.clone(), 4.0)
+    x = rows([3, 0], [0, 5])
+    assert not torch.equal(wide(x), narrow(x))
+    wide.load_state_dict(narrow.state_dict())
+    assert torch.equal(wide(x), narrow(x))
+
+
 def test_what_it_says_of_itself() -> None:
     told = BinnedMap(torch.tensor([[0.1, 0.1, 0.1, 0.4], [0.2, 0.3, 0.3, 0.9]]), 2.0).describe()
     assert told["steps"] == [2, 3]

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from segcal.calibrators.maps import Map
 from segcal.errors import UsageError
@@ -54,6 +55,7 @@ class BinnedMap(Map):
         self.parameter("table", table)
         self.parameter("reach", limit)
         self._limit = limit.item()  # a plain number: read off the buffer in `forward`, it would end a trace
+        self.register_load_state_dict_post_hook(_read_again)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
     @property
     def classes(self) -> int | None:
@@ -93,3 +95,10 @@ class BinnedMap(Map):
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> BinnedMap:
         return cls(tensors["table"], tensors["reach"])
+
+
+def _read_again(loaded: Module, keys: object) -> None:
+    """Parameters that were loaded into a map may have another reach than those it was made with."""
+    del keys
+    assert isinstance(loaded, BinnedMap)
+    loaded._limit = loaded.reach.item()
