@@ -27,6 +27,7 @@ from segcal.calibrators import Calibrator, ScaleMap
 from segcal.cases import Cohort
 from segcal.cli import run as command_line
 from segcal.engines import Ask
+from segcal.methods import REGISTERED
 from segcal.metrics import LogLikelihood
 from segcal.recommend import FREE, Recommendation
 from segcal.simulate import Design, Simulation, Truth
@@ -38,6 +39,10 @@ AMONG = {"camvid": ("--among", "ts,ets,vs,dc,cms-ap,cms-op,isotonic,histogram")}
 COHORTS = {"nuclei": ("--background", "0"), "hippocampus": ("--background", "0"), "camvid": ("--ignore-index", "255")}
 SMALL = ("nuclei", "hippocampus")
 SIZES = (5, 20)
+SECTIONS = ("cohorts", "few", "calibrated")
+COMPARED = ("ts", "vs", "dc", "cms-ap", "isotonic", "histogram")
+"""Methods compared on few cases: one of each kind."""
+HEAD = ("cohort", "cases", "asked", "chosen", "NLL minus that of ts, mean of draws", "worst draw (95 % interval)", "draws above ts", "of these, interval above 0")
 UNSEEN = "best without the rule"
 
 
@@ -107,7 +112,7 @@ def few_cases(halves: Halves, draws: int, engine: segcal.Threads) -> list[str]:
         calibrators: dict[str, Calibrator] = {}
         names: dict[str, list[str]] = {"map kept": [], "labels may change": [], UNSEEN: []}
         for seed in range(draws):
-            found = segcal.recommend(drawn(halves.fit, size, seed), engine)
+            found = segcal.recommend(drawn(halves.fit, size, seed), engine, methods={name: REGISTERED[name]() for name in COMPARED})
             for kind, name in zip(names, (found.chosen, found.unconstrained, lowest(found)), strict=True):
                 fit = found.candidates[name].fit
                 calibrators[f"{kind} {seed}"] = identity(halves.fit) if fit is None else fit.calibrator
@@ -152,6 +157,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--cohorts", nargs="+", default=list(COHORTS), choices=list(COHORTS))
+    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
@@ -160,7 +166,7 @@ def main() -> None:
     engine = segcal.Threads(args.workers)
     args.scratch.mkdir(exist_ok=True, parents=True)
     lines = ["# `--method auto` on real and simulated cohorts", "", "Made by `python benchmarks/auto.py " + shlex.join(_words()) + "`.", ""]
-    for name in args.cohorts:
+    for name in args.cohorts if "cohorts" in args.sections else ():
         started = time.perf_counter()
         halves = opened(args.work, name)
         text = printed(halves, args.workers, args.scratch)
@@ -170,22 +176,23 @@ def main() -> None:
         lines += [f"## {name}", "", note, "", "```", text, "```", ""]
         print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
         args.output.write_text("\n".join(lines))
-    head = ["cohort", "cases", "asked", "chosen", "NLL minus that of ts, mean of draws", "worst draw (95 % interval)", "draws above ts", "of these, interval above 0"]
-    lines += [
-        "## Few cases",
-        "",
-        f"{args.draws} draws of 5 and of 20 cases, each of another group, from the first half; scored on the second half (intervals over its groups).",
-        "",
-    ]
-    lines += [f"`{UNSEEN}`: what the lowest cross-fitted NLL alone would choose, without the rule of one standard error.", ""]
-    lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for name in SMALL:
-        if name in args.cohorts:
+    if "few" in args.sections:
+        lines += [
+            "## Few cases",
+            "",
+            f"{args.draws} draws of 5 and of 20 cases, each of another group, from the first half; scored on the second half (intervals over its groups).",
+            "",
+        ]
+        lines += [f"Compared: {', '.join(COMPARED)}. `{UNSEEN}`: what the lowest cross-fitted NLL alone would choose, without the rule of one standard error.", ""]
+        lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+        for name in (n for n in SMALL if n in args.cohorts):
             lines += few_cases(opened(args.work, name), args.draws, engine)
             print(f"{name}: few cases done", file=sys.stderr, flush=True)
             args.output.write_text("\n".join(lines))
-    lines += ["", "## Calibrated already", "", "Simulated cohorts of four classes; T is the true temperature of the scores, 1 where they are right as they are.", ""]
-    lines += ["| T | cases | seeds | chosen |", "|---|---|---|---|", *calibrated_already(args.seeds, engine), ""]
+        lines.append("")
+    if "calibrated" in args.sections:
+        lines += ["## Calibrated already", "", "Simulated cohorts of four classes; T is the true temperature of the scores, 1 where they are right as they are.", ""]
+        lines += ["| T | cases | seeds | chosen |", "|---|---|---|---|", *calibrated_already(args.seeds, engine), ""]
     args.output.write_text("\n".join(lines))
     print(json.dumps({"written": str(args.output)}), file=sys.stderr)
 

@@ -60,13 +60,13 @@ def show(out: Output, found: Recommendation, done: fits.Done, file: Path) -> Non
 
 def comparison(found: Recommendation) -> Table:
     """One row a method, the simplest first."""
-    out = tables.table("method", "parameters", "keeps labels", "NLL", "gain", "st. error", "ECE", "Dice", "flips %", "")
+    out = tables.table("method", "parameters", "map kept", "NLL", "gain", "+-", "ECE", "Dice", "flips %", "")
     out.columns[-1].justify = "left"
     for name, c in found.candidates.items():
         block, change = c.after.block, c.evaluation.differences["nll"]
         gain = ("", "") if name == UNCALIBRATED else (tables.number(-change.mean, True), tables.number(change.standard_error))
-        verdict = "chosen" if name == found.chosen else "not allowed" if not c.allowed else "lowest NLL" if name == found.best else "as good, less simple" if c.ties else ""
+        verdict = "chosen" if name == found.chosen else "not allowed" if not c.allowed else "lowest NLL" if name == found.best else "as good" if c.ties else ""
         numbers = (tables.shown(key, block[key]) for key in ("ece", "dice", "flip_rate"))
         out.add_row(name, f"{c.parameters:,}", "yes" if c.keeps_map else "no", tables.number(c.nll), *gain, *numbers, verdict)
-    out.caption = "Gains are of NLL over the uncalibrated scores, paired over cases; standard errors are over groups."
+    out.caption = "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. As good: within one standard error of the best."
     return out
