@@ -29,7 +29,7 @@ from segcal.cli import run as command_line
 from segcal.engines import Ask
 from segcal.methods import REGISTERED
 from segcal.metrics import LogLikelihood
-from segcal.recommend import FREE, Recommendation
+from segcal.recommendation import FREE, Recommendation
 from segcal.simulate import Design, Simulation, Truth
 from segcal.statistics import Estimate, paired_difference
 

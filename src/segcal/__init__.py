@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from segcal.methods.method import Fit, fit_methods
     from segcal.metrics import evaluate_arrays
-    from segcal.recommend import Recommendation, recommend
+    from segcal.recommendation import Recommendation, recommend
     from segcal.sources.arrays import cohort_from_arrays
     from segcal.sources.discover import open_cohort
 
@@ -93,7 +93,7 @@ _ROOMS = {
     ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
-    "segcal.recommend": ("Recommendation", "recommend"),
+    "segcal.recommendation": ("Recommendation", "recommend"),
     "segcal.sources.arrays": ("cohort_from_arrays",),
     "segcal.sources.discover": ("open_cohort",),
 }

@@ -16,7 +16,7 @@ from segcal.cli.console import Output
 from segcal.engines import Engine
 from segcal.errors import UsageError
 from segcal.methods.method import Fit
-from segcal.recommend import UNCALIBRATED, Recommendation, recommend
+from segcal.recommendation import UNCALIBRATED, Recommendation, recommend
 
 AUTO = "auto"
 
