@@ -250,7 +250,9 @@ def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, cho
     if best != UNCALIBRATED:
         out.append(f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated; it {_gained(top.evaluation.differences['nll'])}.")
     if chosen == UNCALIBRATED:
-        why = f"{best}, the best, gains no more than one standard error" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
+        why = (
+            f"{best}, the best, gains no more than one standard error, or a thousandth of the NLL" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
+        )
         out.append(f"No gain: {why}. The scores are left as they are.")
     elif chosen == best:
         out.append(f"Chosen: {chosen} ({counted(choice)}). No simpler one comes within one standard error of it.")
