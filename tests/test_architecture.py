@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("methods",),
     ("matching",),
     ("evaluation", "application"),
-    ("checking", "report"),
+    ("checking", "report", "recommendation"),
     ("demonstration",),
     ("__init__",),
     ("cli",),

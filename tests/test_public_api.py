@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,10 @@ PUBLIC = {
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "Fit",
+    "HistogramBinning",
+    "IsotonicRegression",
     "MatrixScaling",
+    "Recommendation",
     "Regions",
     "SegcalError",
     "Serial",
@@ -36,6 +40,7 @@ PUBLIC = {
     "fit_methods",
     "load",
     "open_cohort",
+    "recommend",
 }
 
 METHODS = {
@@ -48,6 +53,8 @@ METHODS = {
     "cdc": "ClassConditionalDirichlet",
     "cms-ap": "ArgmaxPreservingMatrixScaling",
     "cms-op": "OrderPreservingMatrixScaling",
+    "isotonic": "IsotonicRegression",
+    "histogram": "HistogramBinning",
 }
 
 
@@ -69,3 +76,9 @@ def test_fit_takes_what_the_contract_says() -> None:
     parameters = list(inspect.signature(segcal.TemperatureScaling.fit).parameters)
     assert parameters[:3] == ["self", "scores", "labels"]
     assert {"mask", "kind", "ignore_index", "groups", "validation", "fields"} <= set(parameters)
+
+
+def test_no_public_name_is_that_of_a_module() -> None:
+    """`import segcal.NAME` would put the module in the place of what the name stands for."""
+    rooms = {path.stem for path in Path(segcal.__file__).parent.iterdir()}
+    assert rooms & set(segcal.__all__) == set()

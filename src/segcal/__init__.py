@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         ConstrainedMatrixScaling,
         DirichletCalibration,
         EnsembleTemperatureScaling,
+        HistogramBinning,
+        IsotonicRegression,
         MatrixScaling,
         OrderPreservingMatrixScaling,
         TemperatureScaling,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     )
     from segcal.methods.method import Fit, fit_methods
     from segcal.metrics import evaluate_arrays
+    from segcal.recommendation import Recommendation, recommend
     from segcal.sources.arrays import cohort_from_arrays
     from segcal.sources.discover import open_cohort
 
@@ -44,8 +47,11 @@ __all__ = [
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "Fit",
+    "HistogramBinning",
+    "IsotonicRegression",
     "MatrixScaling",
     "OrderPreservingMatrixScaling",
+    "Recommendation",
     "Regions",
     "SegcalError",
     "Serial",
@@ -61,6 +67,7 @@ __all__ = [
     "fit_methods",
     "load",
     "open_cohort",
+    "recommend",
 ]
 
 _ROOMS = {
@@ -77,6 +84,8 @@ _ROOMS = {
         "ConstrainedMatrixScaling",
         "DirichletCalibration",
         "EnsembleTemperatureScaling",
+        "HistogramBinning",
+        "IsotonicRegression",
         "MatrixScaling",
         "OrderPreservingMatrixScaling",
         "TemperatureScaling",
@@ -84,6 +93,7 @@ _ROOMS = {
     ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
+    "segcal.recommendation": ("Recommendation", "recommend"),
     "segcal.sources.arrays": ("cohort_from_arrays",),
     "segcal.sources.discover": ("open_cohort",),
 }

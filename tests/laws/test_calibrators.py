@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import AffineMap, Calibrator, MixtureMap, ScaleMap
+from segcal.calibrators import AffineMap, BinnedMap, Calibrator, MixtureMap, ScaleMap
 from segcal.head import Regions, Softmax
 from segcal.testing import CALIBRATOR_LAWS, Law
 from segcal.testing.examples import HEAD, NESTED
@@ -25,6 +25,7 @@ CALIBRATORS: dict[str, Calibrator] = {
     "affine": Calibrator(HEAD, "log_probs", [AffineMap(MATRIX, BIAS)], "it"),
     "affine on logits": Calibrator(HEAD, "logits", [AffineMap(MATRIX, BIAS, logits=True)], "it"),
     "affine, large": Calibrator(HEAD, "scores", [AffineMap(1e4 * MATRIX, BIAS)], "it"),
+    "steps": Calibrator(HEAD, "probs", [BinnedMap(torch.linspace(0.02, 0.98, 12, dtype=torch.float64).reshape(3, 4), 4.0)], "it"),
     "two classes": Calibrator(BINARY, "logits", [ScaleMap(1e-10)], "it"),
     "regions kept": Calibrator(NESTED, "probs", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it"),
     "regions free": Calibrator(NESTED, "logits", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it", keep_decision=False),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import REGISTERED, AffineMap, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, ConditionalMap, Map, MixtureMap, ScaleMap
 from segcal.calibrators.conditional import temperature_experts
 from segcal.experts import Gaps, Margins, Scores
 from segcal.testing import MAP_LAWS, Law
@@ -17,6 +17,7 @@ MATRIX = torch.tensor([[1.2, -0.3, 0.1], [0.4, 0.8, -0.2], [-0.1, 0.3, 1.5]], dt
 BIAS = torch.tensor([0.3, -0.7, 0.1], dtype=torch.float64)
 ROWS = torch.ones(3, 1, dtype=torch.float64) * BIAS[None]
 EQUAL_SUMS = MATRIX - MATRIX.sum(1, keepdim=True) / 3 + 0.4
+RISING = torch.linspace(0.02, 0.98, 8, dtype=torch.float64)
 
 
 def weights(*shares: float) -> torch.Tensor:
@@ -52,6 +53,11 @@ MAPS: dict[str, Map] = {
     "experts in gaps": ConditionalMap(SMALL, STEPS, Gaps()),
     "experts in gaps, large": ConditionalMap(1e4 * SMALL, 1e3 * STEPS, Gaps()),
     "experts in gaps, a step below zero": ConditionalMap(SMALL, STEPS - 0.05, Gaps()),
+    "steps": BinnedMap(torch.stack([RISING, RISING**2, RISING.sqrt()]), 4.0),
+    "steps, the same for all": BinnedMap(RISING.expand(3, -1), 16.0),
+    "steps, two classes, sides kept": BinnedMap(torch.stack([RISING, 1 - RISING.flip(0)]), 4.0),
+    "steps, two classes, sides not kept": BinnedMap(torch.stack([RISING**2, 1 - RISING.flip(0) ** 2]), 4.0),
+    "steps, almost certain": BinnedMap(torch.tensor([[1e-12, 1 - 1e-12], [1e-12, 1 - 1e-12]], dtype=torch.float64), 16.0),
 }
 
 

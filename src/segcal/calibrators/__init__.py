@@ -1,6 +1,7 @@
-"""What is applied: maps of log-probabilities (scale, affine, mixture, conditional), and the calibrator that wraps one a part of the head."""
+"""What is applied: maps of log-probabilities (scale, affine, mixture, conditional, steps), and the calibrator that wraps one a part of the head."""
 
 from segcal.calibrators.affine import AffineMap
+from segcal.calibrators.binned import BinnedMap
 from segcal.calibrators.calibrator import Calibrator, FitData, Solution
 from segcal.calibrators.conditional import ConditionalMap
 from segcal.calibrators.files import load
@@ -8,7 +9,7 @@ from segcal.calibrators.maps import Map
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 
-__all__ = ["REGISTERED", "AffineMap", "Calibrator", "ConditionalMap", "FitData", "Map", "MixtureMap", "ScaleMap", "Solution", "load"]
+__all__ = ["REGISTERED", "AffineMap", "BinnedMap", "Calibrator", "ConditionalMap", "FitData", "Map", "MixtureMap", "ScaleMap", "Solution", "load"]
 
-REGISTERED: tuple[type[Map], ...] = (ScaleMap, AffineMap, MixtureMap, ConditionalMap)
+REGISTERED: tuple[type[Map], ...] = (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap)
 """Kinds of maps the conformance kit and the file format know."""

@@ -20,6 +20,7 @@ import torch
 from segcal import head as heads
 from segcal import journal
 from segcal.calibrators.affine import AffineMap
+from segcal.calibrators.binned import BinnedMap
 from segcal.calibrators.calibrator import Calibrator, FitData, Solution
 from segcal.calibrators.conditional import ConditionalMap
 from segcal.calibrators.maps import Map
@@ -28,7 +29,7 @@ from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
 
 SCHEMA = 1
-_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap)}
+_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap)}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:

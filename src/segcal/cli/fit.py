@@ -27,6 +27,9 @@ def fit(
     seed: int = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
     free_decision: Annotated[bool, Parameter(show_default=False)] = False,
+    may_change_labels: Annotated[bool, Parameter(show_default=False)] = False,
+    invariant: Annotated[bool, Parameter(show_default=False)] = False,
+    among: str | None = None,
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
 ) -> int:
@@ -35,6 +38,7 @@ def fit(
     Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group (cross-fitting): the table before and after is held
     out by construction, with an interval over groups. The calibrator remembers its cases and how their scores were made. A file that is there already is replaced, whole.
 
+        segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
         segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
         segcal fit RESULTS --labels LABELS --method ts,ets,dc -o CALIBRATORS
 
@@ -48,7 +52,8 @@ def fit(
         The file to write; with several methods a folder, one METHOD.safetensors each.
     method
         One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities);
-        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free).
+        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps).
+        Or auto: the simplest of them that does not change the segmentation map and is as good as the best; none, if none gains.
     lambda_
         Strength of the penalty of every method but ts and ets: a number, or 'cv' (default) to choose it by cross-validation over cases.
     mu
@@ -69,12 +74,28 @@ def fit(
         Leave out the cross-fitted numbers.
     free_decision
         Region heads: let probabilities cross 0.5, which changes label maps.
+    may_change_labels
+        With auto: allow methods that change the segmentation map.
+    invariant
+        With auto: only methods that an offset of all logits of a voxel does not move.
+    among
+        With auto: compare these methods only, with commas.
     """
-    from segcal.cli import fits
+    from segcal.cli import choosing, fits
     from segcal.cli.opening import cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
-    methods = fits.methods_of(method, {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps})
+    options = {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps}
+    choosing.only_for_auto(method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None})
+    if method == choosing.AUTO:
+        choosing.not_for_auto({**{fits.OPTIONS[name]: value is not None for name, value in options.items()}, "--no-crossfit": no_crossfit, "--free-decision": free_decision})
+        file = fits.files_of(output, [method])[method]
+        cohort = cohort_of(results, scores).labelled()
+        with engine_of(running) as engine:
+            found, chosen = choosing.run(cohort, engine, among=among, may_change_labels=may_change_labels, invariant=invariant, folds=folds, seed=seed)
+        choosing.show(out, found, chosen, file)
+        return 0
+    methods = fits.methods_of(method, options)
     files = fits.files_of(output, list(methods))
     cohort = cohort_of(results, scores).labelled()
     keep = fits.keep_decision(cohort, free_decision)

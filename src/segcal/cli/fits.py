@@ -46,7 +46,7 @@ def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, Method]:
     wanted = [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in REGISTERED]
     if unknown:
-        raise UsageError("--method", found=repr(unknown[0]), expected="one of " + ", ".join(REGISTERED), do="Separate several with commas.")
+        raise UsageError("--method", found=repr(unknown[0]), expected="one of " + ", ".join(REGISTERED) + ", or auto alone", do="Separate several with commas.")
     taken = {name: {f.name for f in fields(REGISTERED[name])} for name in wanted}  # type: ignore[arg-type]  # methods are dataclasses
     for option in given:
         if not any(option in names_of for names_of in taken.values()):

@@ -60,6 +60,8 @@ def show(out: Output, described: Mapping[str, Any]) -> None:
     else:
         title = f"Cross-fitted over {crossfit['cases']} cases in {crossfit['groups']} groups, {crossfit['folds']} folds"
         out.show(before_after(crossfit["uncalibrated"], crossfit["calibrated"], crossfit["differences"]), title)
+        for reason in crossfit.get("recommendation", {}).get("reasons", ()):
+            out.text(reason)
     out.text("made by " + ", ".join(f"{name} {version}" for name, version in described["versions"].items()))
 
 
@@ -79,7 +81,7 @@ def _parameters(parameters: Mapping[str, Any], classes: list[str]) -> Iterator[s
         elif value and isinstance(value[0], list):
             yield f"{name}:\n" + "\n".join("  " + " ".join(f"{v:9.4f}" for v in row) for row in value)
         else:
-            yield f"{name}: " + " ".join(f"{v:.4f}" for v in value)
+            yield f"{name}: " + " ".join(str(v) if isinstance(v, int) else number(v) for v in value)
 
 
 def _solution(out: Output, solution: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@ from segcal.methods.class_conditional_dirichlet import ClassConditionalDirichlet
 from segcal.methods.constrained_matrix_scaling import ConstrainedMatrixScaling
 from segcal.methods.dirichlet_calibration import DirichletCalibration
 from segcal.methods.ensemble_temperature_scaling import EnsembleTemperatureScaling
+from segcal.methods.histogram_binning import HistogramBinning
+from segcal.methods.isotonic_regression import IsotonicRegression
 from segcal.methods.matrix_scaling import MatrixScaling
 from segcal.methods.method import Method
 from segcal.methods.order_preserving_matrix_scaling import OrderPreservingMatrixScaling
@@ -18,6 +20,8 @@ __all__ = [
     "ConstrainedMatrixScaling",
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
+    "HistogramBinning",
+    "IsotonicRegression",
     "MatrixScaling",
     "Method",
     "OrderPreservingMatrixScaling",
@@ -37,6 +41,8 @@ REGISTERED: dict[str, type[Method]] = {
         ClassConditionalDirichlet,
         ArgmaxPreservingMatrixScaling,
         OrderPreservingMatrixScaling,
+        IsotonicRegression,
+        HistogramBinning,
     )
 }
 """Methods by the name `--method` takes."""

@@ -17,4 +17,9 @@ class ClassConditionalDirichlet(FreeExperts):
     """C^2 (C + 1) parameters, C (C^2 - 1) identifiable."""
 
     name: ClassVar[str] = "cdc"
+
+    def identifiable(self, classes: int) -> int:
+        """C (C^2 - 1)."""
+        return classes * (classes**2 - 1)
+
     coordinates: ClassVar[Coordinates] = Scores()

@@ -21,6 +21,10 @@ class ConstrainedMatrixScaling(PenalisedAffine):
 
     name: ClassVar[str] = "ms-c"
 
+    def identifiable(self, classes: int) -> int:
+        """C (C - 1)."""
+        return classes * (classes - 1)
+
     @staticmethod
     def design(classes: int) -> Vector:
         """Variables: W_free (C, C - 1) row-major, s, b."""

@@ -44,6 +44,11 @@ class EnsembleTemperatureScaling(Method):
 
     name: ClassVar[str] = "ets"
 
+    def identifiable(self, classes: int) -> int:
+        """The temperature and two weights."""
+        del classes
+        return 3
+
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Temperatures first, then weights."""
         first = yield from temperatures(task)

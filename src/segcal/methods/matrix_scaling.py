@@ -20,6 +20,10 @@ class MatrixScaling(PenalisedAffine):
 
     name: ClassVar[str] = "ms"
 
+    def identifiable(self, classes: int) -> int:
+        """C^2 - 1."""
+        return classes**2 - 1
+
     @staticmethod
     def design(classes: int) -> Vector:
         """Every entry is free."""

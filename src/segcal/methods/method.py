@@ -44,6 +44,12 @@ class Method(ABC):
     """A way of fitting calibrators. Concrete methods are frozen dataclasses of their options."""
 
     name: ClassVar[str]
+    automatic: ClassVar[bool] = True
+    """Whether `segcal.recommend` compares it unless told otherwise; False for methods trained at length."""
+
+    @abstractmethod
+    def identifiable(self, classes: int) -> int:
+        """Parameters of one softmax problem of so many classes that data can tell: what "simpler" means where methods are compared."""
 
     @abstractmethod
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:

@@ -18,4 +18,9 @@ class OrderPreservingMatrixScaling(BoundedExperts):
     """C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1)."""
 
     name: ClassVar[str] = "cms-op"
+
+    def identifiable(self, classes: int) -> int:
+        """C^2 (C - 1)."""
+        return classes**2 * (classes - 1)
+
     coordinates: ClassVar[Coordinates] = Gaps()

@@ -59,6 +59,11 @@ class TemperatureScaling(Method):
 
     name: ClassVar[str] = "ts"
 
+    def identifiable(self, classes: int) -> int:
+        """The temperature."""
+        del classes
+        return 1
+
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """One temperature a subset."""
         solved = yield from temperatures(task)

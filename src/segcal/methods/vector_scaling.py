@@ -20,6 +20,10 @@ class VectorScaling(PenalisedAffine):
 
     name: ClassVar[str] = "vs"
 
+    def identifiable(self, classes: int) -> int:
+        """2 C - 1."""
+        return 2 * classes - 1
+
     @staticmethod
     def design(classes: int) -> Vector:
         """Variables: a, b."""

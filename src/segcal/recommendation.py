@@ -1,0 +1,293 @@
+"""Which calibrator to use: the simplest method that the data cannot tell from the best one, among those that keep what the user wants kept; or none, if none gains.
+
+Every method is fitted on all cases and again without each fold of groups, over shared passes; every case is scored by the fit without its group, all methods in one more pass.
+A method is allowed if all its fits, on all cases and without each fold, are proven to keep what is asked: the label of every voxel; on request, invariance to an offset of the
+logits. What counts are the guarantees of the fitted maps, not names. The uncalibrated scores are allowed too, as the method without a parameter. The allowed one of lowest mean NLL
+over cases is the best. Chosen is the one with fewest identifiable parameters whose NLL is above the best one's by no more than the standard error of that paired difference,
+clustered by group, or by less than a thousandth of the uncalibrated NLL. So the answer is "no gain" when the best does not gain over the scores by more than its standard
+error; the calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
+
+With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the probability of one standard error under a normal (1.14 times for
+5 groups). The cross-fitted numbers of the choice are those of a method chosen on the same cases, and so a little flattering.
+Source: the one-standard-error rule of Breiman et al. (1984).
+Costs: the passes of the hardest fit and one survey. Cases of one group only: UsageError, as nothing can be held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scipy import stats
+
+from segcal.calibrators import Calibrator, ScaleMap, Solution
+from segcal.cases import Cohort
+from segcal.engines import Engine
+from segcal.errors import UsageError
+from segcal.evaluation import Evaluation, compare, crossfitted
+from segcal.guarantees import weakest
+from segcal.head import Regions
+from segcal.methods import REGISTERED, Method
+from segcal.methods.method import FOLDS, SEED, Fit, fit_methods
+from segcal.metrics.summary import Summary
+from segcal.statistics import Estimate
+
+UNCALIBRATED = "uncalibrated"
+FREE = ", free"
+"""Ends the name of a region head's method whose probabilities may cross 0.5."""
+
+NOTICEABLE = 1e-3
+"""Differences below this share of the uncalibrated NLL count as none, however certain they are."""
+
+FEW_GROUPS = 10
+"""Below so many groups the reasons say that standard errors are uncertain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One method compared. `parameters`: identifiable ones, of all parts of the head. `keeps_map`, `invariant`: proven for all its fits. `allowed`: it keeps what is asked.
+
+    `evaluation`: its cross-fitted numbers. `excess`: its NLL minus that of the best allowed method, over cases. `fit` is None for the uncalibrated scores.
+    """
+
+    name: str
+    parameters: int
+    keeps_map: bool
+    invariant: bool
+    allowed: bool
+    evaluation: Evaluation
+    excess: Estimate
+    fit: Fit | None
+
+    @property
+    def nll(self) -> float:
+        """Mean over cases of the cross-fitted NLL."""
+        return float(self.after.block["nll"])
+
+    @property
+    def after(self) -> Summary:
+        """Its numbers."""
+        assert self.evaluation.calibrated is not None
+        return self.evaluation.calibrated
+
+    @property
+    def ties(self) -> bool:
+        """Whether its NLL is above the best allowed one's by no more than one standard error, or by less than anyone would notice."""
+        return self.excess.mean <= max(one_standard_error(self.excess), NOTICEABLE * float(self.evaluation.uncalibrated.block["nll"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers."""
+        names = ("nll", "ece", "ace", "classwise_ece", "dice", "flip_rate")
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "keeps_map": self.keeps_map,
+            "invariant": self.invariant,
+            "allowed": self.allowed,
+            "within_one_standard_error": self.ties,
+            **{name: self.after.block[name] for name in names},
+            "differences": {name: self.evaluation.differences[name].to_json() for name in ("nll", "ece", "dice", "flip_rate")},
+            "excess": self.excess.to_json(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """What was chosen, and why.
+
+    `chosen`: a name of `candidates`, `UNCALIBRATED` where nothing gains. `best`: the allowed one of lowest NLL. `unconstrained`: what would be chosen if everything were
+    allowed. `calibrator`: the chosen one, fitted on all cases; the identity where nothing gains. `reasons`: sentences for a person. `candidates`: by number of parameters,
+    the uncalibrated scores first.
+    """
+
+    chosen: str
+    best: str
+    unconstrained: str
+    calibrator: Calibrator
+    candidates: Mapping[str, Candidate]
+    reasons: Sequence[str]
+    keep_map: bool
+    invariant: bool
+    folds: int
+    seed: int
+
+    @property
+    def gains(self) -> bool:
+        """Whether calibration gains more than its standard error."""
+        return self.chosen != UNCALIBRATED
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Cross-fitted numbers of the choice."""
+        return self.candidates[self.chosen].evaluation
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the calibrator, as plain data."""
+        return {
+            "chosen": self.chosen,
+            "gains": self.gains,
+            "best": self.best,
+            "unconstrained": self.unconstrained,
+            "keep_map": self.keep_map,
+            "invariant": self.invariant,
+            "folds": self.folds,
+            "seed": self.seed,
+            "reasons": list(self.reasons),
+            "candidates": [c.to_json() for c in self.candidates.values()],
+        }
+
+
+def recommend(
+    cohort: Cohort,
+    engine: Engine,
+    *,
+    keep_map: bool = True,
+    invariant: bool = False,
+    methods: Mapping[str, Method] | None = None,
+    folds: int = FOLDS,
+    seed: int = SEED,
+) -> Recommendation:
+    """Compare `methods` (None: every registered one that is fitted exactly, at its defaults) on a labelled cohort and choose one.
+
+    `keep_map`: only methods proven to keep the label of every voxel. `invariant`: only methods proven invariant to an offset of all logits. No method, or one called
+    `UNCALIBRATED`: UsageError; so are cases of one group.
+    """
+    compared = automatic() if methods is None else dict(methods)
+    if not compared or UNCALIBRATED in compared:
+        raise UsageError("methods", found=str(list(compared)), expected=f"at least one method, none called {UNCALIBRATED!r}", do="Leave it out to compare all of them.")
+    fits = fit_methods(compared, cohort, engine, crossfit=True, folds=folds, seed=seed)
+    classes = [len(cohort.head.part_classes(part)) for part in range(len(cohort.head.parts))]
+    parameters = {name: sum(method.identifiable(c) for c in classes) for name, method in compared.items()}
+    if isinstance(cohort.head, Regions):
+        free = {name + FREE: _freed(fit) for name, fit in fits.items() if not _maps_keep(fit)}
+        parameters |= {name + FREE: parameters[name] for name in fits}
+        fits |= free
+    evaluations = crossfitted(cohort, fits, engine)
+    candidates = _candidates(cohort, fits, evaluations, parameters, keep_map, invariant)
+    allowed = {name: c for name, c in candidates.items() if c.allowed}
+    best, chosen = _best(allowed), _simplest(allowed)
+    unconstrained = _simplest(_against(cohort, candidates, _best(candidates)))
+    why = _reasons(cohort, candidates, best, chosen, unconstrained, keep_map, invariant)
+    fit = candidates[chosen].fit
+    calibrator = fit.calibrator if fit is not None else _identity(cohort, next(iter(fits.values())).calibrator, candidates[UNCALIBRATED], why)
+    return Recommendation(chosen, best, unconstrained, calibrator, candidates, why, keep_map, invariant, len(next(iter(fits.values())).folds), seed)
+
+
+def automatic() -> dict[str, Method]:
+    """The methods compared unless told otherwise."""
+    return {name: method() for name, method in REGISTERED.items() if method.automatic}
+
+
+def one_standard_error(difference: Estimate) -> float:
+    """The standard error, widened for few groups so that it has the probability that one standard error has under a normal."""
+    if difference.groups < 2:
+        return math.inf
+    return difference.standard_error * float(stats.t.ppf(stats.norm.cdf(1), difference.groups - 1))
+
+
+def _candidates(
+    cohort: Cohort, fits: Mapping[str, Fit], evaluations: Mapping[str, Evaluation], parameters: Mapping[str, int], keep_map: bool, invariant: bool
+) -> dict[str, Candidate]:
+    first = next(iter(evaluations.values()))
+    before = first.uncalibrated
+    plain = Evaluation(cohort, before, before, compare(cohort, before, before), first.records)
+    found = [Candidate(UNCALIBRATED, 0, True, True, True, plain, plain.differences["nll"], None)]
+    for name, fit in fits.items():
+        given = weakest([c.guarantees() for c in (fit.calibrator, *fit.held_out)])
+        keeps, offsets = given.preserves_argmax == "proven", given.translation_invariant == "proven"
+        allowed = (keeps or not keep_map) and (offsets or not invariant)
+        found.append(Candidate(name, parameters[name], keeps, offsets, allowed, evaluations[name], evaluations[name].differences["nll"], fit))
+    by_name = {c.name: c for c in sorted(found, key=lambda c: c.parameters)}
+    return _against(cohort, by_name, _best({name: c for name, c in by_name.items() if c.allowed}))
+
+
+def _against(cohort: Cohort, candidates: Mapping[str, Candidate], best: str) -> dict[str, Candidate]:
+    """Candidates with their excess over the one called `best`."""
+    return {name: replace(c, excess=compare(cohort, candidates[best].after, c.after)["nll"]) for name, c in candidates.items()}
+
+
+def _best(candidates: Mapping[str, Candidate]) -> str:
+    return min(candidates, key=lambda name: candidates[name].nll)
+
+
+def _simplest(candidates: Mapping[str, Candidate]) -> str:
+    """Fewest parameters among those that tie with the best; then invariant ones, then lower NLL."""
+    tied = [c for c in candidates.values() if c.ties]
+    return min(tied, key=lambda c: (c.parameters, not c.invariant, c.nll)).name
+
+
+def _maps_keep(fit: Fit) -> bool:
+    return all(c.guarantees().preserves_argmax == "proven" for c in map(_free, (fit.calibrator, *fit.held_out)))
+
+
+def _freed(fit: Fit) -> Fit:
+    return Fit(_free(fit.calibrator), fit.folds, tuple(_free(c) for c in fit.held_out))
+
+
+def _free(c: Calibrator) -> Calibrator:
+    """The same maps, whose probabilities may cross 0.5."""
+    return Calibrator(c.head, c.kind, list(c.maps), c.method, solution=c.solution, data=c.data, keep_decision=False)  # type: ignore[arg-type]  # a ModuleList of maps
+
+
+def _identity(cohort: Cohort, fitted: Calibrator, uncalibrated: Candidate, reasons: Sequence[str]) -> Calibrator:
+    nll = uncalibrated.after.block["nll_pooled"]
+    solution = Solution(
+        nll, nll, "optimal", " ".join(r for r in reasons if r.startswith("No gain")), 0, {"gap": 0.0, "proof": "nothing is fitted", "gradient": 0.0, "evaluations": 0}
+    )
+    return Calibrator(cohort.head, cohort.pooled_kind, [ScaleMap(1.0) for _ in cohort.head.parts], UNCALIBRATED, solution=solution, data=fitted.data)
+
+
+def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, chosen: str, unconstrained: str, keep_map: bool, invariant: bool) -> tuple[str, ...]:
+    groups = len(set(cohort.groups))
+    top, choice = candidates[best], candidates[chosen]
+    out = [f"{len(candidates) - 1} methods compared on {len(cohort)} cases in {groups} groups; every case was scored by a fit without its group."]
+    wanted = [word for word, asked in (("the label of every voxel", keep_map), ("invariance to the logits' offset", invariant)) if asked]
+    barred = [name for name, c in candidates.items() if not c.allowed]
+    if wanted:
+        out.append(f"Must keep {' and '.join(wanted)}: " + (f"{', '.join(barred)} may not, and {'is' if len(barred) == 1 else 'are'} left out." if barred else "all of them do."))
+    if best != UNCALIBRATED:
+        out.append(f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated; it {_gained(top.evaluation.differences['nll'])}.")
+    if chosen == UNCALIBRATED:
+        why = (
+            f"{best}, the best, gains no more than one standard error, or a thousandth of the NLL" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
+        )
+        out.append(f"No gain: {why}. The scores are left as they are.")
+    elif chosen == best:
+        out.append(f"Chosen: {chosen} ({counted(choice)}). No simpler one comes within one standard error of it.")
+    else:
+        above = f"{choice.excess.mean:.2g} +- {choice.excess.standard_error:.2g} above it"
+        out.append(f"Chosen: {chosen} ({counted(choice)}), the simplest within one standard error of {best} ({above}).")
+    if barred and wanted:
+        out.append(_price(cohort, candidates, chosen, unconstrained))
+    if groups < FEW_GROUPS:
+        out.append(f"With {groups} groups the standard errors are uncertain themselves: more cases would make the choice firmer.")
+    return tuple(out)
+
+
+def _price(cohort: Cohort, candidates: Mapping[str, Candidate], chosen: str, unconstrained: str) -> str:
+    """What giving up what is kept would gain and cost."""
+    other = candidates[unconstrained]
+    if other.allowed:
+        return (
+            f"Giving that up would gain nothing: {unconstrained} would be chosen even so."
+            if unconstrained == chosen
+            else f"Giving that up would only move the choice to {unconstrained}."
+        )
+    change = compare(cohort, candidates[chosen].after, other.after)["nll"]
+    dice = other.evaluation.differences["dice"]
+    flips = 100 * other.after.block["flip_rate"]
+    return (
+        f"Without that, {unconstrained} ({counted(other)}) would be chosen: it {_gained(change)} over {chosen}, "
+        f"moves Dice by {dice.mean:+.4f} +- {dice.standard_error:.2g} and changes {flips:.2g} % of labels."
+    )
+
+
+def counted(candidate: Candidate) -> str:
+    """Its parameters, in words."""
+    return f"{candidate.parameters:,} parameter" + ("" if candidate.parameters == 1 else "s")
+
+
+def _gained(change: Estimate) -> str:
+    return f"gains {-change.mean:.2g} +- {change.standard_error:.2g}"
