@@ -4,8 +4,9 @@ Every method is fitted on all cases and again without each fold of groups, over 
 A method is allowed if all its fits, on all cases and without each fold, are proven to keep what is asked: the label of every voxel; on request, invariance to an offset of the
 logits. What counts are the guarantees of the fitted maps, not names. The uncalibrated scores are allowed too, as the method without a parameter. The allowed one of lowest mean NLL
 over cases is the best. Chosen is the one with fewest identifiable parameters whose NLL is above the best one's by no more than the standard error of that paired difference,
-clustered by group, or by less than a thousandth of the uncalibrated NLL. So the answer is "no gain" when the best does not gain over the scores by more than its standard
-error; the calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
+clustered by group, or by less than a thousandth of the uncalibrated NLL. Where that would be the scores themselves, a method with no more than one parameter a part of the head
+(a temperature) is chosen before them if its mean gain is at least that thousandth: it can hardly over-fit, and with few cases a standard error hides gains that are there.
+Otherwise the answer is "no gain"; the calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
 
 With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the probability of one standard error under a normal (1.14 times for
 5 groups). The cross-fitted numbers of the choice are those of a method chosen on the same cases, and so a little flattering.
@@ -167,8 +168,8 @@ def recommend(
     evaluations = crossfitted(cohort, fits, engine)
     candidates = _candidates(cohort, fits, evaluations, parameters, keep_map, invariant)
     allowed = {name: c for name, c in candidates.items() if c.allowed}
-    best, chosen = _best(allowed), _simplest(allowed)
-    unconstrained = _simplest(_against(cohort, candidates, _best(candidates)))
+    best, chosen = _best(allowed), _simplest(allowed, len(classes))
+    unconstrained = _simplest(_against(cohort, candidates, _best(candidates)), len(classes))
     why = _reasons(cohort, candidates, best, chosen, unconstrained, keep_map, invariant)
     fit = candidates[chosen].fit
     calibrator = fit.calibrator if fit is not None else _identity(cohort, next(iter(fits.values())).calibrator, candidates[UNCALIBRATED], why)
@@ -212,10 +213,14 @@ def _best(candidates: Mapping[str, Candidate]) -> str:
     return min(candidates, key=lambda name: candidates[name].nll)
 
 
-def _simplest(candidates: Mapping[str, Candidate]) -> str:
-    """Fewest parameters among those that tie with the best; then invariant ones, then lower NLL."""
+def _simplest(candidates: Mapping[str, Candidate], parts: int) -> str:
+    """Fewest parameters among those that tie with the best; then invariant ones, then lower NLL. A temperature that gains in the mean goes before nothing at all."""
     tied = [c for c in candidates.values() if c.ties]
-    return min(tied, key=lambda c: (c.parameters, not c.invariant, c.nll)).name
+    first = min(tied, key=lambda c: (c.parameters, not c.invariant, c.nll))
+    if first.name == UNCALIBRATED:
+        light = [c for c in tied if 0 < c.parameters <= parts and c.nll < first.nll * (1 - NOTICEABLE)]
+        return min(light, key=lambda c: c.nll).name if light else UNCALIBRATED
+    return first.name
 
 
 def _maps_keep(fit: Fit) -> bool:
@@ -254,6 +259,9 @@ def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, cho
             f"{best}, the best, gains no more than one standard error, or a thousandth of the NLL" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
         )
         out.append(f"No gain: {why}. The scores are left as they are.")
+    elif candidates[UNCALIBRATED].ties:
+        gained = _gained(choice.evaluation.differences["nll"])
+        out.append(f"Chosen: {chosen} ({counted(choice)}). It {gained}, which is not certain; but one parameter can hardly over-fit.")
     elif chosen == best:
         out.append(f"Chosen: {chosen} ({counted(choice)}). No simpler one comes within one standard error of it.")
     else:
