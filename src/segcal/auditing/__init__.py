@@ -3,7 +3,7 @@
 The room is not called `audit`, because a package of that name would hide the function `segcal.audit`.
 """
 
-from segcal.auditing.audit import audit
+from segcal.auditing.auditor import audit
 from segcal.auditing.findings import Audit, Finding
 from segcal.auditing.measures import REGISTERED
 from segcal.auditing.proofs import Proof

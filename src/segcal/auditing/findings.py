@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Flipped:
-    """Changed labels against the truth (`audit`, over scored voxels; None without labels), and how many of all `changed` lie within each distance of a boundary of the prediction."""
+    """Changed labels against the truth (`audit`, over scored voxels; None without labels), and how many of all `changed` lie `within` each distance of a predicted boundary."""
 
     audit: FlipAudit | None
     changed: int
@@ -96,8 +96,11 @@ class PartParameters:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What became of every promise of `subject`. `roles`: voxels by role, padding among them, which no measure counts. `decided`: voxels by the class their scores decide for
-    (for regions: inside each), which is also what each expert of a class-conditional map gets. `shifts`: one entry a probe. `spread`: None without raw logits."""
+    """What became of every promise of `subject`.
+
+    `roles`: voxels by role, padding among them, which no measure counts. `preserved.decided`: voxels by the class their scores decide for (for regions: inside each), which is
+    also how many each expert of a class-conditional map gets. `shifts`: one entry a probe. `spread`: None without raw logits.
+    """
 
     subject: str
     classes: Sequence[str]
@@ -131,7 +134,8 @@ class Audit:
             return "measured" if f.verdict == "seen to hold" else "no"
 
         by_name = {f.promise: f for f in self.findings}
-        return Guarantees(*(status(by_name[name]) for name in PROMISES), {name: f.because if f.verdict == "holds" else f.seen for name, f in by_name.items()})
+        invariant, argmax, order = (status(by_name[name]) for name in PROMISES)
+        return Guarantees(invariant, argmax, order, {name: f.because if f.verdict == "holds" else f.seen for name, f in by_name.items()})
 
     def to_json(self) -> dict[str, Any]:
         """What `segcal audit --json` writes."""

@@ -25,6 +25,8 @@ from segcal.scores import FLOOR, Kind
 
 Parts = tuple[Tensor, ...]
 
+COUNTED = ("voxels", "labels_changed", "orders_changed", "ties", "ties_with_winner", "plain_ties", "plain_ties_with_winner")
+
 
 def scores_by_part(scores: Tensor, kind: Kind, head: Head) -> Parts:
     """Scores as given (channels, n) as one array (classes, n) a softmax problem; for a region: the boundary between outside and inside, and its score."""
@@ -61,8 +63,7 @@ class Preservation:
     @property
     def leaves(self) -> Mapping[str, Leaf]:
         """Counts and two maxima."""
-        counts = ("voxels", "labels_changed", "orders_changed", "ties", "ties_with_winner", "plain_ties", "plain_ties_with_winner")
-        return {**{name: Count() for name in counts}, "label_gap": Max(), "order_gap": Max(), "decided": Count((self.head.channels,))}
+        return {**{name: Count() for name in COUNTED}, "label_gap": Max(), "order_gap": Max(), "decided": Count((self.head.channels,))}
 
     def fold(self, scores: Tensor, kind: Kind, delivered: Tensor) -> Mapping[str, Any]:
         """Partial sums of one block: scores as given and delivered float32 probabilities, both (channels, n)."""
@@ -107,8 +108,9 @@ class Preservation:
     def result(self, values: Mapping[str, Array]) -> Preserved:
         """Plain numbers."""
         gaps = {name: max(float(values[name]), 0.0) for name in ("label_gap", "order_gap")}
-        counts = {name: int(values[name]) for name, leaf in self.leaves.items() if isinstance(leaf, Count) and name != "decided"}
-        return Preserved(**counts, **gaps, decided=tuple(int(v) for v in values["decided"]))
+        count = {name: int(values[name]) for name in COUNTED}
+        decided = tuple(int(v) for v in values["decided"])
+        return Preserved(**count, label_gap=gaps["label_gap"], order_gap=gaps["order_gap"], decided=decided)
 
 
 def _tied(equal: Tensor, winner: Tensor) -> Array:

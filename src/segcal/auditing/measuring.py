@@ -174,4 +174,4 @@ class GatheredCase(AuditedCase):
         subject = self.plan.subject
         assert isinstance(subject, WholeCase)
         whole = subject.deliver(torch.cat(list(scores), 1), self.case.shape)
-        return whole.split([s.shape[1] for s in scores], 1)
+        return torch.split(whole, [s.shape[1] for s in scores], 1)

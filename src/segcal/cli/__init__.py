@@ -1,8 +1,8 @@
 """The command line: `segcal demo | check | fit | evaluate | apply | audit | inspect`; a short file a command.
 
-`run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted. An error of segcal is one message on stderr;
-`--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only. `--help` costs no import of torch:
-commands import what they need when they run.
+`run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted.
+An error of segcal is one message on stderr; `--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only.
+`--help` costs no import of torch: commands import what they need when they run.
 """
 
 from __future__ import annotations
