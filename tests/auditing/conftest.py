@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from segcal.calibrators import AffineMap, Calibrator, Map
 from segcal.cases import Case, Cohort, Provenance
 from segcal.head import Head, Softmax
 from segcal.sources.arrays import ArrayField
+from segcal.sources.discover import open_cohort
 
 Array = NDArray[Any]
 
@@ -63,3 +67,17 @@ def make_calibrator() -> Callable[..., Calibrator]:
 def unequal() -> AffineMap:
     """Matrix scaling of raw logits whose row sums differ: 1, 1.5 and 0.2."""
     return AffineMap(torch.tensor([[1.0, 0.1, -0.1], [0.2, 1.0, 0.3], [0.0, -0.5, 0.7]]), torch.tensor([0.1, 0.0, -0.2]), logits=True)
+
+
+@pytest.fixture(scope="session")
+def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Cohort]:
+    """Four cases of a real data set, mean logits of two networks."""
+
+    def predicted(name: str) -> Cohort:
+        pytest.importorskip("onnxruntime", reason="the networks of the real ensembles need onnxruntime")
+        out = tmp_path_factory.mktemp(name)
+        command = [sys.executable, str(shared / "zoo" / "write_predictions.py"), name, str(out), "--layout", "npz", "--limit", "4", "--members", "2"]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        return open_cohort([out / "member0", out / "member1"], out / "labels", pool="logits", background=0)
+
+    return predicted
