@@ -128,14 +128,16 @@ def _shifts_seen(shifts: Mapping[Probe, Moved]) -> str:
     if not shifts:
         return "no raw logits of a softmax head: nothing to shift"
     probe, worst = max(shifts.items(), key=lambda item: (item[1].largest, item[0].size))
-    labels = f", and {worst.labels_changed:,} labels" if worst.labels_changed else ""
-    return f"shifts of up to {probe.size:g} a {probe.unit} move a probability by at most {worst.largest:.2g}{labels} (a plain softmax: {worst.plain:.2g})"
+    if worst.largest == 0:
+        return f"no probability moved under shifts of up to {probe.size:g}"
+    labels = f" and change {worst.labels_changed:,} labels" if worst.labels_changed else ""
+    return f"shifts of up to {probe.size:g} a {probe.unit} move probabilities by up to {worst.largest:.2g}{labels} (a plain softmax: {worst.plain:.2g})"
 
 
 def _changed_seen(count: int, voxels: int, what: str, gap: float) -> str:
     if count == 0:
         return f"no {what} changed in {voxels:,} voxels"
-    return f"{what} changed in {count:,} of {voxels:,} voxels ({100 * count / voxels:.3g} %), by up to {gap:.2g}"
+    return f"{what} changed in {count:,} of {voxels:,} voxels ({100 * count / voxels:.3g} %), over up to {gap:.2g} of probability"
 
 
 def _row(cohort: Cohort, plan: Plan, index: int, summary: Mapping[str, Any], measures: Mapping[Key, accumulate.Mergeable]) -> dict[str, Any]:

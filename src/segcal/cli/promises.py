@@ -10,8 +10,8 @@ from segcal.cli.tables import number, table
 from segcal.errors import UsageError
 
 PROMISES = {
-    "translation_invariant": "a constant added to all scores changes nothing",
-    "preserves_argmax": "the label map stays as it is",
+    "translation_invariant": "shifts change nothing",
+    "preserves_argmax": "the label map stays",
     "preserves_order": "the ranking of classes stays",
 }
 CLAIMS = {"proven": "proven", "no": "not promised", "measured": "measured", None: "unknown"}
@@ -33,9 +33,11 @@ def show(out: Output, found: Mapping[str, Any]) -> None:
     out.text(f"{found['subject']} on {found['cases']} cases, {sum(roles.values()) - roles['padding']:,} voxels{left}", "bold")
     for note in found["notes"]:
         out.text(f"note: {note}", "yellow")
-    promised = table("promise", "by its parameters", "what was seen", "verdict")
+    promised = table("promise", "parameters", "what was seen", "verdict")
     for column in promised.columns:
-        column.justify, column.no_wrap = "left", False
+        column.justify = "left"
+    promised.columns[2].no_wrap = False
+    promised.caption = "A shift is a constant added to all scores of a voxel, which a softmax does not see."
     for finding in found["findings"]:
         verdict = finding["verdict"]
         promised.add_row(PROMISES[finding["promise"]], CLAIMS[finding["claimed"]], finding["seen"], verdict, style=STYLES.get(verdict, ""))
@@ -79,8 +81,8 @@ def _shifts(out: Output, shifts: list[Mapping[str, Any]]) -> None:
 def _preservation(out: Output, found: Mapping[str, Any]) -> None:
     kept = found["preservation"]
     out.text(f"Ties: {kept['ties']:,} pairs of classes became equal, {kept['ties_with_winner']:,} with the winner; a plain softmax in float32: {kept['plain_ties']:,}")
-    decided = ", ".join(f"{name} {count:,}" for name, count in kept["decided"].items())
-    out.text(f"Voxels by the class their scores decide for: {decided}")
+    decided = ", ".join(f"{name}: {count:,}" for name, count in kept["decided"].items())
+    out.text(f"Voxels by the class their scores decide for, which an expert of that class gets: {decided}")
 
 
 def _flips(out: Output, flips: Mapping[str, Any]) -> None:
