@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from segcal import accumulate
 from segcal.auditing.measures import Preservation
-from segcal.calibrators import REGISTERED, AffineMap, Calibrator, Map, MixtureMap, ScaleMap
+from segcal.calibrators import REGISTERED, AffineMap, Calibrator, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.experts import Coordinates, Gaps, Margins, Scores
 from segcal.head import Regions, Softmax
 from segcal.scores import check_kind
 from segcal.testing.strategies import scores
@@ -26,9 +27,24 @@ def _tempered(c: int, beta: float, logits: bool) -> AffineMap:
     return AffineMap(beta * torch.eye(c, dtype=torch.float64) + common[None], torch.full((c,), 0.3), logits)
 
 
+def _experts(c: int, coordinates: Coordinates, size: float, seed: int) -> ConditionalMap:
+    """Experts with many entries at their bounds, as fits have them."""
+    rng = np.random.default_rng(seed)
+    a = rng.exponential(size, (c, c - 1, c - 1)) * (rng.random((c, c - 1, c - 1)) < 0.4)
+    g = rng.exponential(size, (c, c - 1)) * (rng.random((c, c - 1)) < 0.3)
+    return ConditionalMap(torch.from_numpy(a), torch.from_numpy(g), coordinates)
+
+
+def _conditional(c: int) -> list[ConditionalMap]:
+    flat = [ConditionalMap(torch.zeros(c, c - 1, c - 1), torch.zeros(c, c - 1), k) for k in (Margins(), Gaps())]
+    steep = [_experts(c, k, size, seed) for k in (Margins(), Gaps()) for seed, size in enumerate((1.0, 1e-9, 1e4))]
+    return [*flat, *steep, ConditionalMap(0.7 * torch.eye(c).repeat(c, 1, 1), torch.zeros(c, c), Scores())]
+
+
 MADE: dict[type[Map], Any] = {
     ScaleMap: lambda c: [ScaleMap(beta) for beta in (1e-10, 1e-4, 0.3, 1.0, 7.0, 1e4)],
     MixtureMap: lambda c: [MixtureMap(0.4, torch.tensor(w)) for w in ([1.0, 0.0, 0.0], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0])] + [MixtureMap(1e4, torch.tensor([0.5, 0.5, 0.0]))],
+    ConditionalMap: _conditional,
     AffineMap: lambda c: [_tempered(c, 0.5, False), _tempered(c, 3.0, True)],
 }
 """Preserving maps of each kind, for C classes."""

@@ -9,20 +9,30 @@ import pytest
 import torch
 
 from segcal.auditing.parameters import TABLE, at_bounds, counts
-from segcal.calibrators import AffineMap, MixtureMap, ScaleMap
+from segcal.calibrators import AffineMap, ConditionalMap, MixtureMap, ScaleMap
+from segcal.experts import Margins, Scores
 from segcal.head import Regions, Softmax
 from segcal.methods import REGISTERED
 
 
 @pytest.mark.parametrize(("beta", "count"), [(1e-4, 1), (0.5, 0), (1e4, 1)])
 def test_a_temperature_at_its_bound_is_named(beta: float, count: int) -> None:
-    assert len(at_bounds(ScaleMap(beta))) == count
+    assert len(at_bounds(ScaleMap(beta), "ab")) == count
 
 
 def test_a_weight_of_zero_is_named() -> None:
-    found = at_bounds(MixtureMap(2.0, torch.tensor([0.75, 0.25, 0.0])))
+    found = at_bounds(MixtureMap(2.0, torch.tensor([0.75, 0.25, 0.0])), "ab")
     assert [b.name for b in found] == ["weights[2]"] and "uniform" in found[0].meaning
-    assert at_bounds(AffineMap(torch.eye(2), torch.zeros(2))) == []
+    assert at_bounds(AffineMap(torch.eye(2), torch.zeros(2)), "ab") == []
+
+
+def test_entries_of_experts_at_zero_are_counted_by_expert() -> None:
+    a = torch.ones(3, 2, 2)
+    a[1, 0, 1] = a[1, 1, 0] = 0
+    g = torch.tensor([[0.1, 0.2], [0.0, 0.0], [0.3, 0.0]])
+    found = at_bounds(ConditionalMap(a, g, Margins()), ("x", "y", "z"))
+    assert [(b.name, b.meaning.split(":")[0]) for b in found] == [("A of expert y", "2 of 4 entries"), ("g of expert y", "2 of 2 entries"), ("g of expert z", "1 of 2 entries")]
+    assert at_bounds(ConditionalMap(torch.zeros(2, 2, 2), torch.zeros(2, 2), Scores()), "ab") == []
 
 
 def _softmax_of(theta: torch.Tensor, z: torch.Tensor, make: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -58,4 +68,4 @@ def test_counts_are_summed_over_regions_and_unknown_methods_have_none(make_calib
 
 
 def test_every_global_method_has_counts() -> None:
-    assert {"ts", "ets", "vs", "ms", "ms-c", "dc"} <= set(TABLE) & set(REGISTERED)
+    assert {"ts", "ets", "vs", "ms", "ms-c", "dc", "cdc", "cms-ap", "cms-op"} <= set(TABLE) & set(REGISTERED)

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.auditing.proofs import argmax_cone, expert, offset, order_cone, proofs, single_affine
-from segcal.calibrators import AffineMap, MixtureMap, ScaleMap
+from segcal.auditing.proofs import argmax_cone, canonical_expert, expert, offset, order_cone, proofs, single_affine
+from segcal.calibrators import AffineMap, ConditionalMap, MixtureMap, ScaleMap
+from segcal.experts import Coordinates, Gaps, Margins, Scores
 
 NAMES = ("a", "b", "c")
 CONES = {"preserves_argmax": argmax_cone, "preserves_order": order_cone}
@@ -148,3 +149,29 @@ def test_a_descending_cone_is_not_kept_by_an_argmax_expert_in_general() -> None:
     w, b = made(a, np.zeros(2), False, np.array([1.0, 0.0, 0.0]), 0.0)
     assert expert(w, b, argmax_cone(3), "preserves_argmax", "a").holds
     assert not expert(w, b, order_cone(3), "preserves_order", "a").holds
+
+
+@pytest.mark.parametrize("coordinates", [Margins(), Gaps(), Scores()])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_an_expert_in_canonical_order_is_the_expert_applied(coordinates: Coordinates, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    k = coordinates.size(4)
+    m = ConditionalMap(torch.from_numpy(rng.exponential(size=(4, k, k))), torch.from_numpy(rng.exponential(size=(4, k))), coordinates)
+    x = torch.log_softmax(torch.from_numpy(rng.normal(size=(4, 1))), 0)
+    winner = int(x.argmax())
+    order = x[:, 0].argsort(descending=True) if isinstance(coordinates, Gaps) else torch.tensor([winner, *(j for j in range(4) if j != winner)])
+    w, b = canonical_expert(m, winner)
+    u = w @ x[order] + b[:, None]
+    torch.testing.assert_close(torch.log_softmax(u, 0), m(x)[order], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("coordinates", "promise"), [(Margins(), "preserves_argmax"), (Gaps(), "preserves_order")])
+def test_experts_are_proven_one_by_one_and_the_broken_one_is_named(coordinates: Coordinates, promise: str) -> None:
+    a, g = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 2)
+    holds = next(p for p in proofs(ConditionalMap(a, g, coordinates), NAMES) if p.promise == promise)
+    assert holds.holds and set(holds.numbers["experts"]) == set(NAMES)
+    assert holds.numbers["experts"]["b"]["smallest_entry"] == pytest.approx(float(a[1].min()))
+    a[1, 0, 1] = -0.25
+    broken = next(p for p in proofs(ConditionalMap(a, g, coordinates), NAMES) if p.promise == promise)
+    assert not broken.holds and "expert b: the smallest entry of A is -0.25" in broken.why
+    assert [name for name, n in broken.numbers["experts"].items() if n["smallest_entry"] < 0] == ["b"]

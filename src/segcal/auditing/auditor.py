@@ -97,7 +97,7 @@ def _audit(subject: Calibrator | Function, cohort: Cohort, plan: Plan, summaries
         kind=cohort.pooled_kind,
         roles=dict(zip(ROLES, np.sum([s["roles"] for s in summaries], axis=0).tolist(), strict=True)),
         findings=_findings(calibrator, preserved, shifts),
-        parameters=[PartParameters(part, m.type_name, proofs(m, classes), at_bounds(m)) for part, classes, m in maps],
+        parameters=[PartParameters(part, m.type_name, proofs(m, classes), at_bounds(m, classes)) for part, classes, m in maps],
         counts=None if calibrator is None else counts(calibrator),
         preserved=preserved,
         shifts=shifts,

@@ -6,11 +6,12 @@ of the head; a method that is not listed has none (None), and is not guessed fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
-from segcal.calibrators import Calibrator, Map, MixtureMap, ScaleMap
+from segcal.calibrators import Calibrator, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.experts import Scores
 from segcal.solvers.scalar import ScalarNewton
 
 
@@ -55,22 +56,34 @@ def counts(calibrator: Calibrator) -> Counts | None:
 
 
 @singledispatch
-def at_bounds(m: Map) -> list[AtBound]:
-    """Parameters of a map that sit at a bound; none unless its kind says otherwise."""
-    del m
+def at_bounds(m: Map, classes: Sequence[str]) -> list[AtBound]:
+    """Parameters of a map that sit at a bound; none unless its kind says otherwise. `classes` names its classes."""
     return []
 
 
 @at_bounds.register
-def _(m: ScaleMap) -> list[AtBound]:
+def _(m: ScaleMap, classes: Sequence[str]) -> list[AtBound]:
     return _temperature(m.beta.item())
 
 
 @at_bounds.register
-def _(m: MixtureMap) -> list[AtBound]:
+def _(m: MixtureMap, classes: Sequence[str]) -> list[AtBound]:
     meanings = ("the tempered softmax is not used", "the softmax as it is is not used", "nothing is mixed in from the uniform distribution")
     weights = [AtBound(f"weights[{k}]", 0.0, meaning) for k, (w, meaning) in enumerate(zip(m.weights.tolist(), meanings, strict=True)) if w == 0]
     return _temperature(m.beta.item()) + weights
+
+
+@at_bounds.register
+def _(m: ConditionalMap, classes: Sequence[str]) -> list[AtBound]:
+    if isinstance(m.coordinates, Scores):
+        return []
+    out = []
+    for name, a, g in zip(classes, m.weight, m.bias, strict=True):
+        if zeros := int((a == 0).sum()):
+            out.append(AtBound(f"A of expert {name}", 0.0, f"{zeros} of {a.numel()} entries: those margins do not move those classes"))
+        if zeros := int((g == 0).sum()):
+            out.append(AtBound(f"g of expert {name}", 0.0, f"{zeros} of {g.numel()} entries: no class is moved by a constant there"))
+    return out
 
 
 def _temperature(beta: float) -> list[AtBound]:

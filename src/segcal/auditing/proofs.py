@@ -7,7 +7,8 @@
                       below and to the right is >= 0, and G b is >= 0 below its first entry (definitions 4.3)
 
 Promises: conditions are necessary and sufficient for the map in exact arithmetic; entries count as equal within `TOLERANCE` of the largest, as in `AffineMap`.
-Costs: nothing next to a block of voxels. A kind of map without a proof of its own gives what its guarantees say, without numbers.
+An expert of log-probabilities (CDC) may keep its label although it does not keep the whole cone, since the log-probability of the winner is never above 0:
+what it promises is what its guarantees say. Costs: nothing next to a block of voxels. A kind of map without a proof of its own gives what its guarantees say, without numbers.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segcal.calibrators import AffineMap, Map
+from segcal.calibrators import AffineMap, ConditionalMap, Map
+from segcal.experts import Gaps, Scores
 
 TOLERANCE = 1e-12
 """Share of the largest entry by which entries may differ and still count as equal."""
 
 ROW_SUMS = 1e-10
 """The same for row sums, which are sums of entries."""
+
+SHOWN = 5
+"""Experts whose failures are put into words; the numbers name all."""
 
 PROMISES = ("translation_invariant", "preserves_argmax", "preserves_order")
 
@@ -56,6 +61,34 @@ def proofs(m: Map, classes: Sequence[str]) -> list[Proof]:
 def _(m: AffineMap, classes: Sequence[str]) -> list[Proof]:
     on_logits = bool(m.on_logits)
     return [offset(m.weight, classes) if on_logits else Proof(PROMISES[0], True, "it sees log-probabilities only"), *single_affine(m.weight, m.bias)]
+
+
+@proofs.register
+def _(m: ConditionalMap, classes: Sequence[str]) -> list[Proof]:
+    given = m.guarantees()
+    cone, promise = (order_cone, PROMISES[2]) if isinstance(m.coordinates, Gaps) else (argmax_cone, PROMISES[1])
+    experts = [expert(*canonical_expert(m, e), cone(len(classes)), promise, name) for e, name in enumerate(classes)]
+    numbers = {"experts": {name: dict(p.numbers) for name, p in zip(classes, experts, strict=True)}}
+    out = []
+    for name in PROMISES:
+        holds = getattr(given, name) == "proven"
+        failed = [p.why for p in experts if not p.holds] if name == promise and not holds else []
+        out.append(Proof(name, holds, "; ".join([given.reasons.get(name, ""), *failed[:SHOWN]]), numbers if name == promise else {}))
+    return out
+
+
+def canonical_expert(m: ConditionalMap, index: int) -> tuple[Tensor, Tensor]:
+    """W (C, C) and b (C,) of one expert in canonical order: the decided class first and the others in their order, or all of them sorted."""
+    weight, bias = m.weight[index], m.bias[index]
+    c = len(m.bias)
+    if isinstance(m.coordinates, Scores):
+        order = [index, *(k for k in range(c) if k != index)]
+        return weight[order][:, order], bias[order]
+    ranked = isinstance(m.coordinates, Gaps)
+    steps = torch.ones(c - 1, c - 1, dtype=weight.dtype).tril() if ranked else torch.eye(c - 1, dtype=weight.dtype)
+    k = torch.cat([torch.zeros(1, c - 1, dtype=weight.dtype), steps])
+    margins = (order_cone(c) if ranked else argmax_cone(c))[1:]
+    return -k @ weight @ margins, -k @ bias
 
 
 def single_affine(weight: Tensor, bias: Tensor) -> list[Proof]:
