@@ -98,7 +98,7 @@ def test_an_invariant_map_of_raw_logits_is_no_worse_than_a_softmax(cohort: Cohor
 class Liar(ScaleMap):
     """Says that it preserves the label, and turns the scores around."""
 
-    def forward(self, log_probs: torch.Tensor, free_energy: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, log_probs: torch.Tensor, free_energy: torch.Tensor | None = None, given: torch.Tensor | None = None) -> torch.Tensor:
         return torch.log_softmax(-log_probs, 0)
 
 
