@@ -126,6 +126,7 @@ class AuditedCase:
         targets = head.targets(block.labels[keep]) if self.plan.flips and block.labels is not None else none
         after = scores_by_part(p, "probs", head)
         for part in range(len(head.parts)):
+            # neither measure looks at log-probabilities; the delivered ones stand in for them
             own = Rows(block.case, block.start, p, targets[part], after[part].argmax(0), decision[part], None if energy is None else energy[keep])
             if self.plan.flips:
                 self._add(("flips", part), Flips(len(head.part_classes(part))).fold(own))
