@@ -125,7 +125,18 @@ def examined(pool: Pool, calibrator: segcal.Calibrator, cohort: segcal.Cohort, e
         "audited": {"labels": found.preserved.labels_changed, "orders": found.preserved.orders_changed},
         "ties": found.preserved.ties,
         "plain_ties": found.preserved.plain_ties,
-        "shifts": {unit: {"largest": m.largest, "plain": m.plain, "exact": m.exact, "plain_exact": m.plain_exact, "labels": m.labels_changed} for unit, m in moved.items()},
+        "shifts": {
+            unit: {
+                "largest": m.largest,
+                "plain": m.plain,
+                "units": m.units,
+                "plain_units": m.plain_units,
+                "exact": m.exact,
+                "plain_exact": m.plain_exact,
+                "labels": m.labels_changed,
+            }
+            for unit, m in moved.items()
+        },
         "flips": found.flips.to_json(),
         "free_energy_std": found.to_json()["free_energy_std"],
     }
@@ -152,8 +163,8 @@ def page(results: list[dict[str, Any]], command: str) -> str:
         "Labels and orders are counted in voxels, against the mean of the members' logits, with NumPy alone: in the float32 arrays that a calibrator returns",
         "(`returned`) and in the files that `segcal apply` writes, read back (`written`). Shifts are constants of up to",
         f"{SHIFT:g} added in float64 to all logits, one a voxel, or one a member and case, before pooling: the largest change of a delivered float32 probability,",
-        "and in brackets before rounding to float32. The last line of each table is a plain softmax of the same scores. `proven` stands for a promise",
-        "that follows from the parameters.",
+        "how many units in the last place of float32 that is, and in brackets the change before rounding to float32. The last line of each table is a plain softmax",
+        "of the same scores. `proven` stands for a promise that follows from the parameters.",
         "",
     ]
     for pool in results:
@@ -165,21 +176,25 @@ def page(results: list[dict[str, Any]], command: str) -> str:
             "| method | label kept | order kept | invariant | labels changed, returned | written | orders changed, returned | written | shift a voxel | shift a member |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
-        plain: dict[str, tuple[float, float]] = {}
+        plain: dict[str, str] = {}
         for name, row in pool["methods"].items():
             if isinstance(row, str):
                 lines.append(f"| {name} | not fitted: {row.replace('|', ' ')} | | | | | | | | |")
                 continue
             claims = [row["promises"][p]["claimed"] for p in ("preserves_argmax", "preserves_order", "translation_invariant")]
             counts = [f"{row[where][what]:,}" for what in ("labels", "orders") for where in ("returned", "written")]
-            moved = [f"{m['largest']:.2g} ({m['exact']:.1e})" for m in row["shifts"].values()]
-            plain = {unit: (m["plain"], m["plain_exact"]) for unit, m in row["shifts"].items()}
+            moved = [shift_cell(m["largest"], m["units"], m["exact"]) for m in row["shifts"].values()]
+            plain = {unit: shift_cell(m["plain"], m["plain_units"], m["plain_exact"]) for unit, m in row["shifts"].items()}
             lines.append("| " + " | ".join([name, *claims, *counts, *moved]) + " |")
         if plain:
-            moved = [f"{largest:.2g} ({exact:.1e})" for largest, exact in plain.values()]
-            lines.append("| " + " | ".join(["softmax", *[""] * 7, *moved]) + " |")
+            lines.append("| " + " | ".join(["softmax", *[""] * 7, *plain.values()]) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def shift_cell(largest: float, units: int, exact: float) -> str:
+    many = "many" if units > 1000 else str(units)
+    return f"{largest:.2g}, {many} unit{'' if units == 1 else 's'} ({exact:.1e})"
 
 
 def main() -> None:
@@ -193,6 +208,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     names = args.methods.split(",") if args.methods else list(REGISTERED)
+    given = {"--only": args.only, "--methods": args.methods, "--limit": args.limit}
+    flags = [f"{name} {value}" for name, value in given.items() if value is not None]
     engine = segcal.Threads(args.workers)
     calibrators: dict[str, dict[str, segcal.Calibrator | str]] = {}
     fit_cases: dict[str, int] = {}
@@ -213,7 +230,7 @@ def main() -> None:
             wrong += [] if isinstance(calibrator, str) else [f"{pool.title}, {name}: {fault}" for fault in faults(rows[name])]
         voxels = sum(case.voxels for case in test)
         results.append({"title": pool.title, "cases": len(test), "voxels": voxels, "classes": test.head.channels, "fit_cases": fit_cases[pool.fitted_on], "methods": rows})
-        args.output.write_text(page(results, "python -m benchmarks.promises --work WORK -o docs/results/promises.md"))
+        args.output.write_text(page(results, " ".join(["python -m benchmarks.promises --work WORK", *flags, "-o docs/results/promises.md"])))
         args.output.with_suffix(".json").write_text(json.dumps(results, indent=1))
     if wrong:
         raise SystemExit("a promise does not hold: " + "; ".join(wrong))

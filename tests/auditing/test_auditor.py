@@ -85,6 +85,7 @@ def test_preserving_calibrators_hold_what_they_promise(cohort: Cohort, make_cali
     found = segcal.audit(make_calibrator(cohort.head, m), cohort, Serial())
     assert [f.verdict for f in found.findings] == ["holds"] * 3
     assert all(moved.largest <= max(moved.plain, UNIT) and moved.labels_changed == 0 for moved in found.shifts.values())
+    assert all(moved.units <= 1 and moved.plain_units <= 1 for moved in found.shifts.values())
     assert found.flips.audit is not None and found.flips.audit.flipped == 0
 
 

@@ -112,6 +112,7 @@ def test_movement_is_the_largest_change_of_any_class() -> None:
     measure = Movement(Softmax(("a", "b")), False)
     found = accumulate.result(measure, accumulate.lift(measure, measure.fold(a, b)))
     assert (found.largest, found.mean, found.labels_changed, found.exact) == (0.25, 0.125, 1, None)
+    assert (found.units, found.plain_units) == (2**23, 0)  # from 0.5 to 0.25: every float32 number between them
     assert found.plain == 0 and found.plain_exact == pytest.approx(1e-12, rel=1e-3)
 
 

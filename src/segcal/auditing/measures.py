@@ -25,6 +25,8 @@ from segcal.scores import FLOOR, Kind
 
 Parts = tuple[Tensor, ...]
 
+MOVED = ("largest", "plain", "units", "plain_units", "exact", "plain_exact")
+
 COUNTED = ("voxels", "labels_changed", "orders_changed", "ties", "ties_with_winner", "plain_ties", "plain_ties_with_winner")
 
 
@@ -122,7 +124,8 @@ def _tied(equal: Tensor, winner: Tensor) -> Array:
 class Moved:
     """How far a shift moved probabilities over `voxels`: the `largest` and the `mean` (over voxels, of each one's largest) change of what is delivered, and labels it changed.
 
-    `plain`: the largest change of a softmax of the same pooled scores, rounded to float32; `exact`, `plain_exact`: both before rounding, in float64 (`exact` None: not known).
+    `plain`: the largest change of a softmax of the same pooled scores, rounded to float32. `units`, `plain_units`: how many float32 numbers the farthest moved probability
+    was moved by (units in its last place). `exact`, `plain_exact`: changes before rounding, in float64 (`exact` None: not known).
     """
 
     voxels: int
@@ -130,6 +133,8 @@ class Moved:
     mean: float
     labels_changed: int
     plain: float
+    units: int
+    plain_units: int
     exact: float | None
     plain_exact: float
 
@@ -144,7 +149,7 @@ class Movement:
     @property
     def leaves(self) -> Mapping[str, Leaf]:
         """Counts, maxima and a sum."""
-        return {"voxels": Count(), "labels_changed": Count(), "sum": ExactSum(), **{name: Max() for name in ("largest", "plain", "exact", "plain_exact")}}
+        return {"voxels": Count(), "labels_changed": Count(), "sum": ExactSum(), **{name: Max() for name in MOVED}}
 
     def fold(self, base: View, moved: View) -> Mapping[str, Any]:
         """Partial sums of one block as it was and as shifted."""
@@ -152,12 +157,15 @@ class Movement:
         old, new = (scores_by_part(v.delivered, "probs", self.head) for v in (base, moved))
         labels = torch.stack([a.argmax(0) != b.argmax(0) for a, b in zip(old, new, strict=True)]).any(0)
         known = base.exact is not None and moved.exact is not None
+        softmax = base.plain.float(), moved.plain.float()
         return {
             "voxels": change.shape[0],
             "labels_changed": int(labels.sum()),
             "sum": float(change.sum()),
             "largest": _largest(change),
-            "plain": _largest(_change(base.plain.float(), moved.plain.float())),
+            "plain": _largest(_change(*softmax)),
+            "units": _largest(_units(base.delivered, moved.delivered)),
+            "plain_units": _largest(_units(*softmax)),
             "exact": _largest(_change(base.exact, moved.exact)) if known and base.exact is not None and moved.exact is not None else 0.0,
             "plain_exact": _largest(_change(base.plain, moved.plain)),
         }
@@ -165,9 +173,19 @@ class Movement:
     def result(self, values: Mapping[str, Array]) -> Moved:
         """Plain numbers."""
         n = int(values["voxels"])
-        top = {name: max(float(values[name]), 0.0) for name in ("largest", "plain", "exact", "plain_exact")}
+        top = {name: max(float(values[name]), 0.0) for name in MOVED}
         mean = float(values["sum"]) / n if n else 0.0
-        return Moved(n, top["largest"], mean, int(values["labels_changed"]), top["plain"], top["exact"] if self.exact else None, top["plain_exact"])
+        return Moved(
+            n,
+            top["largest"],
+            mean,
+            int(values["labels_changed"]),
+            top["plain"],
+            int(top["units"]),
+            int(top["plain_units"]),
+            top["exact"] if self.exact else None,
+            top["plain_exact"],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +203,11 @@ class View:
 
 def _change(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() - b.double()).abs().amax(0)
+
+
+def _units(a: Tensor, b: Tensor) -> Tensor:
+    """How many float32 numbers lie between two probabilities, the larger one counted: numbers that are not negative are ordered as their bits are."""
+    return (a.contiguous().view(torch.int32).long() - b.contiguous().view(torch.int32).long()).abs()
 
 
 def _largest(change: Tensor) -> float:
