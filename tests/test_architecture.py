@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("matching",),
     ("evaluation", "application"),
     ("checking", "report", "recommendation"),
+    ("auditing",),
     ("demonstration",),
     ("__init__",),
     ("cli",),

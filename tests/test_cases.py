@@ -271,6 +271,16 @@ def test_scores_that_cannot_be_name_the_member_but_padding_is_not_looked_at():
         assert int((opened.block(0, 8).role == PADDING).sum()) == 2
 
 
+def test_members_are_kept_beside_the_pooled_scores_only_where_asked_for():
+    own = (scores(seed=1), scores(seed=2))
+    made = cohort(case(scores=own), pool="logits", provenance=Provenance(2))
+    with Scratch(2**20) as scratch, made.open(0, scratch) as reader:
+        plain, kept = reader.block(3, 9), reader.block(3, 9, keep_members=True)
+    assert plain.members == () and torch.equal(plain.scores, kept.scores)
+    assert [m.dtype for m in kept.members] == [torch.float32] * 2
+    assert all(np.array_equal(m, f.array.reshape(3, -1)[:, 3:9]) for m, f in zip(kept.members, own, strict=True))
+
+
 def test_members_are_pooled_block_by_block():
     members = (scores(seed=1), scores(seed=2))
     many = cohort(case(scores=members), pool="probs")

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from segcal.application import apply
+    from segcal.auditing import Audit, audit
     from segcal.calibrators import Calibrator, load
     from segcal.cases import Case, Cohort
     from segcal.engines import Serial, Threads
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgmaxPreservingMatrixScaling",
+    "Audit",
     "Calibrator",
     "Case",
     "ClassConditionalDirichlet",
@@ -60,6 +62,7 @@ __all__ = [
     "Threads",
     "VectorScaling",
     "apply",
+    "audit",
     "cohort_from_arrays",
     "crossfitted",
     "evaluate",
@@ -72,6 +75,7 @@ __all__ = [
 
 _ROOMS = {
     "segcal.application": ("apply",),
+    "segcal.auditing": ("Audit", "audit"),
     "segcal.calibrators": ("Calibrator", "load"),
     "segcal.cases": ("Case", "Cohort"),
     "segcal.engines": ("Serial", "Threads"),

@@ -145,7 +145,18 @@ class Min:
         return state
 
 
-class Accumulator(Protocol):
+class Mergeable(Protocol):
+    """What a state belongs to: its leaves, and what their values say."""
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """The arrays of the state."""
+
+    def result(self, values: Mapping[str, Array]) -> Any:
+        """What the sums say."""
+
+
+class Accumulator(Mergeable, Protocol):
     """What is summed over voxels.
 
     - frozen and hashable: equality decides whether two states may merge;
@@ -155,35 +166,32 @@ class Accumulator(Protocol):
     - it is *not* told which voxels are ignored or padding: rows hold scored voxels only.
     """
 
-    @property
-    def leaves(self) -> Mapping[str, Leaf]:
-        """The arrays of the state."""
-
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Raw partial sums of one block of scored voxels of one softmax problem."""
 
-    def result(self, values: Mapping[str, Array]) -> Any:
-        """What the sums say."""
 
-
-def zero(accumulator: Accumulator) -> State:
+def zero(accumulator: Mergeable) -> State:
     """The neutral state."""
     return {name: leaf.zero() for name, leaf in accumulator.leaves.items()}
 
 
 def fold(accumulator: Accumulator, rows: Rows) -> State:
     """The state of one block."""
-    raw = accumulator.fold(rows)
+    return lift(accumulator, accumulator.fold(rows))
+
+
+def lift(accumulator: Mergeable, raw: Mapping[str, Any]) -> State:
+    """Raw partial sums of one block as a state."""
     return {name: leaf.lift(np.asarray(raw[name])) for name, leaf in accumulator.leaves.items()}
 
 
-def merge(accumulator: Accumulator, a: State, b: State, other: Accumulator | None = None) -> State:
+def merge(accumulator: Mergeable, a: State, b: State, other: Mergeable | None = None) -> State:
     """Both states together. With `other`, the accumulator that made `b`: unequal ones raise UsageError."""
     if other is not None and other != accumulator:
         raise UsageError("merge", found=f"{other} beside {accumulator}", expected="states of one and the same accumulator", do="Merge states only of equal configuration.")
     return {name: leaf.merge(a[name], b[name]) for name, leaf in accumulator.leaves.items()}
 
 
-def result(accumulator: Accumulator, state: State) -> Any:
+def result(accumulator: Mergeable, state: State) -> Any:
     """The accumulator's result for a state."""
     return accumulator.result({name: leaf.value(state[name]) for name, leaf in accumulator.leaves.items()})

@@ -153,7 +153,10 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive voxels of one case: pooled `scores` (channels, n) of `kind`, `labels` (n,) or None, `role` (n,) uint8, named `fields`."""
+    """Consecutive voxels of one case: pooled `scores` (channels, n) of `kind`, `labels` (n,) or None, `role` (n,) uint8.
+
+    `members`: each member's own scores before pooling (channels, n), kept only where they were asked for.
+    """
 
     case: int
     start: int
@@ -161,6 +164,7 @@ class Block:
     kind: Kind
     labels: Tensor | None
     role: Tensor
+    members: tuple[Tensor, ...] = ()
 
     @property
     def voxels(self) -> int:
@@ -366,19 +370,20 @@ class CaseReader:
     label_window: Window | None
     mask_window: Window | None
 
-    def block(self, start: int, stop: int) -> Block:
-        """Read, check and pool voxels start..stop."""
+    def block(self, start: int, stop: int, *, keep_members: bool = False) -> Block:
+        """Read, check and pool voxels start..stop; `keep_members` keeps what was pooled, too."""
         cohort, case = self.cohort, self.cohort.cases[self.index]
         role = self._role(start, stop)
-        members = (self._member(k, start, stop, role) for k in range(len(self.windows)))
-        scores = pool_members(members, len(self.windows), cohort.kind, cohort.pool, cohort.head)
+        streamed = (self._member(k, start, stop, role) for k in range(len(self.windows)))
+        kept = tuple(streamed) if keep_members else ()
+        scores = pool_members(kept if keep_members else streamed, len(self.windows), cohort.kind, cohort.pool, cohort.head)
         labels = None
         if self.label_window is not None and case.labels is not None:
             labels = self._labels(start, stop)
             check_labels(cohort.head, labels[role != OUTSIDE] if self.mask_window is not None else labels, case.labels.where)
             if cohort.head.ignore is not None:
                 role = torch.where((role == SCORED) & (labels == cohort.head.ignore), IGNORED, role).to(torch.uint8)
-        return Block(self.index, start, scores, cohort.pooled_kind, labels, role)
+        return Block(self.index, start, scores, cohort.pooled_kind, labels, role, kept)
 
     def prepare(self, block: Block) -> Prepared:
         """The scored voxels of a block, in float64. A case without labels: MissingError."""

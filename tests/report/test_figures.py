@@ -39,6 +39,7 @@ DRAW: dict[str, Callable[[Path], Path]] = {
     "gains": lambda path: figures.gains({"ts": estimate(-0.1), "dc": estimate(-0.15)}, path, highlight="dc"),
     "distances": lambda path: figures.distances(FOUND, path, highlight="dc"),
     "error_maps": lambda path: figures.error_maps(SLICE, SLICE, {"before": SLICE / 9, "truth": SLICE / 5}, ("air", "bone", "fat"), path, aspect=1.3),
+    "field": lambda path: figures.field(np.where(SLICE > 1, np.nan, SLICE), path, title="made up", label="F"),
 }
 
 
@@ -106,3 +107,9 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     DRAW["reliability"](tmp_path / "r.png")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_field_without_a_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match="0 finite numbers"):
+        figures.field(np.full((3, 4), np.nan), tmp_path / "f.png")
+    assert list(tmp_path.iterdir()) == []

@@ -40,6 +40,15 @@ class RoundsTheWinnerAway(Specimen):
         return self.map_rows(self.head.canonical(flat, kind), None).exp().float()
 
 
+class SwapsTheLosers(Specimen):
+    """Keeps the winner and turns the other two around."""
+
+    def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
+        p = super().deliver(flat, kind)
+        places = p.argsort(0)
+        return p.scatter(0, places, p.gather(0, places[[1, 0, 2]]))
+
+
 class TakesAVolumeForImages(Specimen):
     def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True) -> Tensor:
         p = super().forward(scores, kind=kind, check=check)
@@ -107,6 +116,7 @@ class LooksAtValues(Specimen):
 BROKEN: list[tuple[Law[Any], type[Calibrator], str]] = [
     (laws.delivers_probabilities, DeliversTooMuch, "sum to one only within|outside"),
     (laws.promised_label_is_delivered, RoundsTheWinnerAway, "labels flip"),
+    (laws.promised_order_is_delivered, SwapsTheLosers, "two classes swap"),
     (laws.shape_of_the_batch_is_free, TakesAVolumeForImages, "volumes give other"),
     (laws.an_empty_batch_gives_an_empty_result, NeedsAVoxel, "min"),
     (laws.applying_is_pure, DropsOutInTraining, "applying again"),

@@ -50,6 +50,7 @@ def test_a_regime_is_what_its_name_says(name: str) -> None:
         "tied": (top[0] == top[1]).any() and (top[0] > top[1]).any(),
         "constant": len(np.unique(z)) == 1,
         "extreme": np.abs(z).max() > 1e25,
+        "denormal": 0 < np.abs(z).max() < np.finfo(np.float32).tiny,
     }
     assert holds[name]
 

@@ -1,8 +1,8 @@
-"""The command line: `segcal demo | check | fit | evaluate | apply | inspect`; a short file a command.
+"""The command line: `segcal demo | check | fit | evaluate | apply | audit | inspect`; a short file a command.
 
-`run` takes words and returns an exit code: 0 done, 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted. An error of segcal is one message on stderr;
-`--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only. `--help` costs no import of torch:
-commands import what they need when they run.
+`run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted.
+An error of segcal is one message on stderr; `--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only.
+`--help` costs no import of torch: commands import what they need when they run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import FrameType
 import cyclopts
 
 from segcal import __version__
-from segcal.cli import apply, check, demo, evaluate, fit, inspect
+from segcal.cli import apply, audit, check, demo, evaluate, fit, inspect
 from segcal.cli.console import error, escaped
 from segcal.errors import SegcalError
 
@@ -37,8 +37,10 @@ The usual order, on a folder RESULTS of predictions with probabilities and a fol
     segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
     segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
     segcal apply cal.safetensors NEW -o OUT --maps entropy,error
+    segcal audit cal.safetensors RESULTS
 
-Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 2 wrong usage, 3 bad data, 4 partly done.""",
+Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 1 audit found a broken promise, 2 wrong usage,
+3 bad data, 4 partly done.""",
     help_format="plaintext",
     default_parameter=cyclopts.Parameter(negative=""),
     # run() says what an interruption leaves behind
@@ -52,7 +54,7 @@ def reflowed(docstring: str) -> str:
     return "\n\n".join(p if p.startswith(" ") else re.sub(r"\n(?! )", " ", p) for p in paragraphs)
 
 
-COMMANDS: tuple[Callable[..., int], ...] = (demo.demo, check.check, fit.fit, evaluate.evaluate, apply.apply, inspect.inspect)
+COMMANDS: tuple[Callable[..., int], ...] = (demo.demo, check.check, fit.fit, evaluate.evaluate, apply.apply, audit.audit, inspect.inspect)
 
 for _place, _command in enumerate(COMMANDS):
     app.command(_command, sort_key=_place, help=reflowed(inspect_.getdoc(_command) or ""))

@@ -187,8 +187,11 @@ class Engine(ABC):
         self._all(work, range(len(cohort)), answers.add)
         return answers.done(), [records[i] for i in range(len(cohort))]
 
-    def map(self, cohort: Cohort, mapper: Mapper, what: str = "writing cases") -> list[Outcome]:
-        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and does not stop the others."""
+    def map(self, cohort: Cohort, mapper: Mapper, what: str = "writing cases", *, keep_members: bool = False) -> list[Outcome]:
+        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and does not stop the others.
+
+        `keep_members`: blocks hold the members' own scores beside the pooled ones.
+        """
         outcomes: dict[int, Outcome] = {}
 
         def work(index: int) -> None:
@@ -196,7 +199,7 @@ class Engine(ABC):
             try:
                 with self._scratch(cohort) as scratch, cohort.open(index, scratch) as reader, mapper.case(cohort, index, scratch) as opened:
                     for start, stop in cohort.cuts(index):
-                        opened.block(reader.block(start, stop))
+                        opened.block(reader.block(start, stop, keep_members=keep_members))
                     summary = opened.summary()
                 outcomes[index] = Outcome(name, summary)
             except SegcalError as error:

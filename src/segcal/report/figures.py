@@ -161,6 +161,22 @@ def error_maps(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[st
     return Path(path)
 
 
+def field(values: NDArray[Any], path: StrPath, *, title: str = "", label: str = "") -> Path:
+    """A picture of one number a pixel (height, width) with its colour scale; NaN is left white. No finite number, or not two axes: ShapeError."""
+    if values.ndim != 2 or not np.isfinite(values).any():
+        raise ShapeError("values", found=f"shape {values.shape} with {int(np.isfinite(values).sum())} finite numbers", expected="an image", do="Draw a case of two axes.")
+    width = 4.2
+    with _drawing(path, width, width * values.shape[0] / values.shape[1] * 0.85 + 0.4) as figure:
+        axis = figure.add_subplot()
+        shown = axis.imshow(values, cmap="viridis", interpolation="nearest")
+        axis.set(xticks=[], yticks=[], title=title)
+        axis.spines[:].set_visible(False)
+        bar = figure.colorbar(shown, ax=axis)
+        bar.set_label(label)
+        bar.outline.set_visible(False)
+    return Path(path)
+
+
 def _curve(axes: Axes, block: Block, colour: str) -> None:
     _, confidence, accuracy = _bins(block)
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=DASHED, zorder=1)

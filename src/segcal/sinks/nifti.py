@@ -36,7 +36,7 @@ class NiftiSink:
         """Open `case` for writing."""
         targets = self.outputs(case)
         check_targets(case, targets)
-        grid = _grid(case, self._zyx)
+        grid = grid_for(case, self._zyx)
         with gather(cohort, case, self._maps, scratch) as gathered:
             yield gathered
             gathered.check_complete()
@@ -54,7 +54,8 @@ class NiftiSink:
         return [output(self._folder, case, ".nii.gz"), *(output(self._folder, case, ".nii.gz", m.folder) for m in self._maps.maps)]
 
 
-def _grid(case: Case, zyx: bool) -> Grid:
+def grid_for(case: Case, zyx: bool) -> Grid:
+    """The grid that files of `case` lie on: that of its delivered label map, else of its scores or labels where these are NIfTI, else of its spacing alone."""
     reference = next((case.files[role] for role in ("label_map", "geometry", "labels") if role in case.files and is_nifti(case.files[role])), None)
     if reference is None:
         return grid_without_reference(case.shape, case.spacing, reversed_axes=zyx)

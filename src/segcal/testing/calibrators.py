@@ -89,6 +89,21 @@ def promised_label_is_delivered(calibrator: Calibrator) -> None:
 
 
 @law
+def promised_order_is_delivered(calibrator: Calibrator) -> None:
+    """Where the ranking of classes is proven to stay, no two classes that differ in the scores are the other way round in what is delivered, in float32."""
+    if calibrator.guarantees().preserves_order != "proven" or isinstance(calibrator.head, Regions):
+        return
+
+    def body(z: Array, kind: Kind) -> None:
+        p = calibrator(torch.from_numpy(z), kind=kind).numpy()
+        above, below = z[:, :, None] > z[:, None], p[:, :, None] < p[:, None]
+        swapped = (above & below).any((1, 2))
+        require(not swapped.any(), f"two classes swap in {int(swapped.sum())} of {swapped.size} voxels, from {kind} in {z.dtype}")
+
+    _scored(calibrator, body)
+
+
+@law
 def shape_of_the_batch_is_free(calibrator: Calibrator) -> None:
     """A table (N, C), images, volumes and single cases of a batch give the same labels, and probabilities to 1e-6."""
 
@@ -264,6 +279,7 @@ class _LogProbs(torch.nn.Module):
 CALIBRATOR_LAWS: tuple[Law[Calibrator], ...] = (
     delivers_probabilities,
     promised_label_is_delivered,
+    promised_order_is_delivered,
     shape_of_the_batch_is_free,
     an_empty_batch_gives_an_empty_result,
     applying_is_pure,

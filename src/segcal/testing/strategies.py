@@ -1,7 +1,7 @@
 """Hypothesis strategies: heads, scores of every kind, labels, rows and cohorts, with the values that break calibration code.
 
 Scores come in *regimes*: ordinary; faint (all classes almost alike); saturated (logits of +-1e4, probabilities of exactly 0 and 1); nearly tied (the winner
-leads by one unit in the last place); tied; constant; extreme (up to 1e30). Values are drawn from a seeded generator, so that an example is a regime, a seed and
+leads by one unit in the last place); tied; constant; extreme (up to 1e30); denormal. Values are drawn from a seeded generator, so that an example is a regime, a seed and
 a shape: fast to draw, and what shrinks is these, not single voxels.
 Promises: what is drawn is valid for its declared kind, and every case of a cohort has a voxel to score. Sizes may be zero where a docstring says so.
 """
@@ -61,6 +61,11 @@ def _extreme(rng: np.random.Generator, channels: int, n: int) -> Array:
     return rng.normal(size=(channels, n)) * 10.0 ** rng.integers(5, 31, size=n)
 
 
+def _denormal(rng: np.random.Generator, channels: int, n: int) -> Array:
+    """Multiples of the smallest float32 number, or of the smallest float64 number, which float32 takes for 0."""
+    return rng.integers(-3, 4, size=(channels, n)) * np.where(rng.random(n) < 0.5, float(np.finfo(np.float32).smallest_subnormal), np.finfo(np.float64).smallest_subnormal)
+
+
 REGIMES: dict[str, Regime] = {
     "ordinary": _ordinary,
     "faint": _faint,
@@ -69,6 +74,7 @@ REGIMES: dict[str, Regime] = {
     "tied": _tied,
     "constant": _constant,
     "extreme": _extreme,
+    "denormal": _denormal,
 }
 """Ways to fill logits (channels, n), by name."""
 

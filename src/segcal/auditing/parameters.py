@@ -1,0 +1,95 @@
+"""Parameters at their bounds, and how many there are: optimised, and identifiable from probabilities.
+
+Promises: a bound is named with what it means; a map without bounds gives none. Counts are those of K26 Table 2 and definitions 15 for C classes, times the parts
+of the head; a method that is not listed has none (None), and is not guessed from the shapes of its tensors, which the methods that end in an affine map share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+
+from segcal.calibrators import Calibrator, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.experts import Scores
+from segcal.solvers.scalar import ScalarNewton
+
+
+@dataclass(frozen=True)
+class AtBound:
+    """A fitted number `value` that sits at the end of what it may be; `meaning` says what that does."""
+
+    name: str
+    value: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Scalars handed to an optimiser, and the dimension of the set of distinct maps from scores to probabilities."""
+
+    optimised: int
+    identifiable: int
+
+
+TABLE: Mapping[str, Callable[[int], tuple[int, int]]] = {
+    "ts": lambda c: (1, 1),
+    "ets": lambda c: (4, 3),
+    "vs": lambda c: (2 * c, 2 * c - 1),
+    "ms": lambda c: (c * (c + 1), c**2 - 1),
+    "ms-c": lambda c: (c**2 + 1, c * (c - 1)),
+    "dc": lambda c: (c * (c + 1), c**2 - 1),
+    "cdc": lambda c: (c**2 * (c + 1), c * (c**2 - 1)),
+    "cms-ap": lambda c: (c * (c**2 + 1), c**2 * (c - 1)),
+    "cms-op": lambda c: (c * (c**2 + 1), c**2 * (c - 1)),
+}
+"""Optimised and identifiable parameters of a method for C classes."""
+
+
+def counts(calibrator: Calibrator) -> Counts | None:
+    """Parameters of all parts together; None for a method that is not in the table."""
+    if calibrator.method not in TABLE:
+        return None
+    head = calibrator.head
+    each = [TABLE[calibrator.method](len(head.part_classes(part))) for part in range(len(head.parts))]
+    return Counts(sum(o for o, _ in each), sum(i for _, i in each))
+
+
+@singledispatch
+def at_bounds(m: Map, classes: Sequence[str]) -> list[AtBound]:
+    """Parameters of a map that sit at a bound; none unless its kind says otherwise. `classes` names its classes."""
+    return []
+
+
+@at_bounds.register
+def _(m: ScaleMap, classes: Sequence[str]) -> list[AtBound]:
+    return _temperature(m.beta.item())
+
+
+@at_bounds.register
+def _(m: MixtureMap, classes: Sequence[str]) -> list[AtBound]:
+    meanings = ("the tempered softmax is not used", "the softmax as it is is not used", "nothing is mixed in from the uniform distribution")
+    weights = [AtBound(f"weights[{k}]", 0.0, meaning) for k, (w, meaning) in enumerate(zip(m.weights.tolist(), meanings, strict=True)) if w == 0]
+    return _temperature(m.beta.item()) + weights
+
+
+@at_bounds.register
+def _(m: ConditionalMap, classes: Sequence[str]) -> list[AtBound]:
+    if isinstance(m.coordinates, Scores):
+        return []
+    out = []
+    for name, a, g in zip(classes, m.weight, m.bias, strict=True):
+        if zeros := int((a == 0).sum()):
+            out.append(AtBound(f"A of expert {name}", 0.0, f"{zeros} of {a.numel()} entries: those margins do not move those classes"))
+        if zeros := int((g == 0).sum()):
+            out.append(AtBound(f"g of expert {name}", 0.0, f"{zeros} of {g.numel()} entries: no class is moved by a constant there"))
+    return out
+
+
+def _temperature(beta: float) -> list[AtBound]:
+    solver = ScalarNewton()
+    if beta <= solver.low:
+        return [AtBound("beta", beta, "the data ask for a temperature beyond the largest: the scores say nothing about the labels")]
+    if beta >= solver.high:
+        return [AtBound("beta", beta, "the data ask for a temperature below the smallest: no label is wrong")]
+    return []
