@@ -3,9 +3,10 @@
     python benchmarks/peers/class_conditional.py --shared ../shared --work WORK -o docs/results/class_conditional.md
 
 Mean logits of five networks; half of the groups calibrate, the other half tests (hippocampus by subject, camvid by runs of 20 frames, nuclei by image).
-`optimum`: equal penalty (ODIR, lambda = mu = 0.01, pinned gauge, joint experts), the objective of every fit recomputed in float64 by fiducio's own code from the parameters
-it ended with; fits are interleaved and use the same number of threads. `nesting`: lambda = mu = 0 and the default, fitted and held-out NLL. `held-out`: defaults of both, all calibration images
-and five of them, per-case NLL with paired intervals clustered by group. Each part adds to a JSON file beside the page, from which the page is written; `--parts` chooses.
+`optimum`: equal penalty (ODIR, lambda = mu = 0.01, pinned gauge, joint experts), the objective of every fit recomputed in float64 by fiducio's own code from the
+parameters it ended with; fits are interleaved and use the same number of threads. `nesting`: lambda = mu = 0 and the default, fitted and held-out NLL. `held-out`: defaults
+of both, all calibration images and five of them, per-case NLL with paired intervals clustered by group. Each part adds to a JSON file beside the page, from which the page is
+written; `--parts` chooses.
 Exits with an error where segcal's objective is above fiducio's best by more than 1e-6, or its own KKT residual above that.
 """
 
