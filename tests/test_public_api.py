@@ -22,8 +22,10 @@ PUBLIC = {
     "EnsembleTemperatureScaling",
     "Fit",
     "HistogramBinning",
+    "IntraOrderPreserving",
     "IsotonicRegression",
     "MatrixScaling",
+    "Recipe",
     "Recommendation",
     "Regions",
     "SegcalError",
@@ -55,6 +57,7 @@ METHODS = {
     "cms-op": "OrderPreservingMatrixScaling",
     "isotonic": "IsotonicRegression",
     "histogram": "HistogramBinning",
+    "iop": "IntraOrderPreserving",
 }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DirichletCalibration,
         EnsembleTemperatureScaling,
         HistogramBinning,
+        IntraOrderPreserving,
         IsotonicRegression,
         MatrixScaling,
         OrderPreservingMatrixScaling,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from segcal.methods.method import Fit, fit_methods
     from segcal.metrics import evaluate_arrays
+    from segcal.recipe import Recipe
     from segcal.recommendation import Recommendation, recommend
     from segcal.sources.arrays import cohort_from_arrays
     from segcal.sources.discover import open_cohort
@@ -48,9 +50,11 @@ __all__ = [
     "EnsembleTemperatureScaling",
     "Fit",
     "HistogramBinning",
+    "IntraOrderPreserving",
     "IsotonicRegression",
     "MatrixScaling",
     "OrderPreservingMatrixScaling",
+    "Recipe",
     "Recommendation",
     "Regions",
     "SegcalError",
@@ -85,6 +89,7 @@ _ROOMS = {
         "DirichletCalibration",
         "EnsembleTemperatureScaling",
         "HistogramBinning",
+        "IntraOrderPreserving",
         "IsotonicRegression",
         "MatrixScaling",
         "OrderPreservingMatrixScaling",
@@ -93,6 +98,7 @@ _ROOMS = {
     ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
+    "segcal.recipe": ("Recipe",),
     "segcal.recommendation": ("Recommendation", "recommend"),
     "segcal.sources.arrays": ("cohort_from_arrays",),
     "segcal.sources.discover": ("open_cohort",),
