@@ -11,15 +11,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "segcal"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("guarantees", "journal", "experts"),
+    ("guarantees", "journal", "experts", "intra_order"),
     ("scores",),
     ("head",),
     ("pooling",),
     ("accumulate", "cases"),
     ("sources", "sinks", "engines", "objectives", "solvers", "calibrators", "metrics", "splits", "statistics", "simulate"),
     ("fitting",),
+    ("recipe",),
     ("methods",),
-    ("matching",),
+    ("matching", "parameters"),
     ("evaluation", "application"),
     ("checking", "report", "recommendation"),
     ("auditing",),

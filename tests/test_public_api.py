@@ -23,8 +23,10 @@ PUBLIC = {
     "EnsembleTemperatureScaling",
     "Fit",
     "HistogramBinning",
+    "IntraOrderPreserving",
     "IsotonicRegression",
     "MatrixScaling",
+    "Recipe",
     "Recommendation",
     "Regions",
     "SegcalError",
@@ -57,6 +59,7 @@ METHODS = {
     "cms-op": "OrderPreservingMatrixScaling",
     "isotonic": "IsotonicRegression",
     "histogram": "HistogramBinning",
+    "iop": "IntraOrderPreserving",
 }
 
 

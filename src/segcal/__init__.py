@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         DirichletCalibration,
         EnsembleTemperatureScaling,
         HistogramBinning,
+        IntraOrderPreserving,
         IsotonicRegression,
         MatrixScaling,
         OrderPreservingMatrixScaling,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from segcal.methods.method import Fit, fit_methods
     from segcal.metrics import evaluate_arrays
+    from segcal.recipe import Recipe
     from segcal.recommendation import Recommendation, recommend
     from segcal.sources.arrays import cohort_from_arrays
     from segcal.sources.discover import open_cohort
@@ -50,9 +52,11 @@ __all__ = [
     "EnsembleTemperatureScaling",
     "Fit",
     "HistogramBinning",
+    "IntraOrderPreserving",
     "IsotonicRegression",
     "MatrixScaling",
     "OrderPreservingMatrixScaling",
+    "Recipe",
     "Recommendation",
     "Regions",
     "SegcalError",
@@ -89,6 +93,7 @@ _ROOMS = {
         "DirichletCalibration",
         "EnsembleTemperatureScaling",
         "HistogramBinning",
+        "IntraOrderPreserving",
         "IsotonicRegression",
         "MatrixScaling",
         "OrderPreservingMatrixScaling",
@@ -97,6 +102,7 @@ _ROOMS = {
     ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
+    "segcal.recipe": ("Recipe",),
     "segcal.recommendation": ("Recommendation", "recommend"),
     "segcal.sources.arrays": ("cohort_from_arrays",),
     "segcal.sources.discover": ("open_cohort",),

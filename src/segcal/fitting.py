@@ -66,7 +66,8 @@ def together(plans: Mapping[K, Plan[R]]) -> Plan[dict[K, R]]:
 class Task:
     """One softmax problem to be fitted on several subsets of the cases.
 
-    `part` of the head and its number of `classes`; `groups`: the group of each case; `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known.
+    `part` of the head and its number of `classes`; `groups`: the group of each case; `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known;
+    `validation`: cases pinned beside them, of no subset and no fold, for methods that stop or choose by them.
     """
 
     part: int
@@ -76,6 +77,7 @@ class Task:
     folds: tuple[tuple[int, ...], ...]
     subsets: tuple[Subset, ...]
     logits: bool
+    validation: frozenset[int] = frozenset()
 
     def members(self, subset: Subset) -> frozenset[int]:
         """Cases of a subset."""
@@ -89,7 +91,7 @@ class Task:
     def ask(self, accumulator: accumulate.Accumulator, subset: Subset, level: Level, expert: Expert | None = None) -> Ask:
         """`accumulator` over the cases of a subset, or over one expert's voxels in them."""
         cases = self.members(subset)
-        return Ask(accumulator, self.part, None if cases == self.cases else cases, level, expert=expert)
+        return Ask(accumulator, self.part, None if cases == self.cases and not self.validation else cases, level, expert=expert)
 
 
 class Problem(Protocol):

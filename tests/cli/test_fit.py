@@ -109,3 +109,48 @@ def test_labels_are_needed(segcal: Any, fitting: Any, tmp_path: Path) -> None:
 def test_a_folder_is_taken_for_one_method_too(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     assert segcal("fit", *fitting.labelled, "--no-crossfit", "-o", tmp_path).code == 0
     assert (tmp_path / "ts.safetensors").is_file()
+
+
+def test_the_papers_recipe_is_a_solver(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    words = (
+        "fit",
+        *fitting.labelled,
+        "--method",
+        "ts,ms-c",
+        "--solver",
+        "recipe",
+        "--trials",
+        "2",
+        "--storage",
+        tmp_path / "trials.json",
+        "--no-crossfit",
+        "-o",
+        tmp_path / "cals",
+    )
+    said = segcal(*words, "--json")
+    assert said.code == 0
+    solutions = {name: found["solution"] for name, found in said.json["methods"].items()}
+    assert [s["settings"]["solver"] for s in solutions.values()] == ["recipe", "recipe"]
+    assert all(len(s["selection"]) == 2 for s in solutions.values())
+    again = segcal(*words, "--json").json["methods"]
+    assert {n: again[n]["solution"]["selection"] for n in again} == {n: s["selection"] for n, s in solutions.items()}
+    shown = segcal("inspect", tmp_path / "cals" / "ms-c.safetensors")
+    assert "Trials of the papers' recipe" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--trials", "3"), "expected --solver recipe"),
+        (("--storage", "trials.json"), "expected --solver recipe"),
+        (("--solver", "recipe", "--trials", "0"), "expected at least 1"),
+        (("--method", "dc", "--solver", "recipe", "--lambda", "0.1"), "searches both"),
+    ],
+)
+def test_options_of_the_recipe_are_checked_before_any_work(segcal: Any, fitting: Any, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    pytest.importorskip("optuna")
+    said = segcal("fit", *fitting.labelled, *words, "-o", tmp_path / "cal.safetensors")
+    assert said.code == 2
+    assert message in said.err
+    assert not (tmp_path / "cal.safetensors").exists()

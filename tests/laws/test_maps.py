@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, ConditionalMap, IntraOrderMap, Map, MixtureMap, ScaleMap
 from segcal.calibrators.conditional import temperature_experts
 from segcal.experts import Gaps, Margins, Scores
+from segcal.intra_order import shapes
 from segcal.testing import MAP_LAWS, Law
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
@@ -22,6 +23,13 @@ RISING = torch.linspace(0.02, 0.98, 8, dtype=torch.float64)
 
 def weights(*shares: float) -> torch.Tensor:
     return torch.tensor(shares, dtype=torch.float64)
+
+
+def net(size: float, last: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Layers of a net of three classes and four units."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [(size * torch.randn(a, b, generator=generator, dtype=torch.float64), size * torch.randn(a, generator=generator, dtype=torch.float64)) for a, b in shapes(3, 4)]
+    return [*drawn[:-1], (drawn[-1][0], drawn[-1][1] + last)]
 
 
 SMALL = torch.tensor([[[0.7, 0.2], [0.0, 1.1]], [[0.0, 0.0], [0.3, 0.4]], [[1.3, 0.1], [0.2, 0.6]]], dtype=torch.float64)
@@ -52,6 +60,9 @@ MAPS: dict[str, Map] = {
     "experts in margins, uniform": ConditionalMap(torch.zeros(3, 2, 2), torch.zeros(3, 2), Margins()),
     "experts in gaps": ConditionalMap(SMALL, STEPS, Gaps()),
     "experts in gaps, large": ConditionalMap(1e4 * SMALL, 1e3 * STEPS, Gaps()),
+    "intra-order, a drawn net": IntraOrderMap(net(1.0)),
+    "intra-order, a net of large numbers": IntraOrderMap(net(30.0)),
+    "intra-order, the identity": IntraOrderMap(net(0.0, 0.5413248546129181)),
     "experts in gaps, a step below zero": ConditionalMap(SMALL, STEPS - 0.05, Gaps()),
     "steps": BinnedMap(torch.stack([RISING, RISING**2, RISING.sqrt()]), 4.0),
     "steps, the same for all": BinnedMap(RISING.expand(3, -1), 16.0),

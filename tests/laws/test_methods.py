@@ -14,16 +14,18 @@ from segcal.methods import (
     ClassConditionalDirichlet,
     ConstrainedMatrixScaling,
     DirichletCalibration,
+    IntraOrderPreserving,
     MatrixScaling,
     Method,
     OrderPreservingMatrixScaling,
     VectorScaling,
 )
+from segcal.recipe import Recipe
 from segcal.testing import CALIBRATOR_LAWS, METHOD_LAWS, Law, maps
 from segcal.testing.examples import learnable_cohort, learnable_regions
 from segcal.testing.methods import fitted, laws_of
 
-METHODS: dict[str, Method] = {name: method() for name, method in REGISTERED.items()}
+METHODS: dict[str, Method] = {name: method() for name, method in REGISTERED.items() if name != "iop"} | {"iop": IntraOrderPreserving(hidden=4, epochs=12)}
 
 OWN_LOSS = ("isotonic", "histogram")
 """Methods that minimise something else than the NLL, so that temperature scaling is not nested."""
@@ -39,7 +41,7 @@ FIXED: dict[str, Method] = {
 }
 
 
-@pytest.mark.parametrize(("name", "law"), [(name, law) for name in METHODS for law in laws_of(nests_temperature=name not in OWN_LOSS)], ids=str)
+@pytest.mark.parametrize(("name", "law"), [(name, law) for name, m in METHODS.items() for law in laws_of(nests_temperature=name not in OWN_LOSS, exact=m.convex)], ids=str)
 def test_keeps_the_law(name: str, law: Law[Any]) -> None:
     law.check(METHODS[name])
 
@@ -56,6 +58,19 @@ def test_keeps_the_law_with_options_given(name: str, law: Law[Any]) -> None:
 def test_vector_scaling_with_the_papers_penalty_keeps_all_laws_but_one(law: Law[Any]) -> None:
     # a diagonal map has no off-diagonal to penalise: the papers pull its factors to 1, not to a temperature
     law.check(VectorScaling(lambda_=0.1, penalty="odir"))
+
+
+RECIPE: dict[str, Method] = {
+    name: method(solver=Recipe(trials=2, epochs=12)) for name, method in REGISTERED.items() if name in ("ts", "ets", "ms-c", "dc", "cdc", "cms-ap", "cms-op")
+}  # type: ignore[call-arg]  # methods are dataclasses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", laws_of(exact=False), ids=str)
+@pytest.mark.parametrize("name", list(RECIPE))
+def test_keeps_the_law_with_the_papers_recipe(name: str, law: Law[Any]) -> None:
+    pytest.importorskip("optuna")
+    law.check(RECIPE[name])
 
 
 @cache

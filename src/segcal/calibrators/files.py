@@ -23,13 +23,14 @@ from segcal.calibrators.affine import AffineMap
 from segcal.calibrators.binned import BinnedMap
 from segcal.calibrators.calibrator import Calibrator, FitData, Solution
 from segcal.calibrators.conditional import ConditionalMap
+from segcal.calibrators.intra_order import IntraOrderMap
 from segcal.calibrators.maps import Map
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
 
 SCHEMA = 1
-_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap)}
+_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap)}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:

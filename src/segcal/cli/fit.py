@@ -23,6 +23,9 @@ def fit(
     gauge: Literal["free", "pinned"] | None = None,
     experts: Literal["joint", "independent"] | None = None,
     eps: float | None = None,
+    solver: Literal["exact", "recipe"] = "exact",
+    trials: int | None = None,
+    storage: Path | None = None,
     folds: int = 5,
     seed: int = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
@@ -52,7 +55,8 @@ def fit(
         The file to write; with several methods a folder, one METHOD.safetensors each.
     method
         One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities);
-        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps).
+        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps);
+        iop (a small net that keeps the ranking).
         Or auto: the simplest of them that does not change the segmentation map and is as good as the best; none, if none gains.
     lambda_
         Strength of the penalty of every method but ts and ets: a number, or 'cv' (default) to choose it by cross-validation over cases.
@@ -66,6 +70,12 @@ def fit(
         'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not; for cdc, cms-ap and cms-op.
     eps
         A small ridge that makes the optimum unique.
+    solver
+        'exact' (default), or 'recipe': as the papers train, by Adam, early stopping on a third of the groups and a search by Optuna. For comparison; slow.
+    trials
+        Trials of the recipe's search; 20 unless given.
+    storage
+        A file the recipe keeps its finished trials in: an interrupted fit, started again with the same words, goes on from there.
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
@@ -85,7 +95,8 @@ def fit(
     from segcal.cli.opening import cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
-    options = {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps}
+    recipe = fits.recipe_of(solver, trials, storage, seed)
+    options = {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps, "solver": recipe}
     choosing.only_for_auto(method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None})
     if method == choosing.AUTO:
         choosing.not_for_auto({**{fits.OPTIONS[name]: value is not None for name, value in options.items()}, "--no-crossfit": no_crossfit, "--free-decision": free_decision})

@@ -23,10 +23,11 @@ from segcal.evaluation import Evaluation, crossfitted
 from segcal.head import Regions
 from segcal.methods import REGISTERED, Method
 from segcal.methods.method import Fit, fit_methods
+from segcal.recipe import Recipe
 
 ENDING = ".safetensors"
 
-OPTIONS = {"lambda_": "--lambda", "mu": "--mu", "penalty": "--penalty", "gauge": "--gauge", "experts": "--experts", "eps": "--eps"}
+OPTIONS = {"lambda_": "--lambda", "mu": "--mu", "penalty": "--penalty", "gauge": "--gauge", "experts": "--experts", "eps": "--eps", "solver": "--solver"}
 """Fields of methods, and what they are called here."""
 
 
@@ -38,6 +39,16 @@ class Done:
     fits: Mapping[str, Fit]
     evaluations: Mapping[str, Evaluation]
     why_not: str
+
+
+def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) -> Recipe | None:
+    """What `--solver`, `--trials` and `--storage` ask for; None: the exact solver. UsageError for options of the recipe without it, or without Optuna."""
+    if solver == "recipe":
+        return Recipe(trials=Recipe.trials if trials is None else trials, seed=seed, storage=storage)
+    for option, value in (("--trials", trials), ("--storage", storage)):
+        if value is not None:
+            raise UsageError(option, found=f"{value} beside the exact solver", expected="--solver recipe", do="The exact solver makes no trials: leave it out.")
+    return None
 
 
 def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, Method]:

@@ -90,7 +90,13 @@ def _solution(out: Output, solution: Mapping[str, Any]) -> None:
     bound = "no bound on the distance to" if gap is None else f"at most {gap:.1e} above"
     out.text(f"NLL {number(solution['nll'])}, objective {number(solution['objective'])}, {bound} the optimum; {passes} passes over the data")
     for name, path in [("", solution["selection"]), *((part, s["selection"]) for part, s in solution["parts"].items())]:
-        if path:
+        if path and "trial" in path[0]:
+            tried = table("trial", "learning rate", "patience", "lambda", "mu", "validation NLL")
+            for row in path:
+                strengths = (f"{row['lambda']:.3g}", f"{row['mu']:.3g}")
+                tried.add_row(str(row["trial"] + 1), f"{row['learning_rate']:.3g}", str(row["patience"]), *strengths, number(row["validation_nll"]))
+            out.show(tried, f"Trials of the papers' recipe{': ' + name if name else ''}")
+        elif path:
             chosen = table("lambda", "NLL", "gain over ts", "standard error")
             for row in path:
                 strength = "ts" if row["lambda"] is None else f"{row['lambda']:g}"

@@ -6,6 +6,7 @@ from segcal.methods.constrained_matrix_scaling import ConstrainedMatrixScaling
 from segcal.methods.dirichlet_calibration import DirichletCalibration
 from segcal.methods.ensemble_temperature_scaling import EnsembleTemperatureScaling
 from segcal.methods.histogram_binning import HistogramBinning
+from segcal.methods.intra_order_preserving import IntraOrderPreserving
 from segcal.methods.isotonic_regression import IsotonicRegression
 from segcal.methods.matrix_scaling import MatrixScaling
 from segcal.methods.method import Method
@@ -21,6 +22,7 @@ __all__ = [
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "HistogramBinning",
+    "IntraOrderPreserving",
     "IsotonicRegression",
     "MatrixScaling",
     "Method",
@@ -43,6 +45,7 @@ REGISTERED: dict[str, type[Method]] = {
         OrderPreservingMatrixScaling,
         IsotonicRegression,
         HistogramBinning,
+        IntraOrderPreserving,
     )
 }
 """Methods by the name `--method` takes."""

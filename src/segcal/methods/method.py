@@ -21,6 +21,7 @@ from segcal.engines import Engine, Level, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
 from segcal.objectives import LabelCount
+from segcal.recipe import FAMILIES, Recipe
 from segcal.scores import Kind
 from segcal.sources.arrays import cohort_from_arrays
 
@@ -51,9 +52,25 @@ class Method(ABC):
     def identifiable(self, classes: int) -> int:
         """Parameters of one softmax problem of so many classes that data can tell: what "simpler" means where methods are compared."""
 
+    @property
+    def takes_validation(self) -> bool:
+        """Whether a validation cohort is of use to it."""
+        return False
+
+    @property
+    def convex(self) -> bool:
+        """Whether its problem is convex, so that a solution is certified."""
+        return True
+
     @abstractmethod
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Fit one softmax problem on every subset the task names."""
+
+    @classmethod
+    def variables(cls, classes: int) -> int | None:
+        """Numbers its exact solver varies for one softmax problem of so many classes; None where there is no exact solver."""
+        del classes
+        return None
 
     @property
     def cross_validates(self) -> bool:
@@ -80,10 +97,11 @@ class Method(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        `groups` keeps cases of one patient or sequence in one fold. `validation` and `fields` are for methods trained by epochs; here they raise UsageError.
+        `groups` keeps cases of one patient or sequence in one fold. `validation`: other cases, for methods that stop or choose by them (`solver=Recipe()`).
+        What a method does not use raises UsageError.
         """
-        if fields or validation is not None:
-            name = next(iter(fields), "validation")
+        if fields:
+            name = next(iter(fields))
             raise UsageError(name, found="a value", expected="nothing", do=f"{type(self).__name__} is fitted exactly from scores and labels; leave it out.")
         if isinstance(scores, Cohort):
             if labels is not None or mask is not None or groups is not None:
@@ -93,7 +111,7 @@ class Method(ABC):
             if labels is None:
                 raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
             cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups)
-        return fit_methods({self.name: self}, cohort, engine or Threads())[self.name].calibrator
+        return fit_methods({self.name: self}, cohort, engine or Threads(), validation=validation)[self.name].calibrator
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +123,12 @@ class Fit:
     held_out: tuple[Calibrator, ...] = ()
 
 
+def by_recipe(recipe: Recipe, task: Task, name: str) -> Plan[dict[Subset, FittedMap]]:
+    """The method `name` fitted as its paper fitted it."""
+    found = yield from recipe.fit(task, lambda: FAMILIES[name](task.classes))
+    return {s: FittedMap(map_, solution) for s, (map_, solution) in found.items()}
+
+
 def fit_methods(
     methods: Mapping[str, Method],
     cohort: Cohort,
@@ -114,13 +138,18 @@ def fit_methods(
     folds: int = FOLDS,
     seed: int = SEED,
     keep_decision: bool | None = None,
+    validation: Cohort | None = None,
 ) -> dict[str, Fit]:
     """Fit several methods over shared passes: pin once, then drive all their plans as one.
 
     `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`.
+    `validation`: labelled cases of other groups, read beside the others, for methods that stop or choose by them; no fit and no fold contains them.
+    A UsageError where no method uses them.
     """
     check_keeps(cohort.head, keep_decision)
-    with engine.pin(cohort) as pinned:
+    both = cohort if validation is None else _beside(cohort, validation, methods)
+    with engine.pin(both) as pinned:
+        _check_apart(pinned, len(cohort))
         parts: tuple[tuple[int, ...], ...] = ()
         if len(set(cohort.groups)) >= 2:
             parts = splits.folds(cohort.groups, folds, seed).test
@@ -129,14 +158,42 @@ def fit_methods(
                 "groups", found="cases of one group only", expected="at least two groups", do="Add cases of other patients or sequences, or fit without cross-fitted numbers."
             )
         stratum = {i: k for k, fold in enumerate(parts) for i in fold}
-        pinned.resample([stratum.get(i, 0) for i in range(len(cohort))])
+        pinned.resample([stratum.get(i, 0) if i < len(cohort) else len(parts) + 1 for i in range(len(both))])
         subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
-        whole = frozenset(range(len(cohort)))
-        tasks = [Task(part, len(cohort.head.part_classes(part)), whole, cohort.groups, parts, subsets, pinned.has_energy) for part in range(len(cohort.head.parts))]
+        whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
+        tasks = [Task(part, len(cohort.head.part_classes(part)), whole, cohort.groups, parts, subsets, pinned.has_energy, beside) for part in range(len(cohort.head.parts))]
         plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() for task in tasks}
         plans |= {(None, task.part): _absent(task) for task in tasks}
         found = drive(together(plans), engine, pinned)
         return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
+
+
+def _beside(cohort: Cohort, validation: Cohort, methods: Mapping[str, Method]) -> Cohort:
+    """Both cohorts as one; validation cases come last, under names of their own."""
+    if not any(m.takes_validation for m in methods.values()):
+        raise UsageError(
+            "validation", found="validation cases", expected="nothing", do=f"Nothing here stops or chooses by them ({', '.join(methods)}): leave them out, or fit on them too."
+        )
+    ours, theirs = ((c.head, c.kind, c.members, c.pool if c.members > 1 else None) for c in (cohort, validation))
+    if ours != theirs:
+        raise UsageError(
+            "validation", found="another head, kind of scores, number of members or pooling", expected="the same as the cases to fit on", do="Make both cohorts the same way."
+        )
+    shared = sorted({c.group for c in cohort.cases if c.group} & {c.group for c in validation.cases if c.group})
+    if shared:
+        raise UsageError(
+            "validation", found=f"group {shared[0]!r} among both kinds of cases", expected="other groups than those to fit on", do="Keep a patient or sequence on one side."
+        )
+    renamed = tuple(replace(c, id=f"validation/{c.id}") for c in validation.cases)
+    return replace(cohort, cases=(*cohort.cases, *renamed))
+
+
+def _check_apart(pinned: Pinned, fitted: int) -> None:
+    """Raise UsageError if a validation case is one of the `fitted` first cases, by content."""
+    scores = {r.scores: r.id for r in pinned.records[:fitted]}
+    for record in pinned.records[fitted:]:
+        if record.scores in scores:
+            raise UsageError("validation", found=f"case {record.id}, which is case {scores[record.scores]} to fit on", expected="other cases", do="Give each case to one side.")
 
 
 def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
@@ -161,7 +218,7 @@ def _fit(name: str, method: Method, found: Mapping[Any, Any], cohort: Cohort, pi
         fitted = [fitted_part(part, subset) for part in range(len(cohort.head.parts))]
         left_out = {i for k in subset for i in folds[k]}
         records = tuple(r for i, r in enumerate(pinned.records) if i not in left_out)
-        data = FitData(cohort.name, cohort.pool, cohort.provenance, records, sum(r.roles[0] for r in records))
+        data = FitData(cohort.name, cohort.pool, cohort.provenance, records, sum(r.roles[0] for i, r in enumerate(pinned.records) if i < len(cohort) and i not in left_out))
         solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
         return Calibrator(cohort.head, cohort.pooled_kind, [f.map for f in fitted], name, solution=solution, data=data, keep_decision=keep)
 

@@ -22,9 +22,10 @@ from segcal.calibrators import Solution
 from segcal.engines import Ask, Level
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method
+from segcal.methods.method import FittedMap, Method, by_recipe
 from segcal.methods.temperature_scaling import certificate, temperatures
 from segcal.objectives import ScaleNLL
+from segcal.recipe import Recipe
 from segcal.solvers import Solved
 from segcal.statistics import clustered_mean
 
@@ -54,12 +55,16 @@ class Path:
 
 @dataclass(frozen=True)
 class Penalised(Method):
-    """`lambda_`, `mu` >= 0 or both "cv"; `mu` None: as lambda. UsageError for anything else."""
+    """`lambda_`, `mu` >= 0 or both "cv"; `mu` None: as lambda. UsageError for anything else.
+
+    `solver`: None for the exact one, or the papers' `Recipe`, which chooses lambda and mu of "odir" by its own search.
+    """
 
     lambda_: float | Literal["cv"] = "cv"
     mu: float | Literal["cv"] | None = None
     penalty: Literal["ts", "odir"] = "ts"
     eps: float = 1e-8
+    solver: Recipe | None = None
 
     def __post_init__(self) -> None:
         if self.penalty not in ("ts", "odir"):
@@ -72,11 +77,19 @@ class Penalised(Method):
         if (self.lambda_ == "cv") != (self.mu == "cv") and self.mu is not None:
             found = f"{self.mu!r} beside lambda_={self.lambda_!r}"
             raise UsageError("mu", found=found, expected="both numbers, or both 'cv'", do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.")
+        if self.solver is not None and (self.lambda_ != "cv" or self.mu is not None):
+            found = f"lambda_={self.lambda_!r}, mu={self.mu!r} beside the recipe"
+            raise UsageError("lambda_, mu", found=found, expected="neither", do="The recipe searches both; for a strength of your own, leave the solver out (it is then exact).")
 
     @property
     def cross_validates(self) -> bool:
-        """With lambda_="cv"."""
-        return self.lambda_ == "cv"
+        """With lambda_="cv", unless the recipe chooses."""
+        return self.lambda_ == "cv" and self.solver is None
+
+    @property
+    def takes_validation(self) -> bool:
+        """With the papers' recipe."""
+        return self.solver is not None
 
     @property
     def needs_every_class(self) -> bool:
@@ -101,6 +114,8 @@ class Penalised(Method):
 
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Temperatures, strengths, then the fit on all voxels, for every subset."""
+        if self.solver is not None:
+            return (yield from by_recipe(self.solver, task, self.name))
         scales = yield from temperatures(task)
         chosen = yield from self._choose(task)
         fitted = {s: self.temperature_map(task, scales[s], chosen[s]) for s in task.subsets if chosen[s].lambda_ is None}

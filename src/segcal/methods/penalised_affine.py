@@ -70,6 +70,11 @@ class AffineProblem:
 class PenalisedAffine(Penalised):
     """One affine map for all voxels."""
 
+    @classmethod
+    def variables(cls, classes: int) -> int:
+        """What the family varies in [W | b]."""
+        return int(cls.design(classes).shape[1])
+
     @staticmethod
     @abstractmethod
     def design(classes: int) -> Vector:

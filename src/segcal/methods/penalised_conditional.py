@@ -102,6 +102,12 @@ class PenalisedConditional(Penalised):
     curvature_level: ClassVar[Level] = Level.SAMPLE
     experts: Literal["joint", "independent"] = "joint"
 
+    @classmethod
+    def variables(cls, classes: int) -> int:
+        """[A | g] or [W | b] of every expert."""
+        size = cls.coordinates.size(classes)
+        return classes * size * (size + 1)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.experts not in ("joint", "independent"):

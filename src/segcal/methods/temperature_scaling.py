@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from segcal.calibrators import ScaleMap, Solution
 from segcal.engines import Level
 from segcal.fitting import Binding, Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method
+from segcal.methods.method import FittedMap, Method, by_recipe
 from segcal.objectives import Evaluation, ScaleNLL
+from segcal.recipe import Recipe
 from segcal.solvers import Query, ScalarNewton, Solved
 
 
@@ -55,9 +56,21 @@ def certificate(solved: Solved) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TemperatureScaling(Method):
-    """No options."""
+    """`solver`: None for the exact one, or the papers' `Recipe`."""
 
     name: ClassVar[str] = "ts"
+    solver: Recipe | None = None
+
+    @property
+    def takes_validation(self) -> bool:
+        """With the papers' recipe."""
+        return self.solver is not None
+
+    @classmethod
+    def variables(cls, classes: int) -> int:
+        """One temperature."""
+        del classes
+        return 1
 
     def identifiable(self, classes: int) -> int:
         """The temperature."""
@@ -66,6 +79,8 @@ class TemperatureScaling(Method):
 
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """One temperature a subset."""
+        if self.solver is not None:
+            return (yield from by_recipe(self.solver, task, self.name))
         solved = yield from temperatures(task)
         return {s: _fitted(found) for s, found in solved.items()}
 

@@ -3,6 +3,7 @@
 from segcal.objectives.affine import AffineNLL
 from segcal.objectives.conditional import ConditionalNLL, ExpertFacts, Facts
 from segcal.objectives.evaluation import Evaluation
+from segcal.objectives.intra_order import IntraOrderNLL
 from segcal.objectives.labels import LabelCount
 from segcal.objectives.mixture import MixtureNLL
 from segcal.objectives.penalty import Penalty, SquaredResiduals, experts_odir, experts_towards_temperature, odir, ridge, towards_temperature
@@ -14,6 +15,7 @@ __all__ = [
     "Evaluation",
     "ExpertFacts",
     "Facts",
+    "IntraOrderNLL",
     "LabelCount",
     "MixtureNLL",
     "Penalty",

@@ -1,0 +1,150 @@
+"""How many numbers each method has: optimised as its paper writes it, identifiable, and varied by the exact solver (K26 Table 2, from the code itself).
+
+Optimised: the elements of the paper's module. Identifiable: the rank of the Jacobian of log-probabilities in those parameters, at a random point and random scores, in float64; it
+removes directions that change no probability. Log-probabilities have the rank of probabilities, and entries that do not vanish. Experts see different voxels, so their ranks add.
+A singular value counts if it exceeds `TOLERANCE` times the largest: directions that change nothing come out at rounding, near 1e-16 of it, and `Count.margin` says how far above
+them the others lie (12 powers of ten and more for up to 20 classes). Guarantees are read off a map made from a random member of the family. For a smooth net no rank can be
+told (its singular values fall without a step), and a method without a module here is listed without counts.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segcal.engines.engine import one_thread
+from segcal.guarantees import Guarantees
+from segcal.methods import REGISTERED, Method
+from segcal.methods.intra_order_preserving import IntraOrderPreserving, Net
+from segcal.recipe import FAMILIES, Parameterisation
+
+TOLERANCE = 1e-10
+NETS: Mapping[str, Callable[[int], Parameterisation]] = {IntraOrderPreserving.name: lambda classes: Net(classes, IntraOrderPreserving.hidden, 0)}
+"""Methods whose module is a smooth net, at their default size."""
+
+LOCAL = "lts"
+"""Listed, and counted from its formula, where no method of this name is registered."""
+
+CLASSES = (2, 5, 20)
+"""Numbers of classes of the paper's three data sets."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """`optimised`, `identifiable` (None: no rank can be told), and `exact` (None: no exact solver).
+
+    `margin`: smallest counted over largest uncounted singular value, infinite where all count.
+    """
+
+    optimised: int
+    identifiable: int | None
+    exact: int | None
+    margin: float
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One method: its name, class and first sentence, what its maps promise (None: not known without a fit), and its counts by number of classes."""
+
+    name: str
+    type_name: str
+    what: str
+    guarantees: Guarantees | None
+    counts: Mapping[int, Count]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain description."""
+        counts = {str(c): {"optimised": n.optimised, "identifiable": n.identifiable, "exact": n.exact} for c, n in self.counts.items()}
+        promises = None if self.guarantees is None else {k: v for k, v in self.guarantees.to_json().items() if k != "reasons"}
+        return {"name": self.name, "class": self.type_name, "what": self.what, "guarantees": promises, "counts": counts}
+
+
+def table(classes: Sequence[int] = CLASSES) -> list[Row]:
+    """A row for every registered method. UsageError for fewer than two classes."""
+    with one_thread():
+        rows = [_row(name, method, classes) for name, method in REGISTERED.items()]
+        return rows if LOCAL in REGISTERED else [*rows, Row(LOCAL, "LocalTemperatureScaling", "Local temperature scaling: p = S(z / tau)", None, {c: local(c) for c in classes})]
+
+
+def local(classes: int) -> Count:
+    """The counts of local temperature scaling without an image (K26 Eq. 7): seven 5 x 5 convolutions of C channels and their biases, 7 (25 C + 1).
+
+    A voxel's probabilities depend on its own neighbourhood alone, through one temperature, so the rank over a field is that of the temperatures of random neighbourhoods; each row
+    is the tree's slope in its seven convolutions times the neighbourhood. Every direction is found to matter, by the least eigenvalue of the Gram matrix, which is quicker than a
+    decomposition of the rows and here just as clear (singular values within a factor of 1000 of each other).
+    """
+    numbers = 25 * classes + 1
+    generator = torch.Generator().manual_seed(classes)
+    voxels = 6 * 7 * numbers // 5 + 8
+    seen = torch.cat([torch.randn(voxels, numbers - 1, generator=generator, dtype=torch.float64), torch.ones(voxels, 1, dtype=torch.float64)], 1)
+    convolved = (seen @ torch.randn(numbers, 7, generator=generator, dtype=torch.float64) / numbers**0.5).requires_grad_()
+    t1, t2, t3, t4, a1, a2, a3 = convolved.T
+    first, second = torch.lerp(t2, t1, torch.sigmoid(a1)), torch.lerp(t4, t3, torch.sigmoid(a2))
+    slopes = torch.autograd.grad(torch.nn.functional.softplus(torch.lerp(second, first, torch.sigmoid(a3))).sum(), convolved)[0]
+    rows = (slopes[:, :, None] * seen[:, None, :]).reshape(voxels, -1)
+    values = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0).sqrt()
+    return Count(rows.shape[1], int((values > 1e-6 * values[-1]).sum()), None, float("inf"))
+
+
+def _row(name: str, method: type[Method], classes: Sequence[int]) -> Row:
+    what = _sentence(method)
+    if name in NETS:
+        promises = NETS[name](4).map(False).guarantees()
+        return Row(name, method.__name__, what, promises, {c: Count(NETS[name](c).optimised, None, None, float("inf")) for c in classes})
+    if name not in FAMILIES:
+        return Row(name, method.__name__, what, None, {})
+    family = FAMILIES[name]
+    promises = drawn(family, 4).map(not family.canonical).guarantees()
+    return Row(name, method.__name__, what, promises, {c: count(family, c, method.variables(c)) for c in classes})
+
+
+def _sentence(method: type[Method]) -> str:
+    """What the method's module opens with: its name and its formula, without the source."""
+    opening = (sys.modules[method.__module__].__doc__ or "").strip().splitlines()[0]
+    title, _, formula = opening.partition(": ")
+    return f"{title.split(' (')[0]}: {formula.rstrip('.')}"
+
+
+def drawn(family: type[Parameterisation], classes: int) -> Parameterisation:
+    """A random member of the family, the same in every run."""
+    made = family(classes)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{family.name} {classes}".encode()))
+    with torch.no_grad():
+        for p in made.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return made
+
+
+def count(family: type[Parameterisation], classes: int, exact: int | None) -> Count:
+    """The counts of one family."""
+    made = drawn(family, classes)
+    rank, margin = 0, float("inf")
+    for expert in made.experts:
+        found, apart = _rank(expert, made.features(_scores(expert, classes)))
+        rank, margin = rank + found, min(margin, apart)
+    return Count(made.optimised, rank, exact, margin)
+
+
+def _scores(expert: nn.Module, classes: int) -> Tensor:
+    """Random logits, of a fifth more voxels than the expert's parameters need."""
+    numbers = sum(p.numel() for p in expert.parameters())
+    voxels = 6 * numbers // (5 * (classes - 1)) + 8
+    return 2 * torch.randn(classes, voxels, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
+
+
+def _rank(module: nn.Module, scores: Tensor) -> tuple[int, float]:
+    """Rank of the Jacobian of log-probabilities in the parameters, and how far the singular values that count lie above the others."""
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    jacobian = torch.func.jacrev(lambda p: torch.func.functional_call(module, p, (scores,)), chunk_size=256)(parameters)
+    columns = torch.cat([jacobian[name].reshape(scores.numel(), -1) for name in parameters], 1)
+    values = torch.linalg.svdvals(columns)
+    counted = values > TOLERANCE * values[0]
+    rank = int(counted.sum())
+    rest = values[rank:]
+    return rank, float("inf") if not len(rest) else (values[rank - 1] / rest[0].clamp_min(1e-300)).item()
