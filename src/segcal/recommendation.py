@@ -29,7 +29,7 @@ from segcal.errors import UsageError
 from segcal.evaluation import Evaluation, compare, crossfitted
 from segcal.guarantees import weakest
 from segcal.head import Regions
-from segcal.methods import REGISTERED, Method
+from segcal.methods import REGISTERED, AnyMethod
 from segcal.methods.method import FOLDS, SEED, Fit, fit_methods
 from segcal.metrics.summary import Summary
 from segcal.statistics import Estimate
@@ -145,7 +145,7 @@ def recommend(
     *,
     keep_map: bool = True,
     invariant: bool = False,
-    methods: Mapping[str, Method] | None = None,
+    methods: Mapping[str, AnyMethod] | None = None,
     folds: int = FOLDS,
     seed: int = SEED,
 ) -> Recommendation:

@@ -23,13 +23,14 @@ from segcal.calibrators.affine import AffineMap
 from segcal.calibrators.binned import BinnedMap
 from segcal.calibrators.calibrator import Calibrator, FitData, Solution
 from segcal.calibrators.conditional import ConditionalMap
-from segcal.calibrators.maps import Map
+from segcal.calibrators.local import LocalMap
+from segcal.calibrators.maps import PartMap
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
 
 SCHEMA = 1
-_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap)}
+_TYPES: dict[str, type[PartMap]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, LocalMap)}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
@@ -42,7 +43,7 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
 
 def describe(calibrator: Calibrator) -> dict[str, Any]:
     """Everything but the tensors, as plain data."""
-    maps = [m for m in calibrator.maps if isinstance(m, Map)]
+    maps = [m for m in calibrator.maps if isinstance(m, PartMap)]
     return {
         "schema": SCHEMA,
         "method": calibrator.method,

@@ -1,4 +1,7 @@
-"""What every method shares: a plan that fits one softmax problem on several subsets of the cases, and `fit`, which runs it.
+"""What every method shares: `fit`, and one of two ways of fitting one softmax problem on several subsets of the cases.
+
+A `Method` is a plan: a conversation about pinned rows, driven together with those of other methods. A `Trained` method learns by epochs from planes of whole cases
+(`segcal.training`), one problem and one subset after another, from what its own plan found out first.
 
 `fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with `(B, *spatial)` labels, or a plain table
 `(N, C)`, `(N,)` with `groups` naming each row's case; a `Cohort` may be larger than memory. No voxel to score: LabelError.
@@ -6,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segcal import accumulate, splits
-from segcal.calibrators import Calibrator, FitData, Map, Solution
+from segcal.calibrators import Calibrator, FitData, PartMap, Solution
 from segcal.calibrators.calibrator import check_keeps
-from segcal.cases import Cohort
-from segcal.engines import Engine, Level, Pinned, Threads
+from segcal.cases import Cohort, Record
+from segcal.engines import Engine, Level, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
 from segcal.objectives import LabelCount
 from segcal.scores import Kind
 from segcal.sources.arrays import cohort_from_arrays
+from segcal.training import Examples, Lesson
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -36,14 +41,13 @@ SEED = 0
 class FittedMap:
     """One part's map and how its fit ended."""
 
-    map: Map
+    map: PartMap
     solution: Solution
 
 
-class Method(ABC):
+class AnyMethod(ABC):
     """A way of fitting calibrators. Concrete methods are frozen dataclasses of their options."""
 
-    name: ClassVar[str]
     automatic: ClassVar[bool] = True
     """Whether `segcal.recommend` compares it unless told otherwise; False for methods trained at length."""
 
@@ -51,9 +55,25 @@ class Method(ABC):
     def identifiable(self, classes: int) -> int:
         """Parameters of one softmax problem of so many classes that data can tell: what "simpler" means where methods are compared."""
 
+    @property
     @abstractmethod
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
-        """Fit one softmax problem on every subset the task names."""
+    def method(self) -> str:
+        """What it is called where `--method` names it."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields of a case it needs beside scores and labels."""
+        return frozenset()
+
+    @property
+    def takes_validation(self) -> bool:
+        """Whether a validation cohort is of use to it."""
+        return False
+
+    @property
+    def convex(self) -> bool:
+        """Whether its problem is convex, so that a solution is certified."""
+        return True
 
     @property
     def cross_validates(self) -> bool:
@@ -80,20 +100,62 @@ class Method(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        `groups` keeps cases of one patient or sequence in one fold. `validation` and `fields` are for methods trained by epochs; here they raise UsageError.
+        `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled cases to stop by) and `fields` (image=...) are for methods that use them; others raise
+        UsageError.
         """
-        if fields or validation is not None:
-            name = next(iter(fields), "validation")
-            raise UsageError(name, found="a value", expected="nothing", do=f"{type(self).__name__} is fitted exactly from scores and labels; leave it out.")
+        unused = [name for name in fields if name not in self.fields] + (["validation"] if validation is not None and not self.takes_validation else [])
+        if unused:
+            raise UsageError(unused[0], found="a value", expected="nothing", do=f"{type(self).__name__} with these options has no use for it; leave it out.")
         if isinstance(scores, Cohort):
-            if labels is not None or mask is not None or groups is not None:
-                raise UsageError("labels, mask, groups", found="a value beside a cohort", expected="nothing", do="A cohort brings its own labels, masks and groups.")
+            if labels is not None or mask is not None or groups is not None or fields:
+                raise UsageError(
+                    "labels, mask, groups, fields", found="a value beside a cohort", expected="nothing", do="A cohort brings its own labels, masks, groups and fields."
+                )
             cohort = scores
         else:
             if labels is None:
                 raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
-            cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups)
-        return fit_methods({self.name: self}, cohort, engine or Threads())[self.name].calibrator
+            cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups, fields=fields)
+        return fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[self.method].calibrator
+
+
+class Method(AnyMethod):
+    """A method that is a plan."""
+
+    name: ClassVar[str]
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+        return self.name
+
+    @abstractmethod
+    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+        """Fit one softmax problem on every subset the task names."""
+
+
+class Trained(AnyMethod):
+    """A method that is trained by epochs on whole planes."""
+
+    automatic: ClassVar[bool] = False
+
+    @property
+    def takes_validation(self) -> bool:
+        """To stop by."""
+        return True
+
+    @property
+    def convex(self) -> bool:
+        """No: where a training ends is no proven optimum."""
+        return False
+
+    @abstractmethod
+    def plan(self, task: Task) -> Plan[dict[Subset, Any]]:
+        """What to find out from pinned rows before training, for every subset."""
+
+    @abstractmethod
+    def train(self, lesson: Lesson, engine: Engine) -> FittedMap:
+        """Learn one softmax problem from the cases of one subset; `lesson.start` is what the plan found for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +168,7 @@ class Fit:
 
 
 def fit_methods(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, AnyMethod],
     cohort: Cohort,
     engine: Engine,
     *,
@@ -114,12 +176,37 @@ def fit_methods(
     folds: int = FOLDS,
     seed: int = SEED,
     keep_decision: bool | None = None,
+    validation: Cohort | None = None,
 ) -> dict[str, Fit]:
-    """Fit several methods over shared passes: pin once, then drive all their plans as one.
+    """Fit several methods over shared passes: pin once, drive all their plans as one, then train those that are trained, one after another.
 
-    `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`.
+    `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`. `validation`: labelled cases
+    that trained methods stop by; without them they hold out a fifth of the cases they are given.
     """
     check_keeps(cohort.head, keep_decision)
+    for method in methods.values():
+        for given in [cohort] if validation is None else [cohort, validation]:
+            given.having(sorted(method.fields))
+    if validation is not None and validation.head != cohort.head:
+        raise UsageError(
+            "validation", found=f"classes {', '.join(validation.head.classes)}", expected=", ".join(cohort.head.classes), do="Validate on predictions of the same network."
+        )
+    found, pinned, parts = _driven(methods, cohort, engine, crossfit, folds, seed)
+    subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
+    found |= _trained({n: m for n, m in methods.items() if isinstance(m, Trained)}, cohort, engine, found, parts, subsets, validation)
+    return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is remembered of pinned rows when they are let go."""
+
+    records: Sequence[Record]
+    passes: int
+
+
+def _driven(methods: Mapping[str, AnyMethod], cohort: Cohort, engine: Engine, crossfit: bool, folds: int, seed: int) -> tuple[dict[Any, Any], Read, tuple[tuple[int, ...], ...]]:
+    """What all plans found, on pinned rows; and the folds."""
     with engine.pin(cohort) as pinned:
         parts: tuple[tuple[int, ...], ...] = ()
         if len(set(cohort.groups)) >= 2:
@@ -133,10 +220,40 @@ def fit_methods(
         subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
         whole = frozenset(range(len(cohort)))
         tasks = [Task(part, len(cohort.head.part_classes(part)), whole, cohort.groups, parts, subsets, pinned.has_energy) for part in range(len(cohort.head.parts))]
-        plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() for task in tasks}
+        plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() if isinstance(method, Method | Trained) for task in tasks}
         plans |= {(None, task.part): _absent(task) for task in tasks}
-        found = drive(together(plans), engine, pinned)
-        return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
+        return drive(together(plans), engine, pinned), Read(pinned.records, pinned.passes), parts
+
+
+def _trained(
+    methods: Mapping[str, Trained],
+    cohort: Cohort,
+    engine: Engine,
+    found: Mapping[Any, Any],
+    folds: tuple[tuple[int, ...], ...],
+    subsets: Sequence[Subset],
+    validation: Cohort | None,
+) -> dict[Any, dict[Subset, FittedMap]]:
+    """Every trained method's maps, by part and subset. Methods that need the same fields share what they read."""
+    out: dict[Any, dict[Subset, FittedMap]] = {}
+    shared: dict[tuple[Cohort, bool], Examples] = {}
+    cohorts = [cohort] if validation is None else [cohort, validation]
+    limit = engine.max_memory // (3 * len(cohorts) * max(1, len({"image" in m.fields for m in methods.values()})))
+
+    def examples(of: Cohort, image: bool) -> Examples:
+        if (of, image) not in shared:
+            shared[of, image] = Examples(of, engine, limit, image)
+        return shared[of, image]
+
+    for name, method in methods.items():
+        image = "image" in method.fields
+        for part in range(len(cohort.head.parts)):
+            out[name, part] = {}
+            for subset in subsets:
+                cases = frozenset(range(len(cohort))) - {i for k in subset for i in folds[k]}
+                held = None if validation is None else examples(validation, image)
+                out[name, part][subset] = method.train(Lesson(examples(cohort, image), part, cases, held, found[name, part][subset]), engine)
+    return out
 
 
 def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
@@ -146,7 +263,7 @@ def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
     return {s: frozenset(np.flatnonzero(accumulate.result(count, found[s]) == 0).tolist()) for s in task.subsets}
 
 
-def _fit(name: str, method: Method, found: Mapping[Any, Any], cohort: Cohort, pinned: Pinned, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
+def _fit(name: str, method: AnyMethod, found: Mapping[Any, Any], cohort: Cohort, pinned: Read, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
     def fitted_part(part: int, subset: Subset) -> FittedMap:
         fitted: FittedMap = found[name, part][subset]
         absent = [cohort.head.part_classes(part)[k] for k in sorted(found[None, part][subset])]
@@ -173,9 +290,9 @@ def _combined(solutions: Sequence[Solution], names: Sequence[str], passes: int) 
     if len(solutions) == 1:
         s = solutions[0]
         return Solution(s.objective, s.nll, s.status, s.message, passes, s.certificate, s.settings, s.selection)
-    rank = ("optimal", "degenerate", "stopped")
+    rank = ("optimal", "trained", "degenerate", "stopped")
     worst = max(solutions, key=lambda s: rank.index(s.status))
-    loosest = max(solutions, key=lambda s: float(s.certificate["gap"]))
+    loosest = max(solutions, key=lambda s: math.inf if s.certificate["gap"] is None else float(s.certificate["gap"]))
     n = len(solutions)
     return Solution(
         sum(s.objective for s in solutions) / n,
