@@ -175,7 +175,7 @@ def recommend(
     return Recommendation(chosen, best, unconstrained, calibrator, candidates, why, keep_map, invariant, len(next(iter(fits.values())).folds), seed)
 
 
-def automatic() -> dict[str, Method]:
+def automatic() -> dict[str, AnyMethod]:
     """The methods compared unless told otherwise."""
     return {name: method() for name, method in REGISTERED.items() if method.automatic}
 
