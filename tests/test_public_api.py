@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import segcal
-from segcal.methods import REGISTERED
+from segcal.methods import REGISTERED, TRAINED
 
 PUBLIC = {
     "ArgmaxPreservingMatrixScaling",
@@ -25,6 +25,7 @@ PUBLIC = {
     "HistogramBinning",
     "IntraOrderPreserving",
     "IsotonicRegression",
+    "LocalTemperatureScaling",
     "MatrixScaling",
     "Recipe",
     "Recommendation",
@@ -75,6 +76,9 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_methods_have_the_names_of_the_contract() -> None:
     assert {name: method.__name__ for name, method in REGISTERED.items()} == METHODS
+    assert {name: (type(made := make()).__name__, made.method) for name, make in TRAINED.items()} == {
+        name: ("LocalTemperatureScaling", name) for name in ("lts", "lts-raw", "lts-image")
+    }
 
 
 def test_fit_takes_what_the_contract_says() -> None:

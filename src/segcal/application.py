@@ -14,7 +14,7 @@ a delivered map uses the arg max.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from segcal.calibrators import Calibrator
-from segcal.cases import PADDING, Block, Case, Cohort, Window
+from segcal.calibrators.local import TemperatureField
+from segcal.cases import PADDING, Block, Case, CaseReader, Cohort, Window
 from segcal.engines import Engine, Outcome
 from segcal.errors import UsageError
 from segcal.head import Head, Softmax
@@ -30,6 +31,7 @@ from segcal.journal import Scratch
 from segcal.matching import check_match
 from segcal.scores import FLOOR
 from segcal.sinks import Delivered, Sink, Writer
+from segcal.surroundings import Surroundings
 
 PROBABILITY = "probability"
 """One map a class, which sinks take from the probabilities themselves."""
@@ -59,14 +61,14 @@ class Application:
     maps: tuple[str, ...]
 
     @contextlib.contextmanager
-    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[AppliedCase]:
-        """Open one case of the cohort for reading its delivered map and for writing."""
-        case = cohort[index]
+    def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[AppliedCase]:
+        """Open the delivered map of the case for reading, and the sink for writing."""
+        cohort, case = reader.cohort, reader.cohort[reader.index]
         with contextlib.ExitStack() as stack:
             delivered = case.fields.get("delivered")
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
             writer = stack.enter_context(self.sink.case(cohort, case, scratch))
-            yield AppliedCase(self, cohort, case, writer, window)
+            yield AppliedCase(self, cohort, case, writer, window, self.calibrator.temperatures(Surroundings(reader)))
 
 
 @dataclass(eq=False)
@@ -78,13 +80,15 @@ class AppliedCase:
     case: Case
     writer: Writer
     delivered: Window | None
+    temperatures: Sequence[TemperatureField | None]
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "delivered_differs"), 0))
 
     def block(self, block: Block) -> None:
         """Calibrate and write one block."""
         calibrator, head = self.application.calibrator, self.cohort.head
         padding = block.role == PADDING
-        p = calibrator.deliver(block.scores, block.kind)
+        temperatures = [None if field is None else field.read(block.start, block.start + block.voxels) for field in self.temperatures]
+        p = calibrator.deliver(block.scores, block.kind, temperatures)
         if bool(padding.any()):
             p = torch.where(padding, _published(block, head), p)
         label, before = head.label_map(p), _label_map(block, head)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcal import journal
-from segcal.errors import LabelError, MissingError, ShapeError, UsageError
+from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
 from segcal.journal import Scratch
 from segcal.pooling import Pool, pool_members, pooled_kind
@@ -344,6 +344,19 @@ class Cohort(Sequence[Case]):
             )
         return self
 
+    def having(self, fields: Iterable[str]) -> Cohort:
+        """Itself, if every case has these fields; otherwise MissingError naming the first that lacks one."""
+        for name in fields:
+            bare = [c.id for c in self.cases if name not in c.fields]
+            if bare:
+                raise MissingError(
+                    f"case {bare[0]}",
+                    found=f"no {name}" + (f" (and {len(bare) - 1} more cases without one)" if len(bare) > 1 else ""),
+                    expected=f"the {name} of every case",
+                    do=f"Give it with {name}= (--{name}s FOLDER), or choose a method without it.",
+                )
+        return self
+
     def cuts(self, index: int) -> list[tuple[int, int]]:
         """How a case is cut into blocks: (start, stop) of the flattened voxel index."""
         n, step = self.cases[index].voxels, block_length(self.head.rows)
@@ -357,7 +370,25 @@ class Cohort(Sequence[Case]):
             windows = [stack.enter_context(f.open(scratch)) for f in case.scores]
             labels = None if case.labels is None else stack.enter_context(case.labels.open(scratch))
             mask = None if case.mask is None else stack.enter_context(case.mask.open(scratch))
-            yield CaseReader(self, index, windows, labels, mask)
+            yield CaseReader(self, index, windows, labels, mask, FieldWindows(case, stack, scratch))
+
+
+class FieldWindows:
+    """Named fields of an open case, each opened when it is first asked for and closed with the case."""
+
+    def __init__(self, case: Case, stack: contextlib.ExitStack, scratch: Scratch) -> None:
+        self._case, self._stack, self._scratch = case, stack, scratch
+        self._open: dict[str, Window] = {}
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Voxels start..stop of the field called `name`, (channels, n), float64. NaN or infinity: ScoreError. That every case has it is checked by `Cohort.having`."""
+        if name not in self._open:
+            found = self._case.fields[name]
+            self._open[name] = self._stack.enter_context(found.open(self._scratch))
+        values = torch.from_numpy(np.array(self._open[name].read(start, stop), np.float64))
+        if not bool(torch.isfinite(values).all()):
+            raise ScoreError(self._case.fields[name].where, found="NaN or infinity", expected=f"finite values of the {name}", do="Repair the file, or leave the case out.")
+        return values if values.dim() == 2 else values[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,14 +400,14 @@ class CaseReader:
     windows: list[Window]
     label_window: Window | None
     mask_window: Window | None
+    fields: FieldWindows | None = None
 
     def block(self, start: int, stop: int, *, keep_members: bool = False) -> Block:
         """Read, check and pool voxels start..stop; `keep_members` keeps what was pooled, too."""
         cohort, case = self.cohort, self.cohort.cases[self.index]
-        role = self._role(start, stop)
-        streamed = (self._member(k, start, stop, role) for k in range(len(self.windows)))
-        kept = tuple(streamed) if keep_members else ()
-        scores = pool_members(kept if keep_members else streamed, len(self.windows), cohort.kind, cohort.pool, cohort.head)
+        role = self.role(start, stop)
+        kept = tuple(self._member(k, start, stop, role) for k in range(len(self.windows))) if keep_members else ()
+        scores = pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head) if keep_members else self.scores(start, stop, role)
         labels = None
         if self.label_window is not None and case.labels is not None:
             labels = self._labels(start, stop)
@@ -384,6 +415,12 @@ class CaseReader:
             if cohort.head.ignore is not None:
                 role = torch.where((role == SCORED) & (labels == cohort.head.ignore), IGNORED, role).to(torch.uint8)
         return Block(self.index, start, scores, cohort.pooled_kind, labels, role, kept)
+
+    def scores(self, start: int, stop: int, role: Tensor | None = None) -> Tensor:
+        """Read, check and pool the scores of voxels start..stop: (channels, n) of the cohort's pooled kind. `role`: theirs, if known already."""
+        given = self.role(start, stop) if role is None else role
+        members = (self._member(k, start, stop, given) for k in range(len(self.windows)))
+        return pool_members(members, len(self.windows), self.cohort.kind, self.cohort.pool, self.cohort.head)
 
     def prepare(self, block: Block) -> Prepared:
         """The scored voxels of a block, in float64. A case without labels: MissingError."""
@@ -447,7 +484,8 @@ class CaseReader:
             return torch.from_numpy(whole)
         return torch.from_numpy(raw.astype(np.int64))
 
-    def _role(self, start: int, stop: int) -> Tensor:
+    def role(self, start: int, stop: int) -> Tensor:
+        """Roles of voxels start..stop, (n,) uint8, as far as they are known without labels: scored, padding or outside."""
         case = self.cohort.cases[self.index]
         role = np.zeros(stop - start, np.uint8)
         if self.mask_window is not None:

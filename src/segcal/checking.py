@@ -107,13 +107,13 @@ class Look:
     suites: tuple[dict[str, Any], ...]
 
     @contextlib.contextmanager
-    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[CaseLook]:
-        """Open one case and its delivered label map."""
-        delivered = cohort[index].fields.get("delivered")
+    def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[CaseLook]:
+        """Open the delivered label map of the case."""
+        case = reader.cohort[reader.index]
+        delivered = case.fields.get("delivered")
         with contextlib.ExitStack() as stack:
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
-            # a reader without windows: blocks come from the engine, and it only keeps the books
-            yield CaseLook(self, cohort[index], CaseReader(cohort, index, [], None, None), window)
+            yield CaseLook(self, case, reader, window)
 
 
 @dataclass(eq=False)

@@ -15,7 +15,10 @@ from segcal.head import Regions
 
 
 def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) -> list[str]:
-    """Raise MismatchError where `calibrator` does not fit `cohort`; with `go_on`, differences in how the scores were made are returned instead."""
+    """Raise MismatchError where `calibrator` does not fit `cohort`, MissingError where a case lacks a field it needs.
+
+    With `go_on`, differences in how the scores were made are returned instead.
+    """
     _check_head(calibrator, cohort)
     if calibrator.needs_logits and not cohort.has_logits:
         raise MismatchError(
@@ -24,6 +27,7 @@ def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) 
             expected="raw logits, on which this calibrator was fitted and on whose offset it depends",
             do="Give the network's logits, or fit a translation-invariant method (dc, ms-c, ts).",
         )
+    cohort.having(calibrator.fields)
     found = differences(calibrator, cohort)
     if found and not go_on:
         raise MismatchError(

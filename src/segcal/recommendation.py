@@ -30,7 +30,7 @@ from segcal.errors import UsageError
 from segcal.evaluation import Evaluation, compare, crossfitted
 from segcal.guarantees import weakest
 from segcal.head import Regions
-from segcal.methods import REGISTERED, Method
+from segcal.methods import REGISTERED, AnyMethod
 from segcal.methods.method import FOLDS, SEED, Fit, fit_methods
 from segcal.metrics.summary import Summary
 from segcal.statistics import Estimate
@@ -146,7 +146,7 @@ def recommend(
     *,
     keep_map: bool = True,
     invariant: bool = False,
-    methods: Mapping[str, Method] | None = None,
+    methods: Mapping[str, AnyMethod] | None = None,
     folds: int = FOLDS,
     seed: int = SEED,
 ) -> Recommendation:
@@ -176,7 +176,7 @@ def recommend(
     return Recommendation(chosen, best, unconstrained, calibrator, candidates, why, keep_map, invariant, len(next(iter(fits.values())).folds), seed)
 
 
-def automatic() -> dict[str, Method]:
+def automatic() -> dict[str, AnyMethod]:
     """The methods compared unless told otherwise."""
     return {name: method() for name, method in REGISTERED.items() if method.automatic}
 

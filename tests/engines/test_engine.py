@@ -220,8 +220,8 @@ class Taking:
         self.breaks, self.taken, self.closed = breaks, {}, set()
 
     @contextlib.contextmanager
-    def case(self, cohort, index, scratch):
-        owner = self
+    def case(self, reader, scratch):
+        owner, index = self, reader.index
 
         class Opened:
             def block(self, block):
@@ -249,7 +249,7 @@ def test_map_hands_out_every_block_in_order_and_goes_on_after_a_failure(engine):
 
 def test_map_does_not_hide_what_is_no_error_of_the_data():
     class Broken(Taking):
-        def case(self, cohort, index, scratch):
+        def case(self, reader, scratch):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

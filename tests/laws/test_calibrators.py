@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import AffineMap, BinnedMap, Calibrator, MixtureMap, ScaleMap
+from segcal.calibrators import AffineMap, BinnedMap, Calibrator, LocalMap, MixtureMap, ScaleMap
 from segcal.head import Regions, Softmax
 from segcal.testing import CALIBRATOR_LAWS, Law
 from segcal.testing.examples import HEAD, NESTED
@@ -17,6 +17,15 @@ BIAS = torch.tensor([0.3, -0.7, 0.1], dtype=torch.float64)
 ALMOST_UNIFORM = torch.tensor([1e-9, 0, 1 - 1e-9], dtype=torch.float64)
 BINARY = Softmax(("outside", "inside"), 0)
 ONE = Regions(("lesion",), ((1,),), (1,))
+
+
+def local(classes: int, channels: int = 0, **options: Any) -> LocalMap:
+    """A map that looks at neighbours, far from its start."""
+    g = torch.Generator().manual_seed(classes)
+    kernels = 8 if channels else 7
+    image = (torch.randn(channels, 5, 5, generator=g), torch.randn(1, generator=g), torch.zeros(channels), torch.ones(channels)) if channels else ()
+    return LocalMap(0.02 * torch.randn(kernels, classes, 5, 5, generator=g), torch.randn(kernels, generator=g), *image, **options)
+
 
 CALIBRATORS: dict[str, Calibrator] = {
     "T = 1e10": Calibrator(HEAD, "logits", [ScaleMap(1e-10)], "it"),
@@ -29,6 +38,12 @@ CALIBRATORS: dict[str, Calibrator] = {
     "two classes": Calibrator(BINARY, "logits", [ScaleMap(1e-10)], "it"),
     "regions kept": Calibrator(NESTED, "probs", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it"),
     "regions free": Calibrator(NESTED, "logits", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it", keep_decision=False),
+    "local": Calibrator(HEAD, "logits", [local(3)], "it"),
+    "local, at its start": Calibrator(HEAD, "log_probs", [LocalMap.start(3)], "it"),
+    "local on logits": Calibrator(HEAD, "logits", [local(3, logits=True)], "it"),
+    "local, image": Calibrator(HEAD, "probs", [local(3, 1)], "it"),
+    "local, one temperature a case": Calibrator(HEAD, "scores", [local(3, image_level=True)], "it"),
+    "regions, one local": Calibrator(NESTED, "probs", [local(2), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it"),
     "one region, T = 1e10": Calibrator(ONE, "logits", [ScaleMap(1e-10)], "it"),
 }
 

@@ -10,6 +10,8 @@ import pytest
 from segcal.calibrators import Calibrator
 from segcal.methods import (
     REGISTERED,
+    TRAINED,
+    AnyMethod,
     ArgmaxPreservingMatrixScaling,
     ClassConditionalDirichlet,
     ConstrainedMatrixScaling,
@@ -25,7 +27,11 @@ from segcal.testing import CALIBRATOR_LAWS, METHOD_LAWS, Law, maps
 from segcal.testing.examples import learnable_cohort, learnable_regions
 from segcal.testing.methods import fitted, laws_of
 
-METHODS: dict[str, Method] = {name: method() for name, method in REGISTERED.items() if name != "iop"} | {"iop": IntraOrderPreserving(hidden=4, epochs=12)}
+METHODS: dict[str, AnyMethod] = {
+    **{name: method() for name, method in REGISTERED.items() if name != "iop"},
+    "iop": IntraOrderPreserving(hidden=4, epochs=12),
+    **{name: method(epochs=2, learning_rate=3e-3) for name, method in TRAINED.items()},
+}
 
 OWN_LOSS = ("isotonic", "histogram")
 """Methods that minimise something else than the NLL, so that temperature scaling is not nested."""
@@ -41,7 +47,15 @@ FIXED: dict[str, Method] = {
 }
 
 
-@pytest.mark.parametrize(("name", "law"), [(name, law) for name, m in METHODS.items() for law in laws_of(nests_temperature=name not in OWN_LOSS, exact=m.convex)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        pytest.param(name, law, marks=pytest.mark.slow if name in TRAINED and name != "lts" else ())
+        for name, m in METHODS.items()
+        for law in laws_of(nests_temperature=name not in OWN_LOSS, exact=m.convex)
+    ],
+    ids=str,
+)
 def test_keeps_the_law(name: str, law: Law[Any]) -> None:
     law.check(METHODS[name])
 
@@ -79,9 +93,9 @@ def calibrator(name: str, head: str) -> Calibrator:
 
 
 @pytest.mark.parametrize("head", ["softmax", "regions"])
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [n if n not in TRAINED or n == "lts" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
 def test_what_is_fitted_keeps_the_laws_of_calibrators_and_its_promises(name: str, head: str) -> None:
-    for part in calibrator(name, head).maps:
+    for part in calibrator(name, head).maps if name in REGISTERED else ():
         for promise in (maps.translation_promise_is_honest, maps.argmax_promise_is_honest, maps.order_promise_is_honest):
             promise.check(part)  # type: ignore[arg-type]  # a ModuleList of maps
     for law in CALIBRATOR_LAWS:

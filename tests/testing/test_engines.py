@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.cases import Cohort
+from segcal.cases import CaseReader, Cohort
 from segcal.engines import Ask, Engine, Level, Outcome, Pinned, Threads
 from segcal.errors import SegcalError
 from segcal.testing import ENGINE_LAWS, BrokenLawError, Law
@@ -79,8 +79,8 @@ class Shifted:
     def __init__(self, mapper: Any, index: int) -> None:
         self.mapper, self.index = mapper, index
 
-    def case(self, cohort: Cohort, index: int, scratch: Any) -> Any:
-        return self.mapper.case(cohort, self.index, scratch)
+    def case(self, reader: CaseReader, scratch: Any) -> Any:
+        return self.mapper.case(replace(reader, index=self.index), scratch)
 
 
 class PassesOverErrors(Threads):

@@ -26,7 +26,7 @@ from segcal.auditing.parameters import at_bounds, counts
 from segcal.auditing.probes import SIZES, Probe, has_gauge, probes
 from segcal.auditing.proofs import PROMISES, proofs
 from segcal.auditing.subjects import Function, VoxelWise, WholeCase
-from segcal.calibrators import Calibrator, Map
+from segcal.calibrators import Calibrator, PartMap
 from segcal.cases import ROLES, Cohort
 from segcal.engines import Engine
 from segcal.errors import UsageError
@@ -55,7 +55,10 @@ def audit(
     whole: VoxelWise | WholeCase
     if isinstance(subject, Calibrator):
         notes += check_match(subject, cohort, go_on=go_on)
+        cohort.having(subject.fields)
         whole = VoxelWise(subject)
+        if subject.looks_around:
+            whole = WholeCase(lambda z, **fields: subject(z, kind=cohort.pooled_kind, **fields), cohort.head, subject.fields)
     else:
         whole = WholeCase(subject, cohort.head)
     if energy_maps is not None and not cohort.has_logits:
@@ -87,9 +90,9 @@ def _audit(subject: Calibrator | Function, cohort: Cohort, plan: Plan, summaries
     rows = [_row(cohort, plan, index, summary, measures) for index, summary in enumerate(summaries)]
     near = np.sum([s["near"] for s in summaries], axis=0).tolist()
     calibrator = subject if isinstance(subject, Calibrator) else None
-    maps = [] if calibrator is None else [(head.parts[k], head.part_classes(k), m) for k, m in enumerate(calibrator.maps) if isinstance(m, Map)]
+    maps = [] if calibrator is None else [(head.parts[k], head.part_classes(k), m) for k, m in enumerate(calibrator.maps) if isinstance(m, PartMap)]
     return Audit(
-        subject=calibrator.method if calibrator is not None else WholeCase(subject, head).name,
+        subject=calibrator.method if calibrator is not None else getattr(subject, "__name__", type(subject).__name__),
         classes=head.classes,
         cases=len(cohort),
         members=cohort.members,

@@ -23,7 +23,7 @@ from segcal.auditing.energy_maps import EnergyMap, energy_map
 from segcal.auditing.measures import Movement, Preservation, Saturation, View, scores_by_part
 from segcal.auditing.probes import Probe
 from segcal.auditing.subjects import VoxelWise, WholeCase
-from segcal.cases import PADDING, SCORED, Block, Case, Cohort, Rows
+from segcal.cases import PADDING, SCORED, Block, Case, CaseReader, Cohort, Rows
 from segcal.head import Softmax
 from segcal.journal import Scratch
 from segcal.metrics.energy import FreeEnergySpread
@@ -52,12 +52,19 @@ class Plan:
         return out
 
     @contextlib.contextmanager
-    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[AuditedCase]:
+    def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[AuditedCase]:
         """Open one case."""
-        kind = AuditedCase if isinstance(self.subject, VoxelWise) else GatheredCase
+        cohort, index = reader.cohort, reader.index
         with contextlib.ExitStack() as stack:
             drawn = None if self.maps is None else stack.enter_context(energy_map(self.maps, cohort[index], scratch, zyx=self.zyx))
-            yield kind(self, cohort, index, self.measures(cohort), drawn)
+            if isinstance(self.subject, VoxelWise):
+                yield AuditedCase(self, cohort, index, self.measures(cohort), drawn)
+                return
+            fields: dict[str, Tensor] = {}
+            for name in self.subject.fields:
+                assert reader.fields is not None
+                fields[name] = reader.fields.read(name, 0, cohort[index].voxels)
+            yield GatheredCase(self, cohort, index, self.measures(cohort), drawn, fields=fields)
 
 
 @dataclass(eq=False)
@@ -153,6 +160,7 @@ class GatheredCase(AuditedCase):
     """A case of a callable, which sees it whole."""
 
     blocks: list[Block] = field(default_factory=list)
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def block(self, block: Block) -> None:
         """Keep one block."""
@@ -174,5 +182,5 @@ class GatheredCase(AuditedCase):
         """Probabilities of the whole case, cut as the scores are."""
         subject = self.plan.subject
         assert isinstance(subject, WholeCase)
-        whole = subject.deliver(torch.cat(list(scores), 1), self.case.shape)
+        whole = subject.deliver(torch.cat(list(scores), 1), self.case.shape, self.fields)
         return torch.split(whole, [s.shape[1] for s in scores], 1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
-from segcal.calibrators import Calibrator, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import Calibrator, ConditionalMap, MixtureMap, PartMap, ScaleMap
 from segcal.experts import Scores
 from segcal.solvers.scalar import ScalarNewton
 
@@ -56,7 +56,7 @@ def counts(calibrator: Calibrator) -> Counts | None:
 
 
 @singledispatch
-def at_bounds(m: Map, classes: Sequence[str]) -> list[AtBound]:
+def at_bounds(m: PartMap, classes: Sequence[str]) -> list[AtBound]:
     """Parameters of a map that sit at a bound; none unless its kind says otherwise. `classes` names its classes."""
     return []
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segcal.calibrators import AffineMap, ConditionalMap, Map
+from segcal.calibrators import AffineMap, ConditionalMap, PartMap
 from segcal.experts import Gaps, Scores
 
 TOLERANCE = 1e-12
@@ -51,7 +51,7 @@ class Proof:
 
 
 @singledispatch
-def proofs(m: Map, classes: Sequence[str]) -> list[Proof]:
+def proofs(m: PartMap, classes: Sequence[str]) -> list[Proof]:
     """What the parameters of a map say about each promise; `classes` names its classes."""
     given = m.guarantees()
     return [Proof(name, getattr(given, name) == "proven", given.reasons.get(name, "")) for name in PROMISES]

@@ -1,4 +1,4 @@
-"""What is audited: a calibrator, voxel by voxel, or any callable, which is given whole cases.
+"""What is audited: a calibrator, voxel by voxel, or whole cases of any callable and of a calibrator that looks at neighbours.
 
 A `Calibrator` works on blocks of voxels and says what its probabilities are before they are rounded. Of a callable nothing is known: it gets `(1, C, *spatial)` float64 tensors of
 the pooled scores, since it may look at neighbours, and whatever it returns (a tensor or an array of that shape) is rounded to float32.
@@ -7,7 +7,7 @@ Raises ShapeError for an output of another shape, ScoreError for one that is no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,16 +38,16 @@ class VoxelWise:
 
 
 class WholeCase:
-    """A callable. `name` is what to call it in messages."""
+    """A callable, or a calibrator that looks at neighbours. `name` is what to call it in messages; `fields`: of a case, which it is given by name beside the scores."""
 
-    def __init__(self, function: Function, head: Head) -> None:
-        self.function, self.head = function, head
+    def __init__(self, function: Callable[..., Any], head: Head, fields: tuple[str, ...] = ()) -> None:
+        self.function, self.head, self.fields = function, head, fields
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def deliver(self, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`."""
+    def deliver(self, scores: Tensor, shape: tuple[int, ...], fields: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels, n) too."""
         with torch.no_grad():
-            given = self.function(scores.double().reshape(1, -1, *shape))
+            given = self.function(scores.double().reshape(1, -1, *shape), **{name: value.reshape(1, -1, *shape) for name, value in fields.items()})
         p = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given))
         expected = (1, scores.shape[0], *shape)
         if tuple(p.shape) != expected:

@@ -1,5 +1,8 @@
 """A fitted calibrator: one map for each part of a head, what it promises, and what it remembers of its fit.
 
+A map that looks at neighbours (`LocalMap`) gives each voxel a temperature, of whole arrays at once or tile by tile from an open case (`temperatures`); from there on it is one
+factor a voxel.
+
 `calibrator(scores)` returns float32 probabilities in which a promised label is kept at every voxel; `calibrator.log_probs(scores)` is plain
 traceable tensor code in float64. Scores are (B, C, *spatial) of the kind it was fitted on, unless `kind` says otherwise. A region head's decision at 0.5 is kept
 unless `keep_decision` is False; a softmax head's label is kept where the map guarantees it. An empty batch gives an empty result.
@@ -7,7 +10,7 @@ unless `keep_decision` is False; a softmax head's label is kept where the map gu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +19,15 @@ from torch import Tensor, nn
 
 from segcal import scores as scores_
 from segcal.calibrators.delivery import deliver
-from segcal.calibrators.maps import Map
-from segcal.cases import Provenance, Record, Rows
+from segcal.calibrators.local import LocalMap, TemperatureField, temperatures_of
+from segcal.calibrators.maps import PartMap
+from segcal.cases import SCORED, Block, Provenance, Record, Rows
 from segcal.errors import ShapeError, UsageError
 from segcal.guarantees import Guarantees, weakest
 from segcal.head import Head, Regions
 from segcal.pooling import Pool
 from segcal.scores import Kind
+from segcal.surroundings import Grid, Surroundings
 
 if TYPE_CHECKING:
     import os
@@ -32,9 +37,10 @@ if TYPE_CHECKING:
 class Solution:
     """How a fit ended.
 
-    `objective`: penalised mean NLL reached; `nll`: the NLL part, mean over fitted voxels. `status`: 'optimal', 'degenerate' (finite and usable, but the data do not
-    determine it) or 'stopped'; `message` says it in words. `passes`: complete readings of the rows. `certificate`: bound on objective minus optimum (`gap`), its `proof`, the
-    largest `gradient` entry. `settings`: penalty strengths and the like, as used. `selection`: the cross-validated path, if there was one. `parts`: per region.
+    `objective`: penalised mean NLL reached; `nll`: the NLL part, mean over fitted voxels. `status`: 'optimal', 'trained' (its own rule ended it, no optimum is claimed),
+    'degenerate' (finite and usable, but the data do not determine it) or 'stopped'; `message` says it in words. `passes`: complete readings of the rows. `certificate`: bound on
+    objective minus optimum (`gap`; None where the problem is not convex), its `proof`, the largest `gradient` entry. `settings`: penalty strengths and the like, as used.
+    `selection`: the cross-validated path, if there was one. `parts`: per region.
     """
 
     objective: float
@@ -99,7 +105,7 @@ class Calibrator(nn.Module):
         self,
         head: Head,
         kind: Kind,
-        maps: Sequence[Map],
+        maps: Sequence[PartMap],
         method: str,
         *,
         solution: Solution | None = None,
@@ -143,35 +149,66 @@ class Calibrator(nn.Module):
             found = replace(found, preserves_argmax="proven", reasons={**found.reasons, "preserves_argmax": reason})
         return found
 
-    def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True) -> Tensor:
-        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial)."""
+    @property
+    def looks_around(self) -> bool:
+        """Whether some map looks at a voxel's neighbours: then scores need two or three spatial axes."""
+        return any(isinstance(m, LocalMap) for m in self.maps)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields of a case that are needed beside its scores, such as its image."""
+        return tuple(sorted({name for m in self.maps if isinstance(m, LocalMap) for name in m.fields}))
+
+    def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, **fields: Tensor) -> Tensor:
+        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial). `fields`: as `log_probs`."""
         flat, kind = self._flat(scores, kind, check)
-        p = self.deliver(flat, kind)
+        p = deliver(self._mapped(scores, flat, kind, fields), self.head, self.head.decide(flat, kind) if self.keeps_label else None)
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
-    def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True) -> Tensor:
-        """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`."""
+    def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, **fields: Tensor) -> Tensor:
+        """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`.
+
+        `fields`: what the calibrator needs beside scores (`self.fields`), such as image (B, *spatial) or (B, channels, *spatial); UsageError for one it has no use for or one
+        missing.
+        """
         flat, kind = self._flat(scores, kind, check)
-        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind))
+        rows = self._mapped(scores, flat, kind, fields)
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
-    def map_rows(self, log_rows: Tensor, free_energy: Tensor | None, given: Tensor | None = None) -> Tensor:
-        """All parts' maps on canonical rows (head.rows, n); `given`, as for a map, has as many rows."""
-        if len(self.maps) == 1:
-            out: Tensor = self.maps[0](log_rows, free_energy, given)
-            return out
-        parts = [self.head.slice(r) for r in range(len(self.maps))]
-        return torch.cat([m(log_rows[at], free_energy, None if given is None else given[at]) for at, m in zip(parts, self.maps, strict=True)])
+    def map_rows(self, log_rows: Tensor, free_energy: Tensor | None, given: Tensor | None = None, temperatures: Sequence[Tensor | None] | None = None) -> Tensor:
+        """All parts' maps on canonical rows (head.rows, n).
 
-    def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
-        """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept."""
-        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind))
+        `given`, as for a map, has as many rows; `temperatures` (n,) of the parts that look at neighbours, None for the others.
+        """
+        found = [None] * len(self.maps) if temperatures is None else temperatures
+        parts = [self.head.slice(r) for r in range(len(self.maps))]
+        mapped = [self.map_part(r, log_rows[at], free_energy, None if given is None else given[at], found[r]) for r, at in enumerate(parts)]
+        return mapped[0] if len(mapped) == 1 else torch.cat(mapped)
+
+    def map_part(self, part: int, log_probs: Tensor, free_energy: Tensor | None, given: Tensor | None = None, temperature: Tensor | None = None) -> Tensor:
+        """One part's map on its rows (C, n)."""
+        if not isinstance(self.maps[part], LocalMap):
+            out: Tensor = self.maps[part](log_probs, free_energy, given)
+            return out
+        if temperature is None:
+            raise UsageError(
+                "rows", found="voxels without their neighbours", expected="the temperature of each", do="Apply this calibrator to images, volumes or a cohort, not to loose rows."
+            )
+        return torch.log_softmax(log_probs / temperature.to(log_probs.dtype), 0)
+
+    def deliver(self, flat: Tensor, kind: Kind, temperatures: Sequence[Tensor | None] | None = None) -> Tensor:
+        """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept. `temperatures`: as `map_rows`."""
+        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), temperatures)
         return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
 
-    def through(self, part: int) -> ThroughPart:
+    def temperatures(self, surroundings: Surroundings) -> list[TemperatureField | None]:
+        """The temperatures of an open case, a part; None where its map acts on each voxel alone."""
+        return [TemperatureField(m, self.head.slice(r), surroundings) if isinstance(m, LocalMap) else None for r, m in enumerate(self.maps)]
+
+    def through(self, part: int) -> ThroughPart | ThroughLocalPart:
         """This calibrator as a map of the rows of one part, for metrics."""
-        return ThroughPart(self, part)
+        return ThroughLocalPart(self, part) if isinstance(self.maps[part], LocalMap) else ThroughPart(self, part)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with JSON metadata; complete or absent."""
@@ -183,8 +220,34 @@ class Calibrator(nn.Module):
         """What `print` shows."""
         return f"method={self.method}, classes={list(self.head.classes)}, kind={self.kind}"
 
-    def _maps(self) -> list[Map]:
-        return [m for m in self.maps if isinstance(m, Map)]
+    def _maps(self) -> list[PartMap]:
+        return [m for m in self.maps if isinstance(m, PartMap)]
+
+    def _mapped(self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor]) -> Tensor:
+        """Calibrated rows of a batch held in memory."""
+        if set(fields) != set(self.fields):
+            wrong = sorted(set(fields) ^ set(self.fields))[0]
+            found, expected = ("a value", "nothing") if wrong in fields else ("nothing", f"the {wrong} of each case")
+            raise UsageError(wrong, found=found, expected=expected, do=f"This calibrator needs, beside scores: {', '.join(self.fields) or 'nothing'}.")
+        rows, energy, given = self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind)
+        if not self.looks_around:
+            return self.map_rows(rows, energy, given)
+        if not flat.numel():
+            return torch.zeros_like(rows)
+        batch = len(scores)
+        temperatures: list[Tensor | None] = []
+        for r, m in enumerate(self.maps):
+            if not isinstance(m, LocalMap):
+                temperatures.append(None)
+                continue
+            grid = Grid.of(tuple(scores.shape[2:]), m.slice_axis, "scores")
+            image = _batched(fields["image"], scores).to(rows) if m.fields else None
+            around = rows[self.head.slice(r)].reshape(-1, batch, *grid.shape)
+            field = temperatures_of(
+                m, grid, around, None if energy is None else energy.reshape(batch, *grid.shape), None if image is None else image.reshape(-1, batch, *grid.shape)
+            )
+            temperatures.append(field.flatten())
+        return self.map_rows(rows, energy, given, temperatures)
 
     def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:
         if not self.needs_logits:
@@ -202,6 +265,8 @@ class Calibrator(nn.Module):
                 expected=f"(B, {self.head.channels}, *spatial) for {', '.join(self.head.classes)}",
                 do="Put the classes on axis 1; add a batch axis with scores[None].",
             )
+        if self.looks_around:
+            Grid.of(tuple(scores.shape[2:]), 0, "scores")
         kind = self.kind if kind is None else scores_.check_kind(kind)
         flat = scores.movedim(1, 0).flatten(1)
         if check:
@@ -209,18 +274,33 @@ class Calibrator(nn.Module):
         return flat, kind
 
 
+def _batched(image: Tensor, scores: Tensor) -> Tensor:
+    """An image (B, *spatial) or (B, channels, *spatial) as (channels, B, *spatial)."""
+    spatial = tuple(scores.shape[2:])
+    whole = image[:, None] if image.dim() == scores.dim() - 1 else image
+    if whole.dim() != scores.dim() or len(whole) != len(scores) or tuple(whole.shape[2:]) != spatial:
+        raise ShapeError(
+            "image",
+            found=f"shape {tuple(image.shape)}",
+            expected=f"({len(scores)}, *{spatial}) or ({len(scores)}, channels, *{spatial})",
+            do="Give one image a case, on the grid of the scores.",
+        )
+    return whole.movedim(1, 0)
+
+
 @dataclass(frozen=True)
 class ThroughPart:
-    """One part of a calibrator applied to rows; equal where calibrator and part are the same."""
+    """One part of a calibrator applied to rows; equal where calibrator and part are the same. `temperature` (n,): of each row, where the map looks at neighbours."""
 
     calibrator: Calibrator
     part: int
+    temperature: Tensor | None = field(default=None, compare=False)
 
     def __call__(self, rows: Rows) -> Rows:
         """Rows of calibrated log-probabilities, with the decision that is delivered."""
         # the class decided comes first, whatever rounding has tied with it
         given = rows.log_probs.scatter(0, rows.decision[None], torch.inf)
-        mapped = self.calibrator.maps[self.part](rows.log_probs, rows.free_energy, given)
+        mapped = self.calibrator.map_part(self.part, rows.log_probs, rows.free_energy, given, self.temperature)
         if not self.calibrator.keeps_label:
             return replace(rows, log_probs=mapped, decision=mapped.argmax(0))
         if isinstance(self.calibrator.head, Regions):
@@ -233,3 +313,25 @@ class ThroughPart:
                 ]
             )
         return replace(rows, log_probs=mapped)
+
+
+@dataclass(frozen=True)
+class ThroughLocalPart:
+    """One part whose map looks at neighbours: it has to be told the case, then the block, before it can map rows. Equal as `ThroughPart`."""
+
+    calibrator: Calibrator
+    part: int
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Refused: rows alone have no neighbours."""
+        return ThroughPart(self.calibrator, self.part)(rows)
+
+    def on(self, surroundings: Surroundings) -> Callable[[Block], ThroughPart]:
+        """For an open case: from a block to the map of its scored rows."""
+        found = self.calibrator.temperatures(surroundings)[self.part]
+        assert found is not None
+
+        def at(block: Block) -> ThroughPart:
+            return ThroughPart(self.calibrator, self.part, found.read(block.start, block.start + block.voxels)[block.role == SCORED])
+
+        return at

@@ -24,13 +24,14 @@ from segcal.calibrators.binned import BinnedMap
 from segcal.calibrators.calibrator import Calibrator, FitData, Solution
 from segcal.calibrators.conditional import ConditionalMap
 from segcal.calibrators.intra_order import IntraOrderMap
-from segcal.calibrators.maps import Map
+from segcal.calibrators.local import LocalMap
+from segcal.calibrators.maps import PartMap
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
 
 SCHEMA = 1
-_TYPES: dict[str, type[Map]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap)}
+_TYPES: dict[str, type[PartMap]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap, LocalMap)}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
@@ -43,7 +44,7 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
 
 def describe(calibrator: Calibrator) -> dict[str, Any]:
     """Everything but the tensors, as plain data."""
-    maps = [m for m in calibrator.maps if isinstance(m, Map)]
+    maps = [m for m in calibrator.maps if isinstance(m, PartMap)]
     return {
         "schema": SCHEMA,
         "method": calibrator.method,

@@ -1,8 +1,9 @@
 """What every map of one softmax problem shares.
 
-A map takes canonical log-probabilities (C, n), and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). Where the class decided or the
-ranking matters it is read off `given` (C, n), numbers in the order of the scores as they came, which rounding may tie in log-probabilities; without it, off those. It is plain
-traceable tensor code in the dtype it is given. Its promises are read off its parameters. No voxel: an empty result.
+A `PartMap` is a fitted map and its promises, which are read off its parameters. A `Map` acts on each voxel alone; a `LocalMap` (`segcal.calibrators.local`) looks at its
+neighbours too. A `Map` takes canonical log-probabilities (C, n), and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). Where the class decided or
+the ranking matters it is read off `given` (C, n), numbers in the order of the scores as they came, which rounding may tie in log-probabilities; without it, off those. It is plain
+traceable tensor code in the dtype it is given. No voxel: an empty result.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from segcal.guarantees import Guarantees
 
 
-class Map(nn.Module, ABC):
-    """One softmax problem's map; parameters are float64 buffers, fixed once fitted. They move with `.to(device)`; `.half()` and other changes of type leave them as they are."""
+class PartMap(nn.Module, ABC):
+    """One softmax problem's map. Parameters are float64 buffers, fixed once fitted; they move with `.to(device)`, and `.half()` or other changes of type leave them as they are."""
 
     type_name: ClassVar[str]
 
@@ -46,10 +47,6 @@ class Map(nn.Module, ABC):
         return False
 
     @abstractmethod
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        """Calibrated log-probabilities (C, n)."""
-
-    @abstractmethod
     def guarantees(self) -> Guarantees:
         """What the parameters promise."""
 
@@ -59,5 +56,13 @@ class Map(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Map:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> PartMap:
         """The map with these parameters; KeyError if one is missing."""
+
+
+class Map(PartMap):
+    """A map of each voxel alone."""
+
+    @abstractmethod
+    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
+        """Calibrated log-probabilities (C, n)."""

@@ -48,6 +48,9 @@ class Scores:
     channel_axis: Annotated[int, Parameter(show_default=False)] = 0
     """The class axis of arrays in a plain folder; the first unless given."""
 
+    images: Path | None = None
+    """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz, ...), for calibrators that look at them: lts-image."""
+
 
 @dataclass(frozen=True)
 class Labelled(Scores):
@@ -70,7 +73,15 @@ class Labelled(Scores):
     def words(self) -> list[str]:
         """The options that were given, to be typed again."""
         out: list[str] = []
-        for name, value in (("labels", self.labels), ("kind", self.kind), ("pool", self.pool), ("groups", self.groups), ("mask", self.mask), ("ignore-index", self.ignore_index)):
+        for name, value in (
+            ("labels", self.labels),
+            ("kind", self.kind),
+            ("pool", self.pool),
+            ("groups", self.groups),
+            ("mask", self.mask),
+            ("ignore-index", self.ignore_index),
+            ("images", self.images),
+        ):
             out += [] if value is None else [f"--{name}", str(value)]
         out += [] if self.background is None else ["--background", str(self.background)]
         out += ["--zyx"] if self.zyx else []

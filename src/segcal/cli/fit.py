@@ -26,6 +26,12 @@ def fit(
     solver: Literal["exact", "recipe"] = "exact",
     trials: int | None = None,
     storage: Path | None = None,
+    level: Literal["voxel", "image"] | None = None,
+    slice_axis: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    epochs: int | None = None,
+    patience: int | None = None,
     folds: int = 5,
     seed: int = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
@@ -56,7 +62,8 @@ def fit(
     method
         One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities);
         with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps);
-        iop (a small net that keeps the ranking).
+        iop (a small net that keeps the ranking);
+        lts (a temperature from each voxel's neighbourhood), lts-raw (the same from raw logits), lts-image (from the image too, which --images gives).
         Or auto: the simplest of them that does not change the segmentation map and is as good as the best; none, if none gains.
     lambda_
         Strength of the penalty of every method but ts and ets: a number, or 'cv' (default) to choose it by cross-validation over cases.
@@ -76,6 +83,18 @@ def fit(
         Trials of the recipe's search; 20 unless given.
     storage
         A file the recipe keeps its finished trials in: an interrupted fit, started again with the same words, goes on from there.
+    level
+        Of lts: a temperature a 'voxel' (default), or one an 'image'.
+    slice_axis
+        Of lts: the spatial axis of a volume whose slices are the planes in which neighbours lie; the first, 0, unless given.
+    learning_rate
+        Of lts: the first learning rate of Adam.
+    weight_decay
+        Of lts: weight decay on all parameters; none unless given.
+    epochs
+        Of lts: most epochs.
+    patience
+        Of lts: epochs without a better validation NLL that end the training.
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
@@ -96,10 +115,11 @@ def fit(
 
     out = Output(running.quiet, running.json)
     recipe = fits.recipe_of(solver, trials, storage, seed)
-    options = {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps, "solver": recipe}
+    options: dict[str, object] = {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps, "solver": recipe}
+    options |= {"level": level, "slice_axis": slice_axis, "learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs, "patience": patience}
     choosing.only_for_auto(method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None})
     if method == choosing.AUTO:
-        choosing.not_for_auto({**{fits.OPTIONS[name]: value is not None for name, value in options.items()}, "--no-crossfit": no_crossfit, "--free-decision": free_decision})
+        choosing.not_for_auto({**{fits.OPTIONS[name][0]: value is not None for name, value in options.items()}, "--no-crossfit": no_crossfit, "--free-decision": free_decision})
         file = fits.files_of(output, [method])[method]
         cohort = cohort_of(results, scores).labelled()
         with engine_of(running) as engine:

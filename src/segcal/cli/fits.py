@@ -6,8 +6,9 @@ The cross-fitted numbers go into the calibrator, so that `segcal inspect` and wh
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,32 @@ from segcal.engines import Engine
 from segcal.errors import OutputError, UsageError
 from segcal.evaluation import Evaluation, crossfitted
 from segcal.head import Regions
-from segcal.methods import REGISTERED, Method
+from segcal.methods import REGISTERED, TRAINED, AnyMethod
 from segcal.methods.method import Fit, fit_methods
 from segcal.recipe import Recipe
 
 ENDING = ".safetensors"
 
-OPTIONS = {"lambda_": "--lambda", "mu": "--mu", "penalty": "--penalty", "gauge": "--gauge", "experts": "--experts", "eps": "--eps", "solver": "--solver"}
-"""Fields of methods, and what they are called here."""
+PENALISED = "a method with a penalty"
+CONDITIONAL = "a method with a matrix for each predicted class: cms-op, cms-ap or cdc"
+LEARNT = "a method that is trained: lts, lts-raw or lts-image"
+
+OPTIONS = {
+    "lambda_": ("--lambda", PENALISED),
+    "mu": ("--mu", PENALISED),
+    "penalty": ("--penalty", PENALISED),
+    "gauge": ("--gauge", CONDITIONAL),
+    "experts": ("--experts", CONDITIONAL),
+    "eps": ("--eps", PENALISED),
+    "solver": ("--solver", "a method the papers fit too"),
+    "level": ("--level", LEARNT),
+    "slice_axis": ("--slice-axis", LEARNT),
+    "learning_rate": ("--learning-rate", LEARNT),
+    "weight_decay": ("--weight-decay", LEARNT),
+    "epochs": ("--epochs", LEARNT),
+    "patience": ("--patience", LEARNT),
+}
+"""Fields of methods, what they are called here, and what takes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +70,20 @@ def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) 
     return None
 
 
-def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, Method]:
+def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, AnyMethod]:
     """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a name or an option nothing takes."""
     given = {field: value for field, value in options.items() if value is not None}
     wanted = [name.strip() for name in names.split(",")]
-    unknown = [name for name in wanted if name not in REGISTERED]
+    known: dict[str, Callable[..., AnyMethod]] = {**REGISTERED, **TRAINED}
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise UsageError("--method", found=repr(unknown[0]), expected="one of " + ", ".join(REGISTERED) + ", or auto alone", do="Separate several with commas.")
-    taken = {name: {f.name for f in fields(REGISTERED[name])} for name in wanted}  # type: ignore[arg-type]  # methods are dataclasses
+        raise UsageError("--method", found=repr(unknown[0]), expected="one of " + ", ".join(known) + ", or auto alone", do="Separate several with commas.")
+    taken = {name: set(signature(known[name]).parameters) for name in wanted}
     for option in given:
         if not any(option in names_of for names_of in taken.values()):
-            raise UsageError(
-                OPTIONS[option],
-                found=f"{given[option]!r} beside --method {names}",
-                expected="a method that takes it",
-                do="Leave it out, or see segcal fit --help for the methods it is for.",
-            )
-    return {name: REGISTERED[name](**{o: v for o, v in given.items() if o in taken[name]}) for name in wanted}
+            called, takers = OPTIONS[option]
+            raise UsageError(called, found=f"{given[option]!r} beside --method {names}", expected=takers, do="Leave it out, or see segcal fit --help for the methods it is for.")
+    return {name: known[name](**{o: v for o, v in given.items() if o in taken[name]}) for name in wanted}
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -91,7 +107,7 @@ def keep_decision(cohort: Cohort, free: bool) -> bool | None:
     return False if free else None
 
 
-def run(methods: Mapping[str, Method], cohort: Cohort, engine: Engine, *, crossfit: bool, folds: int, seed: int, keep_decision: bool | None) -> Done:
+def run(methods: Mapping[str, AnyMethod], cohort: Cohort, engine: Engine, *, crossfit: bool, folds: int, seed: int, keep_decision: bool | None) -> Done:
     """Fit all methods over shared passes and, where possible, score each case by fits that did not see its fold."""
     groups = len(set(cohort.groups))
     why_not = ""
@@ -118,7 +134,7 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
     for name, fit in done.fits.items():
         solution = fit.calibrator.solution
         if solution is not None:
-            out.text(f"{name}: {solution.status}; {solution.message}", "" if solution.status == "optimal" else "yellow")
+            out.text(f"{name}: {solution.status}; {solution.message}", "" if solution.status in ("optimal", "trained") else "yellow")
     if done.why_not:
         out.text(f"No cross-fitted numbers: {done.why_not}.")
     title = _title(done)

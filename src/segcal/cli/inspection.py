@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors
 
-from segcal.calibrators import Calibrator, Map
+from segcal.calibrators import Calibrator, PartMap
 from segcal.cli.console import Output
 from segcal.cli.tables import before_after, number, table
 from segcal.metrics.summary import plain
@@ -20,7 +20,7 @@ SMALL = 12
 
 def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
     """What `inspect --json` writes."""
-    parameters: dict[str, Any] = {name: m.describe() for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True) if isinstance(m, Map)}
+    parameters: dict[str, Any] = {name: m.describe() for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True) if isinstance(m, PartMap)}
     return {
         "method": calibrator.method,
         "classes": list(calibrator.head.classes),

@@ -43,6 +43,7 @@ def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | 
         mask=labelled.mask,
         zyx=scores.zyx,
         channel_axis=scores.channel_axis,
+        images=scores.images,
     )
     if calibrator is not None:
         cohort = _as_fitted(cohort, calibrator, labelled)

@@ -7,13 +7,15 @@ With an `expert` it concerns the voxels decided for one class, filed and ordered
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from segcal.accumulate import Accumulator
-from segcal.cases import Rows
+from segcal.cases import Block, Rows
 from segcal.experts import Expert
+from segcal.surroundings import Surroundings
 
 
 class Level(IntEnum):
@@ -29,6 +31,14 @@ class Through(Protocol):
 
     def __call__(self, rows: Rows) -> Rows:
         """Mapped rows."""
+
+
+@runtime_checkable
+class LocalThrough(Through, Protocol):
+    """A map that looks at neighbours, so that only `Engine.survey`, which reads whole cases, can answer for it."""
+
+    def on(self, surroundings: Surroundings) -> Callable[[Block], Through]:
+        """For an open case: from a block to the map of its scored rows."""
 
 
 @dataclass(frozen=True)

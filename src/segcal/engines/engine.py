@@ -11,7 +11,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol, TypeVar
@@ -21,19 +21,22 @@ from threadpoolctl import ThreadpoolController
 
 from segcal import accumulate
 from segcal.accumulate import State
-from segcal.cases import Block, Cohort, Prepared, Record, Rows
-from segcal.engines.ask import Ask, Level, Through
+from segcal.cases import Block, CaseReader, Cohort, Prepared, Record, Rows
+from segcal.engines.ask import Ask, Level, LocalThrough, Through
 from segcal.engines.filed import Filed, FiledChunk
 from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
 from segcal.journal import Scratch
+from segcal.surroundings import Surroundings
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+R = TypeVar("R")
 
 MIB = 2**20
 LEAST_MEMORY = 256 * MIB
+NOTHING: Mapping[Any, Any] = {}
 
 
 class Progress(Protocol):
@@ -59,8 +62,8 @@ class Silent:
 class Mapper(Protocol):
     """What `map` does with a case: opens it for writing and takes its blocks; what it returns is the case's outcome."""
 
-    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> contextlib.AbstractContextManager[CaseMapper]:
-        """Open one case."""
+    def case(self, reader: CaseReader, scratch: Scratch) -> contextlib.AbstractContextManager[CaseMapper]:
+        """Open the case that `reader` reads."""
 
 
 class CaseMapper(Protocol):
@@ -111,7 +114,7 @@ class Engine(ABC):
         def work(index: int) -> None:
             file = CaseFile(scratch)
             notes, blocks = [], []
-            with contextlib.closing(file), self._scratch(cohort) as reading, cohort.open(index, reading) as reader:
+            with contextlib.closing(file), self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
                 for start, stop in cohort.cuts(index):
                     block = reader.block(start, stop)
                     notes.append(reader.note(block))
@@ -172,13 +175,15 @@ class Engine(ABC):
             mine = {k: a for k, a in asks.items() if a.wants(index)}
             total: dict[Any, State] = {}
             notes = []
-            with self._scratch(cohort) as reading, cohort.open(index, reading) as reader:
+            with self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
+                around = Surroundings(reader)
+                local = {t: t.on(around) for t in dict.fromkeys(a.through for a in mine.values()) if isinstance(t, LocalThrough)}
                 for start, stop in cohort.cuts(index):
                     block = reader.block(start, stop)
                     notes.append(reader.note(block))
                     prepared = reader.prepare(block)
                     if prepared.log_probs.shape[1]:
-                        _merge_into(total, _fold_parts(cohort.head, mine, prepared, index), asks)
+                        _merge_into(total, _fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}), asks)
                 records[index] = reader.record(notes)
             self.progress.step()
             return total
@@ -197,7 +202,7 @@ class Engine(ABC):
         def work(index: int) -> None:
             name = cohort[index].id
             try:
-                with self._scratch(cohort) as scratch, cohort.open(index, scratch) as reader, mapper.case(cohort, index, scratch) as opened:
+                with self.scratch(cohort) as scratch, cohort.open(index, scratch) as reader, mapper.case(reader, scratch) as opened:
                     for start, stop in cohort.cuts(index):
                         opened.block(reader.block(start, stop, keep_members=keep_members))
                     summary = opened.summary()
@@ -210,9 +215,15 @@ class Engine(ABC):
         self._all(work, range(len(cohort)))
         return [outcomes[i] for i in range(len(cohort))]
 
-    def _scratch(self, cohort: Cohort) -> Scratch:
+    def gather(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do all the work and return the results in the order of the items."""
+        found: dict[int, R] = {}
+        self._all(lambda item: (item[0], work(item[1])), list(enumerate(items)), lambda pair: found.__setitem__(*pair))
+        return [found[k] for k in range(len(items))]
+
+    def scratch(self, cohort: Cohort) -> Scratch:
         """A reader's budget: a fifth of the memory, shared by all workers and all fields a case may have open."""
-        return Scratch(self.max_memory // (5 * self.workers * (cohort.members + 3)))
+        return Scratch(self.max_memory // (5 * self.workers * (cohort.members + 4)))
 
     def _all(self, work: Callable[[T], Any], items: Iterable[T], take: Callable[[Any], object] = lambda result: None) -> None:
         """Do all the work and `take` each result; whatever happens, no worker is left running when this returns."""
@@ -271,22 +282,22 @@ def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mappin
         total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
 
 
-def _fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int) -> dict[Any, State]:
-    """Fold one block for every ask, part by part."""
+def _fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING) -> dict[Any, State]:
+    """Fold one block for every ask, part by part. `local`: what stands, on this block, for a `through` that looks at neighbours."""
     out: dict[Any, State] = {}
     for part in sorted({a.part for a in asks.values()}):
-        out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case)
+        out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case, local)
     return out
 
 
-def _fold(asks: Mapping[Any, Ask], rows: Rows, case: int) -> dict[Any, State]:
+def _fold(asks: Mapping[Any, Ask], rows: Rows, case: int, local: Mapping[Through, Through] = NOTHING) -> dict[Any, State]:
     """Fold rows of one part for every ask; they are mapped once for each `through`, and let go before the next."""
     out: dict[Any, State] = {}
     alike: dict[Through | None, list[Any]] = {}
     for key, ask in asks.items():
         alike.setdefault(ask.through, []).append(key)
     for through, keys in alike.items():
-        mapped = rows if through is None else through(rows)
+        mapped = rows if through is None else local.get(through, through)(rows)
         for key in keys:
             out[key, case if asks[key].by_case else None] = accumulate.fold(asks[key].accumulator, mapped)
     return out

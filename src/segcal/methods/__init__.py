@@ -1,5 +1,8 @@
 """Methods fit, calibrators apply: one file a method, named as in the field."""
 
+from collections.abc import Callable
+from functools import partial
+
 from segcal.methods.argmax_preserving_matrix_scaling import ArgmaxPreservingMatrixScaling
 from segcal.methods.class_conditional_dirichlet import ClassConditionalDirichlet
 from segcal.methods.constrained_matrix_scaling import ConstrainedMatrixScaling
@@ -8,14 +11,17 @@ from segcal.methods.ensemble_temperature_scaling import EnsembleTemperatureScali
 from segcal.methods.histogram_binning import HistogramBinning
 from segcal.methods.intra_order_preserving import IntraOrderPreserving
 from segcal.methods.isotonic_regression import IsotonicRegression
+from segcal.methods.local_temperature_scaling import LocalTemperatureScaling
 from segcal.methods.matrix_scaling import MatrixScaling
-from segcal.methods.method import Method
+from segcal.methods.method import AnyMethod, Method, Trained
 from segcal.methods.order_preserving_matrix_scaling import OrderPreservingMatrixScaling
 from segcal.methods.temperature_scaling import TemperatureScaling
 from segcal.methods.vector_scaling import VectorScaling
 
 __all__ = [
     "REGISTERED",
+    "TRAINED",
+    "AnyMethod",
     "ArgmaxPreservingMatrixScaling",
     "ClassConditionalDirichlet",
     "ConstrainedMatrixScaling",
@@ -24,10 +30,12 @@ __all__ = [
     "HistogramBinning",
     "IntraOrderPreserving",
     "IsotonicRegression",
+    "LocalTemperatureScaling",
     "MatrixScaling",
     "Method",
     "OrderPreservingMatrixScaling",
     "TemperatureScaling",
+    "Trained",
     "VectorScaling",
 ]
 
@@ -48,4 +56,11 @@ REGISTERED: dict[str, type[Method]] = {
         IntraOrderPreserving,
     )
 }
-"""Methods by the name `--method` takes."""
+"""Methods that are plans, by the name `--method` takes."""
+
+TRAINED: dict[str, Callable[..., Trained]] = {
+    "lts": partial(LocalTemperatureScaling, source="log_probs", image=False),
+    "lts-raw": partial(LocalTemperatureScaling, source="logits", image=False),
+    "lts-image": partial(LocalTemperatureScaling, source="log_probs", image=True),
+}
+"""Methods that are trained on whole planes, so that they need images or volumes, by the name `--method` takes."""

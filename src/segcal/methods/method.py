@@ -1,4 +1,7 @@
-"""What every method shares: a plan that fits one softmax problem on several subsets of the cases, and `fit`, which runs it.
+"""What every method shares: `fit`, and one of two ways of fitting one softmax problem on several subsets of the cases.
+
+A `Method` is a plan: a conversation about pinned rows, driven together with those of other methods. A `Trained` method learns by epochs from planes of whole cases
+(`segcal.training`), one problem and one subset after another, from what its own plan found out first.
 
 `fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with `(B, *spatial)` labels, or a plain table
 `(N, C)`, `(N,)` with `groups` naming each row's case; a `Cohort` may be larger than memory. No voxel to score: LabelError.
@@ -6,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segcal import accumulate, splits
-from segcal.calibrators import Calibrator, FitData, Map, Solution
+from segcal.calibrators import Calibrator, FitData, PartMap, Solution
 from segcal.calibrators.calibrator import check_keeps
-from segcal.cases import Cohort
+from segcal.cases import Cohort, Record
 from segcal.engines import Engine, Level, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
@@ -24,6 +28,7 @@ from segcal.objectives import LabelCount
 from segcal.recipe import FAMILIES, Recipe
 from segcal.scores import Kind
 from segcal.sources.arrays import cohort_from_arrays
+from segcal.training import Examples, Lesson
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,20 +42,29 @@ SEED = 0
 class FittedMap:
     """One part's map and how its fit ended."""
 
-    map: Map
+    map: PartMap
     solution: Solution
 
 
-class Method(ABC):
+class AnyMethod(ABC):
     """A way of fitting calibrators. Concrete methods are frozen dataclasses of their options."""
 
-    name: ClassVar[str]
     automatic: ClassVar[bool] = True
     """Whether `segcal.recommend` compares it unless told otherwise; False for methods trained at length."""
 
     @abstractmethod
     def identifiable(self, classes: int) -> int:
         """Parameters of one softmax problem of so many classes that data can tell: what "simpler" means where methods are compared."""
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """What it is called where `--method` names it."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields of a case it needs beside scores and labels."""
+        return frozenset()
 
     @property
     def takes_validation(self) -> bool:
@@ -61,10 +75,6 @@ class Method(ABC):
     def convex(self) -> bool:
         """Whether its problem is convex, so that a solution is certified."""
         return True
-
-    @abstractmethod
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
-        """Fit one softmax problem on every subset the task names."""
 
     @classmethod
     def variables(cls, classes: int) -> int | None:
@@ -97,21 +107,62 @@ class Method(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        `groups` keeps cases of one patient or sequence in one fold. `validation`: other cases, for methods that stop or choose by them (`solver=Recipe()`).
-        What a method does not use raises UsageError.
+        `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled cases of other groups, to stop or choose by) and `fields` (image=...) are for
+        methods that use them; others raise UsageError.
         """
-        if fields:
-            name = next(iter(fields))
-            raise UsageError(name, found="a value", expected="nothing", do=f"{type(self).__name__} is fitted exactly from scores and labels; leave it out.")
+        unused = [name for name in fields if name not in self.fields] + (["validation"] if validation is not None and not self.takes_validation else [])
+        if unused:
+            raise UsageError(unused[0], found="a value", expected="nothing", do=f"{type(self).__name__} with these options has no use for it; leave it out.")
         if isinstance(scores, Cohort):
-            if labels is not None or mask is not None or groups is not None:
-                raise UsageError("labels, mask, groups", found="a value beside a cohort", expected="nothing", do="A cohort brings its own labels, masks and groups.")
+            if labels is not None or mask is not None or groups is not None or fields:
+                raise UsageError(
+                    "labels, mask, groups, fields", found="a value beside a cohort", expected="nothing", do="A cohort brings its own labels, masks, groups and fields."
+                )
             cohort = scores
         else:
             if labels is None:
                 raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
-            cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups)
-        return fit_methods({self.name: self}, cohort, engine or Threads(), validation=validation)[self.name].calibrator
+            cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups, fields=fields)
+        return fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[self.method].calibrator
+
+
+class Method(AnyMethod):
+    """A method that is a plan."""
+
+    name: ClassVar[str]
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+        return self.name
+
+    @abstractmethod
+    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+        """Fit one softmax problem on every subset the task names."""
+
+
+class Trained(AnyMethod):
+    """A method that is trained by epochs on whole planes."""
+
+    automatic: ClassVar[bool] = False
+
+    @property
+    def takes_validation(self) -> bool:
+        """To stop by."""
+        return True
+
+    @property
+    def convex(self) -> bool:
+        """No: where a training ends is no proven optimum."""
+        return False
+
+    @abstractmethod
+    def plan(self, task: Task) -> Plan[dict[Subset, Any]]:
+        """What to find out from pinned rows before training, for every subset."""
+
+    @abstractmethod
+    def train(self, lesson: Lesson, engine: Engine) -> FittedMap:
+        """Learn one softmax problem from the cases of one subset; `lesson.start` is what the plan found for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +181,7 @@ def by_recipe(recipe: Recipe, task: Task, name: str) -> Plan[dict[Subset, Fitted
 
 
 def fit_methods(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, AnyMethod],
     cohort: Cohort,
     engine: Engine,
     *,
@@ -140,14 +191,35 @@ def fit_methods(
     keep_decision: bool | None = None,
     validation: Cohort | None = None,
 ) -> dict[str, Fit]:
-    """Fit several methods over shared passes: pin once, then drive all their plans as one.
+    """Fit several methods over shared passes: pin once, drive all their plans as one, then train those that are trained, one after another.
 
     `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`.
-    `validation`: labelled cases of other groups, read beside the others, for methods that stop or choose by them; no fit and no fold contains them.
-    A UsageError where no method uses them.
+    `validation`: labelled cases of other groups, for methods that stop or choose by them; no fit and no fold contains them. A UsageError where no method uses them. Without
+    them such methods hold out a part of the cases they are given.
     """
     check_keeps(cohort.head, keep_decision)
+    for method in methods.values():
+        for given in [cohort] if validation is None else [cohort, validation]:
+            given.having(sorted(method.fields))
     both = cohort if validation is None else _beside(cohort, validation, methods)
+    found, pinned, parts = _driven(methods, cohort, both, engine, crossfit, folds, seed)
+    subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
+    found |= _trained({n: m for n, m in methods.items() if isinstance(m, Trained)}, cohort, engine, found, parts, subsets, validation)
+    return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is remembered of pinned rows when they are let go."""
+
+    records: Sequence[Record]
+    passes: int
+
+
+def _driven(
+    methods: Mapping[str, AnyMethod], cohort: Cohort, both: Cohort, engine: Engine, crossfit: bool, folds: int, seed: int
+) -> tuple[dict[Any, Any], Read, tuple[tuple[int, ...], ...]]:
+    """What all plans found, on pinned rows of `both`, the cohort and validation cases after it; and the folds."""
     with engine.pin(both) as pinned:
         _check_apart(pinned, len(cohort))
         parts: tuple[tuple[int, ...], ...] = ()
@@ -162,13 +234,43 @@ def fit_methods(
         subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
         whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
         tasks = [Task(part, len(cohort.head.part_classes(part)), whole, cohort.groups, parts, subsets, pinned.has_energy, beside) for part in range(len(cohort.head.parts))]
-        plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() for task in tasks}
+        plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() if isinstance(method, Method | Trained) for task in tasks}
         plans |= {(None, task.part): _absent(task) for task in tasks}
-        found = drive(together(plans), engine, pinned)
-        return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
+        return drive(together(plans), engine, pinned), Read(pinned.records, pinned.passes), parts
 
 
-def _beside(cohort: Cohort, validation: Cohort, methods: Mapping[str, Method]) -> Cohort:
+def _trained(
+    methods: Mapping[str, Trained],
+    cohort: Cohort,
+    engine: Engine,
+    found: Mapping[Any, Any],
+    folds: tuple[tuple[int, ...], ...],
+    subsets: Sequence[Subset],
+    validation: Cohort | None,
+) -> dict[Any, dict[Subset, FittedMap]]:
+    """Every trained method's maps, by part and subset. Methods that need the same fields share what they read."""
+    out: dict[Any, dict[Subset, FittedMap]] = {}
+    shared: dict[tuple[Cohort, bool], Examples] = {}
+    cohorts = [cohort] if validation is None else [cohort, validation]
+    limit = engine.max_memory // (3 * len(cohorts) * max(1, len({"image" in m.fields for m in methods.values()})))
+
+    def examples(of: Cohort, image: bool) -> Examples:
+        if (of, image) not in shared:
+            shared[of, image] = Examples(of, engine, limit, image)
+        return shared[of, image]
+
+    for name, method in methods.items():
+        image = "image" in method.fields
+        for part in range(len(cohort.head.parts)):
+            out[name, part] = {}
+            for subset in subsets:
+                cases = frozenset(range(len(cohort))) - {i for k in subset for i in folds[k]}
+                held = None if validation is None else examples(validation, image)
+                out[name, part][subset] = method.train(Lesson(examples(cohort, image), part, cases, held, found[name, part][subset]), engine)
+    return out
+
+
+def _beside(cohort: Cohort, validation: Cohort, methods: Mapping[str, AnyMethod]) -> Cohort:
     """Both cohorts as one; validation cases come last, under names of their own."""
     if not any(m.takes_validation for m in methods.values()):
         raise UsageError(
@@ -203,7 +305,7 @@ def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
     return {s: frozenset(np.flatnonzero(accumulate.result(count, found[s]) == 0).tolist()) for s in task.subsets}
 
 
-def _fit(name: str, method: Method, found: Mapping[Any, Any], cohort: Cohort, pinned: Pinned, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
+def _fit(name: str, method: AnyMethod, found: Mapping[Any, Any], cohort: Cohort, pinned: Read, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
     def fitted_part(part: int, subset: Subset) -> FittedMap:
         fitted: FittedMap = found[name, part][subset]
         absent = [cohort.head.part_classes(part)[k] for k in sorted(found[None, part][subset])]
@@ -230,9 +332,9 @@ def _combined(solutions: Sequence[Solution], names: Sequence[str], passes: int) 
     if len(solutions) == 1:
         s = solutions[0]
         return Solution(s.objective, s.nll, s.status, s.message, passes, s.certificate, s.settings, s.selection)
-    rank = ("optimal", "degenerate", "stopped")
+    rank = ("optimal", "trained", "degenerate", "stopped")
     worst = max(solutions, key=lambda s: rank.index(s.status))
-    loosest = max(solutions, key=lambda s: float(s.certificate["gap"]))
+    loosest = max(solutions, key=lambda s: math.inf if s.certificate["gap"] is None else float(s.certificate["gap"]))
     n = len(solutions)
     return Solution(
         sum(s.objective for s in solutions) / n,

@@ -43,6 +43,7 @@ def open_cohort(
     mask: PathLike | None = None,
     zyx: bool = False,
     channel_axis: int = 0,
+    images: PathLike | None = None,
 ) -> Cohort:
     """Find the cases in `paths` and describe them; no voxel is read.
 
@@ -51,6 +52,7 @@ def open_cohort(
     scores are, where the files do not say. `pool`: how members are averaged. `classes`: names. `background`: index left out of Dice and IoU, None for none;
     left out, what dataset.json says, else none. `ignore_index`: label never scored. `zyx`: arrays of a plain folder have their spatial axes in the reverse
     of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis of arrays in a plain folder.
+    `images`: a folder of the images that were segmented, named as the cases, for methods that look at them.
 
     Raises UsageError for arguments, MissingError where cases, labels or probabilities are missing, other DataErrors for files that cannot be used.
     """
@@ -67,6 +69,7 @@ def open_cohort(
         None if mask is None else Path(mask),
         zyx,
         channel_axis,
+        None if images is None else Path(images),
     )
     layouts = [_layout(p) for p in listed]
     for path, layout in zip(listed, layouts, strict=True):

@@ -16,6 +16,7 @@ from segcal.errors import MissingError, ShapeError, UsageError
 from segcal.head import Head
 from segcal.scores import Kind, check_kind
 from segcal.sources import maps, nifti, zarr
+from segcal.sources.case_images import CaseImages
 from segcal.sources.dataset_json import head_of, read_json
 from segcal.sources.maps import Maps, by_case, ending, open_map
 from segcal.sources.nifti import NiftiField
@@ -57,6 +58,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
     names = same_cases([(str(where), set(files)) for where, files in members])
     labels = None if request.labels is None else Maps.find(request.labels)
     masks = None if request.mask is None else Maps.find(request.mask)
+    images = None if request.images is None else CaseImages.find(request.images)
     if labels is not None:
         labels.check(names)
     cases, kinds = [], dict[Kind, Path]()
@@ -64,7 +66,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         paths = [files[case] for _, files in members]
         opened = [scores_in(path, request) for path in paths]
         kinds.update((kind, path) for (kind, _), path in zip(opened, paths, strict=True) if kind not in kinds)
-        cases.append(_case(case, paths, tuple(field for _, field in opened), labels, masks, request))
+        cases.append(_case(case, paths, tuple(field for _, field in opened), labels, masks, images, request))
     if len(kinds) > 1:
         (one, here), (other, there) = list(kinds.items())[:2]
         raise UsageError(str(there), found=f"{other}", expected=f"{one} as in {here}", do="Store all cases and members as one kind of scores.")
@@ -140,7 +142,7 @@ def _declared(kind: Kind | None, path: Path) -> Kind:
     return check_kind(kind)
 
 
-def _case(name: str, paths: list[Path], scores: tuple[Field, ...], labels: Maps | None, masks: Maps | None, request: Request) -> Case:
+def _case(name: str, paths: list[Path], scores: tuple[Field, ...], labels: Maps | None, masks: Maps | None, images: CaseImages | None, request: Request) -> Case:
     shape = scores[0].shape
     label_path = None if labels is None else labels.path(name)
     mask = None if masks is None else open_map(masks.required(name), shape, request.axes)
@@ -155,7 +157,8 @@ def _case(name: str, paths: list[Path], scores: tuple[Field, ...], labels: Maps 
     target = None if label_path is None else open_map(label_path, shape, request.axes)
     for other in volumes[1:]:
         nifti.check_geometry(other, volumes[0])
-    return Case(name, scores, target, mask=mask, spacing=spacing, files=files)
+    fields = {} if images is None else {"image": images.of(name, shape, request.axes)}
+    return Case(name, scores, target, mask=mask, spacing=spacing, fields=fields, files=files)
 
 
 def _described(folders: Sequence[Path]) -> Head | None:

@@ -19,6 +19,7 @@ from typing import Any
 from segcal.cases import Case, Cohort, Field, Provenance
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 from segcal.sources import maps, nifti, pickles
+from segcal.sources.case_images import CaseImages
 from segcal.sources.dataset_json import head_of, read_json
 from segcal.sources.folder import agreed, same_cases
 from segcal.sources.maps import Maps, ending, open_map
@@ -144,13 +145,14 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     names = same_cases([(str(m.where), set(m.cases)) for m in members])
     labels = None if request.labels is None else Maps.find(request.labels)
     masks = None if request.mask is None else Maps.find(request.mask)
+    images = None if request.images is None else CaseImages.find(request.images)
     if labels is not None:
         labels.check(names)
-    cases = tuple(_case(case, members, labels, masks) for case in names)
+    cases = tuple(_case(case, members, labels, masks, images) for case in names)
     return Cohort(cases, request.head(described, cases[0].scores[0].channels or 0), "probs", request.pool, provenance, name)
 
 
-def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None) -> Case:
+def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None, images: CaseImages | None) -> Case:
     scores: tuple[Field, ...] = tuple(NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members)
     first, shape = members[0], scores[0].shape
     crop, spacing = _geometry(name, members, scores)
@@ -173,6 +175,8 @@ def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps
         files["label_map"] = own
         if len(members) == 1 and ending(own, maps.ENDINGS):
             fields["delivered"] = open_map(own, shape, first.axes)
+    if images is not None:
+        fields["image"] = images.of(name, shape, first.axes)
     mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
     return Case(name, scores, target, mask=mask, crop=crop, spacing=spacing, fields=fields, files=files)
 

@@ -27,6 +27,7 @@ class Request:
     mask: Path | None = None
     zyx: bool = False
     channel_axis: int = 0
+    images: Path | None = None
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:

@@ -19,10 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from segcal.calibrators import Calibrator, load
+from segcal.calibrators.calibrator import ThroughLocalPart
 from segcal.cases import Prepared
 from segcal.errors import ScoreError, ShapeError
 from segcal.head import Head, Regions
+from segcal.journal import Scratch
 from segcal.scores import KINDS, Kind, check_kind
+from segcal.sources.arrays import cohort_from_arrays
+from segcal.surroundings import Surroundings
+from segcal.testing.examples import image_of, with_images
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import REGIMES, scores
 
@@ -55,6 +60,20 @@ def _scored_as(kind: Kind, head: Head, body: Callable[[Array, Kind], None], regi
         body(np.ascontiguousarray(flat.reshape(head.channels, 2, 4, 5).swapaxes(0, 1)), kind)
 
 
+def fields_of(calibrator: Calibrator, scores: torch.Tensor) -> dict[str, Any]:
+    """What a calibrator needs beside scores."""
+    return {name: torch.from_numpy(image_of(scores)) for name in calibrator.fields}
+
+
+def _applied(calibrator: Calibrator, scores: torch.Tensor, kind: Kind | None = None) -> torch.Tensor:
+    out: torch.Tensor = calibrator(scores, kind=kind, **fields_of(calibrator, scores))
+    return out
+
+
+def _logs(calibrator: Calibrator, scores: torch.Tensor, kind: Kind) -> torch.Tensor:
+    return calibrator.log_probs(scores, kind=kind, **fields_of(calibrator, scores))
+
+
 def _bits(p: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
     return tuple(p.shape), p.detach().numpy().tobytes()
 
@@ -64,7 +83,7 @@ def delivers_probabilities(calibrator: Calibrator) -> None:
     """What is delivered is float32 in the shape of the scores, within [0, 1], and sums to one within 1e-6 over classes."""
 
     def body(z: Array, kind: Kind) -> None:
-        p = calibrator(torch.from_numpy(z), kind=kind)
+        p = _applied(calibrator, torch.from_numpy(z), kind)
         require(p.dtype == torch.float32 and tuple(p.shape) == z.shape, f"{p.dtype} {tuple(p.shape)} for scores {z.shape}")
         require(bool(((p >= 0) & (p <= 1 + 1e-6)).all()), f"values outside [0, 1], or NaN, from {kind}")
         if not isinstance(calibrator.head, Regions):
@@ -81,7 +100,7 @@ def promised_label_is_delivered(calibrator: Calibrator) -> None:
         return
 
     def body(z: Array, kind: Kind) -> None:
-        p = calibrator(torch.from_numpy(z), kind=kind).numpy()
+        p = _applied(calibrator, torch.from_numpy(z), kind).numpy()
         flipped = promised(p, calibrator.head, "probs") != promised(z, calibrator.head, kind)
         require(not flipped.any(), f"{int(flipped.sum())} of {flipped.size} labels flip, from {kind} in {z.dtype}")
 
@@ -105,12 +124,18 @@ def promised_order_is_delivered(calibrator: Calibrator) -> None:
 
 @law
 def shape_of_the_batch_is_free(calibrator: Calibrator) -> None:
-    """A table (N, C), images, volumes and single cases of a batch give the same labels, and probabilities to 1e-6."""
+    """A table (N, C), images, volumes and single cases of a batch give the same labels, and probabilities to 1e-6; where neighbours count, images as volumes of one slice do."""
 
     def body(z: Array, kind: Kind) -> None:
-        p = calibrator(torch.from_numpy(z), kind=kind).numpy()
+        p = _applied(calibrator, torch.from_numpy(z), kind).numpy()
         channels = z.shape[1]
         table = np.ascontiguousarray(np.moveaxis(z, 1, -1).reshape(-1, channels))
+        if calibrator.looks_around:
+            single = np.concatenate([_applied(calibrator, torch.from_numpy(z[k : k + 1]), kind).numpy() for k in range(2)]) if not calibrator.fields else p
+            volume = _applied(calibrator, torch.from_numpy(z[:, :, None]), kind).numpy().reshape(z.shape)
+            for how, q in {"single cases": single, "volumes of one slice": volume}.items():
+                require(np.abs(p - q).max() <= 1e-6, f"{how} give other probabilities")
+            return
         as_table = np.moveaxis(calibrator(torch.from_numpy(table), kind=kind).numpy().reshape(2, 4, 5, channels), -1, 1)
         as_volume = calibrator(torch.from_numpy(z.reshape(2, channels, 2, 2, 5)), kind=kind).numpy().reshape(z.shape)
         one_by_one = np.concatenate([calibrator(torch.from_numpy(z[k : k + 1]), kind=kind).numpy() for k in range(2)])
@@ -128,8 +153,10 @@ def shape_of_the_batch_is_free(calibrator: Calibrator) -> None:
 def an_empty_batch_gives_an_empty_result(calibrator: Calibrator) -> None:
     """No case, or cases without a voxel, give an empty result of that shape."""
     channels = calibrator.head.channels
-    for shape in ((0, channels), (0, channels, 4, 5), (2, channels, 0), (1, channels, 3, 0, 2)):
-        p = calibrator(torch.zeros(shape))
+    shapes: list[tuple[int, ...]] = [(0, channels, 4, 5), (1, channels, 3, 0, 2)]
+    shapes += [] if calibrator.looks_around else [(0, channels), (2, channels, 0)]
+    for shape in shapes:
+        p = _applied(calibrator, torch.zeros(shape))
         require(tuple(p.shape) == shape and p.dtype == torch.float32, f"{p.dtype} {tuple(p.shape)} for an empty batch {shape}")
 
 
@@ -140,10 +167,10 @@ def applying_is_pure(calibrator: Calibrator) -> None:
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z)
         kept = given.clone()
-        first = _bits(calibrator(given, kind=kind))
+        first = _bits(_applied(calibrator, given, kind))
         require(torch.equal(given, kept), "the scores were changed")
         mode = calibrator.training
-        again = [_bits(calibrator.train(training)(given, kind=kind)) for training in (True, False)]
+        again = [_bits(_applied(calibrator.train(training), given, kind)) for training in (True, False)]
         calibrator.train(mode)
         require(again == [first, first], "applying again gave other bits")
 
@@ -165,7 +192,7 @@ def a_file_gives_the_same_bits(calibrator: Calibrator) -> None:
 
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z)
-        require(_bits(loaded(given, kind=kind)) == _bits(calibrator(given, kind=kind)), "a loaded copy gives other bits")
+        require(_bits(_applied(loaded, given, kind)) == _bits(_applied(calibrator, given, kind)), "a loaded copy gives other bits")
 
     _scored(calibrator, body)
 
@@ -179,9 +206,9 @@ def copies_give_the_same_bits(calibrator: Calibrator) -> None:
 
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z)
-        expected = _bits(calibrator(given, kind=kind))
-        require(_bits(moved(given, kind=kind)) == expected, "a moved copy gives other bits")
-        require(_bits(filled(given, kind=kind)) == expected, "a copy filled from state_dict gives other bits")
+        expected = _bits(_applied(calibrator, given, kind))
+        require(_bits(_applied(moved, given, kind)) == expected, "a moved copy gives other bits")
+        require(_bits(_applied(filled, given, kind)) == expected, "a copy filled from state_dict gives other bits")
 
     _scored(calibrator, body, ("ordinary", "nearly tied"))
 
@@ -192,7 +219,7 @@ def log_probs_agree_with_what_is_delivered(calibrator: Calibrator) -> None:
 
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z)
-        x, p = calibrator.log_probs(given, kind=kind), calibrator(given, kind=kind)
+        x, p = _logs(calibrator, given, kind), _applied(calibrator, given, kind)
         require(x.dtype == torch.float64 and x.shape == p.shape, f"{x.dtype} {tuple(x.shape)}")
         off = float((x.exp() - p).abs().max())
         kept = isinstance(calibrator.head, Regions) and calibrator.keeps_label
@@ -211,7 +238,7 @@ def a_shift_of_logits_moves_nothing_if_promised(calibrator: Calibrator) -> None:
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z).double()
         shift = torch.linspace(-1e3, 1e3, 40, dtype=torch.float64).reshape(2, 1, 4, 5)
-        off = float((calibrator(given + shift, kind=kind) - calibrator(given, kind=kind)).abs().max())
+        off = float((_applied(calibrator, given + shift, kind) - _applied(calibrator, given, kind)).abs().max())
         require(off <= 1e-6, f"a shift of the logits moves a probability by {off:.3g}")
 
     _scored(calibrator, body, ("ordinary", "faint"), ("logits",))
@@ -223,13 +250,18 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
     head = calibrator.head
 
     def body(z: Array, kind: Kind) -> None:
-        flat = torch.from_numpy(np.ascontiguousarray(z.swapaxes(0, 1).reshape(head.channels, -1)))
+        cohort = with_images(cohort_from_arrays(z[:1], kind=kind, head=head))
+        with Scratch(1 << 20) as scratch, cohort.open(0, scratch) as reader:
+            block, around = reader.block(0, cohort[0].voxels), Surroundings(reader)
+            temperatures = [None if t is None else t.read(0, block.voxels) for t in calibrator.temperatures(around)]
+            throughs = [t.on(around)(block) if isinstance(t, ThroughLocalPart) else t for t in map(calibrator.through, range(len(head.parts)))]
+        flat = block.scores
         decision = head.decide(flat, kind)
         energy = head.free_energy(flat, kind)
         prepared = Prepared(0, 0, head.canonical(flat, kind), torch.zeros_like(decision), decision, energy)
-        p = calibrator.deliver(flat, kind)
+        p = calibrator.deliver(flat, kind, temperatures)
         for part in range(len(head.parts)):
-            mapped = calibrator.through(part)(prepared.part(head, part))
+            mapped = throughs[part](prepared.part(head, part))
             inside = p[part] if isinstance(head, Regions) else p
             seen = mapped.log_probs.exp()[1] if isinstance(head, Regions) else mapped.log_probs.exp()
             require(float((seen - inside).abs().max()) <= 1e-6, "metrics see other probabilities than are delivered")
@@ -244,9 +276,9 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
 def bad_scores_are_refused(calibrator: Calibrator) -> None:
     """NaN is a ScoreError, and another number of channels a ShapeError."""
     channels = calibrator.head.channels
-    for bad, error in ((torch.full((1, channels, 3), torch.nan), ScoreError), (torch.full((1, channels + 1, 3), 0.5), ShapeError)):
+    for bad, error in ((torch.full((1, channels, 3, 3), torch.nan), ScoreError), (torch.full((1, channels + 1, 3, 3), 0.5), ShapeError)):
         try:
-            calibrator(bad)
+            _applied(calibrator, bad)
         except error:
             continue
         require(False, f"scores {tuple(bad.shape)} of {bad.flatten()[0].item()} were taken")
@@ -255,8 +287,8 @@ def bad_scores_are_refused(calibrator: Calibrator) -> None:
 @law
 def a_trace_gives_the_same_numbers(calibrator: Calibrator) -> None:
     """torch.export follows `log_probs`, and what it makes gives the same numbers to 1e-12."""
-    made = _LogProbs(calibrator)
     shape = (2, calibrator.head.channels, 3, 4)
+    made = _LogProbs(calibrator, fields_of(calibrator, torch.zeros(shape)))
     grid = torch.linspace(-3, 3, int(np.prod(shape))).reshape(shape)
     z, other = grid.sin(), (2 * grid).cos()
     exported = torch.export.export(made, (z,), strict=False).module()
@@ -268,12 +300,13 @@ def a_trace_gives_the_same_numbers(calibrator: Calibrator) -> None:
 class _LogProbs(torch.nn.Module):
     """What gets exported: logits to calibrated log-probabilities, without the look at the values."""
 
-    def __init__(self, calibrator: Calibrator) -> None:
+    def __init__(self, calibrator: Calibrator, fields: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.calibrator = calibrator
+        self.fields = fields
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return self.calibrator.log_probs(z, kind="logits", check=False)
+        return self.calibrator.log_probs(z, kind="logits", check=False, **self.fields)
 
 
 CALIBRATOR_LAWS: tuple[Law[Calibrator], ...] = (

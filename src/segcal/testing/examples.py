@@ -7,6 +7,7 @@ data that determine no parameter or push one to infinity; a fit must end in a fi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from segcal.cases import Cohort
 from segcal.head import Regions, Softmax
-from segcal.sources.arrays import cohort_from_arrays
+from segcal.sources.arrays import ArrayField, cohort_from_arrays
 
 HEAD = Softmax(("background", "organ", "lesion"), background=0)
 NESTED = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))
@@ -41,10 +42,23 @@ def learnable(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0, o
     return z + (2 * rng.normal(size=(cases, 1, *shape)) if offsets else 0), y
 
 
+def image_of(scores: Any) -> Array:
+    """An image (B, *spatial) to go with scores (B, channels, *spatial): a ramp, with a step that differs from case to case."""
+    shape = (len(scores), *scores.shape[2:])
+    ramp = np.linspace(0, 1, int(np.prod(shape[1:]))).reshape(shape[1:]) if np.prod(shape) else np.zeros(shape[1:])
+    return np.stack([ramp + (ramp > 0.3 + 0.1 * k) for k in range(len(scores))]) if len(scores) else np.zeros(shape)
+
+
+def with_images(cohort: Cohort) -> Cohort:
+    """The cohort, with an image for each case."""
+    fields = [ArrayField(image_of(np.zeros((1, 1, *case.shape)))[0] + k, False, f"image[{k}]") for k, case in enumerate(cohort)]
+    return replace(cohort, cases=tuple(replace(case, fields={**case.fields, "image": f}) for case, f in zip(cohort, fields, strict=True)))
+
+
 def learnable_cohort(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
     """`learnable` as a cohort of logits."""
     z, y = learnable(cases, shape, seed)
-    return cohort_from_arrays(z, y, kind="logits", head=HEAD)
+    return with_images(cohort_from_arrays(z, y, kind="logits", head=HEAD))
 
 
 def learnable_regions(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
@@ -53,7 +67,7 @@ def learnable_regions(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: in
     truth = 1.5 * rng.normal(size=(cases, 2, *shape))
     inside = rng.random(truth.shape) < 1 / (1 + np.exp(-truth))
     y = inside[:, 0].astype(np.int64) + (inside[:, 0] & inside[:, 1])
-    return cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 1.0))).astype(np.float32), y, kind="probs", head=NESTED)
+    return with_images(cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 1.0))).astype(np.float32), y, kind="probs", head=NESTED))
 
 
 def _separable() -> Cohort:
@@ -82,7 +96,7 @@ def _always_wrong() -> Cohort:
 
 
 def _one_voxel() -> Cohort:
-    return cohort_from_arrays(np.array([[[2.0], [1.0], [-1.0]]]), np.array([[1]]), kind="logits", head=HEAD)
+    return cohort_from_arrays(np.array([2.0, 1.0, -1.0]).reshape(1, 3, 1, 1), np.ones((1, 1, 1), int), kind="logits", head=HEAD)
 
 
 def _certain_probabilities() -> Cohort:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +21,18 @@ from segcal.cases import Cohort
 from segcal.engines import Engine, Serial, Threads
 from segcal.errors import LabelError, SegcalError, UsageError
 from segcal.head import Regions
-from segcal.methods import Method, TemperatureScaling
+from segcal.methods import AnyMethod, TemperatureScaling
 from segcal.methods.method import fit_methods
 from segcal.sources.arrays import cohort_from_arrays
-from segcal.testing.calibrators import check_calibrator
-from segcal.testing.examples import DEGENERATE, HEAD, learnable, learnable_cohort, learnable_regions
+from segcal.testing.calibrators import check_calibrator, fields_of
+from segcal.testing.examples import DEGENERATE, HEAD, image_of, learnable, learnable_cohort, learnable_regions, with_images
 from segcal.testing.law import Law, check_all, law, require
 from segcal.testing.watching import spilling
 
-STATUSES = ("optimal", "degenerate", "stopped")
+STATUSES = ("optimal", "trained", "degenerate", "stopped")
 
 
-def fitted(method: Method, cohort: Cohort, engine: Engine | None = None, crossfit: bool = False) -> Calibrator:
+def fitted(method: AnyMethod, cohort: Cohort, engine: Engine | None = None, crossfit: bool = False) -> Calibrator:
     """The calibrator of a fit; of a cross-fit, the one on all cases."""
     return fit_methods({"it": method}, cohort, engine or Serial(), crossfit=crossfit)["it"].calibrator
 
@@ -47,14 +48,14 @@ def _cohorts() -> dict[str, Cohort]:
 
 
 @law
-def fitting_again_gives_the_same_bits(method: Method) -> None:
+def fitting_again_gives_the_same_bits(method: AnyMethod) -> None:
     """The same cohort gives the same parameters and solution, bit for bit."""
     for name, cohort in _cohorts().items():
         require(fit_bits(fitted(method, cohort)) == fit_bits(fitted(method, cohort)), f"a second fit gave other bits ({name})")
 
 
 @law
-def workers_and_memory_change_no_bit(method: Method) -> None:
+def workers_and_memory_change_no_bit(method: AnyMethod) -> None:
     """1, 2 and 4 workers, rows in memory or in files, give the same parameters and solution, bit for bit."""
     cohort = learnable_cohort()
     expected = fit_bits(fitted(method, cohort))
@@ -64,7 +65,7 @@ def workers_and_memory_change_no_bit(method: Method) -> None:
 
 
 @law
-def company_changes_no_bit(method: Method) -> None:
+def company_changes_no_bit(method: AnyMethod) -> None:
     """Fitted beside other methods, sharing their passes, it gives the same bits as alone."""
     cohort = learnable_cohort()
     alone = fit_bits(fitted(method, cohort))
@@ -74,7 +75,7 @@ def company_changes_no_bit(method: Method) -> None:
 
 
 @law
-def crossfits_do_not_see_their_fold(method: Method) -> None:
+def crossfits_do_not_see_their_fold(method: AnyMethod) -> None:
     """Each held-out calibrator equals, to 1e-5 in probability, a fit on the other cases alone; with options fixed, not chosen on folds."""
     cohort = learnable_cohort()
     found = fit_methods({"it": method}, cohort, Serial(), crossfit=True)["it"]
@@ -91,32 +92,37 @@ def crossfits_do_not_see_their_fold(method: Method) -> None:
 
 
 @law
-def fitting_changes_no_input(method: Method) -> None:
+def fitting_changes_no_input(method: AnyMethod) -> None:
     """Scores and labels are the same bits after a fit, and arrays, tensors and a cohort of them give the same fit."""
     z, y = learnable()
     scores, labels = torch.from_numpy(z.copy()), torch.from_numpy(y.copy())
-    found = method.fit(scores, labels, engine=Serial())
+    image: dict[str, Any] = {name: image_of(z) for name in method.fields}
+    found = method.fit(scores, labels, engine=Serial(), **image)
     require(torch.equal(scores, torch.from_numpy(z)) and torch.equal(labels, torch.from_numpy(y)), "scores or labels were changed")
-    from_cohort = method.fit(cohort_from_arrays(z, y, kind="logits"), engine=Serial())
-    require(fit_bits(found) == fit_bits(from_cohort) == fit_bits(method.fit(z, y, engine=Serial())), "arrays, tensors and a cohort of the same numbers give different fits")
+    from_cohort = method.fit(cohort_from_arrays(z, y, kind="logits", fields=image), engine=Serial())
+    require(
+        fit_bits(found) == fit_bits(from_cohort) == fit_bits(method.fit(z, y, engine=Serial(), **image)), "arrays, tensors and a cohort of the same numbers give different fits"
+    )
 
 
 @law
-def a_solution_is_complete(method: Method) -> None:
-    """A fit carries objective, NLL, status, message, passes and a certificate whose gap is not negative; regions carry one solution each."""
+def a_solution_is_complete(method: AnyMethod) -> None:
+    """A fit carries objective, NLL, status, message, passes and a certificate, whose gap is not negative, or None where nothing is convex; regions carry one solution each."""
     for cohort in _cohorts().values():
         solution = fitted(method, cohort).solution
         require(solution is not None, "no solution")
         assert solution is not None
-        _complete(solution.to_json())
+        _complete(method, solution.to_json())
         require(solution.passes >= 1, f"{solution.passes} passes")
         require(not isinstance(cohort.head, Regions) or set(solution.parts) == set(cohort.head.parts), f"solutions for {sorted(solution.parts)}")
+        if not method.convex:
+            require(solution.status != "optimal", "an optimum is claimed of a problem that is not convex")
         for part in solution.parts.values():
-            _complete(part.to_json())
+            _complete(method, part.to_json())
 
 
 @law
-def learnable_data_end_in_a_certified_optimum(method: Method) -> None:
+def learnable_data_end_in_a_certified_optimum(method: AnyMethod) -> None:
     """On data anything can be fitted to, a fit ends 'optimal' with a gap of at most 1e-6."""
     for cohort in _cohorts().values():
         solution = fitted(method, cohort).solution
@@ -127,7 +133,7 @@ def learnable_data_end_in_a_certified_optimum(method: Method) -> None:
         )
 
 
-def _complete(told: dict[str, object]) -> None:
+def _complete(method: AnyMethod, told: dict[str, object]) -> None:
     for name in ("objective", "nll"):
         value = told[name]
         require(isinstance(value, float) and math.isfinite(value), f"{name} = {value}")
@@ -136,11 +142,16 @@ def _complete(told: dict[str, object]) -> None:
     certificate = told["certificate"]
     require(isinstance(certificate, dict) and {"gap", "proof"} <= set(certificate), f"certificate {certificate}")
     assert isinstance(certificate, dict)
-    require(float(certificate["gap"]) >= 0 and bool(certificate["proof"]), f"gap {certificate['gap']}, proof {certificate['proof']!r}")
+    require(_honest(method, certificate["gap"]) and bool(certificate["proof"]), f"gap {certificate['gap']}, proof {certificate['proof']!r}")
+
+
+def _honest(method: AnyMethod, gap: float | None) -> bool:
+    """A bound where the problem is convex, and none where it is not."""
+    return (gap is not None and float(gap) >= 0) if method.convex else gap is None
 
 
 @law
-def never_worse_than_temperature_scaling(method: Method) -> None:
+def never_worse_than_temperature_scaling(method: AnyMethod) -> None:
     """The objective reached is not above temperature scaling's on the same data, by more than 1e-6."""
     for name, cohort in _cohorts().items():
         it, nested = fitted(method, cohort).solution, fitted(TemperatureScaling(), cohort).solution
@@ -150,17 +161,18 @@ def never_worse_than_temperature_scaling(method: Method) -> None:
 
 
 @law
-def degenerate_data_end_in_a_usable_map(method: Method) -> None:
+def degenerate_data_end_in_a_usable_map(method: AnyMethod) -> None:
     """Data that determine too little end in finite parameters, a message, and probabilities for any scores."""
     for name, make in DEGENERATE.items():
-        cohort = make()
+        cohort = with_images(make())
         calibrator = fitted(method, cohort)
         require(all(bool(torch.isfinite(v).all()) for v in calibrator.state_dict().values()), f"parameters that are not finite ({name})")
         solution = calibrator.solution
         require(solution is not None and solution.status in STATUSES and bool(solution.message), f"no message ({name})")
         assert solution is not None
-        require(math.isfinite(solution.objective) and float(solution.certificate["gap"]) >= 0, f"objective {solution.objective}, gap {solution.certificate['gap']} ({name})")
-        p = calibrator(_test_scores(cohort))
+        require(math.isfinite(solution.objective) and _honest(method, solution.certificate["gap"]), f"objective {solution.objective}, gap {solution.certificate['gap']} ({name})")
+        scores = _test_scores(cohort)
+        p = calibrator(scores, **fields_of(calibrator, scores))
         require(bool(((p >= 0) & (p <= 1)).all()), f"no probabilities ({name})")
         if not isinstance(cohort.head, Regions):
             require(float((p.double().sum(1) - 1).abs().max()) <= 1e-6, f"probabilities that do not sum to one ({name})")
@@ -175,11 +187,11 @@ def _test_scores(cohort: Cohort) -> torch.Tensor:
 
 def _distance(a: Calibrator, b: Calibrator) -> float:
     z = torch.from_numpy(learnable(3, (8, 8), seed=5)[0])
-    return float((a(z) - b(z)).abs().max())
+    return float((a(z, **fields_of(a, z)) - b(z, **fields_of(b, z))).abs().max())
 
 
 @law
-def order_of_cases_does_not_matter(method: Method) -> None:
+def order_of_cases_does_not_matter(method: AnyMethod) -> None:
     """Cases given in another order give the same probabilities, to 1e-5."""
     cohort = learnable_cohort()
     turned = Cohort(tuple(reversed(cohort.cases)), cohort.head, cohort.kind, cohort.pool, cohort.provenance)
@@ -188,22 +200,22 @@ def order_of_cases_does_not_matter(method: Method) -> None:
 
 
 @law
-def offsets_do_not_matter_if_promised(method: Method) -> None:
+def offsets_do_not_matter_if_promised(method: AnyMethod) -> None:
     """Where the fitted map is proven translation-invariant, an offset added to each voxel's logits changes no fitted probability, to 1e-5."""
     z, y = learnable(offsets=False)
     shift = 5 * np.random.default_rng(3).normal(size=(len(z), 1, *z.shape[2:]))
-    plain, moved = (fitted(method, cohort_from_arrays(scores, y, kind="logits", head=HEAD)) for scores in (z, z + shift))
+    plain, moved = (fitted(method, with_images(cohort_from_arrays(scores, y, kind="logits", head=HEAD))) for scores in (z, z + shift))
     if plain.guarantees().translation_invariant == moved.guarantees().translation_invariant == "proven":
         off = _distance(plain, moved)
         require(off <= 1e-5, f"offsets of the logits move a fitted probability by {off:.3g}")
 
 
 @law
-def what_is_not_used_is_refused(method: Method) -> None:
+def what_is_not_used_is_refused(method: AnyMethod) -> None:
     """Fields it does not use, and a cohort with labels beside it, are a UsageError; no voxel to score is a LabelError."""
     z, y = learnable(2)
     cohort = cohort_from_arrays(z, y, kind="logits", head=HEAD)
-    ignored = cohort_from_arrays(z, np.full_like(y, 255), kind="logits", ignore_index=255)
+    ignored = with_images(cohort_from_arrays(z, np.full_like(y, 255), kind="logits", ignore_index=255))
     attempts: tuple[tuple[str, type[SegcalError], Callable[[], object]], ...] = (
         ("an unknown field", UsageError, lambda: method.fit(z, y, no_such_field=y, engine=Serial())),
         ("labels beside a cohort", UsageError, lambda: method.fit(cohort, y, engine=Serial())),
@@ -218,7 +230,7 @@ def what_is_not_used_is_refused(method: Method) -> None:
         require(False, f"{what} was taken")
 
 
-METHOD_LAWS: tuple[Law[Method], ...] = (
+METHOD_LAWS: tuple[Law[AnyMethod], ...] = (
     fitting_again_gives_the_same_bits,
     workers_and_memory_change_no_bit,
     company_changes_no_bit,
@@ -235,14 +247,14 @@ METHOD_LAWS: tuple[Law[Method], ...] = (
 """What `check_method` checks."""
 
 
-def laws_of(nests_temperature: bool = True, exact: bool = True) -> Sequence[Law[Method]]:
+def laws_of(nests_temperature: bool = True, exact: bool = True) -> Sequence[Law[AnyMethod]]:
     """The laws of methods, without the one about temperature scaling where that is not nested, and without that and the one about the optimum where the solver is not `exact`."""
-    left_out: list[Law[Method]] = [] if exact else [learnable_data_end_in_a_certified_optimum]
+    left_out: list[Law[AnyMethod]] = [] if exact else [learnable_data_end_in_a_certified_optimum]
     left_out += [] if nests_temperature and exact else [never_worse_than_temperature_scaling]
     return tuple(one for one in METHOD_LAWS if one not in left_out)
 
 
-def check_method(method: Method, *, nests_temperature: bool = True, exact: bool = True) -> None:
+def check_method(method: AnyMethod, *, nests_temperature: bool = True, exact: bool = True) -> None:
     """Check all laws of methods, and those of calibrators on what it fits. Raises BrokenLawError, or an ExceptionGroup of several."""
     check_all(laws_of(nests_temperature, exact), method)
     for cohort in _cohorts().values():

@@ -18,7 +18,7 @@ import torch
 
 from segcal.accumulate import Array, Count, ExactSum, Leaf
 from segcal.calibrators import Calibrator, ScaleMap
-from segcal.cases import BLOCK, Block, Cohort, Rows
+from segcal.cases import BLOCK, Block, CaseReader, Cohort, Rows
 from segcal.engines import Ask, Engine
 from segcal.errors import LabelError
 from segcal.head import Softmax
@@ -94,9 +94,10 @@ class Recorder:
     closed: list[int] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def case(self, cohort: Cohort, index: int, scratch: Scratch) -> Iterator[RecordedCase]:
+    def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[RecordedCase]:
         """Open one case."""
-        del cohort, scratch
+        del scratch
+        index = reader.index
         self.blocks[index] = []
         yield RecordedCase(self, index)
         self.closed.append(index)
