@@ -62,6 +62,12 @@ def test_counts_follow_the_formulas(rows: dict[str, Row], classes: int) -> None:
             assert found.identifiable <= found.exact
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_what_methods_say_of_themselves_is_the_rank(rows: dict[str, Row], classes: int) -> None:
+    for name in FAMILIES:
+        assert REGISTERED[name]().identifiable(classes) == rows[name].counts[classes].identifiable, name
+
+
 @pytest.mark.parametrize("classes", [2, 3, 5, 11])
 @pytest.mark.parametrize("name", list(EXPERTS))
 def test_experts_follow_the_formulas(name: str, classes: int) -> None:

@@ -60,6 +60,10 @@ class IntraOrderPreserving(Method):
         if self.seed < 0:
             raise UsageError("seed", found=str(self.seed), expected="0 or more", do="Leave it out for 0.")
 
+    def identifiable(self, classes: int) -> int:
+        """All numbers of the net."""
+        return sum(rows * (columns + 1) for rows, columns in shapes(classes, self.hidden))
+
     @property
     def takes_validation(self) -> bool:
         """To stop by."""
