@@ -26,8 +26,8 @@ class Specimen(Calibrator):
 
 
 class DeliversTooMuch(Specimen):
-    def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
-        return super().deliver(flat, kind) * 1.00001
+    def deliver(self, flat: Tensor, kind: Kind, temperatures: Any = None) -> Tensor:
+        return super().deliver(flat, kind, temperatures) * 1.00001
 
 
 class RoundsTheWinnerAway(Specimen):
@@ -36,7 +36,7 @@ class RoundsTheWinnerAway(Specimen):
     def __init__(self) -> None:
         super().__init__(1e-10)
 
-    def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
+    def deliver(self, flat: Tensor, kind: Kind, temperatures: Any = None) -> Tensor:
         return self.map_rows(self.head.canonical(flat, kind), None).exp().float()
 
 

@@ -162,7 +162,7 @@ class Calibrator(nn.Module):
     def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, **fields: Tensor) -> Tensor:
         """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial). `fields`: as `log_probs`."""
         flat, kind = self._flat(scores, kind, check)
-        p = deliver(self._mapped(scores, flat, kind, fields), self.head, self.head.decide(flat, kind) if self.keeps_label else None)
+        p = self.deliver(flat, kind, self._around(scores, flat, kind, fields))
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
     def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, **fields: Tensor) -> Tensor:
@@ -172,7 +172,8 @@ class Calibrator(nn.Module):
         missing.
         """
         flat, kind = self._flat(scores, kind, check)
-        rows = self._mapped(scores, flat, kind, fields)
+        around = self._around(scores, flat, kind, fields)
+        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), around)
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
@@ -223,31 +224,27 @@ class Calibrator(nn.Module):
     def _maps(self) -> list[PartMap]:
         return [m for m in self.maps if isinstance(m, PartMap)]
 
-    def _mapped(self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor]) -> Tensor:
-        """Calibrated rows of a batch held in memory."""
+    def _around(self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor]) -> list[Tensor | None] | None:
+        """The temperatures of a batch held in memory, (n,) a part whose map looks at neighbours; None where no map does."""
         if set(fields) != set(self.fields):
             wrong = sorted(set(fields) ^ set(self.fields))[0]
             found, expected = ("a value", "nothing") if wrong in fields else ("nothing", f"the {wrong} of each case")
             raise UsageError(wrong, found=found, expected=expected, do=f"This calibrator needs, beside scores: {', '.join(self.fields) or 'nothing'}.")
-        rows, energy, given = self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind)
         if not self.looks_around:
-            return self.map_rows(rows, energy, given)
+            return None
         if not flat.numel():
-            return torch.zeros_like(rows)
-        batch = len(scores)
-        temperatures: list[Tensor | None] = []
+            return [flat.new_ones(flat.shape[1])] * len(self.maps)
+        rows, energy, batch = self.head.canonical(flat, kind), self._energy(flat, kind), len(scores)
+        out: list[Tensor | None] = []
         for r, m in enumerate(self.maps):
             if not isinstance(m, LocalMap):
-                temperatures.append(None)
+                out.append(None)
                 continue
             grid = Grid.of(tuple(scores.shape[2:]), m.slice_axis, "scores")
-            image = _batched(fields["image"], scores).to(rows) if m.fields else None
-            around = rows[self.head.slice(r)].reshape(-1, batch, *grid.shape)
-            field = temperatures_of(
-                m, grid, around, None if energy is None else energy.reshape(batch, *grid.shape), None if image is None else image.reshape(-1, batch, *grid.shape)
-            )
-            temperatures.append(field.flatten())
-        return self.map_rows(rows, energy, given, temperatures)
+            image = _batched(fields["image"], scores).to(rows).reshape(-1, batch, *grid.shape) if m.fields else None
+            near = rows[self.head.slice(r)].reshape(-1, batch, *grid.shape)
+            out.append(temperatures_of(m, grid, near, None if energy is None else energy.reshape(batch, *grid.shape), image).flatten())
+        return out
 
     def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:
         if not self.needs_logits:
