@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from segcal import accumulate
 from segcal.auditing.measures import Preservation
-from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, Calibrator, ConditionalMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, Calibrator, ConditionalMap, IntraOrderMap, Map, MixtureMap, ScaleMap
 from segcal.experts import Coordinates, Gaps, Margins, Scores
 from segcal.head import Regions, Softmax
 from segcal.scores import check_kind
@@ -41,12 +41,19 @@ def _conditional(c: int) -> list[ConditionalMap]:
     return [*flat, *steep, ConditionalMap(0.7 * torch.eye(c).repeat(c, 1, 1), torch.zeros(c, c), Scores())]
 
 
+def _net(c: int, size: float) -> IntraOrderMap:
+    g = torch.Generator().manual_seed(c)
+    shapes = [(3, c), (3, 3), (c - 1, 3)]
+    return IntraOrderMap([(size * torch.randn(s, dtype=torch.float64, generator=g), size * torch.randn(s[0], dtype=torch.float64, generator=g)) for s in shapes])
+
+
 MADE: dict[type[Map], Any] = {
     ScaleMap: lambda c: [ScaleMap(beta) for beta in (1e-10, 1e-4, 0.3, 1.0, 7.0, 1e4)],
     MixtureMap: lambda c: [MixtureMap(0.4, torch.tensor(w)) for w in ([1.0, 0.0, 0.0], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0])] + [MixtureMap(1e4, torch.tensor([0.5, 0.5, 0.0]))],
     ConditionalMap: _conditional,
     # with more than two classes, classes that share a bin tie, and nothing is promised
     BinnedMap: lambda c: [BinnedMap(torch.linspace(0.1, 0.9, bins).repeat(2, 1), 6.0) for bins in (2, 30)] if c == 2 else [],
+    IntraOrderMap: lambda c: [_net(c, size) for size in (0.0, 1.0, 30.0)],
     AffineMap: lambda c: [_tempered(c, 0.5, False), _tempered(c, 3.0, True)],
 }
 """Preserving maps of each kind, for C classes."""

@@ -1,7 +1,7 @@
 """What penalised methods share: their options, and the strength of the penalty chosen by case-wise cross-validation.
 
 Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15. `lambda_` and `mu` are numbers,
-or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 0.01, warm-started, on an even sample
+or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 1e-4, warm-started, on an even sample
 of the voxels; temperature scaling is kept unless the paired gain over cases exceeds its standard error. The final fit uses every voxel.
 `eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases: "cv" keeps temperature scaling and says so.
 """
@@ -29,7 +29,7 @@ from segcal.recipe import Recipe
 from segcal.solvers import Solved
 from segcal.statistics import clustered_mean
 
-PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)
+PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 EXTREME = 1e2
 """Parameters beyond this are called degenerate."""
