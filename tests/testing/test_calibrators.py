@@ -43,8 +43,8 @@ class RoundsTheWinnerAway(Specimen):
 class SwapsTheLosers(Specimen):
     """Keeps the winner and turns the other two around."""
 
-    def deliver(self, flat: Tensor, kind: Kind) -> Tensor:
-        p = super().deliver(flat, kind)
+    def deliver(self, flat: Tensor, kind: Kind, temperatures: Any = None) -> Tensor:
+        p = super().deliver(flat, kind, temperatures)
         places = p.argsort(0)
         return p.scatter(0, places, p.gather(0, places[[1, 0, 2]]))
 
