@@ -39,7 +39,7 @@ from segcal.statistics import paired_difference
 PEERS = {"cms-ap": fiducio.ArgmaxPreservingMatrixScaling, "cms-op": fiducio.OrderPreservingMatrixScaling, "cdc": fiducio.ClassConditionalMatrixScaling}
 IGNORED = {"nuclei": None, "hippocampus": None, "camvid": 255}
 STRENGTH = 0.01
-EPS = 1e-10
+EPS = 1e-8
 TOLERANCE = 1e-6
 NESTED = ("ts", "ms-c", "dc", "cms-op", "cms-ap", "cdc")
 FEW, DRAWS = 5, 4

@@ -99,7 +99,6 @@ class PenalisedConditional(Penalised):
     """An affine expert for each decided class."""
 
     coordinates: ClassVar[Coordinates]
-    curvature_level: ClassVar[Level] = Level.SAMPLE
     experts: Literal["joint", "independent"] = "joint"
 
     @classmethod
@@ -157,7 +156,7 @@ class PenalisedConditional(Penalised):
         def solve(e: int) -> Plan[Solved]:
             setting = settings[e]
             small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
-            binding = Binding(task, subset, Level.ALL, Level.ALL if small else self.curvature_level, problems[e], setting.expert)
+            binding = Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert)
             return (yield from binding.run(self.steps(setting, problems[e], chosen.start[e], final=True)))
 
         solved = yield from together({e: solve(e) for e, setting in settings.items() if setting.facts.voxels})
@@ -292,9 +291,7 @@ def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, S
 
 @dataclass(frozen=True)
 class FreeExperts(PenalisedConditional):
-    """Experts in scores, without bounds: nothing is at a bound, so curvature is dear and comes from fewer voxels."""
-
-    curvature_level: ClassVar[Level] = Level.CURVATURE
+    """Experts in scores, without bounds. No entry is held there, so that curvature, (C (C + 1))^2 numbers, is dear: it is formed anew only where it has become quite wrong."""
 
     def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> AffineProblem:
         """As Dirichlet calibration's."""
@@ -311,5 +308,5 @@ class FreeExperts(PenalisedConditional):
         assert isinstance(problem, AffineProblem)
         gap = strong_convexity_gap(problem.convexity)
         c = setting.task.classes
-        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE) if final else Newton(tolerance=1e-7, certify=np.inf)
+        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=0.6) if final else Newton(tolerance=1e-7, certify=np.inf, refresh=0.6)
         return solver.solve(start, gap)

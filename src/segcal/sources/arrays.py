@@ -213,10 +213,9 @@ def _table(scores: Array, given: Mapping[str, Array], groups: Sequence[object] |
         of_row = [str(g) for g in (groups.tolist() if isinstance(groups, np.ndarray | Tensor) else groups)]
         if len(of_row) != count:
             raise ShapeError("groups", found=f"{len(of_row)} entries", expected=f"{count}, one a row of scores", do="Name the case of each row.")
-        gathered: dict[str, list[int]] = {}
-        for row, group in enumerate(of_row):
-            gathered.setdefault(group, []).append(row)
-        rows = {group: np.asarray(r, np.int64) for group, r in gathered.items()}
+        places: dict[str, int] = {}
+        place = np.fromiter((places.setdefault(g, len(places)) for g in of_row), np.int64, count)
+        rows = dict(zip(places, np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1]), strict=True)) if count else {}
     batch: list[dict[str, Field]] = [{name: RowsField(array, r, name) for name, array in {"scores": scores, **given}.items()} for r in rows.values()]
     return list(rows), batch
 
