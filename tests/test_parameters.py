@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from segcal import parameters
-from segcal.methods import REGISTERED
+from segcal.calibrators import LocalMap
+from segcal.methods import REGISTERED, TRAINED
 from segcal.parameters import Row, count
 from segcal.recipe import FAMILIES
 from segcal.recipe.experts import ArgmaxExpert, DirichletExpert, Expert, OrderExpert
@@ -46,7 +47,8 @@ def printed(shared: Path) -> dict[str, Any]:
 
 
 def test_every_registered_method_has_a_row(rows: dict[str, Row]) -> None:
-    assert list(dict.fromkeys([*REGISTERED, "lts"])) == list(rows)
+    assert [*REGISTERED, *TRAINED] == list(rows)
+    assert all(row.guarantees is not None for row in rows.values())
     assert all(row.what and row.type_name == REGISTERED[name].__name__ for name, row in rows.items() if name in REGISTERED)
 
 
@@ -94,9 +96,10 @@ def test_counts_are_the_papers(printed: dict[str, Any], classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [2, 5, pytest.param(20, marks=pytest.mark.slow)])
 def test_counts_of_local_temperature_scaling_are_the_papers(printed: dict[str, Any], classes: int) -> None:
-    found = parameters.local(classes)
-    assert [found.optimised, found.identifiable] == printed["LTS"][COLUMNS[classes]]
-    assert found.optimised == 7 * (25 * classes + 1)
+    map_ = LocalMap.start(classes)
+    numbers = map_.weight.numel() + map_.bias.numel()
+    assert [numbers, parameters.local_rank(classes)] == printed["LTS"][COLUMNS[classes]]
+    assert numbers == 7 * (25 * classes + 1)
 
 
 def test_the_papers_table_follows_the_formulas(printed: dict[str, Any]) -> None:
@@ -125,3 +128,11 @@ def test_a_row_is_plain_data(rows: dict[str, Row]) -> None:
     assert told["counts"]["3"] == {"optimised": 12, "identifiable": 8, "exact": 12}
     assert told["guarantees"] == {"translation_invariant": "proven", "preserves_argmax": "no", "preserves_order": "no"}
     assert json.dumps(told)
+
+
+def test_local_methods_promise_what_their_maps_do(rows: dict[str, Row]) -> None:
+    for name, invariant in (("lts", "proven"), ("lts-raw", "no"), ("lts-image", "proven")):
+        found = rows[name].guarantees
+        assert found is not None
+        assert (found.translation_invariant, found.preserves_argmax, found.preserves_order) == (invariant, "proven", "proven")
+    assert rows["lts-image"].counts[3].optimised == 532 + 26 + 76

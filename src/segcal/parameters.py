@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segcal.calibrators import BinnedMap, LocalMap
 from segcal.engines.engine import one_thread
 from segcal.guarantees import Guarantees
-from segcal.methods import REGISTERED, Method
+from segcal.methods import REGISTERED, TRAINED, LocalTemperatureScaling, Method
 from segcal.methods.intra_order_preserving import IntraOrderPreserving, Net
 from segcal.recipe import FAMILIES, Parameterisation
 
@@ -28,8 +29,8 @@ TOLERANCE = 1e-10
 NETS: Mapping[str, Callable[[int], Parameterisation]] = {IntraOrderPreserving.name: lambda classes: Net(classes, IntraOrderPreserving.hidden, 0)}
 """Methods whose module is a smooth net, at their default size."""
 
-LOCAL = "lts"
-"""Listed, and counted from its formula, where no method of this name is registered."""
+LOCAL = {"lts": "from log-probabilities", "lts-raw": "from raw logits", "lts-image": "from log-probabilities and an image (counted with one channel)"}
+"""What the temperature of each local method is computed from."""
 
 CLASSES = (2, 5, 20)
 """Numbers of classes of the paper's three data sets."""
@@ -68,12 +69,23 @@ class Row:
 def table(classes: Sequence[int] = CLASSES) -> list[Row]:
     """A row for every registered method. UsageError for fewer than two classes."""
     with one_thread():
-        rows = [_row(name, method, classes) for name, method in REGISTERED.items()]
-        return rows if LOCAL in REGISTERED else [*rows, Row(LOCAL, "LocalTemperatureScaling", "Local temperature scaling: p = S(z / tau)", None, {c: local(c) for c in classes})]
+        ranks = {c: local_rank(c) for c in classes}
+        return [*(_row(name, method, classes) for name, method in REGISTERED.items()), *(_local(name, ranks) for name in TRAINED)]
 
 
-def local(classes: int) -> Count:
-    """The counts of local temperature scaling without an image (K26 Eq. 7): seven 5 x 5 convolutions of C channels and their biases, 7 (25 C + 1).
+def _local(name: str, ranks: Mapping[int, int]) -> Row:
+    """A local method: counted from its map, whose tree of convolutions is the paper's. With an image no rank is computed."""
+    options: dict[str, Any] = {"logits": name == "lts-raw"} | ({"image_mean": torch.zeros(1)} if name == "lts-image" else {})
+    made = {c: LocalMap.start(c, **options) for c in (4, *ranks)}
+    numbers = {c: sum(t.numel() for t in (m.weight, m.bias, m.image_weight, m.image_bias)) for c, m in made.items()}
+    any_of = made[4]
+    varied = LocalMap(torch.randn(any_of.weight.shape, generator=torch.Generator().manual_seed(0)), any_of.bias, any_of.image_weight, any_of.image_bias, logits=name == "lts-raw")
+    counts = {c: Count(numbers[c], None if name == "lts-image" else rank, None, float("inf")) for c, rank in ranks.items()}
+    return Row(name, LocalTemperatureScaling.__name__, f"Local temperature scaling: p = S(z / tau), tau {LOCAL[name]}", varied.guarantees(), counts)
+
+
+def local_rank(classes: int) -> int:
+    """Identifiable parameters of local temperature scaling without an image (K26 Eq. 7): seven 5 x 5 convolutions of C channels and their biases.
 
     A voxel's probabilities depend on its own neighbourhood alone, through one temperature, so the rank over a field is that of the temperatures of random neighbourhoods; each row
     is the tree's slope in its seven convolutions times the neighbourhood. Every direction is found to matter, by the least eigenvalue of the Gram matrix, which is quicker than a
@@ -89,7 +101,7 @@ def local(classes: int) -> Count:
     slopes = torch.autograd.grad(torch.nn.functional.softplus(torch.lerp(second, first, torch.sigmoid(a3))).sum(), convolved)[0]
     rows = (slopes[:, :, None] * seen[:, None, :]).reshape(voxels, -1)
     values = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0).sqrt()
-    return Count(rows.shape[1], int((values > 1e-6 * values[-1]).sum()), None, float("inf"))
+    return int((values > 1e-6 * values[-1]).sum())
 
 
 def _row(name: str, method: type[Method], classes: Sequence[int]) -> Row:
@@ -98,7 +110,8 @@ def _row(name: str, method: type[Method], classes: Sequence[int]) -> Row:
         promises = NETS[name](4).map(False).guarantees()
         return Row(name, method.__name__, what, promises, {c: Count(NETS[name](c).optimised, None, None, float("inf")) for c in classes})
     if name not in FAMILIES:
-        return Row(name, method.__name__, what, None, {})
+        # a random step function a class: what binned maps promise with more than two classes
+        return Row(name, method.__name__, what, BinnedMap(torch.rand(4, 8, generator=torch.Generator().manual_seed(0)).sort(1).values, 6.0).guarantees(), {})
     family = FAMILIES[name]
     promises = drawn(family, 4).map(not family.canonical).guarantees()
     return Row(name, method.__name__, what, promises, {c: count(family, c, method.variables(c)) for c in classes})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segcal.methods import REGISTERED
+from segcal.methods import REGISTERED, TRAINED
 
 
 def test_all_methods_are_listed(segcal: Any) -> None:
@@ -24,7 +24,7 @@ def test_json_holds_the_counts_asked_for(segcal: Any) -> None:
     found = segcal("methods", "--classes", "3", "--json").json
     assert found["classes"] == [3]
     by_name = {row["name"]: row for row in found["methods"]}
-    assert set(by_name) == {*REGISTERED, "lts"}
+    assert set(by_name) == {*REGISTERED, *TRAINED}
     assert by_name["lts"]["counts"] == {"3": {"optimised": 532, "identifiable": 532, "exact": None}}
     assert by_name["ms-c"]["counts"] == {"3": {"optimised": 10, "identifiable": 6, "exact": 10}}
     assert by_name["ms"]["guarantees"]["translation_invariant"] == "no"
@@ -35,7 +35,7 @@ def test_markdown_is_the_same_table(segcal: Any, tmp_path: Path) -> None:
     lines = (tmp_path / "parameters.md").read_text().splitlines()
     assert "segcal methods --classes 2" in lines[2]
     rows = [line for line in lines if line.startswith("| `")]
-    assert [line.split("`")[1] for line in rows] == list(dict.fromkeys([*REGISTERED, "lts"]))
+    assert [line.split("`")[1] for line in rows] == [*REGISTERED, *TRAINED]
     assert next(line for line in rows if "`dc`" in line).endswith("| 6 / 3 / 6 |")
 
 
