@@ -13,8 +13,11 @@ import pytest
 
 import segcal
 from segcal.accumulate import Accumulator
+from segcal.experts import Expert, Gaps, Margins
+from segcal.methods.binned import GridCount
 from segcal.metrics import REGISTERED
-from segcal.objectives import AffineNLL, MixtureNLL, ScaleNLL
+from segcal.objectives import AffineNLL, ConditionalNLL, ExpertFacts, MixtureNLL, ScaleNLL
+from segcal.objectives.intra_order import IntraOrderNLL
 from segcal.objectives.labels import LabelCount
 from segcal.simulate import DistanceToTruth, Truth
 from segcal.testing import ACCUMULATOR_LAWS, Law
@@ -24,6 +27,10 @@ Factory = Callable[[int], Accumulator]
 
 def theta(classes: int) -> tuple[float, ...]:
     return tuple(np.random.default_rng(classes).normal(size=classes * (classes + 1)).tolist())
+
+
+def bounded(classes: int) -> tuple[float, ...]:
+    return tuple(np.random.default_rng(classes).random(classes * (classes - 1)).tolist())
 
 
 def affine(order: int, logits: bool) -> Factory:
@@ -40,6 +47,11 @@ FACTORIES: dict[str, Factory] = {
     "AffineNLL, value": affine(0, False),
     "AffineNLL, gradient": affine(1, True),
     "AffineNLL, curvature": affine(2, False),
+    "ConditionalNLL, margins": lambda classes: ConditionalNLL(Expert(Margins(), 1), classes, bounded(classes), 2, (0, 1)),
+    "ConditionalNLL, gaps": lambda classes: ConditionalNLL(Expert(Gaps(), 0), classes, bounded(classes), 2, (0, 1)),
+    "ExpertFacts": lambda classes: ExpertFacts(Expert(Margins(), 0), classes),
+    "GridCount": GridCount,
+    "IntraOrderNLL": lambda classes: IntraOrderNLL(classes, 2, tuple(np.random.default_rng(0).normal(size=2 * classes + 2 + 6 + 3 * (classes - 1)).tolist())),
 }
 
 
@@ -50,8 +62,9 @@ def test_keeps_the_law(name: str, law: Law[Any]) -> None:
 
 
 def test_no_accumulator_is_left_out() -> None:
-    """An accumulator is any class of the library, outside the kit, with leaves, a fold and a result."""
+    """An accumulator is any class of the library, outside the kit, with leaves, a fold of rows and a result."""
     names = [m.name for m in pkgutil.walk_packages(segcal.__path__, "segcal.") if not m.name.startswith(("segcal.testing", "segcal.__main__"))]
     classes = {c for name in names for _, c in inspect.getmembers(importlib.import_module(name), inspect.isclass) if c.__module__.startswith("segcal.")}
     accumulators = {c for c in classes if all(hasattr(c, part) for part in ("leaves", "fold", "result"))} - {Accumulator}
+    accumulators = {c for c in accumulators if list(inspect.signature(c.fold).parameters) == ["self", "rows"]}
     assert {type(make(2)) for make in FACTORIES.values()} == accumulators

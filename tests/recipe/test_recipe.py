@@ -169,7 +169,7 @@ def test_an_exact_fit_beside_it_does_not_see_the_validation_cases() -> None:
 
 
 def test_validation_cases_nobody_uses_are_refused() -> None:
-    with pytest.raises(UsageError, match="leave them out"):
+    with pytest.raises(UsageError, match="leave it out"):
         fitted(DirichletCalibration(), cohort(), cohort(2, 2))
 
 

@@ -114,7 +114,7 @@ def promised_order_is_delivered(calibrator: Calibrator) -> None:
         return
 
     def body(z: Array, kind: Kind) -> None:
-        p = calibrator(torch.from_numpy(z), kind=kind).numpy()
+        p = _applied(calibrator, torch.from_numpy(z), kind).numpy()
         above, below = z[:, :, None] > z[:, None], p[:, :, None] < p[:, None]
         swapped = (above & below).any((1, 2))
         require(not swapped.any(), f"two classes swap in {int(swapped.sum())} of {swapped.size} voxels, from {kind} in {z.dtype}")

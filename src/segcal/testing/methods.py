@@ -146,8 +146,8 @@ def _complete(method: AnyMethod, told: dict[str, object]) -> None:
 
 
 def _honest(method: AnyMethod, gap: float | None) -> bool:
-    """A bound where the problem is convex, and none where it is not."""
-    return (gap is not None and float(gap) >= 0) if method.convex else gap is None
+    """A bound where the problem is convex and solved; where it is not, none or one that is not negative."""
+    return (gap is None and not method.convex) or (gap is not None and float(gap) >= 0)
 
 
 @law
