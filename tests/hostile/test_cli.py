@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import signal
@@ -151,7 +152,9 @@ def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(tmp_path: Path, 
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "SEGCAL_SCRATCH": str(scratch)}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as running:
+    # whoever runs the tests in the background has interrupts ignored, and what it starts inherits that
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard) as running:
         deadline = time.monotonic() + 60
         while not list(out.glob("*.npz")) and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
