@@ -16,9 +16,9 @@ from segcal.engines import Serial, Threads
 from segcal.errors import UsageError
 from segcal.head import Regions
 from segcal.methods import REGISTERED, DirichletCalibration, IsotonicRegression, Method, TemperatureScaling, VectorScaling
-from segcal.recommendation import FREE, UNCALIBRATED, Recommendation, automatic, one_standard_error, recommend
+from segcal.recommendation import FREE, UNCALIBRATED, Recommendation, automatic, recommend
 from segcal.simulate import Design, Simulation, Truth
-from segcal.statistics import Estimate, clustered_mean
+from segcal.statistics import Estimate, clustered_mean, one_standard_error
 from segcal.testing.examples import learnable_cohort, learnable_regions
 
 FEW: dict[str, Method] = {

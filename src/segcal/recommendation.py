@@ -16,12 +16,9 @@ Costs: the passes of the hardest fit and one survey. Cases of one group only: Us
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-from scipy import stats
 
 from segcal.calibrators import Calibrator, ScaleMap, Solution
 from segcal.cases import Cohort
@@ -33,7 +30,7 @@ from segcal.head import Regions
 from segcal.methods import REGISTERED, AnyMethod
 from segcal.methods.method import FOLDS, SEED, Fit, fit_methods
 from segcal.metrics.summary import Summary
-from segcal.statistics import Estimate
+from segcal.statistics import Estimate, one_standard_error
 
 UNCALIBRATED = "uncalibrated"
 FREE = ", free"
@@ -179,13 +176,6 @@ def recommend(
 def automatic() -> dict[str, AnyMethod]:
     """The methods compared unless told otherwise."""
     return {name: method() for name, method in REGISTERED.items() if method.automatic}
-
-
-def one_standard_error(difference: Estimate) -> float:
-    """The standard error, widened for few groups so that it has the probability that one standard error has under a normal."""
-    if difference.groups < 2:
-        return math.inf
-    return difference.standard_error * float(stats.t.ppf(stats.norm.cdf(1), difference.groups - 1))
 
 
 def _candidates(

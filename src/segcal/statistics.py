@@ -4,6 +4,7 @@
     paired_difference        the same for after - before, case by case
     cluster_bootstrap        percentile interval over whole groups
     hierarchical_bootstrap   percentile interval over repeats, then cases within each (definitions 7.9)
+    one_standard_error       what a difference may be and still count as none, a little wider for few groups
 
 The standard error is that of a mean whose groups differ in size: residuals are summed within groups, Var = G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2.
 Promises: NaN values are dropped and counted; bootstraps are seeded (numpy's default_rng, 2000 replicates, linear percentiles) and give the same draws for the same
@@ -158,3 +159,10 @@ def _check(level: float, replicates: int) -> None:
         raise UsageError("level", found=str(level), expected="a number between 0 and 1", do="Give a level such as 0.95.")
     if replicates < 2:
         raise UsageError("replicates", found=str(replicates), expected="at least 2", do=f"Use some {REPLICATES}.")
+
+
+def one_standard_error(difference: Estimate) -> float:
+    """The standard error, widened for few groups so that it has the probability that one standard error has under a normal."""
+    if difference.groups < 2:
+        return math.inf
+    return difference.standard_error * float(stats.t.ppf(stats.norm.cdf(1), difference.groups - 1))

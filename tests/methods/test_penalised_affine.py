@@ -11,6 +11,7 @@ import scipy.optimize
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from segcal import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, TemperatureScaling, VectorScaling, cohort_from_arrays
 from segcal.engines import Serial
@@ -159,20 +160,18 @@ def test_cross_validation_lets_go_where_the_truth_is_far_from_a_temperature(trut
 
 
 @pytest.mark.parametrize("penalty", ["ts", "odir"])
-def test_the_selection_is_a_whole_table_and_its_best_row_is_taken(penalty, truth, fit) -> None:
+def test_the_selection_is_a_whole_table_and_the_strongest_within_one_standard_error_is_taken(penalty, truth, fit) -> None:
     weight = np.array([[0.5, 0.3, 0.0], [0.0, 1.2, 0.0], [0.2, 0.0, 0.8]])
     solution = fit({"ms": MatrixScaling(penalty=penalty)}, cases(truth, 2, 6, weight, 500))["ms"].calibrator.solution
     table = solution.selection
     assert [row["lambda"] for row in table] == [None, *PATH]
-    assert all(set(row) == {"lambda", "nll", "gain", "standard_error"} for row in table)
-    base = table[0]["nll"]
+    assert all(set(row) == {"lambda", "nll", "gain", "standard_error", "excess", "excess_standard_error"} for row in table)
+    base, lowest = table[0]["nll"], min(row["nll"] for row in table)
     assert all(row["gain"] == pytest.approx(base - row["nll"], abs=1e-12) for row in table)
-    best = min(table, key=lambda row: row["nll"])
-    if solution.settings["lambda"] is None:
-        assert best["lambda"] is None or best["gain"] <= best["standard_error"]
-    else:
-        assert solution.settings["lambda"] == best["lambda"]
-        assert best["gain"] > best["standard_error"]
+    assert all(row["excess"] == pytest.approx(row["nll"] - lowest, abs=1e-12) for row in table)
+    wider = stats.t.ppf(stats.norm.cdf(1), 5)  # six groups
+    first = next(row for row in table if row["excess"] <= wider * row["excess_standard_error"])
+    assert solution.settings["lambda"] == first["lambda"]
 
 
 def test_the_table_is_that_of_fits_made_one_by_one(truth, fit) -> None:

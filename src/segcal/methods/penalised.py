@@ -2,7 +2,8 @@
 
 Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15. `lambda_` and `mu` are numbers,
 or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 1e-4, warm-started, on an even sample
-of the voxels; temperature scaling is kept unless the paired gain over cases exceeds its standard error. The final fit uses every voxel.
+of the voxels; of the strengths whose NLL is within one standard error of the lowest (of the paired difference over cases) the strongest is taken, and temperature scaling is the
+strongest of all. The final fit uses every voxel.
 `eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases: "cv" keeps temperature scaling and says so.
 """
 
@@ -27,7 +28,7 @@ from segcal.methods.temperature_scaling import certificate, temperatures
 from segcal.objectives import ScaleNLL
 from segcal.recipe import Recipe
 from segcal.solvers import Solved
-from segcal.statistics import clustered_mean
+from segcal.statistics import clustered_mean, one_standard_error
 
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 
@@ -176,15 +177,29 @@ class Penalised(Method):
 
 
 def _best(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
-    """The strength of lowest mean NLL over cases, if its paired gain over temperature scaling exceeds its standard error; else temperature scaling."""
+    """The strongest penalty, temperature scaling the strongest of all, whose NLL is above the lowest by no more than the standard error of that paired difference over cases."""
     base = nll[None]
     cases = sorted(base)
     groups = [task.groups[i] for i in cases]
     mean = {strength: float(np.mean([found[i] for i in cases])) for strength, found in nll.items()}
-    gain = {strength: clustered_mean([base[i] - found[i] for i in cases], groups) for strength, found in nll.items()}
-    table = tuple({"lambda": s, "nll": mean[s], "gain": gain[s].mean, "standard_error": gain[s].standard_error} for s in nll)
     best = min(mean, key=lambda s: mean[s])
-    if best is None or not gain[best].mean > gain[best].standard_error:
+    gain = {strength: clustered_mean([base[i] - found[i] for i in cases], groups) for strength, found in nll.items()}
+    excess = {strength: clustered_mean([found[i] - nll[best][i] for i in cases], groups) for strength, found in nll.items()}
+    table = tuple(
+        {
+            "lambda": s,
+            "nll": mean[s],
+            "gain": gain[s].mean,
+            "standard_error": gain[s].standard_error,
+            "excess": excess[s].mean,
+            "excess_standard_error": excess[s].standard_error,
+        }
+        for s in nll
+    )
+    chosen = next(s for s in nll if s == best or excess[s].mean <= one_standard_error(excess[s]))
+    if chosen is None:
         return Chosen(None, None, table, "temperature scaling: cross-validation over cases found no gain beyond its standard error")
-    why = f"cross-validated over cases: NLL {gain[best].mean:.4g} +- {gain[best].standard_error:.2g} below temperature scaling"
-    return Chosen(best, path[best], table, why)
+    why = f"cross-validated over cases: NLL {gain[chosen].mean:.4g} +- {gain[chosen].standard_error:.2g} below temperature scaling"
+    if chosen != best:
+        why += f"; the strongest within a standard error of lambda = {best:g}"
+    return Chosen(chosen, path[chosen], table, why)
