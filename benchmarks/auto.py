@@ -56,12 +56,15 @@ class Halves:
     words: tuple[str, ...]
 
 
-def opened(work: Path, name: str) -> Halves:
+def opened(work: Path, name: str, limit: int | None = None) -> Halves:
+    """Half of the groups to choose on (an even choice of `limit` of their cases), half to score."""
     root = work / f"{name}-npz"
     members = [root / f"member{k}" for k in range(5)]
     options = {"background": 0} if "--background" in COHORTS[name] else {"ignore_index": 255}
     cohort = segcal.open_cohort(members, root / "labels", pool="logits", **options).grouped(splits.groups_from_table(root / "groups.csv"))
     fit, test = (replace(cohort, cases=tuple(cohort.cases[i] for i in half)) for half in splits.folds(cohort.groups, 2, 0).test)
+    if limit is not None:
+        fit = replace(fit, cases=fit.cases[:: max(1, len(fit) // limit)][:limit])
     words = (*(str(m) for m in members), "--labels", str(root / "labels"), "--pool", "logits", *COHORTS[name], "--groups", str(root / "groups.csv"))
     return Halves(name, fit, test, words)
 
@@ -158,6 +161,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--cohorts", nargs="+", default=list(COHORTS), choices=list(COHORTS))
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
+    parser.add_argument("--limit", type=int, help="cases of the first half to choose on, for a quicker look")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
@@ -168,10 +172,10 @@ def main() -> None:
     lines = ["# `--method auto` on real and simulated cohorts", "", "Made by `python benchmarks/auto.py " + shlex.join(_words()) + "`.", ""]
     for name in args.cohorts if "cohorts" in args.sections else ():
         started = time.perf_counter()
-        halves = opened(args.work, name)
+        halves = opened(args.work, name, args.limit)
         text = printed(halves, args.workers, args.scratch)
         seconds = time.perf_counter() - started
-        note = f"{len(halves.fit)} cases in {len(set(halves.fit.groups))} groups, half of the pool; {seconds:.0f} s with {args.workers} worker(s), reading included."
+        note = f"{len(halves.fit)} cases in {len(set(halves.fit.groups))} groups, from half of the pool; {seconds:.0f} s with {args.workers} worker(s), reading included."
         note += f" `{' '.join(AMONG[name])}`." if name in AMONG else ""
         lines += [f"## {name}", "", note, "", "```", text, "```", ""]
         print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)

@@ -147,7 +147,7 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
         out.show(tables.methods(before, {name: (e["calibrated"], e["differences"]) for name, e in found.items()}), title)
     changing = [name for name, fit in done.fits.items() if fit.calibrator.guarantees().preserves_argmax != "proven"]
     if changing:
-        out.text(f"note: {', '.join(changing)} may change labels; ts and ets never do, and segcal apply copies a delivered label map as it is", "yellow")
+        out.text(f"note: {', '.join(changing)} may change labels; ts, ets, cms-op, cms-ap, iop and lts never do, and segcal apply copies a delivered label map as it is", "yellow")
     for path in files.values():
         out.text(f"written: {path}")
     best = best_of(done)
