@@ -54,8 +54,8 @@ def test_scores_that_are_right_are_left_as_they_are(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("cases", [5, 12])
 def test_scores_that_are_right_are_left_as_they_are_for_most_seeds(cases: int) -> None:
-    chosen = [recommend(simulated(Truth.temperature(3, 1.0), seed, cases), Serial()).chosen for seed in range(20)]
-    assert chosen.count(UNCALIBRATED) >= 19
+    chosen = [recommend(simulated(Truth.temperature(3, 1.0), seed, cases), Serial()).chosen for seed in range(8)]
+    assert chosen.count(UNCALIBRATED) >= 7
 
 
 @pytest.mark.parametrize("beta", [0.6, 1.5])
@@ -210,7 +210,7 @@ def test_an_uncertain_gain_of_a_temperature_is_taken_and_said_to_be_uncertain() 
     y = (rng.random((4, 1, 2000)) > p.cumsum(1)).sum(1).clip(max=2)
     found = recommend(segcal.cohort_from_arrays(z, y), Serial(), methods={"ts": TemperatureScaling(), "dc": DirichletCalibration(lambda_=0.1)})
     gain = found.candidates["ts"].evaluation.differences["nll"]
-    assert -gain.mean > 1e-3 * found.candidates[UNCALIBRATED].nll
+    assert -gain.mean > 1e-2 * found.candidates[UNCALIBRATED].nll
     assert found.candidates[UNCALIBRATED].ties
     assert found.chosen == "ts"
     assert any("not certain" in reason for reason in found.reasons)

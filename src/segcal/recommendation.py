@@ -4,8 +4,9 @@ Every method is fitted on all cases and again without each fold of groups, over 
 A method is allowed if all its fits, on all cases and without each fold, are proven to keep what is asked: the label of every voxel; on request, invariance to an offset of the
 logits. What counts are the guarantees of the fitted maps, not names. The uncalibrated scores are allowed too, as the method without a parameter. The allowed one of lowest mean NLL
 over cases is the best. Chosen is the one with fewest identifiable parameters whose NLL is above the best one's by no more than the standard error of that paired difference,
-clustered by group, or by less than a thousandth of the uncalibrated NLL. Where that would be the scores themselves, a method with no more than one parameter a part of the head
-(a temperature) is chosen before them if its mean gain is at least that thousandth: it can hardly over-fit, and with few cases a standard error hides gains that are there.
+clustered by group, or by less than a thousandth of the uncalibrated NLL; the scores themselves tie up to a hundredth of it, since among a dozen methods one gains that much by
+luck. Where the choice would be the scores, a method with no more than one parameter a part of the head (a temperature) goes before them if its mean gain is that hundredth: it can
+hardly over-fit, and with few cases a standard error hides gains that are there.
 Otherwise the answer is "no gain"; the calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
 
 With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the probability of one standard error under a normal (1.14 times for
@@ -37,7 +38,10 @@ FREE = ", free"
 """Ends the name of a region head's method whose probabilities may cross 0.5."""
 
 NOTICEABLE = 1e-3
-"""Differences below this share of the uncalibrated NLL count as none, however certain they are."""
+"""Differences between methods below this share of the uncalibrated NLL count as none, however certain they are."""
+
+WORTHWHILE = 1e-2
+"""A gain over the uncalibrated scores below this share of their NLL counts as none."""
 
 FEW_GROUPS = 10
 """Below so many groups the reasons say that standard errors are uncertain."""
@@ -73,7 +77,8 @@ class Candidate:
     @property
     def ties(self) -> bool:
         """Whether its NLL is above the best allowed one's by no more than one standard error, or by less than anyone would notice."""
-        return self.excess.mean <= max(one_standard_error(self.excess), NOTICEABLE * float(self.evaluation.uncalibrated.block["nll"]))
+        least = WORTHWHILE if self.name == UNCALIBRATED else NOTICEABLE
+        return self.excess.mean <= max(one_standard_error(self.excess), least * float(self.evaluation.uncalibrated.block["nll"]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -208,7 +213,7 @@ def _simplest(candidates: Mapping[str, Candidate], parts: int) -> str:
     tied = [c for c in candidates.values() if c.ties]
     first = min(tied, key=lambda c: (c.parameters, not c.invariant, c.nll))
     if first.name == UNCALIBRATED:
-        light = [c for c in tied if 0 < c.parameters <= parts and c.nll < first.nll * (1 - NOTICEABLE)]
+        light = [c for c in tied if 0 < c.parameters <= parts and c.nll < first.nll * (1 - WORTHWHILE)]
         return min(light, key=lambda c: c.nll).name if light else UNCALIBRATED
     return first.name
 
@@ -245,9 +250,7 @@ def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, cho
     if best != UNCALIBRATED:
         out.append(f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated; it {_gained(top.evaluation.differences['nll'])}.")
     if chosen == UNCALIBRATED:
-        why = (
-            f"{best}, the best, gains no more than one standard error, or a thousandth of the NLL" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
-        )
+        why = f"{best}, the best, gains no more than one standard error, or a hundredth of the NLL" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
         out.append(f"No gain: {why}. The scores are left as they are.")
     elif candidates[UNCALIBRATED].ties:
         gained = _gained(choice.evaluation.differences["nll"])
