@@ -101,6 +101,22 @@ def test_nineteen_classes_and_four_workers_stay_within_the_limit():
     assert max(found.values()) < LIMIT
 
 
+@pytest.mark.slow
+def test_rows_filed_by_expert_and_by_rank_stay_within_the_limit():
+    found = measured(
+        """
+        from segcal import ClassConditionalDirichlet, OrderPreservingMatrixScaling
+        experts = {"cdc": ClassConditionalDirichlet(0.1), "cms-op": OrderPreservingMatrixScaling(0.1)}
+        fit_methods(experts, little, engine)
+        cohort = random_cohort(9, (1_000_000,), classes=8)
+        fitting, fits = peak(lambda: fit_methods(experts, cohort, engine))
+        scoring, _ = peak(lambda: evaluate(cohort, fits["cms-op"].calibrator, engine, fitted="include"))
+        print(json.dumps({"fit": fitting, "evaluate": scoring}))
+        """
+    )
+    assert max(found.values()) < LIMIT
+
+
 def blocky(path: Path, shape: tuple[int, ...], classes: int, key: str) -> None:
     """A case that compresses well: probabilities of few digits, in blocks, with labels beside it."""
     rng = np.random.default_rng(0)
