@@ -118,7 +118,7 @@ class Recommendation:
 
     @property
     def gains(self) -> bool:
-        """Whether calibration gains more than its standard error."""
+        """Whether a calibrator was chosen, not the scores as they are."""
         return self.chosen != UNCALIBRATED
 
     @property
@@ -254,7 +254,7 @@ def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, cho
         out.append(f"No gain: {why}. The scores are left as they are.")
     elif candidates[UNCALIBRATED].ties:
         gained = _gained(choice.evaluation.differences["nll"])
-        out.append(f"Chosen: {chosen} ({counted(choice)}). It {gained}, which is not certain; but one parameter can hardly over-fit.")
+        out.append(f"Chosen: {chosen} ({counted(choice)}). It {gained}, which is not certain; but so few can hardly over-fit.")
     elif chosen == best:
         out.append(f"Chosen: {chosen} ({counted(choice)}). No simpler one comes within one standard error of it.")
     else:

@@ -34,6 +34,7 @@ def net(size: float, last: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor
 
 SMALL = torch.tensor([[[0.7, 0.2], [0.0, 1.1]], [[0.0, 0.0], [0.3, 0.4]], [[1.3, 0.1], [0.2, 0.6]]], dtype=torch.float64)
 STEPS = torch.tensor([[0.1, 0.0], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
+OWN = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1]], dtype=torch.float64)
 FREE = torch.stack([MATRIX, MATRIX.T, IDENTITY])
 
 MAPS: dict[str, Map] = {
@@ -54,6 +55,7 @@ MAPS: dict[str, Map] = {
     "experts in scores": ConditionalMap(FREE, BIAS.repeat(3, 1), Scores()),
     "experts in scores that are one temperature": ConditionalMap(*temperature_experts(0.6, 3, Scores()), Scores()),
     "experts in scores of different temperatures": ConditionalMap(torch.stack([0.5 * IDENTITY, IDENTITY, 2 * IDENTITY]), torch.zeros(3, 3), Scores()),
+    "experts in scores that move competitors by the winner's own": ConditionalMap(torch.stack([OWN, IDENTITY, IDENTITY]), torch.zeros(3, 3), Scores()),
     "experts in margins": ConditionalMap(SMALL, STEPS, Margins()),
     "experts in margins that are one temperature": ConditionalMap(*temperature_experts(0.6, 3, Margins()), Margins()),
     "experts in margins, one entry below zero": ConditionalMap(SMALL - 0.5 * torch.eye(2, dtype=torch.float64), STEPS, Margins()),

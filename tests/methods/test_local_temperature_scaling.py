@@ -330,4 +330,4 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 
 def test_names() -> None:
     assert {name: make().method for name, make in TRAINED.items()} == {name: name for name in TRAINED}
-    assert LocalTemperatureScaling(level="image", image=True).method == "ibts-image"
+    assert LocalTemperatureScaling(level="image", image=True).method == "lts-image"

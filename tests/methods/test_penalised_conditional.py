@@ -14,6 +14,7 @@ from segcal.engines import Serial
 from segcal.errors import UsageError
 from segcal.methods.penalised import PATH
 from segcal.methods.penalised_conditional import PenalisedConditional
+from segcal.recipe import Recipe
 
 FAMILIES = [ArgmaxPreservingMatrixScaling, OrderPreservingMatrixScaling, ClassConditionalDirichlet]
 OPTIONS = [
@@ -231,3 +232,18 @@ def test_a_cohort_and_a_table_give_the_same_fit(arrays) -> None:
     a = OrderPreservingMatrixScaling(0.1).fit(table, y.ravel(), groups=groups, engine=Serial())
     b = OrderPreservingMatrixScaling(0.1).fit(cohort_from_arrays(z, y), engine=Serial())
     torch.testing.assert_close(a.maps[0].weight, b.maps[0].weight, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, DirichletCalibration], ids=lambda f: f.name)
+def test_scores_on_a_small_scale_are_not_called_degenerate(family, arrays) -> None:
+    """Cosine-like scores need weights in the hundreds; that is their unit, not a sign of too little data."""
+    z, y = arrays
+    small = family(1.0).fit(0.003 * z, y, engine=Serial()).solution
+    assert small.status == "optimal"
+    assert 1 / small.settings["temperature"] > 100
+
+
+def test_options_of_the_exact_solver_are_refused_beside_the_recipe() -> None:
+    for options in ({"gauge": "pinned"}, {"experts": "independent"}, {"penalty": "odir"}, {"eps": 1e-3}, {"lambda_": 0.1}):
+        with pytest.raises(UsageError, match="recipe"):
+            OrderPreservingMatrixScaling(solver=Recipe(trials=1), **options)

@@ -192,7 +192,7 @@ def test_the_split_keeps_groups_whole() -> None:
 
 
 def test_strengths_beside_the_recipe_are_refused() -> None:
-    with pytest.raises(UsageError, match="searches both"):
+    with pytest.raises(UsageError, match="searches its strengths"):
         DirichletCalibration(lambda_=0.1, solver=SHORT)
 
 

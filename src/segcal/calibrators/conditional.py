@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segcal.calibrators.maps import Map
 from segcal.errors import UsageError
-from segcal.experts import COORDINATES, Coordinates, Gaps, Scores, margins_form
+from segcal.experts import COORDINATES, Coordinates, Margins, Scores, margins_form
 from segcal.guarantees import Guarantees, Status
 
 TOLERANCE = 1e-12
@@ -89,15 +89,20 @@ class ConditionalMap(Map):
         disordered: list[str] = []
         for e in range(self.weight.shape[0]):
             a, g = self.weight[e], self.bias[e]
+            alike = True
             if isinstance(self.coordinates, Scores):
                 a, c, g = margins_form(self.weight[e], self.bias[e], e)
                 scale = TOLERANCE * max(1.0, float(self.weight[e].abs().max()))
-                # the log-probability of the winner lies in [-log C, 0]: what it adds is least at the end where c drives it down
+                # what the log-probability of the winner adds must be the same for all competitors, or it moves them past each other
+                alike = float((c - c[0]).abs().max()) <= scale and _keeps_order(a, g)
+                # it lies in [-log C, 0]: what it adds to a margin is least at the end where c drives it down
                 g = g - c.clamp_min(0) * torch.log(torch.tensor(float(len(self.bias)), dtype=g.dtype))
                 a, g = torch.where(a.abs() <= scale, 0.0, a), torch.where(g.abs() <= scale, 0.0, g)
+            elif isinstance(self.coordinates, Margins):
+                alike = _keeps_order(a, g)
             if float(a.min()) < 0 or float(g.min()) < 0:
                 broken.append(str(e))
-            if not isinstance(self.coordinates, Gaps) and not _keeps_order(a, g):
+            if not alike:
                 disordered.append(str(e))
         what = "A and g" if not isinstance(self.coordinates, Scores) else "the margins form"
         kept = f"{what} of every expert are not negative" if not broken else f"{what} of expert(s) {', '.join(broken[:5])} have negative entries"

@@ -68,5 +68,8 @@ def comparison(found: Recommendation) -> Table:
         verdict = "chosen" if name == found.chosen else "not allowed" if not c.allowed else "lowest NLL" if name == found.best else "as good" if c.ties else ""
         numbers = (tables.shown(key, block[key]) for key in ("ece", "dice", "flip_rate"))
         out.add_row(name, f"{c.parameters:,}", "yes" if c.keeps_map else "no", tables.number(c.nll), *gain, *numbers, verdict)
-    out.caption = "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. As good: within one standard error of the best."
+    out.caption = (
+        "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. "
+        "As good: within one standard error of the best, or closer than anyone would notice."
+    )
     return out

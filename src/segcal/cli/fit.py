@@ -64,9 +64,10 @@ def fit(
         with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps);
         iop (a small net that keeps the ranking);
         lts (a temperature from each voxel's neighbourhood), lts-raw (the same from raw logits), lts-image (from the image too, which --images gives).
-        Or auto: the simplest of them that does not change the segmentation map and is as good as the best; none, if none gains.
+        Or auto: of those solved exactly (all but lts and iop) the simplest that keeps the segmentation map and is as good as the best;
+        none, if none gains.
     lambda_
-        Strength of the penalty of every method but ts and ets: a number, or 'cv' (default) to choose it by cross-validation over cases.
+        Strength of the penalty of vs, ms-c, ms, dc, cdc, cms-ap and cms-op: a number, or 'cv' (default) to choose it by cross-validation over cases.
     mu
         Strength of the penalty on the biases; as --lambda unless given.
     penalty
@@ -88,17 +89,17 @@ def fit(
     slice_axis
         Of lts: the spatial axis of a volume whose slices are the planes in which neighbours lie; the first, 0, unless given.
     learning_rate
-        Of lts: the first learning rate of Adam.
+        Of lts and iop: the first learning rate of Adam.
     weight_decay
-        Of lts: weight decay on all parameters; none unless given.
+        Of lts and iop: weight decay on all parameters; none unless given.
     epochs
-        Of lts: most epochs.
+        Of lts and iop: most epochs.
     patience
-        Of lts: epochs without a better validation NLL that end the training.
+        Of lts and iop: epochs without a better validation NLL that end the training.
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
-        Seed of the folds.
+        Seed of the folds, and of the recipe.
     no_crossfit
         Leave out the cross-fitted numbers.
     free_decision

@@ -30,18 +30,20 @@ ENDING = ".safetensors"
 
 PENALISED = "a method with a penalty"
 CONDITIONAL = "a method with a matrix for each predicted class: cms-op, cms-ap or cdc"
-LEARNT = "a method that is trained: lts, lts-raw or lts-image"
+BOUNDED = "a method with bounds: cms-op or cms-ap"
+LEARNT = "a method that is trained: lts, lts-raw, lts-image or iop"
+LOCAL = "a method that looks at neighbours: lts, lts-raw or lts-image"
 
 OPTIONS = {
     "lambda_": ("--lambda", PENALISED),
     "mu": ("--mu", PENALISED),
     "penalty": ("--penalty", PENALISED),
-    "gauge": ("--gauge", CONDITIONAL),
+    "gauge": ("--gauge", BOUNDED),
     "experts": ("--experts", CONDITIONAL),
     "eps": ("--eps", PENALISED),
     "solver": ("--solver", "a method the papers fit too"),
-    "level": ("--level", LEARNT),
-    "slice_axis": ("--slice-axis", LEARNT),
+    "level": ("--level", LOCAL),
+    "slice_axis": ("--slice-axis", LOCAL),
     "learning_rate": ("--learning-rate", LEARNT),
     "weight_decay": ("--weight-decay", LEARNT),
     "epochs": ("--epochs", LEARNT),

@@ -2,7 +2,7 @@
 
 Pieces of one expert and one stratum (fold) lie together in chunks of some 2^14 rows, so that an ask about an expert reads its own voxels only, in few and long
 matrix products. Chunks are cut by the order of cases and blocks alone. Costs: the rows once more, in memory while the budget lasts, then in files.
-Curvature is taken from at most `EXPERT_ROWS` rows an expert, drawn evenly by seed. An expert without a voxel has no chunk.
+Curvature from a sample is taken from some `EXPERT_ROWS` rows an expert at most, drawn evenly by seed. An expert without a voxel has no chunk.
 """
 
 from __future__ import annotations

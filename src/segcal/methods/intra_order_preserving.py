@@ -61,7 +61,7 @@ class IntraOrderPreserving(Method):
             raise UsageError("seed", found=str(self.seed), expected="0 or more", do="Leave it out for 0.")
 
     def identifiable(self, classes: int) -> int:
-        """All numbers of the net."""
+        """All numbers of the net: which of them data can tell is not known (its singular values fall without a step)."""
         return sum(rows * (columns + 1) for rows, columns in shapes(classes, self.hidden))
 
     @property
@@ -101,8 +101,8 @@ class IntraOrderPreserving(Method):
             "validation_nll": solved.value if math.isfinite(solved.value) else None,
             "optimised": net.optimised,
         }
-        certificate = {"gap": found.objective, "proof": "neither an NLL nor weight decay is negative", "gradient": found.gradient, "evaluations": solved.evaluations}
-        return FittedMap(net.map(task.logits), Solution(found.objective, found.nll, "stopped", "; ".join(notes), 0, certificate, told))
+        certificate = {"gap": None, "proof": "none: the problem is not convex", "gradient": found.gradient, "evaluations": solved.evaluations}
+        return FittedMap(net.map(task.logits), Solution(found.objective, found.nll, "trained" if solved.converged else "stopped", "; ".join(notes), 0, certificate, told))
 
 
 class NetStage(Stage):

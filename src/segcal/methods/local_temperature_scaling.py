@@ -85,9 +85,8 @@ class LocalTemperatureScaling(Trained):
 
     @property
     def method(self) -> str:
-        """`lts`, `lts-raw`, `lts-image`, or with `ibts` for the image level."""
-        name = "lts" if self.level == "voxel" else "ibts"
-        return name + ("-raw" if self.source == "logits" else "") + ("-image" if self.image else "")
+        """`lts`, `lts-raw`, `lts-image`, whatever the level."""
+        return "lts" + ("-raw" if self.source == "logits" else "") + ("-image" if self.image else "")
 
     @property
     def fields(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, Literal
 
@@ -33,7 +33,13 @@ from segcal.statistics import clustered_mean, one_standard_error
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 EXTREME = 1e2
-"""Parameters beyond this are called degenerate."""
+"""Parameters beyond this, weights in multiples of 1/T where that is above 1, are called degenerate."""
+
+
+def extent(weight: Any, bias: Any, scale: Solved) -> float:
+    """The largest parameter, weights in multiples of 1/T where scores are so small that every weight must be large; not where the data do not bound the temperature itself."""
+    unit = 1.0 if scale.notes else max(1.0, float(scale.theta[0]))
+    return max(float(np.abs(weight).max()) / unit, float(np.abs(bias).max()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,9 @@ class Penalised(Method):
     def __post_init__(self) -> None:
         if self.penalty not in ("ts", "odir"):
             raise UsageError("penalty", found=repr(self.penalty), expected="'ts' or 'odir'", do="'ts' shrinks to temperature scaling, 'odir' is the papers' penalty.")
+        for name in ("lambda_", "mu", "eps"):
+            if not isinstance(getattr(self, name), Real | str | None):
+                raise UsageError(name, found=repr(getattr(self, name)), expected="a number or 'cv'", do="Leave it out for the default.")
         unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
         for name, chosen_by_data in unset.items():
             value = getattr(self, name)
@@ -78,9 +87,16 @@ class Penalised(Method):
         if (self.lambda_ == "cv") != (self.mu == "cv") and self.mu is not None:
             found = f"{self.mu!r} beside lambda_={self.lambda_!r}"
             raise UsageError("mu", found=found, expected="both numbers, or both 'cv'", do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.")
-        if self.solver is not None and (self.lambda_ != "cv" or self.mu is not None):
-            found = f"lambda_={self.lambda_!r}, mu={self.mu!r} beside the recipe"
-            raise UsageError("lambda_, mu", found=found, expected="neither", do="The recipe searches both; for a strength of your own, leave the solver out (it is then exact).")
+        if self.solver is not None:
+            for option in fields(self):
+                value = getattr(self, option.name)
+                if option.name != "solver" and value != option.default:
+                    raise UsageError(
+                        option.name,
+                        found=f"{value!r} beside the recipe",
+                        expected="nothing: the recipe has the papers' penalty and searches its strengths",
+                        do="Leave it out, or leave the solver out (it is then exact).",
+                    )
 
     @property
     def cross_validates(self) -> bool:

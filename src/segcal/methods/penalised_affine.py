@@ -20,7 +20,7 @@ from segcal.engines import Ask, Level
 from segcal.errors import ScoreError
 from segcal.fitting import Binding, Plan, Subset, Task
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised
+from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised, extent
 from segcal.methods.temperature_scaling import certificate, temperature
 from segcal.objectives import AffineNLL, Evaluation, Penalty, odir, ridge, towards_temperature
 from segcal.objectives.evaluation import Vector
@@ -120,7 +120,7 @@ class PenalisedAffine(Penalised):
         c = task.classes
         flat = problem.design @ solved.theta
         matrix = torch.from_numpy(flat.reshape(c, c + 1).copy())
-        extreme = float(np.abs(flat).max())
+        extreme = extent(matrix[:, :c].numpy(), matrix[:, c].numpy(), scale)
         notes = [*solved.notes, *(f"temperature alone: {note}" for note in scale.notes), *self._kept(task)]
         if extreme > EXTREME:
             bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"

@@ -26,7 +26,7 @@ from segcal.errors import UsageError
 from segcal.experts import Coordinates, Expert
 from segcal.fitting import Binding, Plan, Problem, Subset, Task, together
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised
+from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised, extent
 from segcal.methods.penalised_affine import AffineProblem, unit_of
 from segcal.methods.temperature_scaling import temperature
 from segcal.objectives import (
@@ -174,7 +174,7 @@ class PenalisedConditional(Penalised):
             "gradient": worst.gradient,
             "evaluations": max(s.evaluations for s in solved.values()),
         }
-        extreme = max(float(np.abs(theta).max()) for theta in thetas.values())
+        extreme = max(self._extent(thetas[e], scale) for e in settings)
         converged = all(s.converged for s in solved.values())
         status = "stopped" if not converged else "degenerate" if extreme > EXTREME else "optimal"
         told = self.settings(scale, chosen) | {"penalised": self.experts, "experts": [self._told(settings[e], solved.get(e), thetas[e]) for e in sorted(settings)]}
@@ -218,6 +218,11 @@ class PenalisedConditional(Penalised):
         all_of = torch.from_numpy(np.stack([thetas[e].reshape(k, k + 1) for e in range(classes)]))
         return all_of[:, :, :k].contiguous(), all_of[:, :, k].contiguous()
 
+    def _extent(self, theta: Vector, scale: Solved) -> float:
+        k = int(np.sqrt(len(theta)))  # theta has k (k + 1) entries
+        matrix = theta.reshape(k, k + 1)
+        return extent(matrix[:, :k], matrix[:, k], scale)
+
     def _told(self, setting: Setting, solved: Solved | None, theta: Vector) -> dict[str, Any]:
         bounded = self.coordinates.size(setting.task.classes) < setting.task.classes
         return {
@@ -238,7 +243,7 @@ class PenalisedConditional(Penalised):
         thin = [f"{e} ({s.facts.voxels} voxels)" for e, s in settings.items() if 0 < s.facts.voxels < len(thetas[e])]
         if thin:
             notes.append(f"thin experts, fewer voxels than parameters, held by the penalty: {', '.join(thin)}")
-        far = [e for e, theta in thetas.items() if float(np.abs(theta).max()) > EXTREME]
+        far = [e for e, theta in thetas.items() if self._extent(theta, scale) > EXTREME]
         if far:
             bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
             notes.append(f"parameters of expert {', '.join(map(str, far))} go beyond {EXTREME:g}: the data do not bound them; {bound}")
