@@ -202,10 +202,12 @@ def main() -> None:
 
 
 def _words() -> list[str]:
-    """The arguments, with WORK in place of a folder of this machine."""
+    """The arguments, with WORK in place of a folder of this machine, and without the one of the calibrators."""
     out = sys.argv[1:]
-    at = out.index("--work") + 1
-    out[at] = "WORK"
+    out[out.index("--work") + 1] = "WORK"
+    if "--scratch" in out:
+        at = out.index("--scratch")
+        del out[at : at + 2]
     return out
 
 

@@ -145,7 +145,7 @@ def test_the_papers_recipe_is_a_solver(segcal: Any, fitting: Any, tmp_path: Path
         (("--trials", "3"), "expected --solver recipe"),
         (("--storage", "trials.json"), "expected --solver recipe"),
         (("--solver", "recipe", "--trials", "0"), "expected at least 1"),
-        (("--method", "dc", "--solver", "recipe", "--lambda", "0.1"), "searches both"),
+        (("--method", "dc", "--solver", "recipe", "--lambda", "0.1"), "searches its strengths"),
     ],
 )
 def test_options_of_the_recipe_are_checked_before_any_work(segcal: Any, fitting: Any, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
