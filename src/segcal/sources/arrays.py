@@ -210,12 +210,16 @@ def _table(scores: Array, given: Mapping[str, Array], groups: Sequence[object] |
     if groups is None:
         rows = {"table": np.arange(count)} if count else {}
     else:
-        of_row = [str(g) for g in (groups.tolist() if isinstance(groups, np.ndarray | Tensor) else groups)]
+        of_row = np.empty(len(groups), object)
+        of_row[:] = groups.tolist() if isinstance(groups, np.ndarray | Tensor) else list(groups)
         if len(of_row) != count:
             raise ShapeError("groups", found=f"{len(of_row)} entries", expected=f"{count}, one a row of scores", do="Name the case of each row.")
-        places: dict[str, int] = {}
-        place = np.fromiter((places.setdefault(g, len(places)) for g in of_row), np.int64, count)
-        rows = dict(zip(places, np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1]), strict=True)) if count else {}
+        # rows of a case mostly follow each other: run by run
+        starts = np.flatnonzero(np.append(True, of_row[1:] != of_row[:-1])) if count else np.zeros(0, np.int64)
+        runs: dict[str, list[Array]] = {}
+        for start, stop in zip(starts, np.append(starts[1:], count), strict=True):
+            runs.setdefault(str(of_row[start]), []).append(np.arange(start, stop))
+        rows = {group: np.concatenate(pieces) for group, pieces in runs.items()}
     batch: list[dict[str, Field]] = [{name: RowsField(array, r, name) for name, array in {"scores": scores, **given}.items()} for r in rows.values()]
     return list(rows), batch
 
