@@ -66,7 +66,7 @@ def together(plans: Mapping[K, Plan[R]]) -> Plan[dict[K, R]]:
 class Task:
     """One softmax problem to be fitted on several subsets of the cases.
 
-    `part` of the head and its number of `classes`; `groups`: the group of each case; `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known;
+    `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included; `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known;
     `validation`: cases pinned beside them, of no subset and no fold, for methods that stop or choose by them.
     """
 

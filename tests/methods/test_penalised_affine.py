@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from segcal import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, TemperatureScaling, VectorScaling, cohort_from_arrays
+from segcal import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, OrderPreservingMatrixScaling, TemperatureScaling, VectorScaling, cohort_from_arrays
 from segcal.engines import Serial
 from segcal.errors import ScoreError, UsageError
 from segcal.methods.penalised import PATH
@@ -172,6 +172,26 @@ def test_the_selection_is_a_whole_table_and_the_strongest_within_one_standard_er
     wider = stats.t.ppf(stats.norm.cdf(1), 5)  # six groups
     first = next(row for row in table if row["excess"] <= wider * row["excess_standard_error"])
     assert solution.settings["lambda"] == first["lambda"]
+
+
+@pytest.mark.parametrize("method", [DirichletCalibration, OrderPreservingMatrixScaling])
+def test_validation_cases_take_the_place_of_the_folds(method, truth) -> None:
+    """Every strength is judged by its NLL on the validation cases, none of which is fitted on; a strength that is given needs none."""
+    weight = np.array([[0.5, 0.3, 0.0], [0.0, 1.2, 0.0], [0.2, 0.0, 0.8]])
+    z, y = truth(5, 8, 400, weight, np.zeros(3))
+    mine, theirs = cohort_from_arrays(z[:4], y[:4], groups=list("abcd")), cohort_from_arrays(z[4:], y[4:], groups=list("efgh"))
+    solution = method().fit(mine, validation=theirs, engine=Serial()).solution
+    assert "chosen on validation cases" in solution.message
+    table = {row["lambda"]: row["nll"] for row in solution.selection}
+    for strength in (1.0, 0.01):
+        alone = method(strength).fit(mine, engine=Serial())
+        u = alone.log_probs(torch.from_numpy(z[4:])).movedim(1, 0).reshape(3, -1)
+        nll = -u.gather(0, torch.from_numpy(y[4:]).reshape(1, -1)).mean()
+        assert table[strength] == pytest.approx(float(nll), abs=2e-5)
+    with pytest.raises(UsageError, match="validation"):
+        method(1.0).fit(mine, validation=theirs, engine=Serial())
+    one = cohort_from_arrays(z[4:5], y[4:5], groups=["e"])
+    assert method().fit(mine, validation=one, engine=Serial()).solution.settings["lambda"] is None
 
 
 def test_the_table_is_that_of_fits_made_one_by_one(truth, fit) -> None:

@@ -233,7 +233,7 @@ def _driven(
         pinned.resample([stratum.get(i, 0) if i < len(cohort) else len(parts) + 1 for i in range(len(both))])
         subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
         whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
-        tasks = [Task(part, len(cohort.head.part_classes(part)), whole, cohort.groups, parts, subsets, pinned.has_energy, beside) for part in range(len(cohort.head.parts))]
+        tasks = [Task(part, len(cohort.head.part_classes(part)), whole, both.groups, parts, subsets, pinned.has_energy, beside) for part in range(len(cohort.head.parts))]
         plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() if isinstance(method, Method | Trained) for task in tasks}
         plans |= {(None, task.part): _absent(task) for task in tasks}
         return drive(together(plans), engine, pinned), Read(pinned.records, pinned.passes), parts
@@ -322,7 +322,7 @@ def _fit(name: str, method: AnyMethod, found: Mapping[Any, Any], cohort: Cohort,
         records = tuple(r for i, r in enumerate(pinned.records) if i not in left_out)
         data = FitData(cohort.name, cohort.pool, cohort.provenance, records, sum(r.roles[0] for i, r in enumerate(pinned.records) if i < len(cohort) and i not in left_out))
         solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
-        return Calibrator(cohort.head, cohort.pooled_kind, [f.map for f in fitted], name, solution=solution, data=data, keep_decision=keep)
+        return Calibrator(cohort.head, cohort.pooled_kind, [f.map for f in fitted], method.method, solution=solution, data=data, keep_decision=keep)
 
     return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))
 

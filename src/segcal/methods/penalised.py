@@ -3,8 +3,8 @@
 Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15. `lambda_` and `mu` are numbers,
 or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 1e-4, warm-started, on an even sample
 of the voxels; of the strengths whose NLL is within one standard error of the lowest (of the paired difference over cases) the strongest is taken, and temperature scaling is the
-strongest of all. The final fit uses every voxel.
-`eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases: "cv" keeps temperature scaling and says so.
+strongest of all. The final fit uses every voxel. Where validation cases are given they take the place of the folds: one path instead of one a fold (K26 4.1).
+`eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases to judge by: "cv" keeps temperature scaling and says so.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Penalised(Method):
 
     @property
     def takes_validation(self) -> bool:
-        """With the papers' recipe."""
-        return self.solver is not None
+        """To choose the strength by, unless it is given."""
+        return self.solver is not None or self.lambda_ == "cv"
 
     @property
     def needs_every_class(self) -> bool:
@@ -161,14 +161,13 @@ class Penalised(Method):
             given = float(self.lambda_)
             paths = yield from together({s: self.path(task, s, (given,), 1e-4) for s in task.subsets})
             return {s: Chosen(given, paths[s].ends[given], (), "as given") for s in task.subsets}
-        possible = [s for s in task.subsets if task.inner(s)]
-        needed = set(possible) | {tuple(sorted((*s, k))) for s in possible for k in task.inner(s)}
-        paths = yield from together({s: self.path(task, s, PATH) for s in sorted(needed)})
+        judges = {s: _judges(task, s) for s in task.subsets}
+        needed = {fitted for found in judges.values() for fitted, _ in found}
+        paths = yield from together({s: self.path(task, s, PATH) for s in sorted(needed | {s for s, found in judges.items() if found})})
         asks: dict[Any, Ask] = {}
-        for s in possible:
-            for k in task.inner(s):
-                path = paths[tuple(sorted((*s, k)))]
-                cases = frozenset(task.folds[k])
+        for s, found in judges.items():
+            for k, (fitted, cases) in enumerate(found):
+                path = paths[fitted]
                 asks[s, k, None, None] = Ask(ScaleNLL(path.beta), task.part, cases, Level.SAMPLE, by_case=True)
                 for strength, end in path.ends.items():
                     for name, ask in self.held_out(task, path.beta, end).items():
@@ -178,23 +177,31 @@ class Penalised(Method):
         for key, states in answers.items():
             of = sums.setdefault((key[0], key[2]), {})
             for case, state in states.items():
-                found = accumulate.result(asks[key].accumulator, state)
+                one = accumulate.result(asks[key].accumulator, state)
                 total = of.setdefault(case, [0.0, 0.0])
-                total[0] += found.value * found.voxels
-                total[1] += found.voxels
+                total[0] += one.value * one.voxels
+                total[1] += one.voxels
         out = {}
-        for s in task.subsets:
-            if s not in possible:
-                out[s] = Chosen(None, None, (), "temperature scaling: fewer than two groups of cases to cross-validate on")
+        for s, found in judges.items():
+            if not found:
+                out[s] = Chosen(None, None, (), "temperature scaling: fewer than two groups of cases to judge by")
                 continue
             nll = {lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)}
             out[s] = _best(task, nll, paths[s].ends)
         return out
 
 
+def _judges(task: Task, subset: Subset) -> list[tuple[Subset, frozenset[int]]]:
+    """Which fits are judged on which cases: one on the validation cases, else one a fold. Fewer than two groups to judge by: none."""
+    if task.validation:
+        return [(subset, task.validation)] if len({task.groups[i] for i in task.validation}) >= 2 else []
+    return [(tuple(sorted((*subset, k))), frozenset(task.folds[k])) for k in task.inner(subset)]
+
+
 def _best(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
     """The strongest penalty, temperature scaling the strongest of all, whose NLL is above the lowest by no more than the standard error of that paired difference over cases."""
     base = nll[None]
+    how = "chosen on validation cases" if task.validation else "cross-validated over cases"
     cases = sorted(base)
     groups = [task.groups[i] for i in cases]
     mean = {strength: float(np.mean([found[i] for i in cases])) for strength, found in nll.items()}
@@ -214,8 +221,8 @@ def _best(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Map
     )
     chosen = next(s for s in nll if s == best or excess[s].mean <= one_standard_error(excess[s]))
     if chosen is None:
-        return Chosen(None, None, table, "temperature scaling: cross-validation over cases found no gain beyond its standard error")
-    why = f"cross-validated over cases: NLL {gain[chosen].mean:.4g} +- {gain[chosen].standard_error:.2g} below temperature scaling"
+        return Chosen(None, None, table, f"temperature scaling: {how}, no gain beyond its standard error")
+    why = f"{how}: NLL {gain[chosen].mean:.4g} +- {gain[chosen].standard_error:.2g} below temperature scaling"
     if chosen != best:
         why += f"; the strongest within a standard error of lambda = {best:g}"
     return Chosen(chosen, path[chosen], table, why)
