@@ -66,8 +66,8 @@ def together(plans: Mapping[K, Plan[R]]) -> Plan[dict[K, R]]:
 class Task:
     """One softmax problem to be fitted on several subsets of the cases.
 
-    `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included; `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known;
-    `validation`: cases pinned beside them, of no subset and no fold, for methods that stop or choose by them.
+    `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included; `folds`: case indices of each fold; `subsets` asked for;
+    `logits`: raw logits are known; `validation`: cases pinned beside them, of no subset and no fold, for methods that stop or choose by them.
     """
 
     part: int

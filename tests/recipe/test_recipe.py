@@ -170,7 +170,7 @@ def test_an_exact_fit_beside_it_does_not_see_the_validation_cases() -> None:
 
 def test_validation_cases_nobody_uses_are_refused() -> None:
     with pytest.raises(UsageError, match="leave it out"):
-        fitted(DirichletCalibration(), cohort(), cohort(2, 2))
+        fitted(DirichletCalibration(0.1), cohort(), cohort(2, 2))
 
 
 def test_validation_cases_must_be_others_made_the_same_way() -> None:
