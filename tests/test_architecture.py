@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "application"),
     ("checking", "report", "recommendation"),
     ("auditing",),
+    ("study",),
     ("demonstration",),
     ("__init__",),
     ("cli",),

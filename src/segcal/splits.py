@@ -3,7 +3,9 @@
 `folds` balances the folds by cases, or by given weights: groups are shuffled by the seed, taken from the heaviest down, and each goes to the lightest fold.
 Promises: the same seed gives the same folds for the same groups, whatever the order of the cases; every case is in exactly one fold, no fold is empty, no group is
 in two. Fewer groups than folds asked for: fewer folds, and the result says so. Fewer than two groups: UsageError, there is nothing to hold out.
-Groups are read from names (`groups_by_pattern`), a table (`groups_from_table`), or runs of neighbouring frames (`consecutive`); each returns case id to group.
+`partition` deals whole groups out to calibration, validation and test, one random order a repeat (K26 4.1).
+Groups are read from names (`groups_by_pattern`), a table (`groups_from_table`), or runs of neighbouring frames (`consecutive`); each returns case id to group. `grouped` reads one
+word for all of these.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from segcal.cases import Cohort
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
+
+_TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,85 @@ def folds(groups: Sequence[str], k: int, seed: int = 0, weights: Sequence[float]
     return Folds(tuple(tuple(sorted(i for name in fold for i in cases[name])) for fold in members), k, len(names))
 
 
+CALIBRATION, VALIDATION, TEST, UNUSED = "calibration", "validation", "test", "unused"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Cases dealt out in a random `order` (indices, groups together): the first `calibration` are fitted on, the next `validation` chosen by, the next `test` scored."""
+
+    order: tuple[int, ...]
+    calibration: int
+    validation: int
+    test: int
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The role of each case: calibration, validation, test or unused."""
+        names = [CALIBRATION] * self.calibration + [VALIDATION] * self.validation + [TEST] * self.test
+        names += [UNUSED] * (len(self.order) - len(names))
+        by_case = dict(zip(self.order, names, strict=True))
+        return tuple(by_case[i] for i in range(len(self.order)))
+
+    def having(self, role: str) -> tuple[int, ...]:
+        """Indices of the cases with a role, in the order they were dealt."""
+        return tuple(i for i in self.order if self.roles[i] == role)
+
+
+def partition(groups: Sequence[str], calibration: int, validation: int, test: int | None, *, seed: int = 0, repeat: int = 0) -> Partition:
+    """Deal whole groups out at random until calibration, then validation, then test hold at least so many cases; `test` None: all that are left.
+
+    A group is never split, so a part may hold up to one group less one case more than asked for. The order depends on `seed`, `repeat` and the names of groups alone. Raises
+    UsageError where the groups do not suffice.
+    """
+    cases: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        cases.setdefault(group, []).append(index)
+    names = sorted(cases)
+    shuffled = [cases[names[i]] for i in np.random.default_rng([seed, repeat]).permutation(len(names))]
+    order = [i for group in shuffled for i in group]
+    sizes, ends = [len(group) for group in shuffled], []
+    position = taken = 0
+    for wanted in (calibration, validation, len(groups) if test is None else test):
+        start = taken
+        while taken - start < wanted and position < len(sizes):
+            taken += sizes[position]
+            position += 1
+        ends.append(taken - start)
+    wanted_all = [calibration, validation, 1 if test is None else test]
+    if any(got < wanted for got, wanted in zip(ends, wanted_all, strict=True)):
+        raise UsageError(
+            "split",
+            found=f"{len(groups)} cases in {len(names)} groups, of which a random order gives {ends[0]}, {ends[1]} and {ends[2]} cases",
+            expected=f"at least {calibration} to calibrate, {validation} to validate and {wanted_all[2]} to test",
+            do="Ask for fewer cases, add cases, or give finer groups; a group is never split.",
+        )
+    return Partition(tuple(order), *ends)
+
+
+def grouped(cohort: Cohort, how: str) -> Cohort:
+    """The cohort with the groups a word asks for: a table (.csv, .tsv), 'consecutive:20' or 'consecutive:20:PATTERN', 'source' for what the files say, else a pattern on names."""
+    ids = [case.id for case in cohort]
+    if how == "source":
+        bare = [case.id for case in cohort if not case.group]
+        if bare:
+            raise UsageError(
+                "groups", found=f"'source', and no group for {bare[0]} in the files", expected="files that name groups", do="Give a table, a pattern, or consecutive:N."
+            )
+        return cohort
+    if (run := runs_of(how)) is not None:
+        return cohort.grouped(consecutive(ids, *run))
+    if how.lower().endswith(_TABLES) or Path(how).is_file():
+        return cohort.grouped(groups_from_table(how))
+    return cohort.grouped(groups_by_pattern(ids, how))
+
+
+def runs_of(how: str) -> tuple[int, str | None] | None:
+    """Length and sequence pattern of 'consecutive:20:PATTERN'; None for another word."""
+    run = re.fullmatch(r"consecutive:(\d+)(?::(.+))?", how)
+    return None if run is None else (int(run.group(1)), run.group(2))
+
+
 def groups_by_pattern(ids: Sequence[str], pattern: str) -> dict[str, str]:
     """The group of each case from its id: what the first parenthesis of the regular expression matches, or the whole match. An id without a match, or a bad pattern: UsageError."""
     compiled = _compiled(pattern)
@@ -147,12 +231,24 @@ def consecutive(ids: Sequence[str], length: int, sequence: str | None = None) ->
     """
     if length < 1:
         raise UsageError("length", found=str(length), expected="at least 1 frame", do="Give the number of neighbouring frames that belong together.")
-    belongs = groups_by_pattern(ids, sequence) if sequence is not None else dict.fromkeys(ids, "")
-    out = {}
-    for name in sorted(set(belongs.values())):
-        frames = sorted((i for i in ids if belongs[i] == name), key=lambda frame: (_natural(frame), frame))
-        out.update({frame: frames[position - position % length] for position, frame in enumerate(frames)})
+    out = {frame: frames[position - position % length] for frames in _sequences(ids, sequence) for position, frame in enumerate(frames)}
     return {case: out[case] for case in ids}
+
+
+def between_runs(ids: Sequence[str], length: int, gap: int, sequence: str | None = None) -> frozenset[str]:
+    """The first `gap` frames of every run but a sequence's first: left out, they keep neighbouring runs (as in `consecutive`) so many frames apart.
+
+    Raises UsageError for a gap that leaves nothing of a run.
+    """
+    if not 0 <= gap < length:
+        raise UsageError("gap", found=str(gap), expected=f"from 0 to {length - 1}, less than the length of a run", do="Give longer runs or a smaller gap.")
+    return frozenset(frame for frames in _sequences(ids, sequence) for position, frame in enumerate(frames) if position >= length and position % length < gap)
+
+
+def _sequences(ids: Sequence[str], sequence: str | None) -> list[list[str]]:
+    """Frames of each sequence in their natural order."""
+    belongs = groups_by_pattern(ids, sequence) if sequence is not None else dict.fromkeys(ids, "")
+    return [sorted((i for i in ids if belongs[i] == name), key=lambda frame: (_natural(frame), frame)) for name in sorted(set(belongs.values()))]
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from segcal.calibrators import load
 from segcal.cli.common import Labelled, Running, Scores, typed
-from segcal.cli.opening import cohort_of, engine_of, grouped, memory_of
+from segcal.cli.opening import cohort_of, engine_of, memory_of
 from segcal.errors import MissingError, UsageError
 from segcal.head import Softmax
+from segcal.splits import grouped
 
 
 @pytest.mark.parametrize(("text", "size"), [("4GB", 2**32), ("512MB", 2**29), ("512MiB", 2**29), ("0.5g", 2**29), (" 300 M ", 300 * 2**20), ("268435456", 2**28)])

@@ -23,7 +23,6 @@ from segcal.errors import UsageError
 from segcal.head import Softmax
 from segcal.sources.discover import open_cohort
 
-_TABLES = (".csv", ".tsv")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -49,25 +48,7 @@ def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | 
         cohort = _as_fitted(cohort, calibrator, labelled)
     if scores.cases:
         cohort = cohort.select(scores.cases)
-    return cohort if labelled.groups is None else grouped(cohort, labelled.groups)
-
-
-def grouped(cohort: Cohort, how: str) -> Cohort:
-    """The cohort with the groups that `--groups` asks for."""
-    ids = [case.id for case in cohort]
-    if how == "source":
-        bare = [case.id for case in cohort if not case.group]
-        if bare:
-            raise UsageError(
-                "--groups", found=f"'source', and no group for {bare[0]} in the files", expected="files that name groups", do="Give a table, a pattern, or consecutive:N."
-            )
-        return cohort
-    run = re.fullmatch(r"consecutive:(\d+)(?::(.+))?", how)
-    if run is not None:
-        return cohort.grouped(splits.consecutive(ids, int(run.group(1)), run.group(2)))
-    if how.lower().endswith(_TABLES) or Path(how).is_file():
-        return cohort.grouped(splits.groups_from_table(how))
-    return cohort.grouped(splits.groups_by_pattern(ids, how))
+    return cohort if labelled.groups is None else splits.grouped(cohort, labelled.groups)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,227 @@
+"""The configuration of a study: one YAML file, read into data whose every mistake is found before any work begins.
+
+Paths are relative to the file; `$NAME` stands for an environment variable, and a pattern such as `predictions/member*` for the folders it matches, in order. Unknown keys and
+names are refused with the nearest known one. The text under a field is its help: `segcal study --example` prints it (`segcal.study.example`).
+Raises MissingError (no file), UnreadableError (no YAML), UsageError (everything else), each naming the entry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.study.pipelines import PAPER, Pipeline, pipeline, unknown
+
+CLEAN = "test"
+"""The cohort a study is about: the test cases of each repeat."""
+
+
+class Section(BaseModel):
+    """Part of a configuration: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Predictions with labels, as the command line takes them."""
+
+    results: tuple[str, ...]
+    """Folders of predictions: one, or the members of an ensemble."""
+    labels: str | None = None
+    """Folder of label maps, one a case and named as it. An nnU-Net results folder brings its own."""
+    kind: Literal["logits", "log_probs", "probs", "scores"] | None = None
+    """What the scores are, where the files do not say."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, where no dataset.json names them."""
+    background: int | Literal["none"] | None = None
+    """Index of the class left out of Dice and IoU, or none. Default: as dataset.json says."""
+    ignore_index: int | None = None
+    """Label that marks voxels never scored."""
+    mask: str | None = None
+    """Folder of masks; only voxels where the mask is not 0 are scored."""
+    images: str | None = None
+    """Folder of the images, for pictures and for methods that look at them."""
+    cases: tuple[str, ...] = ()
+    """Only the cases with these names; shell patterns are allowed."""
+    zyx: bool = False
+    channel_axis: int = 0
+
+    @field_validator("results", "classes", "cases", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Split(Section):
+    """How many cases go where, in each repeat (K26 Table 1)."""
+
+    calibration: PositiveInt
+    """Cases the calibrators are fitted on."""
+    validation: PositiveInt
+    """Cases that strengths, stopping and trials are chosen by."""
+    test: PositiveInt | None = None
+    """Cases the results are about. Default: all that are left."""
+    groups: str | None = None
+    """Cases that belong together and are never split: a table (.csv or .tsv with the columns case and group), consecutive:20, consecutive:20:PATTERN, source, or a pattern."""
+    gap: int = Field(0, ge=0)
+    """With consecutive frames: frames left out between neighbouring runs."""
+
+
+class RecipeSection(Section):
+    """The papers' own recipe beside the exact solvers, as further pipelines called `NAME recipe`."""
+
+    trials: PositiveInt = 20
+    epochs: PositiveInt = 200
+    only: tuple[str, ...] = ()
+    """Pipelines to repeat; default: every one the recipe can fit."""
+
+
+class Sensitivity(Section):
+    """Calibration set sizes (K26 Appendix F): the test split stays, validation takes what is left."""
+
+    sizes: tuple[PositiveInt, ...] = ()
+    pipelines: tuple[str, ...] = ("TS(zbar)", "MS(zbar)", "MSc(zbar)", "LTS(zbar)", "CDC(zbar)")
+
+
+class Configuration(Section):
+    """A whole study."""
+
+    name: str
+    """What tables call the data set."""
+    data: Data
+    split: Split
+    repeats: PositiveInt = 3
+    seed: int = Field(0, ge=0)
+    pipelines: tuple[str, ...] = PAPER
+    methods: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    """Options of methods, such as {lts: {epochs: 40}, dc: {penalty: odir}}."""
+    cohorts: Mapping[str, Data] = Field(default_factory=dict)
+    """Further cohorts, scored without refit: a case named as a clean one only where that is a test case, any other case in every repeat."""
+    sensitivity: Sensitivity = Sensitivity()
+    recipe: RecipeSection | None = None
+    bins: tuple[PositiveInt, ...] = (20, 30, 40)
+    """Bin counts beside 15 and 50."""
+    replicates: PositiveInt = 2000
+    """Bootstrap replicates."""
+    samples: int = Field(3, ge=0)
+    """Test cases kept as pictures."""
+
+    @field_validator("pipelines", "bins", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    def chosen(self) -> tuple[Pipeline, ...]:
+        """The pipelines, those of the recipe last. UsageError for a name, a method or an option nobody knows, or a pipeline named twice."""
+        twice = [p for p in self.pipelines if self.pipelines.count(p) > 1]
+        if twice or not self.pipelines:
+            raise UsageError("pipelines", found=f"{twice[0]!r} twice" if twice else "none", expected="each pipeline once", do="Leave it out for the paper's nineteen.")
+        known = [pipeline(name, self.methods) for name in self.pipelines]
+        for method in self.methods:
+            if method not in {p.method for p in known}:
+                raise unknown("methods", method, {p.method for p in known if p.method}, "a method that one of the pipelines uses")
+        for p in known:
+            p.make()
+        return (*known, *self._by_recipe(known))
+
+    def sized(self) -> tuple[Pipeline, ...]:
+        """The pipelines whose calibration set varies; none without sizes."""
+        return tuple(pipeline(name, self.methods) for name in self.sensitivity.pipelines) if self.sensitivity.sizes else ()
+
+    def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
+        if self.recipe is None:
+            return []
+        from segcal.recipe import FAMILIES, Recipe
+
+        able = {p.name: p for p in known if p.method in FAMILIES}
+        for name in self.recipe.only:
+            if name not in able:
+                raise unknown("recipe: only", name, able, "a pipeline above that the papers' recipe can fit")
+        wanted = self.recipe.only or tuple(able)
+        solver = Recipe(trials=self.recipe.trials, epochs=self.recipe.epochs, seed=self.seed)
+        return [Pipeline(f"{name} recipe", able[name].view, able[name].method, {"solver": solver}) for name in wanted]
+
+
+def read(path: str | os.PathLike[str]) -> Configuration:
+    """The configuration in a YAML file, paths resolved against its folder."""
+    where = Path(path)
+    try:
+        loaded = yaml.safe_load(where.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError(str(where), found="no such file", expected="a configuration", do="Print one to begin with: segcal study --example.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+        raise UnreadableError(
+            str(where), found=f"something that is no YAML ({' '.join(str(error).split())[:200]})", expected="a configuration", do="See segcal study --example."
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise UnreadableError(str(where), found=f"a {type(loaded).__name__}", expected="entries such as name: and data:", do="See segcal study --example.")
+    try:
+        found = Configuration.model_validate(loaded)
+    except ValidationError as error:
+        raise _said(where, error) from error
+    return found.model_copy(
+        update={
+            "data": _placed(found.data, where.parent, "data"),
+            "cohorts": {name: _placed(data, where.parent, f"cohorts: {name}") for name, data in found.cohorts.items()},
+            "split": found.split.model_copy(update={"groups": _table(found.split.groups, where.parent)}),
+        }
+    )
+
+
+def _said(where: Path, error: ValidationError) -> UsageError:
+    """The first thing that is wrong, with a suggestion where a key is unknown."""
+    wrong = error.errors()[0]
+    place = [str(p) for p in wrong["loc"]]
+    at = f"{where}: {': '.join(place)}"
+    if wrong["type"] == "extra_forbidden":
+        return unknown(f"{where}: {': '.join(place[:-1]) or 'the top level'}", place[-1], _known_keys(place[:-1]), "a known entry")
+    if wrong["type"] == "missing":
+        return UsageError(at, found="nothing", expected="a value", do="Every study needs it; see segcal study --example.")
+    return UsageError(at, found=repr(wrong["input"])[:80], expected=wrong["msg"].lower(), do="See segcal study --example.")
+
+
+def _known_keys(place: list[str]) -> list[str]:
+    """Entries of the section at a place."""
+    section: type[BaseModel] = Configuration
+    sections = {"data": Data, "split": Split, "sensitivity": Sensitivity, "recipe": RecipeSection, "cohorts": Data}
+    if place:
+        section = sections.get(place[0], Configuration)
+    return list(section.model_fields)
+
+
+def _placed(data: Data, folder: Path, where: str) -> Data:
+    """Paths made absolute, patterns made lists."""
+    results = tuple(str(p) for given in data.results for p in _matches(_resolved(given, folder, where), where))
+    named = {key: None if (value := getattr(data, key)) is None else str(_resolved(value, folder, where)) for key in ("labels", "mask", "images")}
+    return data.model_copy(update={"results": results, **named})
+
+
+def _table(groups: str | None, folder: Path) -> str | None:
+    """A table of groups is a path; every other word stays."""
+    if groups is None or not groups.lower().endswith((".csv", ".tsv")):
+        return groups
+    return str(_resolved(groups, folder, "split: groups"))
+
+
+def _resolved(text: str, folder: Path, where: str) -> Path:
+    expanded = os.path.expandvars(os.path.expanduser(text))
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset is not None:
+        raise UsageError(where, found=f"{text!r}, and {unset.group(1)} is not set", expected="environment variables that are set", do=f"export {unset.group(1)}=...")
+    return Path(os.path.normpath(folder / expanded))
+
+
+def _matches(path: Path, where: str) -> list[Path]:
+    if not any(mark in str(path) for mark in "*?["):
+        return [path]
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    if not found:
+        raise MissingError(where, found=f"nothing that matches {path}", expected="folders of predictions", do="Check the pattern.")
+    return found

@@ -1,0 +1,188 @@
+"""A study resolved against its data: cohorts opened, cases dealt out, pipelines in arms; everything that can be wrong is found here, before any work.
+
+An `Arm` is one calibration set: a repeat, and in the sensitivity analysis a size. All pipelines of a repeat see the same calibration, validation and test cases. No voxel is read.
+Raises what `open_cohort` raises for data, UsageError for splits that cannot be made, for cohorts that do not fit together, and for pipelines their scores cannot serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+from segcal import splits
+from segcal.cases import Cohort
+from segcal.errors import UsageError
+from segcal.sources.discover import open_cohort
+from segcal.splits import CALIBRATION, TEST, VALIDATION, Partition
+from segcal.study.configuration import CLEAN, Configuration, Data
+from segcal.study.pipelines import VIEWS, Pipeline
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One calibration set: cases (ids) to fit on and to choose by, and the pipelines fitted on it. `size`: its number of cases in the sensitivity analysis, None for the main one."""
+
+    repeat: int
+    size: int | None
+    calibration: tuple[str, ...]
+    validation: tuple[str, ...]
+    pipelines: tuple[Pipeline, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where its fits lie."""
+        return f"r{self.repeat}" if self.size is None else f"r{self.repeat}-n{self.size}"
+
+    def label(self, pipeline: Pipeline) -> str:
+        """What a pipeline of this arm is called among all that score a case."""
+        return pipeline.name if self.size is None else f"{pipeline.name}@{self.size}"
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """`configuration` with its opened `cohorts` (the clean one under the name "test"), and the `partitions` of the clean one, a repeat each."""
+
+    configuration: Configuration
+    pipelines: tuple[Pipeline, ...]
+    cohorts: Mapping[str, Cohort]
+    partitions: tuple[Partition, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> Cohort:
+        """The cohort that is dealt out."""
+        return self.cohorts[CLEAN]
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether raw logits are known, so that their free energy can be measured."""
+        return self.clean.kind == "logits" and self.clean.head.rows == self.clean.head.channels
+
+    @property
+    def repeats(self) -> range:
+        """Numbers of the repeats."""
+        return range(len(self.partitions))
+
+    def ids(self, repeat: int, role: str) -> tuple[str, ...]:
+        """Cases of the clean cohort with a role in a repeat."""
+        return tuple(self.clean[i].id for i in self.partitions[repeat].having(role))
+
+    @cached_property
+    def arms(self) -> tuple[Arm, ...]:
+        """Every calibration set, the main ones first."""
+        main = [Arm(r, None, self.ids(r, CALIBRATION), self.ids(r, VALIDATION), tuple(p for p in self.pipelines if p.method)) for r in self.repeats]
+        sized = self.configuration.sized()
+        smaller = [
+            Arm(r, n, (rest := (*self.ids(r, CALIBRATION), *self.ids(r, VALIDATION)))[:n], rest[n:], sized)
+            for r in self.repeats
+            for n in (self.configuration.sensitivity.sizes if sized else ())
+        ]
+        return (*main, *smaller)
+
+    def tested(self, cohort: str, repeat: int) -> tuple[str, ...]:
+        """Cases of a cohort that a repeat scores: clean test cases, those of the same names elsewhere, and every case that no clean one is named as."""
+        test, known = set(self.ids(repeat, TEST)), {c.id for c in self.clean}
+        return tuple(c.id for c in self.cohorts[cohort] if c.id in test or (cohort != CLEAN and c.id not in known))
+
+    def described(self) -> dict[str, Any]:
+        """The resolved configuration and what was found, plain, for the study's own record."""
+        head = self.clean.head
+        return {
+            "configuration": self.configuration.model_dump(mode="json"),
+            "pipelines": [p.name for p in self.pipelines],
+            "classes": list(head.classes),
+            "parts": list(head.parts),
+            "background": head.part_background(0) if len(head.parts) == 1 else None,
+            "members": self.clean.members,
+            "kind": self.clean.kind,
+            "has_logits": self.has_energy,
+            "cohorts": {name: [c.id for c in cohort] for name, cohort in self.cohorts.items()},
+            "groups": {case.id: group for case, group in zip(self.clean, self.clean.groups, strict=True)},
+            "roles": [dict(zip((c.id for c in self.clean), p.roles, strict=True)) for p in self.partitions],
+        }
+
+
+def design(configuration: Configuration) -> Design:
+    """Open the cohorts, deal the cases out, and check that everything can be done."""
+    pipelines = configuration.chosen()
+    notes: list[str] = []
+    clean = _spaced(_cohort(configuration.data), configuration, notes)
+    cohorts = {CLEAN: clean}
+    for name, data in configuration.cohorts.items():
+        if name == CLEAN:
+            raise UsageError("cohorts", found=f"one called {CLEAN!r}", expected="another name", do="That is the name of the clean test cases.")
+        cohorts[name] = _alike(name, _cohort(data), clean)
+    split = configuration.split
+    partitions = tuple(
+        splits.partition(clean.groups, split.calibration, split.validation, split.test, seed=configuration.seed, repeat=repeat) for repeat in range(configuration.repeats)
+    )
+    largest = min(p.calibration + p.validation for p in partitions)
+    for size in configuration.sensitivity.sizes:
+        if size >= largest - 1:
+            raise UsageError(
+                "sensitivity: sizes",
+                found=str(size),
+                expected=f"at most {largest - 2} of the {largest} cases that are not tested",
+                do="The rest validates, and needs two cases: give smaller sizes or test fewer cases.",
+            )
+    found = Design(configuration, pipelines, cohorts, partitions, tuple(notes))
+    _check_pipelines(found)
+    return found
+
+
+def _cohort(data: Data) -> Cohort:
+    background: int | EllipsisType | None = ... if data.background is None else None if data.background == "none" else data.background
+    cohort = open_cohort(
+        [Path(r) for r in data.results],
+        data.labels,
+        kind=data.kind,
+        pool="logits",
+        classes=data.classes or None,
+        background=background,
+        ignore_index=data.ignore_index,
+        mask=data.mask,
+        zyx=data.zyx,
+        channel_axis=data.channel_axis,
+        images=data.images,
+    )
+    return (cohort.select(data.cases) if data.cases else cohort).labelled()
+
+
+def _spaced(cohort: Cohort, configuration: Configuration, notes: list[str]) -> Cohort:
+    """The clean cohort with its groups, frames between runs left out."""
+    how, gap = configuration.split.groups, configuration.split.gap
+    runs = None if how is None else splits.runs_of(how)
+    if gap and runs is None:
+        raise UsageError("split: gap", found=str(gap), expected="0, where groups are no runs of consecutive frames", do="Give groups: consecutive:20, or leave the gap out.")
+    grouped = cohort if how is None else splits.grouped(cohort, how)
+    if not gap or runs is None:
+        return grouped
+    between = splits.between_runs([c.id for c in cohort], runs[0], gap, runs[1])
+    notes.append(f"{len(between)} frames between runs are left out")
+    return grouped.select([c.id for c in grouped if c.id not in between])
+
+
+def _alike(name: str, cohort: Cohort, clean: Cohort) -> Cohort:
+    """The cohort, if the clean one's calibrators can score it."""
+    for what, here, there in (("classes", cohort.head.classes, clean.head.classes), ("kind of scores", cohort.kind, clean.kind), ("members", cohort.members, clean.members)):
+        if here != there:
+            raise UsageError(f"cohorts: {name}", found=f"{what} {here}", expected=f"{there}, as in data", do="Predict both with the same networks and keep the same files.")
+    return cohort
+
+
+def _check_pipelines(found: Design) -> None:
+    """UsageError for a pipeline that these scores cannot serve, or a study without two classes of views to compare."""
+    for p in (*found.pipelines, *found.configuration.sized()):
+        method = p.make()
+        fields = () if method is None else sorted(method.fields)
+        for cohort in found.cohorts.values():
+            cohort.having(fields)
+        if p.view != "p0" and found.clean.members == 1:
+            raise UsageError(
+                f"pipelines: {p.name}", found="predictions of one network", expected="an ensemble", do="Name every member's folder under results, or study p0 pipelines only."
+            )
+        assert p.view in VIEWS

@@ -1,0 +1,180 @@
+"""From the files of a study to its tidy tables (`segcal.study.results`): sums read case by case, made into numbers, and merged over the cases of a repeat.
+
+Costs: one case's sums and one merged state a pipeline in memory. What is not defined is NaN. A file that should be there and is not: MissingError that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from segcal import accumulate, parameters
+from segcal.accumulate import Accumulator, State
+from segcal.calibrators import Calibrator
+from segcal.errors import MissingError
+from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
+from segcal.study.configuration import CLEAN
+from segcal.study.design import Arm, Design
+from segcal.study.fits import loaded
+from segcal.study.pipelines import Pipeline
+from segcal.study.results import Rows, means, table
+from segcal.study.scoring import energy_file, file_of, read_sums, suites
+
+OF_CASE = ("nll", "brier", "ece", "dice", "iou", "flip_rate", *SPATIAL)
+"""Metrics of a case, beside the ECE of further bin counts."""
+
+
+def gather(design: Design, folder: Path) -> dict[str, Any]:
+    """All tidy tables but the samples."""
+    found: dict[str, Rows] = {name: [] for name in ("scores", "pooled", "curves", "bands", "sizes", "sizes_pooled")}
+    for cohort in design.cohorts:
+        for repeat in design.repeats:
+            for name, rows in _of_repeat(design, folder, cohort, repeat).items():
+                found[name] += rows
+    found["fits"] = _fits(design, folder)
+    found["energy"] = _energies(design, folder)
+    groups = _groups(design)
+    found["partition"] = [
+        {"repeat": r, "case": case.id, "group": groups[case.id], "role": role} for r in design.repeats for case, role in zip(design.clean, design.partitions[r].roles, strict=True)
+    ]
+    return {name: table(name, rows) for name, rows in found.items()}
+
+
+def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int) -> dict[str, Rows]:
+    """What one repeat says of one cohort."""
+    keys, groups = suites(design.clean.head, design.configuration.bins), _groups(design)
+    labels = {p.name: (p.name, None) for p in design.pipelines}
+    if cohort == CLEAN:
+        labels |= {arm.label(p): (p.name, arm.size) for arm in design.arms if arm.repeat == repeat and arm.size is not None for p in arm.pipelines}
+    merged: dict[str, dict[tuple[int, str], State]] = {label: {} for label in labels}
+    out: dict[str, Rows] = {name: [] for name in ("scores", "pooled", "curves", "bands", "sizes", "sizes_pooled")}
+    values: dict[str, Rows] = {label: [] for label in labels}
+    for case in design.tested(cohort, repeat):
+        path = file_of(folder, repeat, cohort, case)
+        if not path.is_file():
+            raise MissingError(str(path), found="nothing", expected="the sums of a case", do="Run every part of the study before they are merged.")
+        sums = read_sums(path, case)
+        for label in labels:
+            states = sums.states(label, keys)
+            for metric, value in _numbers(design, keys, states).items():
+                values[label].append({"case": case, "group": groups.get(case, case), "metric": metric, "value": value})
+            for key, state in states.items():
+                merged[label][key] = state if key not in merged[label] else accumulate.merge(keys[key], merged[label][key], state)
+    for label, (name, size) in labels.items():
+        if not merged[label]:
+            continue
+        about = {"repeat": repeat, "pipeline": name} | ({"cohort": cohort} if size is None else {"size": size})
+        out["scores" if size is None else "sizes"] += [{**about, **row} for row in values[label]]
+        parts = _parts(design, keys, merged[label])
+        out["pooled" if size is None else "sizes_pooled"] += [{**about, "metric": metric, "value": value} for metric, value in _pooled(design, parts).items()]
+        if size is None:
+            out["curves"] += [{**about, **row} for row in _curve(keys, merged[label], len(parts))]
+            out["bands"] += [{**about, **row} for row in _bands(keys, merged[label], len(parts))]
+    return out
+
+
+def _parts(design: Design, keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State]) -> list[CaseScores]:
+    return [
+        scores_of({name: a for (p, name), a in keys.items() if p == part}, {name: s for (p, name), s in states.items() if p == part})
+        for part in range(len(design.clean.head.parts))
+    ]
+
+
+def _numbers(design: Design, keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State]) -> dict[str, float]:
+    """A case's metrics, means over the parts of the head."""
+    parts = _parts(design, keys, states)
+    rows = [p.row() for p in parts]
+    return {
+        **{metric: means([float(row[metric]) for row in rows]) for metric in OF_CASE},
+        **{f"ece_{b}": means([p.calibration.ece(b) for p in parts]) for b in design.configuration.bins},
+    }
+
+
+def _pooled(design: Design, parts: list[CaseScores]) -> dict[str, float]:
+    rows = [p.row() for p in parts]
+    return {
+        "ace": means([p.calibration.ace(ACE_BINS) for p in parts]),
+        **{f"ace_{b}": means([p.calibration.ace(b) for p in parts]) for b in design.configuration.bins},
+        "ece_pooled": means([float(row["ece"]) for row in rows]),
+        "classwise_ece": means([float(row["classwise_ece"]) for row in rows]),
+        **{kind: float(sum(row[kind] for row in rows)) for kind in ("harmful", "beneficial", "neutral", "voxels")},
+    }
+
+
+def _joined(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], name: str, parts: int) -> Any:
+    """One accumulator's result over the voxels of all parts."""
+    total = states[0, name]
+    for part in range(1, parts):
+        total = accumulate.merge(keys[0, name], total, states[part, name])
+    return accumulate.result(keys[0, name], total)
+
+
+def _curve(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], parts: int) -> Iterator[dict[str, Any]]:
+    curve = _joined(keys, states, "calibration", parts).curve(ACE_BINS)
+    for bin_, (voxels, confidence, accuracy) in enumerate(zip(curve.counts.tolist(), curve.confidence.tolist(), curve.accuracy.tolist(), strict=True)):
+        yield {"bins": ACE_BINS, "bin": bin_, "voxels": voxels, "confidence": confidence, "accuracy": accuracy}
+
+
+def _bands(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], parts: int) -> Rows:
+    found: Rows = _joined(keys, states, "spatial", parts).curve.rows()
+    return found
+
+
+def _fits(design: Design, folder: Path) -> Rows:
+    classes = len(design.clean.head.part_classes(0))
+    counts = {row.name: row.counts[classes] for row in parameters.table((classes,)) if classes in row.counts}
+    rows = []
+    for arm in design.arms:
+        found = loaded(folder, arm)
+        for p in arm.pipelines:
+            rows.append(_fit(arm, p, found[arm.label(p)], counts.get(p.method or "")))
+    return rows
+
+
+def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters.Count | None) -> dict[str, Any]:
+    solution, promises = calibrator.solution, calibrator.guarantees()
+    assert solution is not None
+    settings, gap = solution.settings, solution.certificate.get("gap")
+    chosen = [row for row in solution.selection if "lambda" in row and row["lambda"] == settings.get("lambda")]
+    preserves = "order" if promises.preserves_order == "proven" else "argmax" if promises.preserves_argmax == "proven" else "none"
+    return {
+        "repeat": arm.repeat,
+        "size": arm.size,
+        "pipeline": pipeline.name,
+        "method": pipeline.method,
+        "view": pipeline.view,
+        "cases": len(arm.calibration),
+        "optimised": None if count is None else count.optimised,
+        "identifiable": None if count is None else count.identifiable,
+        "translation_invariant": promises.translation_invariant,
+        "preserves": preserves,
+        "objective": solution.objective,
+        "nll": solution.nll,
+        "validation_nll": settings.get("validation_nll", chosen[0].get("nll") if chosen else None),
+        "lambda": settings.get("lambda"),
+        "mu": settings.get("mu"),
+        "status": solution.status,
+        "gap": None if gap is None or not math.isfinite(gap) else gap,
+        "passes": solution.passes,
+        "message": solution.message,
+    }
+
+
+def _energies(design: Design, folder: Path) -> Rows:
+    if not design.has_energy:
+        return []
+    groups = _groups(design)
+    rows = []
+    for case in design.clean:
+        spread = json.loads(energy_file(folder, case.id).read_text(encoding="utf-8"))
+        rows += [{"members": int(m), "case": case.id, "group": groups[case.id], "std": value} for m, value in spread.items()]
+    return sorted(rows, key=lambda row: (row["members"], row["case"]))
+
+
+def _groups(design: Design) -> dict[str, str]:
+    """The group of each case; a case of another cohort that is no clean one has its own."""
+    known = {case.id: group for cohort in design.cohorts.values() for case, group in zip(cohort, cohort.groups, strict=True)}
+    return known | dict(zip((c.id for c in design.clean), design.clean.groups, strict=True))

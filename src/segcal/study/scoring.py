@@ -1,0 +1,209 @@
+"""Scoring: each case read once, however many pipelines, repeats and views look at it; its sums written to a file before the next case is begun.
+
+A case's file holds, for one repeat, the states of all accumulators for every pipeline (`Scored`), stacked, so that errors of a case, of a repeat and of any merge are readings of the same
+exact sums. The three views of an ensemble share the case's open files; places in the label map are found once. Beside the scores, the spread of the free energy is measured for the
+first 1 ... M members, on every case of the clean cohort.
+A case without a file is to be done: that is all an interrupted study needs to know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcal import accumulate, journal
+from segcal.accumulate import Accumulator, State
+from segcal.calibrators import Calibrator
+from segcal.cases import Block, CaseReader
+from segcal.engines import Ask, Engine
+from segcal.engines.ask import LocalThrough
+from segcal.engines.engine import fold_parts
+from segcal.errors import UnreadableError
+from segcal.head import Head
+from segcal.journal import Scratch
+from segcal.metrics.energy import FreeEnergySpread
+from segcal.metrics.summary import suite
+from segcal.places import Places
+from segcal.study.configuration import CLEAN
+from segcal.study.design import Design
+from segcal.study.fits import loaded
+from segcal.study.pipelines import VIEWS, View
+from segcal.surroundings import Surroundings
+
+
+BASE = "zbar"
+"""The view the engine reads; the others are made beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Something that scores a case: called `label`, on a `view`, through a `calibrator` (None: as it is), for some `repeats` of the case."""
+
+    label: str
+    view: str
+    calibrator: Calibrator | None
+    repeats: frozenset[int]
+
+
+def suites(head: Head, bins: Sequence[int]) -> dict[tuple[int, str], Accumulator]:
+    """What is summed over the voxels of a case, by part and name."""
+    return {(part, name): accumulator for part in range(len(head.parts)) for name, accumulator in suite(len(head.part_classes(part)), head.part_background(part), bins).items()}
+
+
+def file_of(folder: Path, repeat: int, cohort: str, case: str) -> Path:
+    """Where the sums of a case lie."""
+    return folder / "scores" / f"r{repeat}" / cohort / f"{case}.npz"
+
+
+def energy_file(folder: Path, case: str) -> Path:
+    """Where the free-energy spreads of a case lie."""
+    return folder / "energy" / f"{case}.json"
+
+
+def score(design: Design, folder: Path, engine: Engine, repeats: frozenset[int]) -> None:
+    """Score what is not yet scored. Fits must be there. Raises what reading raises; files of finished cases stay."""
+    calibrators = {(arm.repeat, label): (arm.size, found) for arm in design.arms if arm.repeat in repeats for label, found in loaded(folder, arm).items()}
+    views = {arm.label(p): p.view for arm in design.arms for p in arm.pipelines}
+    for name, cohort in design.cohorts.items():
+        wanted = {r: set(design.tested(name, r)) for r in sorted(repeats)}
+        todo: dict[str, frozenset[int]] = {}
+        for case in cohort:
+            rest = frozenset(r for r in wanted if case.id in wanted[r] and not file_of(folder, r, name, case.id).is_file())
+            energies = name == CLEAN and design.has_energy and not energy_file(folder, case.id).is_file()
+            if rest or energies:
+                todo[case.id] = rest
+        if not todo:
+            continue
+        asleep = [Scored(p.name, p.view, None, repeats) for p in design.pipelines if p.method is None]
+        fitted = [Scored(label, views[label], found, frozenset({r})) for (r, label), (size, found) in calibrators.items() if size is None or name == CLEAN]
+        mapper = Scorer(design, name, folder, tuple([*asleep, *fitted]), todo)
+        some = VIEWS[BASE].of(replace(cohort, cases=tuple(c for c in cohort if c.id in todo)))
+        for outcome in engine.map(some, mapper, f"scoring {name} cases"):
+            if outcome.error is not None:
+                raise outcome.error
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A mapper that scores cases: `todo` says for which repeats."""
+
+    design: Design
+    cohort: str
+    folder: Path
+    scored: tuple[Scored, ...]
+    todo: Mapping[str, frozenset[int]]
+
+    @contextlib.contextmanager
+    def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[CaseScorer]:
+        """Score one case; its files are written when all its blocks have been seen."""
+        case = reader.cohort[reader.index].id
+        yield CaseScorer(self, reader, scratch, case, tuple(s for s in self.scored if s.repeats & self.todo[case]))
+
+
+class CaseScorer:
+    """One case being scored."""
+
+    def __init__(self, scorer: Scorer, reader: CaseReader, scratch: Scratch, case: str, scored: Sequence[Scored]) -> None:
+        head, configuration = reader.cohort.head, scorer.design.configuration
+        self._scorer, self._case, self._scored, self._reader = scorer, case, scored, reader
+        self._suites = suites(head, configuration.bins)
+        self._views = {name: viewed(reader, VIEWS[name]) for name in sorted({s.view for s in scored})}
+        self._places = Places(reader.label_map, scratch, (place for a in self._suites.values() for place in sorted(accumulate.needs(a), key=repr)))
+        self._asks = {
+            view: {
+                (k, *key): Ask(accumulator, key[0], through=None if s.calibrator is None else s.calibrator.through(key[0]))
+                for k, s in enumerate(scored)
+                if s.view == view
+                for key, accumulator in self._suites.items()
+            }
+            for view in self._views
+        }
+        self._local = {
+            view: {t: t.on(around) for t in dict.fromkeys(a.through for a in asks.values()) if isinstance(t, LocalThrough)}
+            for view, asks in self._asks.items()
+            for around in [Surroundings(self._views[view])]
+        }
+        self._total: dict[Any, State] = {}
+        self._energy, self._energies = FreeEnergySpread(), dict[int, State]()
+        self._wants_energy = scorer.cohort == CLEAN and scorer.design.has_energy and not energy_file(scorer.folder, case).is_file()
+
+    def block(self, block: Block) -> None:
+        """Fold one block for everything that scores the case."""
+        stop = block.start + block.voxels
+        places = None
+        for view, reader in self._views.items():
+            mine = block if view == BASE else reader.block(block.start, stop)
+            prepared = reader.prepare(mine, self._places if places is None else None)
+            places = prepared.places if places is None else places
+            if not prepared.log_probs.shape[1]:
+                continue
+            prepared = replace(prepared, places=places)
+            asks = self._asks[view]
+            found = fold_parts(reader.cohort.head, asks, prepared, block.case, {t: at(mine) for t, at in self._local[view].items()})
+            for (key, _), state in found.items():
+                self._total[key] = state if key not in self._total else accumulate.merge(asks[key].accumulator, self._total[key], state)
+        if self._wants_energy:
+            self._measure_energy(block, stop)
+
+    def summary(self) -> dict[str, Any]:
+        """Write the files."""
+        for repeat in sorted(self._scorer.todo[self._case]):
+            mine = [(k, s.label) for k, s in enumerate(self._scored) if repeat in s.repeats]
+            arrays: dict[str, Any] = {"labels": np.array([label for _, label in mine])}
+            for (part, name), accumulator in self._suites.items():
+                empty = accumulate.zero(accumulator)
+                states = [self._total.get((k, part, name), empty) for k, _ in mine]
+                arrays |= {f"{part}/{name}/{leaf}": np.stack([s[leaf] for s in states]) for leaf in empty}
+            with journal.atomic(file_of(self._scorer.folder, repeat, self._scorer.cohort, self._case)) as temporary:
+                np.savez_compressed(temporary, **arrays)
+        if self._wants_energy:
+            spread = {m: accumulate.result(self._energy, state).std for m, state in self._energies.items()}
+            with journal.atomic(energy_file(self._scorer.folder, self._case)) as temporary:
+                temporary.write_text(json.dumps(spread), encoding="utf-8")
+        return {}
+
+    def _measure_energy(self, block: Block, stop: int) -> None:
+        """Free energy of the mean logits of the first 1 ... M members, over scored voxels."""
+        for m in range(1, len(self._reader.windows) + 1):
+            reader = viewed(self._reader, View(f"first {m}", "logits", m))
+            prepared = reader.prepare(reader.block(block.start, stop))
+            state = accumulate.fold(self._energy, prepared.part(reader.cohort.head, 0))
+            self._energies[m] = state if m not in self._energies else accumulate.merge(self._energy, self._energies[m], state)
+
+
+def viewed(reader: CaseReader, view: View) -> CaseReader:
+    """The same open case, pooled another way."""
+    cohort = view.of(reader.cohort)
+    return replace(reader, cohort=cohort, windows=reader.windows[: cohort.members])
+
+
+@dataclass(frozen=True, eq=False)
+class CaseSums:
+    """What a case's file holds: states by label, part and accumulator."""
+
+    case: str
+    labels: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+
+    def states(self, label: str, keys: Mapping[tuple[int, str], Accumulator]) -> dict[tuple[int, str], State]:
+        """The states of what is called `label`."""
+        k = self.labels.index(label)
+        return {(part, name): {leaf: self.arrays[f"{part}/{name}/{leaf}"][k] for leaf in accumulate.zero(a)} for (part, name), a in keys.items()}
+
+
+def read_sums(path: Path, case: str) -> CaseSums:
+    """The sums of a case. A file that is not whole: UnreadableError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise UnreadableError(
+            str(path), found=f"something that is not the sums of a case ({type(error).__name__})", expected="a file of this study", do="Remove it and go on."
+        ) from error
+    return CaseSums(case, tuple(str(label) for label in arrays.pop("labels")), arrays)

@@ -1,0 +1,126 @@
+"""Running a study: fits, scores, tables and figures, each done once; and joining the parts of one that ran on several machines.
+
+`run` looks at what lies in its folder and does the rest: calibrators under fits/, sums of each case under scores/, spreads under energy/, arrays for pictures under samples/, then
+results/, tables/ and figures/, which are made anew from those. Everything is written whole or not at all, so a study may be killed at any moment and started again; its results do not
+depend on how often, nor on the number of workers. `part` (i, n) does the repeats i, i + n, ...; `merge` joins the parts.
+Another study in the folder: UsageError that names the first difference. Nothing of an earlier run is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segcal import journal
+from segcal.calibrators.files import versions
+from segcal.engines import Engine
+from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.study import fits, results
+from segcal.study.configuration import Configuration
+from segcal.study.design import Design, design
+from segcal.study.gathering import gather
+from segcal.study.results import Results
+from segcal.study.samples import sample
+from segcal.study.scoring import score
+
+RECORD = "study.json"
+KEPT = ("fits", "scores", "energy")
+"""What parts have to be joined of."""
+
+
+def run(configuration: Configuration | Design, folder: str | os.PathLike[str], engine: Engine, *, part: tuple[int, int] = (1, 1)) -> Results | None:
+    """Do what is not done yet; the results, or None where `part` is one of several.
+
+    Raises what `design` raises before any work, UsageError for another study in `folder` or a part there cannot be, and what reading raises.
+    """
+    found = configuration if isinstance(configuration, Design) else design(configuration)
+    mine = repeats_of(part, len(found.repeats))
+    where = Path(folder)
+    _record(found, where)
+    for piece in fits.missing(found, where, mine):
+        fits.fit(found, piece, where, engine)
+    score(found, where, engine, mine)
+    return finish(found, where, engine) if part[1] == 1 else None
+
+
+def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], engine: Engine) -> Results:
+    """Join the folders of all parts in `folder` (which may be one of them) and make the results. MissingError where a part has not ended."""
+    where = Path(folder)
+    told = [_told(Path(p)) for p in parts]
+    for other, path in zip(told[1:], parts[1:], strict=True):
+        _same(told[0], other, str(path))
+    found = design(Configuration.model_validate(told[0]["configuration"]))
+    _record(found, where)
+    for part in (Path(p) for p in parts):
+        if part.resolve() == where.resolve():
+            continue
+        for kept in KEPT:
+            for file in sorted((part / kept).rglob("*")):
+                target = where / file.relative_to(part)
+                if file.is_file() and not target.is_file():
+                    with journal.atomic(target) as temporary:
+                        shutil.copyfile(file, temporary)
+    rest = fits.missing(found, where, frozenset(found.repeats))
+    if rest:
+        raise MissingError(str(where), found=f"no calibrator of {rest[0].name}", expected="every part of the study", do="Run the parts that are missing, and merge again.")
+    return finish(found, where, engine)
+
+
+def finish(found: Design, folder: Path, engine: Engine) -> Results:
+    """Make results, tables and figures from what is done."""
+    tables = gather(found, folder)
+    tables["samples"] = results.table("samples", sample(found, folder, engine))
+    results.write(folder / "results", tables)
+    return Results(folder, _told(folder), tables)
+
+
+def repeats_of(part: tuple[int, int], repeats: int) -> frozenset[int]:
+    """The repeats that a part does. UsageError for a part there cannot be."""
+    i, n = part
+    if not 1 <= i <= n <= repeats:
+        raise UsageError(
+            "part", found=f"{i}/{n} of a study with {repeats} repeats", expected=f"from 1/1 to {repeats}/{repeats}", do="A part does whole repeats: use at most that many."
+        )
+    return frozenset(range(i - 1, repeats, n))
+
+
+def _record(found: Design, folder: Path) -> None:
+    """Write what the study is, or see that the folder holds the same."""
+    described = json.loads(json.dumps(found.described()))
+    if (folder / RECORD).is_file():
+        _same(_told(folder), described, str(folder))
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(str(folder), found="a folder with other files", expected="a new folder, or one of this study", do="Choose another folder with -o.")
+    with journal.atomic(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps({**described, "versions": versions()}, indent=1), encoding="utf-8")
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError(str(folder), found=f"no {RECORD}", expected="a folder written by segcal study", do="Check the path.") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableError(str(path), found="no record of a study", expected="the file that segcal study wrote", do="Choose another folder.") from error
+    return told
+
+
+def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """UsageError naming the first entry in which two studies differ."""
+    for key in ("configuration", *(k for k in wanted if k not in ("configuration", "versions"))):
+        at = _difference(there.get(key), wanted.get(key), key)
+        if at:
+            raise UsageError(where, found=f"a study with another {at}", expected="the same study", do="Choose another folder with -o, or remove this one to begin anew.")
+
+
+def _difference(a: Any, b: Any, path: str) -> str:
+    """Where two values first differ; empty where they do not."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return next((d for k in [*a, *(k for k in b if k not in a)] if (d := _difference(a.get(k), b.get(k), f"{path}: {k}"))), "")
+    return "" if a == b else path
