@@ -14,7 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guarantees", "journal", "experts", "intra_order"),
     ("scores",),
     ("head",),
-    ("pooling",),
+    ("pooling", "places"),
     ("accumulate", "cases"),
     ("surroundings",),
     ("sources", "sinks", "engines", "objectives", "solvers", "calibrators", "metrics", "splits", "statistics", "simulate"),

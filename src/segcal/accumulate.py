@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from segcal.errors import UsageError
 
 if TYPE_CHECKING:
     from segcal.cases import Rows
+    from segcal.places import Place
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -168,6 +169,20 @@ class Accumulator(Mergeable, Protocol):
 
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Raw partial sums of one block of scored voxels of one softmax problem."""
+
+
+@runtime_checkable
+class PlacedAccumulator(Accumulator, Protocol):
+    """An accumulator that has to know where voxels lie: its rows must bring the places it `needs`."""
+
+    @property
+    def needs(self) -> frozenset[Place]:
+        """Places of the rows it folds."""
+
+
+def needs(accumulator: Mergeable) -> frozenset[Place]:
+    """The places an accumulator needs; none for most."""
+    return accumulator.needs if isinstance(accumulator, PlacedAccumulator) else frozenset()
 
 
 def zero(accumulator: Mergeable) -> State:

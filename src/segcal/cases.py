@@ -27,6 +27,7 @@ from segcal import journal
 from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
 from segcal.journal import Scratch
+from segcal.places import LabelMap, Place, Places
 from segcal.pooling import Pool, pool_members, pooled_kind
 from segcal.scores import Kind
 
@@ -87,7 +88,7 @@ class Case:
 
     `scores`: one field a member. `labels`, `mask` (non-zero where voxels count) and `fields` (image, ...) share its spatial shape.
     `crop`: (low, high) a spatial axis; outside that box the network never looked and the scores are padding. `spacing`: per axis, in mm, or None.
-    `files`: what a sink may want to copy, by role ('label_map', 'properties', ...).
+    `files`: what a sink may want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no neighbours.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Case:
     spacing: tuple[float, ...] | None = None
     fields: Mapping[str, Field] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    table: bool = False
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -178,6 +180,7 @@ class Rows:
 
     `log_probs` (C, n): canonical log-probabilities, float32 if kept, else float64. `targets` (n,) int64. `decision` (n,): the class decided, from the
     scores as given. `reference` (n,): the decision before any calibrator. `free_energy` (n,) or None where only probabilities are known.
+    `places`: (n,) float64 each, those that were asked for.
     """
 
     case: int
@@ -187,16 +190,28 @@ class Rows:
     decision: Tensor
     reference: Tensor
     free_energy: Tensor | None = None
+    places: Mapping[Place, Tensor] = field(default_factory=dict)
 
     @property
     def voxels(self) -> int:
         """Number of voxels."""
         return self.log_probs.shape[1]
 
+    def place(self, place: Place) -> Tensor:
+        """Where the voxels lie, (n,) float64. UsageError if the rows were made without it."""
+        if place not in self.places:
+            raise UsageError(
+                "rows",
+                found=f"no {place}",
+                expected="rows that know where their voxels lie",
+                do="Accumulators that need places are answered by Engine.survey, or by rows from CaseReader.prepare with `places`.",
+            )
+        return self.places[place]
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Scored voxels of a block, for all parts of a head: `log_probs` (head.rows, n), `targets` and `decision` (parts, n), `free_energy` (n,) or None."""
+    """Scored voxels of a block, for all parts of a head: `log_probs` (head.rows, n), `targets` and `decision` (parts, n), `free_energy` (n,) or None, `places` (n,) each."""
 
     case: int
     start: int
@@ -204,16 +219,18 @@ class Prepared:
     targets: Tensor
     decision: Tensor
     free_energy: Tensor | None
+    places: Mapping[Place, Tensor] = field(default_factory=dict)
 
     def part(self, head: Head, part: int) -> Rows:
         """The rows of one softmax problem."""
         decision = self.decision[part].long()
-        return Rows(self.case, self.start, self.log_probs[head.slice(part)], self.targets[part].long(), decision, decision, self.free_energy)
+        return Rows(self.case, self.start, self.log_probs[head.slice(part)], self.targets[part].long(), decision, decision, self.free_energy, self.places)
 
     def take(self, index: Tensor) -> Prepared:
         """Some of the voxels."""
         energy = None if self.free_energy is None else self.free_energy[index]
-        return Prepared(self.case, self.start, self.log_probs[:, index], self.targets[:, index], self.decision[:, index], energy)
+        places = {place: value[index] for place, value in self.places.items()}
+        return Prepared(self.case, self.start, self.log_probs[:, index], self.targets[:, index], self.decision[:, index], energy, places)
 
 
 @dataclass(frozen=True)
@@ -404,16 +421,12 @@ class CaseReader:
 
     def block(self, start: int, stop: int, *, keep_members: bool = False) -> Block:
         """Read, check and pool voxels start..stop; `keep_members` keeps what was pooled, too."""
-        cohort, case = self.cohort, self.cohort.cases[self.index]
-        role = self.role(start, stop)
+        cohort = self.cohort
+        role, labels = self.role(start, stop), None
         kept = tuple(self._member(k, start, stop, role) for k in range(len(self.windows))) if keep_members else ()
         scores = pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head) if keep_members else self.scores(start, stop, role)
-        labels = None
-        if self.label_window is not None and case.labels is not None:
-            labels = self._labels(start, stop)
-            check_labels(cohort.head, labels[role != OUTSIDE] if self.mask_window is not None else labels, case.labels.where)
-            if cohort.head.ignore is not None:
-                role = torch.where((role == SCORED) & (labels == cohort.head.ignore), IGNORED, role).to(torch.uint8)
+        if self.label_window is not None:
+            labels, role = self.labels(start, stop, role)
         return Block(self.index, start, scores, cohort.pooled_kind, labels, role, kept)
 
     def scores(self, start: int, stop: int, role: Tensor | None = None) -> Tensor:
@@ -422,8 +435,31 @@ class CaseReader:
         members = (self._member(k, start, stop, given) for k in range(len(self.windows)))
         return pool_members(members, len(self.windows), self.cohort.kind, self.cohort.pool, self.cohort.head)
 
-    def prepare(self, block: Block) -> Prepared:
-        """The scored voxels of a block, in float64. A case without labels: MissingError."""
+    def labels(self, start: int, stop: int, role: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Labels (n,) int64 of voxels start..stop, checked, and their roles, ignored voxels among them. `role`: what `role` gives, if known already. No labels: MissingError."""
+        case, head = self.cohort.cases[self.index], self.cohort.head
+        if case.labels is None:
+            raise MissingError(f"case {case.id}", found="no labels", expected="labels", do="Give them with --labels.")
+        given = self.role(start, stop) if role is None else role
+        labels = self._labels(start, stop)
+        check_labels(head, labels[given != OUTSIDE] if self.mask_window is not None else labels, case.labels.where)
+        if head.ignore is not None:
+            given = torch.where((given == SCORED) & (labels == head.ignore), IGNORED, given).to(torch.uint8)
+        return labels, given
+
+    @property
+    def label_map(self) -> LabelMap:
+        """The labels of the whole case, for what depends on where a voxel lies in them."""
+        case = self.cohort.cases[self.index]
+
+        def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            labels, role = self.labels(start, stop)
+            return labels.numpy(), np.asarray(role.numpy() == SCORED)
+
+        return LabelMap(f"case {case.id}" if case.labels is None else case.labels.where, case.shape, self.cohort.head, read, case.spacing, case.table)
+
+    def prepare(self, block: Block, places: Places | None = None) -> Prepared:
+        """The scored voxels of a block, in float64, with their `places` of this case. A case without labels: MissingError."""
         head = self.cohort.head
         if block.labels is None:
             self.cohort.labelled()
@@ -432,7 +468,8 @@ class CaseReader:
         scores, labels = (block.scores[:, keep], block.labels[keep]) if not bool(keep.all()) else (block.scores, block.labels)
         targets = head.targets(labels)
         assert not bool((targets == NO_TARGET).any())
-        return Prepared(block.case, block.start, head.canonical(scores, block.kind), targets, head.decide(scores, block.kind), head.free_energy(scores, block.kind))
+        lie = {} if places is None else {place: value[keep] for place, value in places.of(block.start, block.start + block.voxels).items()}
+        return Prepared(block.case, block.start, head.canonical(scores, block.kind), targets, head.decide(scores, block.kind), head.free_energy(scores, block.kind), lie)
 
     def note(self, block: Block) -> Note:
         """What to remember of a block."""

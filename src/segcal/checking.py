@@ -28,7 +28,8 @@ from segcal.cases import PADDING, ROLES, Block, Case, CaseReader, Cohort, Note, 
 from segcal.engines import Engine, Outcome
 from segcal.head import Head, Regions, Softmax
 from segcal.journal import Scratch
-from segcal.metrics.summary import combine_parts, suite, summarise
+from segcal.metrics.summary import LARGE, combine_parts, suite, summarise
+from segcal.places import Places
 
 Severity = Literal["error", "warning", "note", "ok"]
 
@@ -111,9 +112,10 @@ class Look:
         """Open the delivered label map of the case."""
         case = reader.cohort[reader.index]
         delivered = case.fields.get("delivered")
+        places = Places(reader.label_map, scratch, (place for accumulators in self.suites for a in accumulators.values() for place in accumulate.needs(a)))
         with contextlib.ExitStack() as stack:
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
-            yield CaseLook(self, case, reader, window)
+            yield CaseLook(self, case, reader, window, places)
 
 
 @dataclass(eq=False)
@@ -124,6 +126,7 @@ class CaseLook:
     of: Case
     reader: CaseReader
     delivered: Window | None
+    places: Places
     notes: list[Note] = field(default_factory=list)
     states: dict[tuple[int, str], State] = field(default_factory=dict)
     one_hot: int = 0
@@ -139,7 +142,7 @@ class CaseLook:
             self.differs += int((shown != _label_map(block, head)).sum())
         if block.labels is None:
             return
-        prepared = self.reader.prepare(block)
+        prepared = self.reader.prepare(block, self.places)
         for part, accumulators in enumerate(self.look.suites):
             rows = prepared.part(head, part)
             for name, accumulator in accumulators.items():
@@ -187,7 +190,7 @@ def _facts(cohort: Cohort, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "delivered": {"cases": len(known), "differ": sum(s["differs"] > 0 for s in known), "voxels": sum(s["differs"] for s in known)},
         "alike": _alike(records, dict(zip((c.id for c in cohort), cohort.groups, strict=True))),
         "classes": [] if block is None else [{k: row[k] for k in ("name", "background", "cases", "voxels", "dice", "classwise_ece")} for row in block["per_class"]],
-        "uncalibrated": None if block is None else {k: v for k, v in block.items() if k not in ("reliability", "ece_by_bins", "per_class", "regions")},
+        "uncalibrated": None if block is None else {k: v for k, v in block.items() if k not in LARGE},
         "failed": {o.id: str(o.error) for o in outcomes if o.error is not None},
     }
 

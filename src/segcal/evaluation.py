@@ -21,7 +21,7 @@ from segcal.methods.method import Fit
 from segcal.metrics.summary import Summary, combine_parts, suite, summarise
 from segcal.statistics import Estimate, paired_difference
 
-COMPARED = ("nll", "brier", "ece", "ace", "classwise_ece", "dice", "iou", "flip_rate")
+COMPARED = ("nll", "brier", "ece", "ace", "classwise_ece", "ba_ece", "dice", "iou", "flip_rate")
 """Per-case numbers whose change is reported with an interval."""
 
 Fitted = Literal["refuse", "exclude", "include"]
@@ -82,7 +82,14 @@ def evaluate(cohort: Cohort, calibrator: Calibrator | None, engine: Engine, *, f
     if seen and fitted != "include":
         raise _seen(seen, len(cohort))
     after = summaries.get("calibrated")
+    notes += _without_boundary(summaries["uncalibrated"])
     return Evaluation(cohort, summaries["uncalibrated"], after, compare(cohort, summaries["uncalibrated"], after), records, seen, notes)
+
+
+def _without_boundary(summary: Summary) -> list[str]:
+    bare = [row["case"] for row in summary.per_case if row["ba_ece"] is None]
+    shown = ", ".join(bare[:3]) + (", ..." if len(bare) > 3 else "")
+    return [f"BA-ECE is not defined for {len(bare)} case(s) with one label only, or of a table: {shown}"] if bare else []
 
 
 def crossfitted(cohort: Cohort, fits: Mapping[str, Fit], engine: Engine) -> dict[str, Evaluation]:

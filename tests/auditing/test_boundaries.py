@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segcal.auditing.boundaries import NOWHERE, boundary, near_boundary
+from segcal.auditing.boundaries import near_boundary
+from segcal.places import NOWHERE, boundary
 
 
 def test_both_sides_of_an_edge_are_boundary_and_the_frame_is_not() -> None:

@@ -7,12 +7,13 @@ taken in tiles that overlap by more than that. Costs: one tile in memory; tiles 
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from segcal.places import boundary
 
 WITHIN = (1, 3, 7)
 """Distances in voxels at which flips are counted (K26's bands begin at 3 and 7)."""
@@ -20,12 +21,9 @@ WITHIN = (1, 3, 7)
 TILE = 2**18
 """Voxels in a tile, about, before its overlap."""
 
-NOWHERE = -1
-"""Stands for padding in a label map."""
-
 
 def near_boundary(labels: NDArray[Any], changed: NDArray[np.int64], within: tuple[int, ...] = WITHIN, tile: int = TILE) -> tuple[int, ...]:
-    """How many of the `changed` voxels (flat indices) lie within each distance of a boundary of `labels` (*spatial), where padding is `NOWHERE`."""
+    """How many of the `changed` voxels (flat indices) lie within each distance of a boundary of `labels` (*spatial), where padding is `segcal.places.NOWHERE`."""
     counts = np.zeros(len(within), np.int64)
     if not changed.size:
         return tuple(counts.tolist())
@@ -45,13 +43,3 @@ def near_boundary(labels: NDArray[Any], changed: NDArray[np.int64], within: tupl
         found = distance[tuple((points - [b.start for b in box]).T)]
         counts += [int((found <= d).sum()) for d in within]
     return tuple(counts.tolist())
-
-
-def boundary(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a neighbour along an axis has another label; a neighbour that is `NOWHERE` does not count."""
-    out = np.zeros(labels.shape, bool)
-    for axis, side in itertools.product(range(labels.ndim), (0, 1)):
-        here = tuple(slice(side, labels.shape[axis] - 1 + side) if a == axis else slice(None) for a in range(labels.ndim))
-        there = tuple(slice(1 - side, labels.shape[axis] - side) if a == axis else slice(None) for a in range(labels.ndim))
-        out[here] |= (labels[here] != labels[there]) & (labels[here] != NOWHERE) & (labels[there] != NOWHERE)
-    return out

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segcal import accumulate
 from segcal.accumulate import Mergeable, State
-from segcal.auditing.boundaries import NOWHERE, near_boundary
+from segcal.auditing.boundaries import near_boundary
 from segcal.auditing.energy_maps import EnergyMap, energy_map
 from segcal.auditing.measures import Movement, Preservation, Saturation, View, scores_by_part
 from segcal.auditing.probes import Probe
@@ -28,6 +28,7 @@ from segcal.head import Softmax
 from segcal.journal import Scratch
 from segcal.metrics.energy import FreeEnergySpread
 from segcal.metrics.flips import Flips
+from segcal.places import NOWHERE
 
 Key = str | tuple[str, int] | Probe
 

@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 
 from segcal import journal
+from segcal.metrics.summary import LARGE
 
 NUMBERS = (
     ("nll", "NLL"),
@@ -24,6 +25,7 @@ NUMBERS = (
     ("ece_pooled", "ECE (50 bins, pooled)"),
     ("classwise_ece", "class-wise ECE (pooled)"),
     ("ace", "ACE (15 bins, pooled)"),
+    ("ba_ece", "BA-ECE (by distance to a boundary, mean of cases)"),
     ("dice", "Dice"),
     ("iou", "IoU"),
     ("flip_rate", "flipped labels, %"),
@@ -34,9 +36,6 @@ SHORT = (("nll", "NLL"), ("ece", "ECE"), ("ace", "ACE"), ("dice", "Dice"), ("fli
 
 PER_CENT = ("flip_rate",)
 """Numbers shown times 100."""
-
-LARGE = ("reliability", "ece_by_bins", "per_class", "regions")
-"""Entries of a block that are tables themselves."""
 
 
 def table(*columns: str) -> Table:

@@ -28,6 +28,7 @@ from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
 from segcal.journal import Scratch
+from segcal.places import Places
 from segcal.surroundings import Surroundings
 
 K = TypeVar("K", bound=Hashable)
@@ -135,7 +136,18 @@ class Engine(ABC):
         return Pinned(cohort, shelf, [b for i in order for b in kept[i]], [records[i] for i in order], scratch)
 
     def reduce(self, pinned: Pinned, asks: Mapping[K, Ask]) -> dict[K, Any]:
-        """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`. Cases without rows are absent."""
+        """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`. Cases without rows are absent.
+
+        Pinned rows do not know where they lie: an accumulator that needs places is a UsageError.
+        """
+        for ask in asks.values():
+            if accumulate.needs(ask.accumulator):
+                raise UsageError(
+                    "reduce",
+                    found=f"{type(ask.accumulator).__name__}, which needs places",
+                    expected="accumulators of single voxels",
+                    do="Ask Engine.survey, which reads whole cases.",
+                )
         answers = _Answers(pinned.cohort.head, asks)
         for place in {(a.part, a.expert.coordinates.ranked) for a in asks.values() if a.expert is not None}:
             self._file(pinned, *place)
@@ -166,7 +178,10 @@ class Engine(ABC):
         pinned.passes += 1
 
     def survey(self, cohort: Cohort, asks: Mapping[K, Ask]) -> tuple[dict[K, Any], list[Record]]:
-        """Answer asks (all of `Level.ALL`) while reading a labelled cohort once, keeping nothing; also what to remember of each case."""
+        """Answer asks (all of `Level.ALL`) while reading the scores of a labelled cohort once, keeping nothing; also what to remember of each case.
+
+        Places that accumulators need are computed once a case, however many asks there are.
+        """
         cohort.labelled()
         answers = _Answers(cohort.head, asks)
         records: dict[int, Record] = {}
@@ -177,11 +192,12 @@ class Engine(ABC):
             notes = []
             with self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
                 around = Surroundings(reader)
+                places = Places(reader.label_map, reading, (place for a in mine.values() for place in sorted(accumulate.needs(a.accumulator), key=repr)))
                 local = {t: t.on(around) for t in dict.fromkeys(a.through for a in mine.values()) if isinstance(t, LocalThrough)}
                 for start, stop in cohort.cuts(index):
                     block = reader.block(start, stop)
                     notes.append(reader.note(block))
-                    prepared = reader.prepare(block)
+                    prepared = reader.prepare(block, places)
                     if prepared.log_probs.shape[1]:
                         _merge_into(total, _fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}), asks)
                 records[index] = reader.record(notes)

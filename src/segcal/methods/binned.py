@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -74,7 +74,7 @@ class MappedBy:
     def __call__(self, rows: Rows) -> Rows:
         """Mapped rows."""
         mapped = self.map(rows.log_probs)
-        return Rows(rows.case, rows.start, mapped, rows.targets, rows.decision, rows.reference)
+        return replace(rows, log_probs=mapped, free_energy=None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from segcal.metrics.energy import EnergySpread, FreeEnergySpread
 from segcal.metrics.flips import FlipAudit, Flips
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 from segcal.metrics.overlap import Overlap, Overlaps
+from segcal.metrics.spatial import Bands, SpatialCalibration, SpatialScores
 from segcal.metrics.summary import CaseScores, Summary, combine_parts, suite, summarise
 
 Factory = Callable[[int, int | None], Accumulator]
@@ -28,11 +29,13 @@ REGISTERED: tuple[Factory, ...] = (
     lambda classes, background: Overlap(classes, background),
     lambda classes, background: Flips(classes),
     lambda classes, background: FreeEnergySpread(),
+    lambda classes, background: SpatialCalibration(classes),
 )
 """One factory a metric: (number of classes, index of the background or None) to an accumulator."""
 
 __all__ = [
     "REGISTERED",
+    "Bands",
     "Calibration",
     "CalibrationError",
     "CaseScores",
@@ -49,6 +52,8 @@ __all__ = [
     "OneClass",
     "Overlap",
     "Overlaps",
+    "SpatialCalibration",
+    "SpatialScores",
     "Summary",
     "combine_parts",
     "evaluate_arrays",

@@ -1,22 +1,31 @@
 """The same numbers straight from arrays: probabilities (B, C, *spatial) and labels (B, *spatial), without sources or files.
 
-Promises: what `evaluate` reports for the same voxels; images are cut into blocks of `segcal.cases.block_length`, so memory beyond the arrays is a block.
+Promises: what `evaluate` reports for the same voxels; images are cut into blocks of `segcal.cases.block_length`, so memory beyond the arrays is a block, and up to 20 bytes a
+voxel of one image while its distances to label boundaries are found.
 Voxels outside `mask` or carrying `ignore_index` are not scored. An image without any scored voxel: LabelError.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from segcal.accumulate import Accumulator, State, fold, merge, zero
+from segcal.accumulate import Accumulator, State, fold, merge, needs, zero
 from segcal.cases import Rows, block_length
 from segcal.errors import LabelError, ShapeError, UsageError
 from segcal.head import Softmax, check_labels
+from segcal.journal import Scratch
 from segcal.metrics.summary import suite, summarise
+from segcal.places import LabelMap, Place, Places
+
+IN_MEMORY = 2**62
+"""Scratch limit for images that are in memory already: nothing goes to a file."""
 
 
 def evaluate_arrays(
@@ -26,6 +35,7 @@ def evaluate_arrays(
 
     probs: (B, C, *spatial) array or tensor, summing to one over C. labels: (B, *spatial) integers. mask: same shape, non-zero where voxels count.
     reference: (B, *spatial), the labels before any calibrator, for flips; without it, flips are zero. background: the class left out of Dice and IoU.
+    Images without spatial axes have no boundaries: what depends on them is None.
     Free energy is not known from probabilities: its spread is None. Errors: UsageError, ShapeError, LabelError, ScoreError.
     """
     scores = _tensor(probs)
@@ -34,36 +44,69 @@ def evaluate_arrays(
             "probs", found=f"shape {tuple(scores.shape)}", expected="(B, C, *spatial) with at least one image", do="Put images on the first axis and classes on the second."
         )
     head = Softmax(tuple(str(k) for k in range(scores.shape[1])), background, ignore_index)
-    images, shape = scores.shape[0], (scores.shape[0], *scores.shape[2:])
+    images, spatial = scores.shape[0], tuple(scores.shape[2:])
+    shape = (images, *spatial)
     scores = scores.reshape(images, head.channels, -1)
     fields = {name: _field(name, value, shape) for name, value in (("labels", labels), ("mask", mask), ("reference", reference)) if value is not None}
     if "labels" not in fields:
         raise UsageError("labels", found="None", expected=f"integers of shape {shape}", do="Metrics need the true labels.")
     metrics = suite(head.channels, background)
-    states = {str(i): _image(head, metrics, i, scores[i], {name: field[i] for name, field in fields.items()}) for i in range(images)}
+    states = {str(i): _image(metrics, _Image(head, i, scores[i], {name: field[i] for name, field in fields.items()}, spatial)) for i in range(images)}
     block: dict[str, Any] = summarise(metrics, states).block
     return block
 
 
-def _image(head: Softmax, metrics: dict[str, Accumulator], index: int, scores: Tensor, fields: dict[str, Tensor]) -> dict[str, State]:
-    states, step, scored = {name: zero(m) for name, m in metrics.items()}, block_length(head.rows), 0
-    for start in range(0, scores.shape[1], step):
-        cut = slice(start, start + step)
-        labels = fields["labels"][cut].long()
-        keep = fields["mask"][cut] != 0 if "mask" in fields else torch.ones_like(labels, dtype=torch.bool)
-        if head.ignore is not None:
-            keep = keep & (labels != head.ignore)
-        p, labels = scores[:, cut][:, keep], labels[keep]
-        check_labels(head, labels, f"labels of image {index}")
-        head.check(p, "probs", f"probs of image {index}")
-        decision = head.decide(p, "probs")[0]
-        reference = fields["reference"][cut][keep].long() if "reference" in fields else decision
-        rows = Rows(index, start, head.canonical(p, "probs"), labels, decision, reference)
-        states = {name: merge(m, states[name], fold(m, rows)) for name, m in metrics.items()}
-        scored += rows.voxels
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """One image: `scores` (C, n), and `fields` (n,)."""
+
+    head: Softmax
+    index: int
+    scores: Tensor
+    fields: Mapping[str, Tensor]
+    spatial: tuple[int, ...]
+
+    def labels(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Labels and whether they count, of voxels start..stop, checked."""
+        labels = self.fields["labels"][start:stop].long()
+        keep = self.fields["mask"][start:stop] != 0 if "mask" in self.fields else torch.ones_like(labels, dtype=torch.bool)
+        if self.head.ignore is not None:
+            keep = keep & (labels != self.head.ignore)
+        check_labels(self.head, labels[keep], f"labels of image {self.index}")
+        return labels, keep
+
+    @property
+    def label_map(self) -> LabelMap:
+        """Its labels as a whole."""
+
+        def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            labels, keep = self.labels(start, stop)
+            return labels.numpy(), keep.numpy()
+
+        return LabelMap(f"labels of image {self.index}", self.spatial, self.head, read, table=not self.spatial)
+
+    def rows(self, start: int, stop: int, places: Places) -> Rows:
+        """The voxels that count."""
+        labels, keep = self.labels(start, stop)
+        p, labels = self.scores[:, start:stop][:, keep], labels[keep]
+        self.head.check(p, "probs", f"probs of image {self.index}")
+        decision = self.head.decide(p, "probs")[0]
+        reference = self.fields["reference"][start:stop][keep].long() if "reference" in self.fields else decision
+        lie: dict[Place, Tensor] = {place: value[keep] for place, value in places.of(start, stop).items()}
+        return Rows(self.index, start, self.head.canonical(p, "probs"), labels, decision, reference, places=lie)
+
+
+def _image(metrics: dict[str, Accumulator], image: _Image) -> dict[str, State]:
+    states, step, scored, voxels = {name: zero(m) for name, m in metrics.items()}, block_length(image.head.rows), 0, image.scores.shape[1]
+    with Scratch(IN_MEMORY) as scratch:
+        places = Places(image.label_map, scratch, (place for m in metrics.values() for place in needs(m)))
+        for start in range(0, voxels, step):
+            rows = image.rows(start, min(start + step, voxels), places)
+            states = {name: merge(m, states[name], fold(m, rows)) for name, m in metrics.items()}
+            scored += rows.voxels
     if scored == 0:
         raise LabelError(
-            f"labels of image {index}",
+            f"labels of image {image.index}",
             found="no voxel to score",
             expected="at least one labelled voxel inside the mask",
             do="Leave this image out, or check ignore_index and mask.",

@@ -2,9 +2,11 @@
 
 Which numbers are means of images and which are pooled over all voxels (definitions 7 and 16):
 
-    mean of images   nll, brier, ece (50 bins), dice, iou, flip_rate, free_energy_std
+    mean of images   nll, brier, ece (50 bins), dice, iou, flip_rate, free_energy_std, and from where voxels lie (`segcal.metrics.spatial`): ba_ece, ece_boundary,
+                     ece_interior, ece_roi, ece_correct, ece_incorrect (50 bins); ba_ece_undefined counts the images without a label boundary, or of a table
     pooled           nll_pooled, brier_pooled, ece_pooled (50 bins), ace (15 bins, unweighted), classwise_ece (15 bins, mean over classes), accuracy, confidence,
-                     flips (counts and shares), reliability (15 bins), per_class.classwise_ece; per_class.dice and .iou are means over the images where they are defined
+                     flips (counts and shares), reliability (15 bins), bands (by distance to a label boundary), per_class.classwise_ece; per_class.dice and .iou
+                     are means over the images where they are defined
 
 Promises: numbers do not depend on the order of cases (states merge exactly, means are correctly rounded sums); blocks and rows are plain and safe for JSON:
 what is not defined is None, never NaN. Regions are evaluated as binary problems, and `combine_parts` averages them. Asking for further bin counts may move the last
@@ -28,6 +30,7 @@ from segcal.metrics.energy import EnergySpread, FreeEnergySpread
 from segcal.metrics.flips import FlipAudit, Flips
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 from segcal.metrics.overlap import Overlap, Overlaps
+from segcal.metrics.spatial import SpatialCalibration, SpatialScores
 
 ECE_BINS = 50
 """Bins of `ece` and `ece_pooled` (K26)."""
@@ -35,11 +38,20 @@ ECE_BINS = 50
 ACE_BINS = 15
 """Bins of `ace`, of the reliability curve and of the classwise error."""
 
+SPATIAL = ("ba_ece", "ece_boundary", "ece_interior", "ece_roi", "ece_correct", "ece_incorrect")
+"""Numbers of an image that depend on where its voxels lie."""
+
+LARGE = ("reliability", "bands", "ece_by_bins", "per_class", "regions")
+"""Entries of a block that are tables themselves."""
+
 _COUNTS = ("harmful", "beneficial", "neutral")
 
 
-def suite(classes: int, background: int | None, bins: Iterable[int] = (), empty: float | None = None) -> dict[str, Accumulator]:
-    """The accumulators evaluated together, by name. `bins`: further bin counts beside 15 and 50; `empty`: Dice of a class that is nowhere (None leaves it out)."""
+def suite(classes: int, background: int | None, bins: Iterable[int] = (), empty: float | None = None, spatial: SpatialCalibration | None = None) -> dict[str, Accumulator]:
+    """The accumulators evaluated together, by name.
+
+    `bins`: further bin counts beside 15 and 50; `empty`: Dice of a class that is nowhere (None leaves it out); `spatial`: other bands, or a distance in mm.
+    """
     return {
         "likelihood": LogLikelihood(classes),
         "calibration": CalibrationError(classes, (ACE_BINS, ECE_BINS, *bins)),
@@ -47,6 +59,7 @@ def suite(classes: int, background: int | None, bins: Iterable[int] = (), empty:
         "overlap": Overlap(classes, background, empty),
         "flips": Flips(classes),
         "energy": FreeEnergySpread(),
+        "spatial": spatial or SpatialCalibration(classes),
     }
 
 
@@ -60,6 +73,7 @@ class CaseScores:
     overlap: Overlaps
     flips: FlipAudit
     energy: EnergySpread
+    spatial: SpatialScores
 
     def row(self) -> dict[str, Any]:
         """Flat numbers: counts as int, the rest as float, NaN where not defined."""
@@ -78,6 +92,12 @@ class CaseScores:
             **{name: getattr(self.flips, name) for name in _COUNTS},
             "free_energy_mean": self.energy.mean,
             "free_energy_std": self.energy.std,
+            "ba_ece": self.spatial.ba_ece,
+            "ece_boundary": self.spatial.boundary.ece,
+            "ece_interior": self.spatial.interior.ece,
+            "ece_roi": self.spatial.region.ece,
+            "ece_correct": self.spatial.correct.ece,
+            "ece_incorrect": self.spatial.incorrect.ece,
         }
 
 
@@ -94,7 +114,7 @@ def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[s
     scores = {case: _scores(accumulators, states) for case, states in states_by_case.items()}
     pooled = _scores(accumulators, {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()})
     rows = {case: s.row() for case, s in scores.items()}
-    images = {key: mean_known(row[key] for row in rows.values()) for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std")}
+    images = {key: mean_known(row[key] for row in rows.values()) for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)}
     whole = pooled.row()
     block = {
         "cases": len(rows),
@@ -114,6 +134,9 @@ def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[s
         "flip_rate": images["flip_rate"],
         "flips": _audit(pooled.flips),
         "free_energy_std": images["free_energy_std"],
+        **{key: images[key] for key in SPATIAL},
+        "ba_ece_undefined": sum(math.isnan(row["ba_ece"]) for row in rows.values()),
+        "bands": pooled.spatial.curve.rows(),
         "ece_by_bins": {
             str(b): {"ece": mean_known(s.calibration.ece(b) for s in scores.values()), "ece_pooled": pooled.calibration.ece(b), "ace": pooled.calibration.ace(b)}
             for b in pooled.calibration.curves
@@ -127,8 +150,8 @@ def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[s
 def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
     """One summary for several regions (`names`): means over the regions where a number is defined, flip counts summed, and each region's own block under `regions`.
 
-    The per-class table has one row a region (its inside). There is no common reliability curve: it is None. Voxels are those of the cases, the same in every region.
-    Regions that do not name the same cases, or no region: UsageError.
+    The per-class table has one row a region (its inside). There is no common reliability curve or table of bands: both are None. Voxels are those of the
+    cases, the same in every region. Regions that do not name the same cases, or no region: UsageError.
     """
     cases = [[row["case"] for row in s.per_case] for s in summaries]
     if not summaries or len(names) != len(summaries) or any(ids != cases[0] for ids in cases):
@@ -139,11 +162,11 @@ def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary
             do="Evaluate every region on the same cohort.",
         )
     blocks = [s.block for s in summaries]
-    block: dict[str, Any] = {key: _over_regions([b[key] for b in blocks]) for key in blocks[0] if key not in ("flips", "reliability", "per_class", "ece_by_bins")}
+    block: dict[str, Any] = {key: _over_regions([b[key] for b in blocks]) for key in blocks[0] if key not in ("flips", *LARGE)}
     counts = [sum(b["flips"][name] for b in blocks) for name in _COUNTS]
     block["flips"] = _audit(FlipAudit(counts[0], counts[1], counts[2], sum(b["voxels"] for b in blocks)))
     block["ece_by_bins"] = {bins: {key: _over_regions([b["ece_by_bins"][bins][key] for b in blocks]) for key in row} for bins, row in blocks[0]["ece_by_bins"].items()}
-    block["reliability"] = None
+    block["reliability"] = block["bands"] = None
     block["per_class"] = [{**b["per_class"][-1], "class": index, "name": name} for index, (b, name) in enumerate(zip(blocks, names, strict=True))]
     block["regions"] = dict(zip(names, blocks, strict=True))
     per_case = []

@@ -141,7 +141,15 @@ def cohort_from_arrays(
         if len(cohort_groups) != len(batch):
             raise ShapeError("groups", found=f"{len(cohort_groups)} groups", expected=f"{len(batch)}, one a case", do="Name the group of each case in order.")
     cases = tuple(
-        Case(name, (case["scores"],), case.get("labels"), group, case.get("mask"), fields={k: f for k, f in case.items() if k not in ("scores", "labels", "mask")})
+        Case(
+            name,
+            (case["scores"],),
+            case.get("labels"),
+            group,
+            case.get("mask"),
+            fields={k: f for k, f in case.items() if k not in ("scores", "labels", "mask")},
+            table=isinstance(case["scores"], RowsField),
+        )
         for name, group, case in zip(names, cohort_groups, batch, strict=True)
     )
     if head is None:

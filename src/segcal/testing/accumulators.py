@@ -19,7 +19,7 @@ from segcal.accumulate import Accumulator, Array, State
 from segcal.cases import Rows
 from segcal.errors import UsageError
 from segcal.testing.law import Law, check_all, forall, law, require
-from segcal.testing.strategies import SEEDS, rows
+from segcal.testing.strategies import REGIMES, SEEDS, rows
 
 Factory = Callable[[int], Accumulator]
 
@@ -47,7 +47,7 @@ def zero_is_neutral(make: Factory) -> None:
     """Merging the zero state, on either side, changes no bit."""
     accumulator = make(CLASSES)
 
-    @forall(rows(CLASSES))
+    @forall(_rows(accumulator))
     def _(block: Rows) -> None:
         state, zero = accumulate.fold(accumulator, block), accumulate.zero(accumulator)
         expected = state_bits(state)
@@ -60,7 +60,7 @@ def order_and_grouping_change_no_bit(make: Factory) -> None:
     """Merge is associative and commutative bit for bit: blocks merged in any order and grouping give one state."""
     accumulator = make(CLASSES)
 
-    @forall(st.lists(rows(CLASSES), min_size=2, max_size=6), SEEDS)
+    @forall(st.lists(_rows(accumulator), min_size=2, max_size=6), SEEDS)
     def _(blocks: list[Rows], seed: int) -> None:
         states = [accumulate.fold(accumulator, block) for block in blocks]
         expected, rng = state_bits(_total(accumulator, states)), np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def merging_changes_neither_state(make: Factory) -> None:
     """Merge returns a new state and leaves both of its arguments as they were."""
     accumulator = make(CLASSES)
 
-    @forall(rows(CLASSES), rows(CLASSES))
+    @forall(_rows(accumulator), _rows(accumulator))
     def _(one: Rows, two: Rows) -> None:
         a, b = accumulate.fold(accumulator, one), accumulate.fold(accumulator, two)
         before = state_bits(a), state_bits(b)
@@ -105,7 +105,7 @@ def only_rows_count(make: Factory) -> None:
     """No row leaves the zero state, and where rows come from (case, offset) changes no bit."""
     accumulator = make(CLASSES)
 
-    @forall(rows(CLASSES))
+    @forall(_rows(accumulator))
     def _(block: Rows) -> None:
         empty = _part(block, slice(0, 0))
         require(state_bits(accumulate.fold(accumulator, empty)) == state_bits(accumulate.zero(accumulator)), "no row is not zero")
@@ -118,7 +118,7 @@ def a_state_is_plain_arrays(make: Factory) -> None:
     """A state holds one NumPy array of numbers a leaf, of the type and shape of its zero."""
     accumulator = make(CLASSES)
 
-    @forall(rows(CLASSES))
+    @forall(_rows(accumulator))
     def _(block: Rows) -> None:
         state, zero = accumulate.fold(accumulator, block), accumulate.zero(accumulator)
         require(set(state) == set(accumulator.leaves), f"arrays {sorted(state)} for leaves {sorted(accumulator.leaves)}")
@@ -132,7 +132,7 @@ def folding_is_pure(make: Factory) -> None:
     """Folding the same rows again gives the same bits, whatever was folded between, and leaves the rows as they were."""
     accumulator = make(CLASSES)
 
-    @forall(rows(CLASSES), rows(CLASSES))
+    @forall(_rows(accumulator), _rows(accumulator))
     def _(block: Rows, between: Rows) -> None:
         before = _tensors(block)
         first = state_bits(accumulate.fold(accumulator, block))
@@ -146,7 +146,7 @@ def another_cut_agrees_to_rounding(make: Factory) -> None:
     """Rows folded in several blocks agree with the same rows in one: counts exactly, sums to 1e-9 of their size."""
     accumulator = make(CLASSES)
 
-    @forall(rows(CLASSES, 200, ("ordinary",)), st.floats(0, 1), st.floats(0, 1))
+    @forall(_rows(accumulator, 200, ("ordinary",)), st.floats(0, 1), st.floats(0, 1))
     def _(block: Rows, first: float, second: float) -> None:
         a, b = sorted((int(first * block.voxels), int(second * block.voxels)))
         whole = accumulate.fold(accumulator, block)
@@ -186,11 +186,16 @@ def check_accumulator(make: Factory) -> None:
     check_all(ACCUMULATOR_LAWS, make)
 
 
+def _rows(accumulator: Accumulator, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)) -> st.SearchStrategy[Rows]:
+    """Rows that bring the places the accumulator needs."""
+    return rows(CLASSES, most, regimes, sorted(accumulate.needs(accumulator), key=repr))
+
+
 def _tensors(block: Rows) -> list[torch.Tensor]:
     energy = [] if block.free_energy is None else [block.free_energy]
-    return [t.clone() for t in (block.log_probs, block.targets, block.decision, block.reference, *energy)]
+    return [t.clone() for t in (block.log_probs, block.targets, block.decision, block.reference, *energy, *(p.nan_to_num(-1) for p in block.places.values()))]
 
 
 def _part(block: Rows, s: slice) -> Rows:
     energy = None if block.free_energy is None else block.free_energy[s]
-    return Rows(block.case, block.start, block.log_probs[:, s], block.targets[s], block.decision[s], block.reference[s], energy)
+    return Rows(block.case, block.start, block.log_probs[:, s], block.targets[s], block.decision[s], block.reference[s], energy, {k: v[s] for k, v in block.places.items()})

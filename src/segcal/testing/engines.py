@@ -70,7 +70,7 @@ def samples_are_the_same_too(make: Make) -> None:
 def survey_gives_the_bits_of_serial(make: Make) -> None:
     """`survey` gives the bits of the serial engine, and of `reduce` on the same rows in float32; its records are the same."""
     cohort = example()
-    asks = asks_of(cohort)
+    asks = asks_of(cohort, placed=True)
 
     def surveyed(engine: Engine) -> tuple[Any, Any]:
         answers, records = engine.survey(cohort, asks)
@@ -79,6 +79,7 @@ def survey_gives_the_bits_of_serial(make: Make) -> None:
     expected = surveyed(Serial())
     for workers in WORKERS:
         require(surveyed(make(workers)) == expected, f"{workers} worker(s) gave other bits or records")
+    require(surveyed(spilling(make(2))) == expected, "places kept in files gave other bits or records")
 
 
 @law

@@ -8,7 +8,7 @@ Promises: what is drawn is valid for its declared kind, and every case of a coho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from segcal import scores as scores_
 from segcal.cases import Case, Cohort, Provenance, Rows
 from segcal.head import Head, Regions, Softmax
+from segcal.places import Place
 from segcal.pooling import POOLS
 from segcal.scores import KINDS, Kind
 from segcal.sources.arrays import ArrayField
@@ -154,8 +155,12 @@ def labels(head: Head, n: int) -> st.SearchStrategy[Array]:
     return SEEDS.map(make)
 
 
-def rows(classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)) -> st.SearchStrategy[Rows]:
-    """Rows of up to `most` voxels (none too), float64, with free energies, flips of the decision, and saturated, tied and extreme voxels."""
+def rows(classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES), places: Iterable[Place] = ()) -> st.SearchStrategy[Rows]:
+    """Rows of up to `most` voxels (none too), float64, with free energies, flips of the decision, and saturated, tied and extreme voxels.
+
+    `places`: what to say of where voxels lie: 0, 1, distances on a grid, all of them or a few not defined.
+    """
+    wanted = tuple(places)
 
     def make(n: int, names: list[str], seed: int) -> Rows:
         rng = np.random.default_rng(seed)
@@ -164,9 +169,15 @@ def rows(classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)
         other, targets = (torch.from_numpy(rng.integers(classes, size=n)) for _ in range(2))
         reference = torch.where(torch.from_numpy(rng.random(n) < 0.2), other, decision)
         case, start = int(rng.integers(10)), int(rng.choice([0, 65_536]))
-        return Rows(case, start, scores_.canonical(z, "logits"), targets, decision, reference, scores_.free_energy(z))
+        lie = {place: torch.from_numpy(_lying(rng, n)) for place in wanted}
+        return Rows(case, start, scores_.canonical(z, "logits"), targets, decision, reference, scores_.free_energy(z), lie)
 
     return st.builds(make, st.integers(0, most), mixtures(regimes), SEEDS)
+
+
+def _lying(rng: np.random.Generator, n: int) -> Array:
+    where = np.sqrt(rng.integers(300, size=n) * rng.integers(2, size=n))
+    return np.asarray(np.where(rng.random(n) < rng.choice([0, 0.1, 1]), np.nan, where))
 
 
 @st.composite

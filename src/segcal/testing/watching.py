@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
+from segcal.accumulate import Array, Count, ExactSum, Leaf, needs
 from segcal.calibrators import Calibrator, ScaleMap
 from segcal.cases import BLOCK, Block, CaseReader, Cohort, Rows
 from segcal.engines import Ask, Engine
@@ -45,13 +45,18 @@ def example() -> Cohort:
     return cohort_from_arrays(scores, labels, kind="logits", head=Softmax(("a", "b", "c"), 0, 255), groups=("x", "x", "y", "y", "y"))
 
 
-def asks_of(cohort: Cohort) -> dict[Any, Ask]:
-    """Asks of every sort about a cohort: metrics and an objective, of all parts, by case and of some cases, before and after a calibrator."""
+def asks_of(cohort: Cohort, *, placed: bool = False) -> dict[Any, Ask]:
+    """Asks of every sort about a cohort: metrics and an objective, of all parts, by case and of some cases, before and after a calibrator.
+
+    `placed`: those, too, that only `survey` can answer, because they need to know where voxels lie.
+    """
     calibrator = Calibrator(cohort.head, cohort.pooled_kind, [ScaleMap(0.5) for _ in cohort.head.parts], "scale")
     some = frozenset(range(0, len(cohort), 2))
     out: dict[Any, Ask] = {}
     for part in range(len(cohort.head.parts)):
         for name, accumulator in suite(len(cohort.head.part_classes(part)), None).items():
+            if needs(accumulator) and not placed:
+                continue
             out[name, part] = Ask(accumulator, part)
             out[name, part, "by case"] = Ask(accumulator, part, some, by_case=True, through=calibrator.through(part))
         out["nll", part] = Ask(ScaleNLL(0.7), part, some)

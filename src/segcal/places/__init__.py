@@ -1,0 +1,14 @@
+"""Places: what a voxel's surroundings in the label map say of it, such as its distance to a label boundary, for metrics that sort voxels by where they lie.
+
+A `Place` names a quantity with one value a voxel; equal places are one quantity, computed once a case however many ask for it. `Places` computes them for an open case and
+hands out windows. Nothing here knows scores or calibration.
+"""
+
+from __future__ import annotations
+
+from segcal.places.distance import BoundaryDistance
+from segcal.places.label_map import NOWHERE, LabelMap, boundary
+from segcal.places.place import Place, Places, PlaceWindow
+from segcal.places.region import ForegroundRegion
+
+__all__ = ["NOWHERE", "BoundaryDistance", "ForegroundRegion", "LabelMap", "Place", "PlaceWindow", "Places", "boundary"]
