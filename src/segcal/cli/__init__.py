@@ -1,4 +1,4 @@
-"""The command line: `segcal demo | check | fit | evaluate | apply | audit | inspect | methods`; a short file a command.
+"""The command line: `segcal demo | check | fit | evaluate | apply | audit | study | merge | inspect | methods`; a short file a command.
 
 `run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted.
 An error of segcal is one message on stderr; `--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only.
@@ -18,7 +18,7 @@ from types import FrameType
 import cyclopts
 
 from segcal import __version__
-from segcal.cli import apply, audit, check, demo, evaluate, fit, inspect, methods
+from segcal.cli import apply, audit, check, demo, evaluate, fit, inspect, merge, methods, study
 from segcal.cli.console import error, escaped
 from segcal.errors import SegcalError
 
@@ -54,7 +54,18 @@ def reflowed(docstring: str) -> str:
     return "\n\n".join(p if p.startswith(" ") else re.sub(r"\n(?! )", " ", p) for p in paragraphs)
 
 
-COMMANDS: tuple[Callable[..., int], ...] = (demo.demo, check.check, fit.fit, evaluate.evaluate, apply.apply, audit.audit, inspect.inspect, methods.methods)
+COMMANDS: tuple[Callable[..., int], ...] = (
+    demo.demo,
+    check.check,
+    fit.fit,
+    evaluate.evaluate,
+    apply.apply,
+    audit.audit,
+    study.study,
+    merge.merge,
+    inspect.inspect,
+    methods.methods,
+)
 
 for _place, _command in enumerate(COMMANDS):
     app.command(_command, sort_key=_place, help=reflowed(inspect_.getdoc(_command) or ""))

@@ -199,7 +199,7 @@ class Engine(ABC):
                     notes.append(reader.note(block))
                     prepared = reader.prepare(block, places)
                     if prepared.log_probs.shape[1]:
-                        _merge_into(total, _fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}), asks)
+                        _merge_into(total, fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}), asks)
                 records[index] = reader.record(notes)
             self.progress.step()
             return total
@@ -298,7 +298,7 @@ def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mappin
         total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
 
 
-def _fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING) -> dict[Any, State]:
+def fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING) -> dict[Any, State]:
     """Fold one block for every ask, part by part. `local`: what stands, on this block, for a `through` that looks at neighbours."""
     out: dict[Any, State] = {}
     for part in sorted({a.part for a in asks.values()}):
@@ -328,7 +328,7 @@ def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dic
 
     def work(item: tuple[int, int, Stored]) -> dict[Any, State]:
         case, start, kept = item
-        return _fold_parts(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
+        return fold_parts(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
 
     return work
 
@@ -336,10 +336,10 @@ def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dic
 def _chunk_work(head: Head, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
     def work(chunk: Chunk) -> dict[Any, State]:
         whole, split = _by_case(asks, chunk.cases)
-        total = _fold_parts(head, whole, chunk.rows, -1) if whole else {}
+        total = fold_parts(head, whole, chunk.rows, -1) if whole else {}
         for case, low, high in chunk.spans:
             if case in split:
-                _merge_into(total, _fold_parts(head, split[case], chunk.rows.take(torch.arange(low, high)), case), asks)
+                _merge_into(total, fold_parts(head, split[case], chunk.rows.take(torch.arange(low, high)), case), asks)
         return total
 
     return work

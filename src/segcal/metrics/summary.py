@@ -111,8 +111,8 @@ class Summary:
 
 def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[str, Mapping[str, State]], names: Sequence[str] | None = None) -> Summary:
     """Summary of a `suite` from the states of each case (case id to accumulator name to state). `names`: class names for the per-class table (else their indices)."""
-    scores = {case: _scores(accumulators, states) for case, states in states_by_case.items()}
-    pooled = _scores(accumulators, {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()})
+    scores = {case: scores_of(accumulators, states) for case, states in states_by_case.items()}
+    pooled = scores_of(accumulators, {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()})
     rows = {case: s.row() for case, s in scores.items()}
     images = {key: mean_known(row[key] for row in rows.values()) for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)}
     whole = pooled.row()
@@ -194,7 +194,8 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _scores(accumulators: Mapping[str, Accumulator], states: Mapping[str, State]) -> CaseScores:
+def scores_of(accumulators: Mapping[str, Accumulator], states: Mapping[str, State]) -> CaseScores:
+    """Results of a `suite` from its states."""
     return CaseScores(**{name: result(a, states[name]) for name, a in accumulators.items()})
 
 

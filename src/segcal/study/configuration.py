@@ -189,11 +189,8 @@ def _said(where: Path, error: ValidationError) -> UsageError:
 
 def _known_keys(place: list[str]) -> list[str]:
     """Entries of the section at a place."""
-    section: type[BaseModel] = Configuration
-    sections = {"data": Data, "split": Split, "sensitivity": Sensitivity, "recipe": RecipeSection, "cohorts": Data}
-    if place:
-        section = sections.get(place[0], Configuration)
-    return list(section.model_fields)
+    sections: dict[str, type[Section]] = {"data": Data, "split": Split, "sensitivity": Sensitivity, "recipe": RecipeSection, "cohorts": Data}
+    return list(sections.get(place[0] if place else "", Configuration).model_fields)
 
 
 def _placed(data: Data, folder: Path, where: str) -> Data:

@@ -24,7 +24,7 @@ from segcal.study.pipelines import VIEWS, Pipeline
 
 @dataclass(frozen=True)
 class Arm:
-    """One calibration set: cases (ids) to fit on and to choose by, and the pipelines fitted on it. `size`: its number of cases in the sensitivity analysis, None for the main one."""
+    """One calibration set: cases (ids) to fit on and to choose by, and the pipelines fitted on it. `size`: its number of cases in the sensitivity analysis, else None."""
 
     repeat: int
     size: int | None

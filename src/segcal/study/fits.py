@@ -1,7 +1,7 @@
 """The fits of a study: every arm's pipelines, in pieces that are each done or not, so that an interrupted study goes on where it was.
 
-A `Piece` is what one reading of a calibration set fits: all plans of one view together, over shared passes; each trained method and each fit by the recipe alone. Its calibrators are
-files (`r0/MS_zbar.safetensors`), written when all of them are there. Validation cases choose penalties' strengths, end trainings and pick trials, and are never fitted on.
+A `Piece` is what one reading of a calibration set fits: all plans of one view together, over shared passes; each trained method and each fit by the recipe alone. Its calibrators
+are files (`r0/MS_zbar.safetensors`), written when all of them are there. Validation cases choose penalties' strengths, end trainings and pick trials, and are never fitted on.
 """
 
 from __future__ import annotations

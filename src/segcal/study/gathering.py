@@ -46,7 +46,7 @@ def gather(design: Design, folder: Path) -> dict[str, Any]:
 def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int) -> dict[str, Rows]:
     """What one repeat says of one cohort."""
     keys, groups = suites(design.clean.head, design.configuration.bins), _groups(design)
-    labels = {p.name: (p.name, None) for p in design.pipelines}
+    labels: dict[str, tuple[str, int | None]] = {p.name: (p.name, None) for p in design.pipelines}
     if cohort == CLEAN:
         labels |= {arm.label(p): (p.name, arm.size) for arm in design.arms if arm.repeat == repeat and arm.size is not None for p in arm.pipelines}
     merged: dict[str, dict[tuple[int, str], State]] = {label: {} for label in labels}
@@ -129,8 +129,7 @@ def _fits(design: Design, folder: Path) -> Rows:
     rows = []
     for arm in design.arms:
         found = loaded(folder, arm)
-        for p in arm.pipelines:
-            rows.append(_fit(arm, p, found[arm.label(p)], counts.get(p.method or "")))
+        rows += [_fit(arm, p, found[arm.label(p)], counts.get(p.method or "")) for p in arm.pipelines]
     return rows
 
 

@@ -1,7 +1,7 @@
 """The tidy tables of a study: what its tables and figures are made from, each as CSV and Parquet.
 
     scores        cohort, repeat, pipeline, case, group, metric, value       errors of each case (fractions; NaN where not defined)
-    pooled        cohort, repeat, pipeline, metric, value                    over all test cases of a repeat: ace and its bin counts, ece_pooled, classwise_ece, flips by kind, voxels
+    pooled        cohort, repeat, pipeline, metric, value                    over a repeat's test cases: ace and its bin counts, ece_pooled, classwise_ece, flips by kind, voxels
     curves        cohort, repeat, pipeline, bins, bin, voxels, confidence, accuracy     reliability curves of a repeat
     bands         cohort, repeat, pipeline, low, high, voxels, confidence, accuracy, distance     calibration by distance to a label boundary
     energy        members, case, group, std                                  spread of the free energy for the first members, every clean case
@@ -76,7 +76,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
+class Finished:
     """A study's tidy `tables` by name, its own record `about` (classes, configuration, versions), and the `folder` they lie in."""
 
     folder: Path
@@ -105,7 +105,7 @@ def write(folder: Path, tables: Mapping[str, pa.Table]) -> None:
             pyarrow.parquet.write_table(one, temporary)
 
 
-def read(folder: str | os.PathLike[str]) -> Results:
+def read(folder: str | os.PathLike[str]) -> Finished:
     """The results of a study folder. MissingError where there are none, UnreadableError where a table is not one of a study."""
     where = Path(folder)
     about = where / "study.json"
@@ -122,7 +122,7 @@ def read(folder: str | os.PathLike[str]) -> Results:
             raise UnreadableError(
                 str(path), found=f"columns {tables[name].column_names}", expected=f"{list(columns)}", do="Run the study again with this version: it re-uses what is done."
             )
-    return Results(where, json.loads(about.read_text(encoding="utf-8")), tables)
+    return Finished(where, json.loads(about.read_text(encoding="utf-8")), tables)
 
 
 def means(values: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """Arrays for pictures: a few test cases of the first repeat, as 2-D images or the slice of a volume that shows the most.
 
-`samples/NAME.npz` holds image (H, W) or (H, W, 3) float32 in [0, 1] where the study names images, labels (H, W) int64 (-1: not scored), decision (H, W) of the mean of logits, energy
-(H, W) float64 where raw logits are known, and flipped (H, W) bool: where `FLIPPING` changed the label in the first repeat, if the study has it.
+`samples/NAME.npz` holds image (H, W) or (H, W, 3) float32 in [0, 1] where the study names images, labels (H, W) int64 (-1: not scored), decision (H, W) of the mean of logits,
+energy (H, W) float64 where raw logits are known, and flipped (H, W) bool: where `FLIPPING` changed the label in the first repeat, if the study has it.
 Cases are spread evenly over the test cases by name. Volumes: the plane of the last axis with the most voxels that are not of the commonest label.
 """
 
@@ -46,7 +46,8 @@ def sample(design: Design, folder: Path, engine: Engine) -> Rows:
         if not (folder / file).is_file():
             index = next(i for i, c in enumerate(view) if c.id == case)
             with engine.scratch(view) as scratch, view.open(index, scratch) as reader, journal.atomic(folder / file) as temporary:
-                np.savez_compressed(temporary, **arrays(reader, calibrator, energy=design.has_energy))
+                found: dict[str, Any] = dict(arrays(reader, calibrator, energy=design.has_energy))
+                np.savez_compressed(temporary, **found)
         rows.append({"name": name, "cohort": CLEAN, "case": case, "file": str(file)})
     return rows
 

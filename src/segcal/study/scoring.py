@@ -1,8 +1,8 @@
 """Scoring: each case read once, however many pipelines, repeats and views look at it; its sums written to a file before the next case is begun.
 
-A case's file holds, for one repeat, the states of all accumulators for every pipeline (`Scored`), stacked, so that errors of a case, of a repeat and of any merge are readings of the same
-exact sums. The three views of an ensemble share the case's open files; places in the label map are found once. Beside the scores, the spread of the free energy is measured for the
-first 1 ... M members, on every case of the clean cohort.
+A case's file holds, for one repeat, the states of all accumulators for every pipeline (`Scored`), stacked, so that errors of a case, of a repeat and of any merge are readings
+of the same exact sums. The three views of an ensemble share the case's open files; places in the label map are found once. Beside the scores, the spread of the free energy is
+measured for the first 1 ... M members, on every case of the clean cohort.
 A case without a file is to be done: that is all an interrupted study needs to know.
 """
 
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from segcal import accumulate, journal
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
-from segcal.cases import Block, CaseReader
+from segcal.cases import SCORED, Block, CaseReader, Rows
 from segcal.engines import Ask, Engine
 from segcal.engines.ask import LocalThrough
 from segcal.engines.engine import fold_parts
@@ -35,7 +36,6 @@ from segcal.study.design import Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import VIEWS, View
 from segcal.surroundings import Surroundings
-
 
 BASE = "zbar"
 """The view the engine reads; the others are made beside it."""
@@ -72,32 +72,33 @@ def score(design: Design, folder: Path, engine: Engine, repeats: frozenset[int])
     views = {arm.label(p): p.view for arm in design.arms for p in arm.pipelines}
     for name, cohort in design.cohorts.items():
         wanted = {r: set(design.tested(name, r)) for r in sorted(repeats)}
+        energies = name == CLEAN and design.has_energy and 0 in repeats
         todo: dict[str, frozenset[int]] = {}
         for case in cohort:
             rest = frozenset(r for r in wanted if case.id in wanted[r] and not file_of(folder, r, name, case.id).is_file())
-            energies = name == CLEAN and design.has_energy and not energy_file(folder, case.id).is_file()
-            if rest or energies:
+            if rest or (energies and not energy_file(folder, case.id).is_file()):
                 todo[case.id] = rest
         if not todo:
             continue
         asleep = [Scored(p.name, p.view, None, repeats) for p in design.pipelines if p.method is None]
         fitted = [Scored(label, views[label], found, frozenset({r})) for (r, label), (size, found) in calibrators.items() if size is None or name == CLEAN]
-        mapper = Scorer(design, name, folder, tuple([*asleep, *fitted]), todo)
+        mapper = Scorer(design, name, folder, (*asleep, *fitted), todo, energies)
         some = VIEWS[BASE].of(replace(cohort, cases=tuple(c for c in cohort if c.id in todo)))
-        for outcome in engine.map(some, mapper, f"scoring {name} cases"):
+        for outcome in engine.map(some, mapper, f"scoring {name} cases", keep_members=energies):
             if outcome.error is not None:
                 raise outcome.error
 
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A mapper that scores cases: `todo` says for which repeats."""
+    """A mapper that scores cases: `todo` says for which repeats, `energies` whether the free energy is measured beside."""
 
     design: Design
     cohort: str
     folder: Path
     scored: tuple[Scored, ...]
     todo: Mapping[str, frozenset[int]]
+    energies: bool
 
     @contextlib.contextmanager
     def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[CaseScorer]:
@@ -131,7 +132,7 @@ class CaseScorer:
         }
         self._total: dict[Any, State] = {}
         self._energy, self._energies = FreeEnergySpread(), dict[int, State]()
-        self._wants_energy = scorer.cohort == CLEAN and scorer.design.has_energy and not energy_file(scorer.folder, case).is_file()
+        self._wants_energy = scorer.energies and not energy_file(scorer.folder, case).is_file()
 
     def block(self, block: Block) -> None:
         """Fold one block for everything that scores the case."""
@@ -149,7 +150,7 @@ class CaseScorer:
             for (key, _), state in found.items():
                 self._total[key] = state if key not in self._total else accumulate.merge(asks[key].accumulator, self._total[key], state)
         if self._wants_energy:
-            self._measure_energy(block, stop)
+            self._measure_energy(block, self._reader.prepare(block).part(self._reader.cohort.head, 0))
 
     def summary(self) -> dict[str, Any]:
         """Write the files."""
@@ -168,12 +169,13 @@ class CaseScorer:
                 temporary.write_text(json.dumps(spread), encoding="utf-8")
         return {}
 
-    def _measure_energy(self, block: Block, stop: int) -> None:
+    def _measure_energy(self, block: Block, rows: Rows) -> None:
         """Free energy of the mean logits of the first 1 ... M members, over scored voxels."""
-        for m in range(1, len(self._reader.windows) + 1):
-            reader = viewed(self._reader, View(f"first {m}", "logits", m))
-            prepared = reader.prepare(reader.block(block.start, stop))
-            state = accumulate.fold(self._energy, prepared.part(reader.cohort.head, 0))
+        head, scored = self._reader.cohort.head, block.role == SCORED
+        total = torch.zeros((head.channels, rows.voxels), dtype=torch.float64)
+        for m, member in enumerate(block.members, 1):
+            total += member[:, scored]
+            state = accumulate.fold(self._energy, replace(rows, free_energy=head.free_energy(total / m, block.kind)))
             self._energies[m] = state if m not in self._energies else accumulate.merge(self._energy, self._energies[m], state)
 
 

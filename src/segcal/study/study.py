@@ -1,8 +1,8 @@
 """Running a study: fits, scores, tables and figures, each done once; and joining the parts of one that ran on several machines.
 
 `run` looks at what lies in its folder and does the rest: calibrators under fits/, sums of each case under scores/, spreads under energy/, arrays for pictures under samples/, then
-results/, tables/ and figures/, which are made anew from those. Everything is written whole or not at all, so a study may be killed at any moment and started again; its results do not
-depend on how often, nor on the number of workers. `part` (i, n) does the repeats i, i + n, ...; `merge` joins the parts.
+results/, tables/ and figures/, which are made anew from those. Everything is written whole or not at all, so a study may be killed at any moment and started again; its results
+do not depend on how often, nor on the number of workers. `part` (i, n) does the repeats i, i + n, ...; `merge` joins the parts.
 Another study in the folder: UsageError that names the first difference. Nothing of an earlier run is removed.
 """
 
@@ -23,7 +23,7 @@ from segcal.study import fits, results
 from segcal.study.configuration import Configuration
 from segcal.study.design import Design, design
 from segcal.study.gathering import gather
-from segcal.study.results import Results
+from segcal.study.results import Finished
 from segcal.study.samples import sample
 from segcal.study.scoring import score
 
@@ -32,7 +32,7 @@ KEPT = ("fits", "scores", "energy")
 """What parts have to be joined of."""
 
 
-def run(configuration: Configuration | Design, folder: str | os.PathLike[str], engine: Engine, *, part: tuple[int, int] = (1, 1)) -> Results | None:
+def run(configuration: Configuration | Design, folder: str | os.PathLike[str], engine: Engine, *, part: tuple[int, int] = (1, 1)) -> Finished | None:
     """Do what is not done yet; the results, or None where `part` is one of several.
 
     Raises what `design` raises before any work, UsageError for another study in `folder` or a part there cannot be, and what reading raises.
@@ -47,7 +47,7 @@ def run(configuration: Configuration | Design, folder: str | os.PathLike[str], e
     return finish(found, where, engine) if part[1] == 1 else None
 
 
-def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], engine: Engine) -> Results:
+def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], engine: Engine) -> Finished:
     """Join the folders of all parts in `folder` (which may be one of them) and make the results. MissingError where a part has not ended."""
     where = Path(folder)
     told = [_told(Path(p)) for p in parts]
@@ -70,12 +70,12 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
     return finish(found, where, engine)
 
 
-def finish(found: Design, folder: Path, engine: Engine) -> Results:
+def finish(found: Design, folder: Path, engine: Engine) -> Finished:
     """Make results, tables and figures from what is done."""
     tables = gather(found, folder)
     tables["samples"] = results.table("samples", sample(found, folder, engine))
     results.write(folder / "results", tables)
-    return Results(folder, _told(folder), tables)
+    return Finished(folder, _told(folder), tables)
 
 
 def repeats_of(part: tuple[int, int], repeats: int) -> frozenset[int]:
