@@ -176,8 +176,8 @@ def read(path: str | os.PathLike[str]) -> Configuration:
 
 
 def _said(where: Path, error: ValidationError) -> UsageError:
-    """The first thing that is wrong, with a suggestion where a key is unknown."""
-    wrong = error.errors()[0]
+    """The first thing that is wrong, a key that is unknown before one that is missing: it may be the same, misspelt."""
+    wrong = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     place = [str(p) for p in wrong["loc"]]
     at = f"{where}: {': '.join(place)}"
     if wrong["type"] == "extra_forbidden":
