@@ -56,10 +56,11 @@ def cells(schemes: Sequence[Scheme], repeats: int, cases: int, *, partitions: in
             groups = range(repeat.size) if isinstance(scheme, Naive) else None
             resamples = Resamples(scheme, repeat.tolist(), case.tolist(), groups, seed=part)
             a, c, e = (resamples.replicated(d) for d in draws)
+            missing = bool(np.isnan(a).any())
             for ratio in RATIOS:
                 for shared in SHARED:
                     mixed = math.sqrt(ratio) * a + math.sqrt(shared) * c + math.sqrt(1 - shared) * e
-                    low, high = np.nanpercentile(mixed, [2.5, 97.5], axis=0) if np.isnan(mixed).any() else np.percentile(mixed, [2.5, 97.5], axis=0)
+                    low, high = np.nanpercentile(mixed, [2.5, 97.5], axis=0) if missing else np.percentile(mixed, [2.5, 97.5], axis=0)
                     hits[scheme.name, ratio, shared] += int(((low <= 0) & (high >= 0)).sum())
     for (name, ratio, shared), count in hits.items():
         yield Cell(name, repeats, cases, ratio, shared, count / (partitions * studies))
@@ -87,15 +88,17 @@ def _within(found: Sequence[Cell], name: str, shared: Sequence[float], ratios: S
 def page(found: Sequence[Cell], command: str, seconds: float) -> str:
     """The figures as a page."""
     own, pool = (0.0,), tuple(s for s in SHARED if s > 0)
+    error = 100 * math.sqrt(0.05 * 0.95 / (PARTITIONS * STUDIES))
     lines = [
         "# Coverage of bootstrap intervals",
         "",
-        f"Made by `{command}` in {seconds:.0f} s. Share of {PARTITIONS * STUDIES} simulated studies whose nominal 95 % interval (2000 draws) held the true mean; standard error "
-        f"{100 * math.sqrt(0.05 * 0.95 / (PARTITIONS * STUDIES)):.1f} points at 95 %.",
+        f"Made by `{command}` in {seconds:.0f} s. Share of {PARTITIONS * STUDIES} simulated studies whose nominal 95 % interval (2000 draws) held the true mean;",
+        f"standard error {error:.1f} points at 95 %.",
         "",
-        "A study has R repeats, each tested on n cases out of a pool of 1.4 n; a value is sqrt(ratio) a_r + sqrt(shared) c_i + sqrt(1 - shared) e_ri. *ratio* is the variance between repeats",
-        "(fits) over that between cases. *shared* is the part of the latter that a case keeps from repeat to repeat: 0 is what a new set of cases for every repeat would give, and with",
-        "partitions of one pool it is near 1 for a metric itself, for an image that is hard in one repeat is hard in the next. The truth is the mean over new fits and new cases.",
+        "A study has R repeats, each tested on n cases out of a pool of 1.4 n; a value is sqrt(ratio) a_r + sqrt(shared) c_i + sqrt(1 - shared) e_ri.",
+        "*ratio* is the variance between repeats (fits) over that between cases. *shared* is the part of the latter that a case keeps from repeat to repeat: 0 is what a new set of",
+        "cases for every repeat would give; with partitions of one pool it is near 1 for a metric itself, for an image that is hard in one repeat is hard in the next.",
+        "The truth is the mean over new fits and new cases.",
         "",
         "## What it says",
         "",
@@ -103,24 +106,26 @@ def page(found: Sequence[Cell], command: str, seconds: float) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name in SCHEMES:
-        cells_of = [_range(found, name, r, s) for r in (3, 30) for s in (own, pool)]
-        lines.append(f"| {name} | " + " | ".join([*cells_of, _within(found, name, own), _within(found, name, pool)]) + " |")
+        ranges = [_range(found, name, r, s) for r in (3, 30) for s in (own, pool)]
+        lines.append(f"| {name} | " + " | ".join([*ranges, _within(found, name, own), _within(found, name, pool)]) + " |")
     lines += [
         "",
-        f"- **Two-level** (the paper's: repeats, then cases in each). At R = 30 it lies within 2 points of 95 % where it should, that is where cases are not shared and repeats differ (ratio 1: "
-        f"{_range(found, 'two-level', 30, own, (1.0,))}). Where repeats do not differ (ratio 0) it covers {_range(found, 'two-level', 30, own, (0.0,))}: the spread of repeat means already holds "
-        "the cases' share, and the second level adds it again, at most doubling the variance. Where repeats share cases it is too narrow, and **more repeats make it worse** "
-        f"({_range(found, 'two-level', 30, pool)} at R = 30): it divides the variance of cases by the number of repeats, though it sees the same cases again.",
-        f"- **Three repeats** are too few for any of them once fits differ as much as cases (ratio 1, R = 3: two-level {_range(found, 'two-level', 3, ratios=(1.0,))}, groups and repeats "
-        f"{_range(found, 'groups and repeats', 3, ratios=(1.0,))}). Three repeat means resampled have a variance a third too small, and percentiles do not widen for it as a t interval does.",
-        f"- **Groups** alone are right for one fixed set of fits, or where fits hardly differ (ratio 0, cases shared: {_range(found, 'groups', shared=pool, ratios=(0.0,))} over all R and n), and far "
-        f"too narrow where they do (ratio 1: {_range(found, 'groups', ratios=(1.0,))}).",
-        f"- **Groups and repeats** is the one for partitions of one pool. At R = 30 with shared cases it covers {_range(found, 'groups and repeats', 30, pool)}; what falls short of 93 % is n = 10, "
-        f"where percentiles of ten or so cases are narrow whatever the scheme. With cases not shared it is conservative ({_range(found, 'groups and repeats', 30, own)}).",
-        f"- **Rows**, every row independent, is wrong for every study of several repeats with shared cases ({_range(found, 'rows', 30, pool)} at R = 30).",
+        "- **Two-level** (the paper's: repeats, then cases in each). At R = 30 it lies within 2 points of 95 % where its assumptions hold, that is where cases are not shared and",
+        f"  repeats differ (ratio 1: {_range(found, 'two-level', 30, own, (1.0,))}). Where repeats do not differ (ratio 0) it covers {_range(found, 'two-level', 30, own, (0.0,))}: the spread",
+        "  of repeat means already holds the cases' share, and the second level adds it again, at most doubling the variance.",
+        f"  Where repeats share cases it is too narrow, and **more repeats make it worse** ({_range(found, 'two-level', 30, pool)} at R = 30): it divides the variance of cases by the number",
+        "  of repeats, though it sees the same cases again.",
+        f"- **Three repeats** are too few for any of them once fits differ as much as cases (ratio 1: two-level {_range(found, 'two-level', 3, ratios=(1.0,))}, groups and repeats",
+        f"  {_range(found, 'groups and repeats', 3, ratios=(1.0,))}). Three repeat means resampled have a variance a third too small, and percentiles do not widen for it as a t interval does.",
+        f"- **Groups** alone are right for one fixed set of fits, or where fits hardly differ (ratio 0: {_range(found, 'groups', ratios=(0.0,))} over all R and n), and far too narrow where",
+        f"  they do (ratio 1: {_range(found, 'groups', ratios=(1.0,))}).",
+        f"- **Groups and repeats** is the one for partitions of one pool: {_range(found, 'groups and repeats', 30, pool)} at R = 30 with shared cases. What falls short of 93 % is n = 10, where",
+        f"  percentiles of some ten cases are narrow whatever the scheme. With cases not shared it is conservative ({_range(found, 'groups and repeats', 30, own)}), as the two-level one is:",
+        "  resampling both margins counts what is left over (e) more than once.",
+        f"- **Rows**, every row independent, is wrong for every study whose repeats share cases ({_range(found, 'rows', 30, pool)} at R = 30).",
         "",
-        "So the study's intervals and paired differences resample groups and repeats; the paper's two-level intervals are printed beside them for comparison. Where the measured coverage may lie",
-        "below 90 %, the tables print the figures above for their own R and n as a warning.",
+        "So the study's intervals and paired differences resample groups and repeats; the paper's two-level intervals are printed beside them for comparison. Where the measured",
+        "coverage may lie below 90 %, the tables print the figures above for their own R and n as a warning.",
         "",
     ]
     for name in SCHEMES:

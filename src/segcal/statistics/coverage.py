@@ -18,7 +18,7 @@ from segcal.errors import UsageError
 from segcal.statistics.resamples import Scheme
 
 TOLERATED = 0.90
-"""An interval whose coverage may lie below this gets a warning."""
+"""An interval whose coverage may lie below this gets a warning: at 10 repeats of 10 independent cases it does not under groups and repeats, at 5 it does."""
 
 
 @dataclass(frozen=True)
