@@ -16,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,8 @@ def page(found: Sequence[Cell], command: str, seconds: float) -> str:
         f"standard error {error:.1f} points at 95 %.",
         "",
         "A study has R repeats, each tested on n cases out of a pool of 1.4 n; a value is sqrt(ratio) a_r + sqrt(shared) c_i + sqrt(1 - shared) e_ri.",
-        "*ratio* is the variance between repeats (fits) over that between cases. *shared* is the part of the latter that a case keeps from repeat to repeat: 0 is what a new set of",
-        "cases for every repeat would give; with partitions of one pool it is near 1 for a metric itself, for an image that is hard in one repeat is hard in the next.",
+        "*ratio* is the variance between repeats (fits) over that between cases. *shared* is the part of the latter that a case keeps from repeat to repeat: 0 is what a new",
+        "set of cases for every repeat would give; with partitions of one pool it is near 1 for a metric itself, for an image that is hard in one repeat is hard in the next.",
         "The truth is the mean over new fits and new cases.",
         "",
         "## What it says",
@@ -108,21 +109,23 @@ def page(found: Sequence[Cell], command: str, seconds: float) -> str:
     for name in SCHEMES:
         ranges = [_range(found, name, r, s) for r in (3, 30) for s in (own, pool)]
         lines.append(f"| {name} | " + " | ".join([*ranges, _within(found, name, own), _within(found, name, pool)]) + " |")
+    seen = partial(_range, found)
     lines += [
         "",
         "- **Two-level** (the paper's: repeats, then cases in each). At R = 30 it lies within 2 points of 95 % where its assumptions hold, that is where cases are not shared and",
-        f"  repeats differ (ratio 1: {_range(found, 'two-level', 30, own, (1.0,))}). Where repeats do not differ (ratio 0) it covers {_range(found, 'two-level', 30, own, (0.0,))}: the spread",
-        "  of repeat means already holds the cases' share, and the second level adds it again, at most doubling the variance.",
-        f"  Where repeats share cases it is too narrow, and **more repeats make it worse** ({_range(found, 'two-level', 30, pool)} at R = 30): it divides the variance of cases by the number",
-        "  of repeats, though it sees the same cases again.",
-        f"- **Three repeats** are too few for any of them once fits differ as much as cases (ratio 1: two-level {_range(found, 'two-level', 3, ratios=(1.0,))}, groups and repeats",
-        f"  {_range(found, 'groups and repeats', 3, ratios=(1.0,))}). Three repeat means resampled have a variance a third too small, and percentiles do not widen for it as a t interval does.",
-        f"- **Groups** alone are right for one fixed set of fits, or where fits hardly differ (ratio 0: {_range(found, 'groups', ratios=(0.0,))} over all R and n), and far too narrow where",
-        f"  they do (ratio 1: {_range(found, 'groups', ratios=(1.0,))}).",
-        f"- **Groups and repeats** is the one for partitions of one pool: {_range(found, 'groups and repeats', 30, pool)} at R = 30 with shared cases. What falls short of 93 % is n = 10, where",
-        f"  percentiles of some ten cases are narrow whatever the scheme. With cases not shared it is conservative ({_range(found, 'groups and repeats', 30, own)}), as the two-level one is:",
-        "  resampling both margins counts what is left over (e) more than once.",
-        f"- **Rows**, every row independent, is wrong for every study whose repeats share cases ({_range(found, 'rows', 30, pool)} at R = 30).",
+        f"  repeats differ (ratio 1: {seen('two-level', 30, own, (1.0,))}). Where repeats do not differ (ratio 0) it covers {seen('two-level', 30, own, (0.0,))}:",
+        "  the spread of repeat means already holds the cases' share, and the second level adds it again, at most doubling the variance.",
+        f"  Where repeats share cases it is too narrow, and **more repeats make it worse** ({seen('two-level', 30, pool)} at R = 30): it divides the variance of cases by",
+        "  the number of repeats, though it sees the same cases again.",
+        f"- **Three repeats** are too few for any of them once fits differ as much as cases (ratio 1: two-level {seen('two-level', 3, ratios=(1.0,))},",
+        f"  groups and repeats {seen('groups and repeats', 3, ratios=(1.0,))}). Three repeat means resampled have a variance a third too small,",
+        "  and percentiles do not widen for it as a t interval does.",
+        f"- **Groups** alone are right for one fixed set of fits, or where fits hardly differ (ratio 0: {seen('groups', ratios=(0.0,))} over all R and n),",
+        f"  and far too narrow where they do (ratio 1: {seen('groups', ratios=(1.0,))}).",
+        f"- **Groups and repeats** is the one for partitions of one pool: {seen('groups and repeats', 30, pool)} at R = 30 with shared cases. What falls short of 93 % is n = 10,",
+        "  where percentiles of some ten cases are narrow whatever the scheme. With cases not shared it is conservative",
+        f"  ({seen('groups and repeats', 30, own)}), as the two-level one is: resampling both margins counts what is left over (e) more than once.",
+        f"- **Rows**, every row independent, is wrong for every study whose repeats share cases ({seen('rows', 30, pool)} at R = 30).",
         "",
         "So the study's intervals and paired differences resample groups and repeats; the paper's two-level intervals are printed beside them for comparison. Where the measured",
         "coverage may lie below 90 %, the tables print the figures above for their own R and n as a warning.",
