@@ -62,7 +62,7 @@ def test_a_warning_uses_the_nearest_smaller_design() -> None:
     assert covered(BOTH, 4, 99, shared=True) == covered(BOTH, 3, 30, shared=True)
     assert covered(BOTH, 1000, 1000, shared=True) == covered(BOTH, 30, 100, shared=True)
     assert covered(BOTH, 30, 100, shared=True)[0] >= TOLERATED and warning(BOTH, 30, 100, shared=True) == ""
-    assert "no smaller than this" in warning(BOTH, 30, 4, shared=True) and "4 independent test cases" in warning(BOTH, 30, 4, shared=True)
+    assert "studies with more cases" in warning(BOTH, 30, 4, shared=True) and "4 independent test cases" in warning(BOTH, 30, 4, shared=True)
     assert "1 repeat of 1 independent test case." in warning(BOTH, 1, 1, shared=False)
 
 

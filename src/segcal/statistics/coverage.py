@@ -3,8 +3,8 @@
 `coverage.csv` beside this file holds what `python -m benchmarks.coverage -o docs/results/coverage.md --data src/segcal/statistics/coverage.csv` measured: the share of simulated
 studies whose nominal 95 % interval held the true mean. A study has R repeats, each tested on n cases of one pool of 1.4 n, and a value is sqrt(ratio) a_r + sqrt(shared) c_i +
 sqrt(1 - shared) e_ri: `ratio` is the variance between repeats (fits) over that between cases, `shared` the part of the latter that a case keeps from repeat to repeat.
-Promises: a warning states measured figures alone, for the nearest simulated R and n not above those asked about; below the smallest simulated, the figures of the smallest, as
-"at most".
+Promises: a warning states measured figures alone, for the nearest simulated R and n not above those asked about; below the smallest simulated, the figures of the
+smallest, and says so.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def warning(scheme: Scheme, repeats: int, cases: int, *, shared: bool) -> str:
     if low >= TOLERATED and not few:
         return ""
     counted = f"{repeats} {'repeat' if repeats == 1 else 'repeats'} of {cases} independent test {'case' if cases == 1 else 'cases'}"
-    like = "no smaller than this" if few else "like this"
+    like = "with more cases" if few else "like this"
     return (
         f"Do not take these intervals for 95 %: {counted}. In simulated studies {like} a nominal 95 % interval ({scheme.name} bootstrap) covered the truth "
         f"{100 * low:.0f} to {100 * high:.0f} % of the time, by how variance divides between repeats and cases."

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from segcal import journal, parameters
 from segcal.errors import UsageError
+from segcal.guarantees import Guarantees
 from segcal.statistics import ByGroup, Scheme, TwoLevel
 from segcal.study.tables import csv, latex, markdown
 from segcal.study.tables.descriptions import corruptions, free_energy, properties, splits
@@ -45,8 +47,7 @@ def tables(studies: Sequence[Results], *, bank: Bank | None = None, bank_seed: i
     slugs = [_slug(study.name) for study in studies]
     if not studies or len(set(slugs)) < len(slugs):
         raise UsageError("studies", found=f"{[study.name for study in studies]}", expected="one or more, with names that differ in letters or digits", do="Name the studies.")
-    promises = {row.name: row.guarantees for row in parameters.table((2,))}
-    out = [splits(studies), properties(studies, promises), free_energy(studies, by_members=False), free_energy(studies, by_members=True)]
+    out = [splits(studies), properties(studies, _promises()), free_energy(studies, by_members=False), free_energy(studies, by_members=True)]
     clean = {study.name: summary(study, CLEAN, SCHEMES[""]) for study in studies}
     notes = tuple(study.note([CLEAN]) for study in studies)
     out.insert(3, pipelines("table4", "Calibration results.", clean, notes))
@@ -55,6 +56,12 @@ def tables(studies: Sequence[Results], *, bank: Bank | None = None, bank_seed: i
     for study, slug in zip(studies, slugs, strict=True):
         out += _of(study, slug)
     return out
+
+
+@cache
+def _promises() -> Mapping[str, Guarantees | None]:
+    """What the maps of every registered method promise, read off the maps themselves; nothing is counted here."""
+    return {row.name: row.guarantees for row in parameters.table(())}
 
 
 def _of(study: Results, slug: str) -> list[Table]:
