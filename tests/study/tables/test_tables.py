@@ -12,12 +12,14 @@ import pytest
 
 from segcal.errors import DataError, MissingError, UsageError
 from segcal.statistics import ByGroup, Resamples, TwoLevel
+from segcal.study.pipelines import PAPER
+from segcal.study.results import Finished
 from segcal.study.tables import Cell, Number, Results, Table, Text, tables, write
 from segcal.study.tables.differences import compared
 from segcal.study.tables.frame import Frame
 from segcal.study.tables.main import pipelines
 from segcal.study.tables.metrics import MAIN
-from segcal.study.tables.names import COMPARISONS, KEEPING, Pair, symbol
+from segcal.study.tables.names import COMPARISONS, KEEPING, SECTIONS, Pair, symbol
 
 BANK = {"gaussian_noise": {"mild": {"sigma": 0.03}, "strong": {"sigma": 0.1}}, "jpeg": {"mild": {"quality": 60.0}}}
 
@@ -226,3 +228,31 @@ def test_studies_side_by_side_keep_their_own_rows(made: Callable[..., Results]) 
 
 def test_nothing_to_show_is_an_empty_table() -> None:
     assert pipelines("table4", "", {"x": {}}, ()).rows == ()
+
+
+def test_the_sections_hold_the_papers_pipelines() -> None:
+    assert {p for _, members in SECTIONS for p in members} == set(PAPER)
+
+
+def test_the_recipe_stands_beside_the_exact_solver(made: Callable[..., Results]) -> None:
+    found = tables([made(cohorts=("test",), pipelines=("zbar", "MS(zbar)", "TS(zbar)", "MS(zbar) recipe", "TS(zbar) recipe"))])
+    table = named(found, "table4")
+    further = table.sections[-1]
+    assert [(r.label.markdown, r.crossed) for r in further.rows] == [("MS(z\u0304) recipe", True), ("TS(z\u0304) recipe", False)]
+    compared = named(found, "differences-made-up")
+    assert [r.label.plain for r in compared.rows] == ["MS(zbar) recipe -> MS(zbar)", "TS(zbar) recipe -> TS(zbar)"]
+
+
+def test_scores_without_a_free_energy_have_no_table_of_it(made: Callable[..., Results]) -> None:
+    bare, full = made("bare", cohorts=("test",)), made("full", cohorts=("test",))
+    bare.tables["energy"].clear()
+    assert not {"table3", "table5"} & {t.name for t in tables([bare])}
+    table = named(tables([bare, full]), "table3")
+    assert math.isnan(value(table, "bare", 1).value) and value(table, "full", 1).value > 0
+
+
+def test_results_of_a_study_that_was_run(made: Callable[..., Results], tmp_path: Path) -> None:
+    about = {"configuration": {"name": "made up", "seed": 0, "replicates": 400}, "classes": list("abcd")}
+    study = made(cohorts=("test",))
+    again = Results.of(Finished(tmp_path, about, {name: pa.Table.from_pylist(rows) for name, rows in study.tables.items()}))
+    assert repr(tables([again])) == repr(tables([study]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from segcal.statistics import Comparison, Scheme, holm, note
 from segcal.study.tables.metrics import MAIN
-from segcal.study.tables.names import COMPARISONS, Pair, arrow
+from segcal.study.tables.names import Pair, arrow, comparisons
 from segcal.study.tables.results import Results
 from segcal.study.tables.table import Cell, Column, Number, Row, Section, Table, Text
 
@@ -22,7 +22,7 @@ PAIRED = tuple(m for m in MAIN if m.key in ("nll", "dice", "ece", "ba_ece"))
 def compared(results: Results, cohort: str, scheme: Scheme) -> dict[tuple[Pair, str], Comparison]:
     """Every matched comparison whose two pipelines were scored, by pair and key of the metric."""
     grid = results.grid(cohort)
-    keys = [(pair, m.key) for _, pairs in COMPARISONS for pair in pairs if pair.first in grid.pipelines and pair.second in grid.pipelines for m in PAIRED]
+    keys = [(pair, m.key) for _, pairs in comparisons(grid.pipelines) for pair in pairs for m in PAIRED]
     if not keys:
         return {}
     first = np.stack([grid.column(pair.first, metric) for pair, metric in keys], 1)
@@ -38,18 +38,15 @@ def differences(name: str, results: Results, cohort: str, scheme: Scheme) -> Tab
     for m in PAIRED:
         columns += [Column(Text("second - first"), m.head, m.decimals + 1, m.scale, signed=True, beside=("low", "high")), Column(Text("p (Holm)"), m.head, 3)]
     sections = []
-    for title, pairs in COMPARISONS:
+    for title, pairs in comparisons(results.grid(cohort).pipelines):
         rows = []
         for pair in pairs:
-            if (pair, PAIRED[0].key) not in found:
-                continue
             cells: list[Cell] = []
             for m in PAIRED:
                 c = found[pair, m.key]
                 cells += [Cell(Number(c.estimate.mean, (c.estimate.low, c.estimate.high)), starred=c.estimate.excludes_zero), Cell(Number(float(adjusted[pair, m.key])))]
             rows.append(Row(arrow(pair), tuple(cells)))
-        if rows:
-            sections.append(Section(title, tuple(rows)))
+        sections.append(Section(title, tuple(rows)))
     caption = f"Paired differences on {results.name}" + ("." if cohort == "test" else f", {cohort}.")
     notes = (
         f"Mean of second - first over the same cases and draws, with 95 % intervals ({scheme.name} bootstrap, {results.replicates} draws); * excludes 0. DSC in %.",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from segcal.study.tables.metrics import FLIPS, MAIN, Metric, Points
-from segcal.study.tables.names import CROSSED, FURTHER, KEEPING, SECTIONS, symbol
+from segcal.study.tables.names import FURTHER, SECTIONS, is_crossed, keeps_labels, symbol
 from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text, best_in_bold
 
 CONVENTIONS = "DSC and Flip in %. — does not apply; × not translation invariant; bold: best of a column, as printed."
@@ -28,11 +28,11 @@ def pipelines(name: str, caption: str, groups: Mapping[str, Points], notes: tupl
 
 def _row(pipeline: str, groups: Mapping[str, Points], beside: bool) -> Row:
     cells = tuple(Cell(_number(pipeline, m, points, beside)) for points in groups.values() for m in MAIN)
-    return Row(symbol(pipeline), cells, pipeline in CROSSED)
+    return Row(symbol(pipeline), cells, is_crossed(pipeline))
 
 
 def _number(pipeline: str, metric: Metric, points: Points, beside: bool) -> Number:
     found = points.get((pipeline, metric.key), NONE)
-    if metric is FLIPS and pipeline in KEEPING and not found.value > 0:
+    if metric is FLIPS and keeps_labels(pipeline) and not found.value > 0:
         return NONE
     return found if beside and not math.isnan(found.value) else Number(found.value)

@@ -6,6 +6,7 @@ Source: K26 3.3 and Table 4; DC(zbar) is printed twice, in (b) and in (f). A pip
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segcal.study.tables.table import Text
@@ -34,6 +35,20 @@ KEEPING = frozenset({"p0", "pbar", "zbar", *(f"{m}({v})" for m in ("CMSap", "CMS
 """Change no label by construction, so flips do not apply to them."""
 
 
+RECIPE = " recipe"
+"""What the name of a pipeline fitted by the papers' training recipe ends in."""
+
+
+def is_crossed(pipeline: str) -> bool:
+    """Whether the paper's cross stands behind it."""
+    return pipeline.removesuffix(RECIPE) in CROSSED
+
+
+def keeps_labels(pipeline: str) -> bool:
+    """Whether it changes no label by construction."""
+    return pipeline.removesuffix(RECIPE) in KEEPING
+
+
 @dataclass(frozen=True)
 class Pair:
     """A matched comparison: differences are second - first."""
@@ -48,8 +63,19 @@ COMPARISONS: tuple[tuple[Text, tuple[Pair, ...]], ...] = (
 )
 
 
+def comparisons(pipelines: Sequence[str]) -> list[tuple[Text, tuple[Pair, ...]]]:
+    """The matched comparisons that can be made with these pipelines, and the recipe against the exact solver where both are there."""
+    recipe = tuple(Pair(p, p.removesuffix(RECIPE)) for p in pipelines if p.endswith(RECIPE))
+    wanted = [*COMPARISONS, (Text("The papers' recipe, then the exact solver"), recipe)]
+    there = [(title, tuple(p for p in pairs if p.first in pipelines and p.second in pipelines)) for title, pairs in wanted]
+    return [(title, pairs) for title, pairs in there if pairs]
+
+
 def symbol(pipeline: str) -> Text:
     """A pipeline as it is printed; one that is not built like the paper's stays as it is."""
+    if pipeline.endswith(RECIPE):
+        exact = symbol(pipeline.removesuffix(RECIPE))
+        return Text(pipeline, exact.markdown and exact.markdown + RECIPE, exact.latex and exact.latex + RECIPE)
     if pipeline in VIEWS:
         return VIEWS[pipeline]
     found = re.fullmatch(r"([\w.+-]+)\((logS\()?(p0|pbar|zbar)\)?\)", pipeline)

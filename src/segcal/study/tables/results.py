@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from segcal.errors import DataError, MissingError
 from segcal.statistics import REPLICATES, Resamples, Scheme, warning
+from segcal.study.configuration import CLEAN
+from segcal.study.results import Finished
 from segcal.study.tables.frame import Frame
-
-CLEAN = "test"
-"""The cohort that is not shifted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +55,12 @@ class Results:
     _frames: dict[str, Frame] = field(init=False, repr=False, default_factory=dict)
     _grids: dict[str, Grid] = field(init=False, repr=False, default_factory=dict)
     _resamples: dict[tuple[str, str], Resamples] = field(init=False, repr=False, default_factory=dict)
+
+    @classmethod
+    def of(cls, finished: Finished) -> Results:
+        """Those of a study that has been run."""
+        configuration = finished.about["configuration"]
+        return cls(configuration["name"], len(finished.about["classes"]), configuration["seed"], finished.tables, configuration["replicates"])
 
     def frame(self, name: str) -> Frame:
         """A tidy table by name."""

@@ -9,7 +9,7 @@
     flips-STUDY                         the flip audit, a group of columns a cohort
 
 Promises: made from the tidy tables alone; each table is NAME.md, NAME.tex and NAME.csv, complete or absent; names of studies that give one file name: UsageError.
-A study without shifted cohorts has no table7. Why two bootstraps: `segcal.statistics.coverage`.
+A study without shifted cohorts has no table7; where scores have no free energy there are no table3 and table5. Why two bootstraps: `segcal.statistics.coverage`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from segcal import journal, parameters
 from segcal.errors import UsageError
 from segcal.guarantees import Guarantees
 from segcal.statistics import ByGroup, Scheme, TwoLevel
+from segcal.study.configuration import CLEAN
 from segcal.study.tables import csv, latex, markdown
 from segcal.study.tables.descriptions import corruptions, free_energy, properties, splits
 from segcal.study.tables.differences import differences
 from segcal.study.tables.flips import flip_audit
 from segcal.study.tables.main import pipelines
 from segcal.study.tables.metrics import summary
-from segcal.study.tables.results import CLEAN, Results
+from segcal.study.tables.results import Results
 from segcal.study.tables.table import Table
 
 FORMATS = {".md": markdown.render, ".tex": latex.render, ".csv": csv.render}
@@ -47,10 +48,10 @@ def tables(studies: Sequence[Results], *, bank: Bank | None = None, bank_seed: i
     slugs = [_slug(study.name) for study in studies]
     if not studies or len(set(slugs)) < len(slugs):
         raise UsageError("studies", found=f"{[study.name for study in studies]}", expected="one or more, with names that differ in letters or digits", do="Name the studies.")
-    out = [splits(studies), properties(studies, _promises()), free_energy(studies, by_members=False), free_energy(studies, by_members=True)]
     clean = {study.name: summary(study, CLEAN, SCHEMES[""]) for study in studies}
-    notes = tuple(study.note([CLEAN]) for study in studies)
-    out.insert(3, pipelines("table4", "Calibration results.", clean, notes))
+    out = [splits(studies), properties(studies, _promises()), pipelines("table4", "Calibration results.", clean, tuple(study.note([CLEAN]) for study in studies))]
+    if any(len(study.frame("energy")) for study in studies):
+        out += [free_energy(studies, by_members=False), free_energy(studies, by_members=True)]
     if bank is not None:
         out.append(corruptions(bank, bank_seed))
     for study, slug in zip(studies, slugs, strict=True):
