@@ -8,10 +8,12 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.mathtext import MathTextParser
 
 from segcal.errors import UsageError
 from segcal.study.tables import Cell, Column, Number, Row, Section, Table, Text, latex, markdown
 from segcal.study.tables import csv as plain
+from segcal.study.tables.names import SECTIONS, Pair, arrow, symbol
 from segcal.study.tables.table import NONE, best_in_bold
 
 HOSTILE = r"a_b & 50% $x$ #1 {y} ~ ^ \end{table*} | <z>"
@@ -139,3 +141,13 @@ def test_wide_tables_are_scaled_and_narrow_ones_not() -> None:
     wide = Table("w", "", Text(""), tuple(Column(Text(str(k))) for k in range(8)), ())
     assert r"\resizebox" in latex.render(wide) and r"\resizebox" not in latex.render(small())
     sound(latex.render(wide))
+
+
+def test_the_mathematics_of_every_symbol_can_be_set() -> None:
+    """Matplotlib reads a part of LaTeX's mathematics: every symbol of the paper's pipelines, and one that is not the paper's."""
+    parser = MathTextParser("path")
+    texts = [symbol(p) for _, members in SECTIONS for p in members] + [symbol("cms-op(p0)"), arrow(Pair("MS(zbar)", "DC(zbar)"))]
+    for text in texts:
+        assert text.latex.count("$") >= 2 and parser.parse(text.latex).width > 0
+    with pytest.raises(ValueError, match="Expected"):
+        parser.parse(r"$\mathrm{MS}(\bar{z}$ }$")

@@ -52,6 +52,6 @@ def differences(name: str, results: Results, cohort: str, scheme: Scheme) -> Tab
         f"Mean of second - first over the same cases and draws, with 95 % intervals ({scheme.name} bootstrap, {results.replicates} draws); * excludes 0. DSC in %.",
         note(list(found.values()), results.replicates),
         results.note([cohort]),
-        *(w for w in [results.warning(cohort, scheme)] if w and found),
+        *(f"{w} The p-values come from the same draws and fall short in the same way." for w in [results.warning(cohort, scheme)] if w and found),
     )
     return Table(name, caption, Text("Comparison"), tuple(columns), tuple(sections), notes)
