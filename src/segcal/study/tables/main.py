@@ -1,0 +1,38 @@
+"""Tables 4, 7 and 8: every pipeline in the paper's sections, one group of columns a data set or severity, the best of each column in bold.
+
+Flips do not apply to a pipeline that keeps labels by construction; should one of them flip all the same, its number is printed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from segcal.study.tables.metrics import FLIPS, MAIN, Metric, Points
+from segcal.study.tables.names import FURTHER, SECTIONS, is_crossed, keeps_labels, symbol
+from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text, best_in_bold
+
+CONVENTIONS = "DSC and Flip in %. — does not apply; × not translation invariant; bold: best of a column, as printed."
+
+
+def pipelines(name: str, caption: str, groups: Mapping[str, Points], notes: tuple[str, ...], *, beside: tuple[str, ...] = ()) -> Table:
+    """One row a pipeline, one group of `MAIN` columns for each of `groups`; `beside` names the brackets, which are left out without it."""
+    known = {pipeline for points in groups.values() for pipeline, _ in points}
+    columns = tuple(Column(Text(m.head), group, m.decimals, m.scale, m.better, beside=beside) for group in groups for m in MAIN)
+    sections = [Section(title, tuple(_row(p, groups, bool(beside)) for p in members if p in known)) for title, members in SECTIONS]
+    paper = {p for _, members in SECTIONS for p in members}
+    further = dict.fromkeys(p for points in groups.values() for p, _ in points if p not in paper)
+    sections.append(Section(FURTHER, tuple(_row(p, groups, bool(beside)) for p in further)))
+    return best_in_bold(Table(name, caption, Text("Pipeline"), columns, tuple(s for s in sections if s.rows), (CONVENTIONS, *notes)))
+
+
+def _row(pipeline: str, groups: Mapping[str, Points], beside: bool) -> Row:
+    cells = tuple(Cell(_number(pipeline, m, points, beside)) for points in groups.values() for m in MAIN)
+    return Row(symbol(pipeline), cells, is_crossed(pipeline))
+
+
+def _number(pipeline: str, metric: Metric, points: Points, beside: bool) -> Number:
+    found = points.get((pipeline, metric.key), NONE)
+    if metric is FLIPS and keeps_labels(pipeline) and not found.value > 0:
+        return NONE
+    return found if beside and not math.isnan(found.value) else Number(found.value)
