@@ -26,6 +26,8 @@ from segcal.study.gathering import gather
 from segcal.study.results import Finished
 from segcal.study.samples import sample
 from segcal.study.scoring import score
+from segcal.study.tables import Results as Tabulated
+from segcal.study.tables import write as write_tables
 
 RECORD = "study.json"
 KEPT = ("fits", "scores", "energy")
@@ -75,7 +77,9 @@ def finish(found: Design, folder: Path, engine: Engine) -> Finished:
     tables = gather(found, folder)
     tables["samples"] = results.table("samples", sample(found, folder, engine))
     results.write(folder / "results", tables)
-    return Finished(folder, _told(folder), tables)
+    finished = Finished(folder, _told(folder), tables)
+    write_tables([Tabulated.of(finished)], folder / "tables")
+    return finished
 
 
 def repeats_of(part: tuple[int, int], repeats: int) -> frozenset[int]:
