@@ -13,7 +13,7 @@ from segcal.cases import Rows
 from segcal.errors import UsageError
 from segcal.metrics.summary import SPATIAL, Summary, combine_parts, mean_known, plain, suite, summarise
 
-PROMISED = ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice", "iou", "flip_rate")
+PROMISED = ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate")
 
 
 def states(metrics: dict[str, Any], rows: Rows) -> dict[str, Any]:
