@@ -80,7 +80,7 @@ def test_what_is_written_is_plain_json(fitted):
     found = evaluate(cohort(range(4, 8), groups=["p", "p", "q", "q"]), fitted, Serial())
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert (written["cases"], written["voxels"]) == (4, 360)
-    needed = {"nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice", "iou", "flip_rate"}
+    needed = {"nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"}
     assert needed <= set(written["uncalibrated"])
     assert needed <= set(written["calibrated"])
     assert [(row["case"], row["group"]) for row in written["per_case"]] == [("case4", "p"), ("case5", "p"), ("case6", "q"), ("case7", "q")]

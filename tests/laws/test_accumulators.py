@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import segcal
-from segcal.accumulate import Accumulator
+from segcal.accumulate import Accumulator, PlacedAccumulator
 from segcal.experts import Expert, Gaps, Margins
 from segcal.methods.binned import GridCount
 from segcal.metrics import REGISTERED
@@ -65,6 +65,6 @@ def test_no_accumulator_is_left_out() -> None:
     """An accumulator is any class of the library, outside the kit, with leaves, a fold of rows and a result."""
     names = [m.name for m in pkgutil.walk_packages(segcal.__path__, "segcal.") if not m.name.startswith(("segcal.testing", "segcal.__main__"))]
     classes = {c for name in names for _, c in inspect.getmembers(importlib.import_module(name), inspect.isclass) if c.__module__.startswith("segcal.")}
-    accumulators = {c for c in classes if all(hasattr(c, part) for part in ("leaves", "fold", "result"))} - {Accumulator}
+    accumulators = {c for c in classes if all(hasattr(c, part) for part in ("leaves", "fold", "result"))} - {Accumulator, PlacedAccumulator}
     accumulators = {c for c in accumulators if list(inspect.signature(c.fold).parameters) == ["self", "rows"]}
     assert {type(make(2)) for make in FACTORIES.values()} == accumulators

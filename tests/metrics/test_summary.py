@@ -11,9 +11,9 @@ import pytest
 from segcal.accumulate import fold, merge, result
 from segcal.cases import Rows
 from segcal.errors import UsageError
-from segcal.metrics.summary import Summary, combine_parts, mean_known, plain, suite, summarise
+from segcal.metrics.summary import SPATIAL, Summary, combine_parts, mean_known, plain, suite, summarise
 
-PROMISED = ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice", "iou", "flip_rate")
+PROMISED = ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate")
 
 
 def states(metrics: dict[str, Any], rows: Rows) -> dict[str, Any]:
@@ -50,6 +50,8 @@ def test_means_of_images_are_means_of_images_and_pooled_is_pooled(cohort: dict[s
         "iou": lambda r: r["overlap"].mean_iou,
         "flip_rate": lambda r: r["flips"].rate,
         "free_energy_std": lambda r: r["energy"].std,
+        "ba_ece": lambda r: r["spatial"].ba_ece,
+        "ece_roi": lambda r: r["spatial"].region.ece,
     }
     for key, of in of_image.items():
         assert block[key] == pytest.approx(np.mean([of(r) for r in each.values()])), key
@@ -65,7 +67,7 @@ def test_rows_of_cases_are_flat_numbers(cohort: dict[str, Rows]) -> None:
     got = evaluate(cohort)
     assert [row["case"] for row in got.per_case] == ["a", "b", "c"]
     for row in got.per_case:
-        assert all(isinstance(v, (int, float)) for k, v in row.items() if k != "case")
+        assert all(isinstance(v, (int, float)) for k, v in row.items() if k != "case" and (k not in SPATIAL or row["voxels"] > 10))
         assert row["voxels"] == cohort[row["case"]].voxels
     assert got.block["nll"] == pytest.approx(np.mean([row["nll"] for row in got.per_case]))
 
@@ -125,7 +127,7 @@ def test_regions_are_averaged_and_kept(random_rows: Any) -> None:
     assert [row["name"] for row in got.block["per_class"]] == list(names)
     assert got.block["per_class"][2]["dice"] == each[2].block["per_class"][1]["dice"]
     assert got.block["flips"]["harmful"] == sum(s.block["flips"]["harmful"] for s in each) and got.block["flips"]["voxels"] == 300
-    assert got.block["reliability"] is None
+    assert got.block["reliability"] is None and got.block["bands"] is None and got.block["regions"]["core"]["bands"]
     assert [row["case"] for row in got.per_case] == ["a", "b"] and got.per_case[0]["voxels"] == 40
     assert got.per_case[1]["nll"] == pytest.approx(np.mean([s.per_case[1]["nll"] for s in each]))
     assert got.per_case[1]["rim.dice"] == each[2].per_case[1]["dice"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def region(labels: np.ndarray, size: int, cuts: list[int], background: int | Non
     with Scratch(0) as scratch:
         places = Places(found, scratch, [ForegroundRegion(size)])
         ends = sorted({0, labels.size, *(c % (labels.size + 1) for c in cuts)})
-        return np.concatenate([places.of(a, b)[ForegroundRegion(size)].numpy() for a, b in zip(ends, ends[1:], strict=False)]).reshape(labels.shape)
+        return np.concatenate([places.of(a, b)[ForegroundRegion(size)].numpy() for a, b in pairwise(ends)]).reshape(labels.shape)
 
 
 def padded(inside: np.ndarray, size: int) -> np.ndarray:
