@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,9 +203,9 @@ class CaseSums:
 def read_sums(path: Path, case: str) -> CaseSums:
     """The sums of a case. A file that is not whole: UnreadableError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UnreadableError(
             str(path), found=f"something that is not the sums of a case ({type(error).__name__})", expected="a file of this study", do="Remove it and go on."
         ) from error
