@@ -6,6 +6,7 @@ Translation-invariant, order-preserving. One parameter; nothing to over-fit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -37,16 +38,26 @@ def temperature(task: Task, subset: Subset, level: Level, start: float = 1.0) ->
     return Binding(task, subset, level, level, ScaleProblem()).run(ScalarNewton().solve(start))
 
 
-def temperatures(task: Task) -> Plan[dict[Subset, Solved]]:
-    """The best beta of every subset the task names: from the sample, then from all voxels."""
+def sampled_temperatures(task: Task, subsets: Iterable[Subset]) -> Plan[dict[Subset, Solved]]:
+    """The best beta of each subset on the sample."""
+    return together({s: temperature(task, s, Level.SAMPLE) for s in subsets})
+
+
+def refined_temperatures(task: Task, rough: Mapping[Subset, Solved]) -> Plan[dict[Subset, Solved]]:
+    """The best beta of each subset on all voxels, from what the sample said."""
 
     def one(subset: Subset) -> Plan[Solved]:
-        rough = yield from temperature(task, subset, Level.SAMPLE)
-        found = yield from temperature(task, subset, Level.ALL, float(rough.theta[0]))
+        found = yield from temperature(task, subset, Level.ALL, float(rough[subset].theta[0]))
         # why it is undetermined shows on the way out from 1, not far out, where every slope is zero
-        return replace(found, notes=rough.notes) if found.notes and rough.notes else found
+        return replace(found, notes=rough[subset].notes) if found.notes and rough[subset].notes else found
 
-    return together({s: one(s) for s in task.subsets})
+    return together({s: one(s) for s in rough})
+
+
+def temperatures(task: Task) -> Plan[dict[Subset, Solved]]:
+    """The best beta of every subset the task names: from the sample, then from all voxels."""
+    rough = yield from sampled_temperatures(task, task.subsets)
+    return (yield from refined_temperatures(task, rough))
 
 
 def certificate(solved: Solved) -> dict[str, Any]:
