@@ -90,6 +90,11 @@ class Setting:
         return self.facts.voxels / self.voxels
 
 
+REFRESH = 0.8
+"""Curvature of free experts is formed anew after a step along which the gradient changed unlike the model by more than this share: where probabilities fall off exponentially
+even an exact one is wrong by 0.6, and a new one gains nothing."""
+
+
 @dataclass(frozen=True)
 class PenalisedConditional(Penalised):
     """An affine expert for each decided class."""
@@ -317,7 +322,7 @@ class FreeExperts(PenalisedConditional):
         assert isinstance(problem, AffineProblem)
         gap = strong_convexity_gap(problem.convexity)
         c = setting.task.classes
-        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=0.6) if tolerance is None else Newton(tolerance=tolerance, certify=np.inf, refresh=0.6)
+        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=REFRESH) if tolerance is None else Newton(tolerance=tolerance, certify=np.inf, refresh=REFRESH)
         return solver.solve(start, gap, None if data is None else data + problem.convexity)
 
     def data_curvature(self, problem: Problem, solved: Solved) -> Vector | None:

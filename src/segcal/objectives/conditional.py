@@ -114,7 +114,9 @@ class ConditionalNLL:
             kept = torch.where(row[:, None] >= row[None], first, first.T)
         else:
             kept = torch.where(row[:, None] == row[None], first, 0.0)
-        return kept - weighted @ weighted.T
+        # NumPy knows a product with its own transpose and forms half of it
+        half = weighted.numpy()
+        return kept - torch.from_numpy(half @ half.T)
 
     def result(self, values: Mapping[str, Array]) -> Evaluation:
         """Means over voxels; gradient flattened (K (K + 1),), curvature (|free|, |free|)."""
