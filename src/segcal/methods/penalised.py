@@ -23,10 +23,9 @@ from segcal.calibrators import Solution
 from segcal.engines import Ask, Level
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method, by_recipe
+from segcal.methods.method import FittedMap, Published
 from segcal.methods.temperature_scaling import certificate, refined_temperatures, sampled_temperatures
 from segcal.objectives import ScaleNLL
-from segcal.recipe import Recipe
 from segcal.solvers import Solved
 from segcal.statistics import clustered_mean, one_standard_error
 
@@ -71,17 +70,16 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Penalised(Method):
+class Penalised(Published):
     """`lambda_`, `mu` >= 0 or both "cv"; `mu` None: as lambda. UsageError for anything else.
 
-    `solver`: None for the exact one, or the papers' `Recipe`, which chooses lambda and mu of "odir" by its own search.
+    With the recipe for a solver, lambda and mu of "odir" are chosen by its own search.
     """
 
     lambda_: float | Literal["cv"] = "cv"
     mu: float | Literal["cv"] | None = None
     penalty: Literal["ts", "odir"] = "ts"
     eps: float = 1e-8
-    solver: Recipe | None = None
 
     def __post_init__(self) -> None:
         if self.penalty not in ("ts", "odir"):
@@ -114,11 +112,6 @@ class Penalised(Method):
         return self.lambda_ == "cv" and self.solver is None
 
     @property
-    def takes_validation(self) -> bool:
-        """With the papers' recipe."""
-        return self.solver is not None
-
-    @property
     def needs_every_class(self) -> bool:
         """Without a penalty."""
         return self.lambda_ == 0
@@ -139,10 +132,8 @@ class Penalised(Method):
     def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
         """Temperature scaling as a map of this family."""
 
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Temperatures, strengths, then the fit on all voxels, for every subset."""
-        if self.solver is not None:
-            return (yield from by_recipe(self.solver, task, self.name))
         rough = yield from sampled_temperatures(task, sorted(self._walked(task)))
         chosen = yield from self._choose(task, {s: float(found.theta[0]) for s, found in rough.items()})
         # "odir" does not know the temperature: there the sample's is enough to start from, unless it is what is fitted or undetermined

@@ -197,7 +197,7 @@ class PenalisedConditional(Penalised):
 
     def _settings(self, task: Task, subset: Subset, level: Level, beta: float) -> Plan[dict[int, Setting]]:
         experts = {e: Expert(self.coordinates, e) for e in range(task.classes)}
-        accumulators = {e: ExpertFacts(expert, task.classes) for e, expert in experts.items()}
+        accumulators = {e: ExpertFacts(expert) for e, expert in experts.items()}
         answers = yield {e: task.ask(accumulators[e], subset, level, expert) for e, expert in experts.items()}
         facts: dict[int, Facts] = {e: accumulate.result(accumulators[e], answers[e]) for e in experts}
         voxels = sum(f.voxels for f in facts.values())
@@ -257,7 +257,7 @@ class PenalisedConditional(Penalised):
         return notes
 
 
-_NOTHING = Facts(0, np.zeros(0, np.int64), 0.0)
+_NOTHING = Facts(0, 0.0)
 
 
 @dataclass(frozen=True)

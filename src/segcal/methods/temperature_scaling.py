@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 from segcal.calibrators import ScaleMap, Solution
 from segcal.engines import Level
 from segcal.fitting import Binding, Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method, by_recipe
+from segcal.methods.method import FittedMap, Published
 from segcal.objectives import Evaluation, ScaleNLL
-from segcal.recipe import Recipe
 from segcal.solvers import Query, ScalarNewton, Solved
 
 
@@ -66,16 +65,10 @@ def certificate(solved: Solved) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TemperatureScaling(Method):
-    """`solver`: None for the exact one, or the papers' `Recipe`."""
+class TemperatureScaling(Published):
+    """No options but the solver."""
 
     name: ClassVar[str] = "ts"
-    solver: Recipe | None = None
-
-    @property
-    def takes_validation(self) -> bool:
-        """With the papers' recipe."""
-        return self.solver is not None
 
     @classmethod
     def variables(cls, classes: int) -> int:
@@ -88,10 +81,8 @@ class TemperatureScaling(Method):
         del classes
         return 1
 
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """One temperature a subset."""
-        if self.solver is not None:
-            return (yield from by_recipe(self.solver, task, self.name))
         solved = yield from temperatures(task)
         return {s: _fitted(found) for s, found in solved.items()}
 
