@@ -12,12 +12,9 @@ Exits with an error where segcal's objective is above fiducio's best by more tha
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,24 +24,19 @@ from typing import Any
 import fiducio
 import numpy as np
 import torch
+from ensembles import IGNORED, TOLERANCE, Array, arguments, blocks, ensemble, predictions
 from torch.nn.functional import cross_entropy
 
 import segcal
 from segcal import splits
-from segcal.cases import SCORED
-from segcal.journal import Scratch
 from segcal.methods import REGISTERED
 from segcal.statistics import paired_difference
 
 PEERS = {"cms-ap": fiducio.ArgmaxPreservingMatrixScaling, "cms-op": fiducio.OrderPreservingMatrixScaling, "cdc": fiducio.ClassConditionalMatrixScaling}
-IGNORED = {"nuclei": None, "hippocampus": None, "camvid": 255}
 STRENGTH = 0.01
 EPS = 1e-8
-TOLERANCE = 1e-6
 NESTED = ("ts", "ms-c", "dc", "cms-op", "cms-ap", "cdc")
 FEW, DRAWS = 5, 4
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ def groups_of(dataset: str, ids: Sequence[str]) -> list[str]:
 
 def tables(folder: Path, dataset: str, voxels: int) -> tuple[Table, Table]:
     """An even, seeded sample of `voxels` of the calibration half, and of the test half."""
-    cohort = segcal.open_cohort([folder / f"member{k}" for k in range(5)], folder / "labels", pool="logits", ignore_index=IGNORED[dataset])
+    cohort = ensemble(folder, dataset)
     groups = groups_of(dataset, [c.id for c in cohort])
     names = sorted(set(groups))
     first = set(np.random.default_rng(0).permutation(names)[: len(names) // 2].tolist())
@@ -86,16 +78,11 @@ def tables(folder: Path, dataset: str, voxels: int) -> tuple[Table, Table]:
         rate = voxels / sum(cohort[i].voxels for i in chosen)
         rng = np.random.default_rng(1)
         scores, labels, cases = [], [], []
-        with Scratch(2**30) as scratch:
-            for i in chosen:
-                with cohort.open(i, scratch) as reader:
-                    for start, stop in cohort.cuts(i):
-                        block = reader.block(start, stop)
-                        assert block.labels is not None
-                        keep = (block.role == SCORED).numpy() & (rng.random(stop - start) < rate)
-                        scores.append(block.scores.numpy()[:, keep].T.astype(np.float32))
-                        labels.append(block.labels.numpy()[keep])
-                        cases.append(np.full(int(keep.sum()), i))
+        for i, z, y, kept in blocks(cohort, chosen):
+            keep = kept & (rng.random(len(y)) < rate)
+            scores.append(z[keep])
+            labels.append(y[keep])
+            cases.append(np.full(int(keep.sum()), i))
         out.append(Table(np.ascontiguousarray(np.concatenate(scores)), np.concatenate(labels), np.concatenate(cases), tuple(groups)))
     return out[0], out[1]
 
@@ -318,23 +305,13 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--datasets", nargs="+", default=list(IGNORED), choices=list(IGNORED))
-    parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser = arguments(__doc__, list(PEERS), 500_000, 1, 2)
     parser.add_argument("--parts", nargs="+", default=["optimum", "nesting", "held-out"])
     parser.add_argument("--ways", nargs="+", default=["segcal", "fiducio", "L-BFGS 500", "Adam 3000"], help="ends of the names of the ways to fit")
-    parser.add_argument("--voxels", type=int, default=500_000)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     kept = args.output.with_suffix(".json")
     for dataset in args.datasets:
-        folder = args.work / f"{dataset}-npz"
-        if not (folder / "labels").is_dir():
-            subprocess.run([sys.executable, str(args.shared / "zoo" / "write_predictions.py"), dataset, str(folder), "--layout", "npz", "--members", "5"], check=True)
+        folder = predictions(args.shared, args.work / f"{dataset}-npz", dataset, "--members", "5")
         train, test = tables(folder, dataset, args.voxels)
         rows: list[dict[str, Any]] = []
         if "optimum" in args.parts:

@@ -10,12 +10,9 @@ Exits with an error where segcal is above fiducio's best by more than 1e-6.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,11 +22,10 @@ from typing import Any
 import fiducio
 import numpy as np
 import torch
+from ensembles import TOLERANCE, arguments, blocks, ensemble, predictions
 from torch import Tensor
 
 import segcal
-from segcal.cases import SCORED
-from segcal.journal import Scratch
 from segcal.methods import REGISTERED, Method
 
 PEERS: dict[str, type[fiducio.Calibrator]] = {
@@ -39,8 +35,6 @@ PEERS: dict[str, type[fiducio.Calibrator]] = {
     "ms": fiducio.MatrixScaling,
     "dc": fiducio.DirichletCalibration,
 }
-IGNORED = {"camvid": 255, "hippocampus": None, "nuclei": None}
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -137,31 +131,11 @@ def behind(runs: Sequence[Run]) -> dict[tuple[str, str], float]:
 
 def voxels(folder: Path, dataset: str, count: int, members: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """A seeded sample of `count` scored voxels of all cases: mean logits (n, C) float32, labels (n,)."""
-    cohort = segcal.open_cohort([folder / f"member{k}" for k in range(members)], folder / "labels", pool="logits", ignore_index=IGNORED[dataset])
-    scores, labels = [], []
-    with Scratch(2**30) as scratch:
-        for index in range(len(cohort)):
-            with cohort.open(index, scratch) as reader:
-                for start, stop in cohort.cuts(index):
-                    block = reader.block(start, stop)
-                    assert block.labels is not None
-                    kept = block.role == SCORED
-                    scores.append(block.scores[:, kept].float().T.numpy())
-                    labels.append(block.labels[kept].numpy())
-    z, y = np.concatenate(scores), np.concatenate(labels)
+    cohort = ensemble(folder, dataset, members)
+    found = [(z[kept], y[kept]) for _, z, y, kept in blocks(cohort, range(len(cohort)))]
+    z, y = np.concatenate([z for z, _ in found]), np.concatenate([y for _, y in found])
     chosen = np.sort(np.random.default_rng(0).permutation(len(y))[:count])
     return np.ascontiguousarray(z[chosen]), y[chosen]
-
-
-def predictions(shared: Path, work: Path, dataset: str, cases: int, members: int) -> Path:
-    """The ensemble's logits of some cases, written once."""
-    folder = work / f"{dataset}-{cases}-{members}"
-    if not folder.is_dir():
-        unfinished = folder.with_suffix(".part")
-        command = [sys.executable, str(shared / "zoo" / "write_predictions.py"), dataset, str(unfinished), "--layout", "npz", "--limit", str(cases), "--members", str(members)]
-        subprocess.run(command, check=True)
-        unfinished.rename(folder)
-    return folder
 
 
 def page(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]], effort: Effort, command: str) -> str:
@@ -190,24 +164,16 @@ def page(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]], effort: Effo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--datasets", nargs="+", default=list(IGNORED), choices=list(IGNORED))
-    parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--voxels", type=int, default=100_000)
+    parser = arguments(__doc__, list(PEERS), 100_000, Effort.repeats, Effort.threads)
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--adam", type=int, default=Effort.adam)
     parser.add_argument("--lbfgs", type=int, default=Effort.lbfgs)
-    parser.add_argument("--repeats", type=int, default=Effort.repeats)
-    parser.add_argument("--threads", type=int, default=Effort.threads)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     effort = Effort(args.adam, args.lbfgs, args.repeats, args.threads)
     runs: list[Run] = []
     sizes: dict[str, tuple[int, int]] = {}
     for dataset in args.datasets:
-        folder = predictions(args.shared, args.work, dataset, args.cases, 5)
+        folder = predictions(args.shared, args.work / f"{dataset}-{args.cases}-5", dataset, "--limit", str(args.cases), "--members", "5")
         z, y = voxels(folder, dataset, args.voxels, 5)
         sizes[dataset] = (len(y), z.shape[1])
         for method in args.methods:

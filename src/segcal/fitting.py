@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from segcal import accumulate
 from segcal.engines import Ask, Engine, Level, Pinned
-from segcal.engines.engine import one_thread
+from segcal.engines.single import one_thread
 from segcal.experts import Expert
 from segcal.solvers.query import Evaluated, Query, Solved, Steps
 

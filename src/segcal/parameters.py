@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from segcal.calibrators import BinnedMap, LocalMap
-from segcal.engines.engine import one_thread
+from segcal.engines.single import one_thread
 from segcal.guarantees import Guarantees
 from segcal.methods import REGISTERED, TRAINED, LocalTemperatureScaling, Method
 from segcal.methods.intra_order_preserving import IntraOrderPreserving, Net

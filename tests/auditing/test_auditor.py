@@ -13,12 +13,15 @@ import torch
 import segcal
 from segcal.auditing.findings import UNIT
 from segcal.auditing.probes import Probe
-from segcal.calibrators import AffineMap, MixtureMap, ScaleMap
-from segcal.cases import Cohort
+from segcal.auditing.subjects import WholeCase
+from segcal.calibrators import AffineMap, LocalMap, MixtureMap, ScaleMap
+from segcal.cases import PADDING, Cohort
 from segcal.engines import Serial, Threads
 from segcal.errors import MismatchError, ScoreError, UsageError
 from segcal.head import Regions, Softmax
+from segcal.journal import Scratch
 from segcal.metrics.summary import mean_known
+from segcal.surroundings import Surroundings
 
 
 def pooled(cohort: Cohort, case: int) -> np.ndarray:
@@ -180,6 +183,30 @@ def test_padding_is_counted_and_left_out(random_cohort: Any, make_calibrator: An
     assert found.preserved.labels_changed == inside
     by_callable = segcal.audit(lambda z: calibrator.log_probs(z).exp(), cropped, Serial(), shifts=())
     assert by_callable.preserved == found.preserved and by_callable.flips == found.flips
+
+
+def test_a_temperature_of_a_case_is_that_of_apply(random_cohort: Any, make_calibrator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crop padding is no part of the mean, neither where a case is read by blocks nor where it is held whole."""
+    cohort = random_cohort(crop=((2, 18), (5, 25)))
+    map_ = LocalMap.start(3, image_level=True)
+    calibrator = make_calibrator(cohort.head, LocalMap(torch.randn(7, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 0.03, map_.bias, image_level=True))
+    audited: list[torch.Tensor] = []
+    deliver = WholeCase.deliver
+
+    def watched(*given: Any) -> torch.Tensor:
+        audited.append(deliver(*given))
+        return audited[-1]
+
+    monkeypatch.setattr(WholeCase, "deliver", watched)
+    segcal.audit(calibrator, cohort, Serial(), shifts=())
+    assert len(audited) == len(cohort)
+    for index, found in enumerate(audited):
+        with Scratch(2**20) as scratch, cohort.open(index, scratch) as reader:
+            block = reader.block(0, cohort[index].voxels)
+            temperatures = [t.read(0, block.voxels) for t in calibrator.temperatures(Surroundings(reader))]
+            inside = block.role != PADDING
+            expected = calibrator.deliver(block.scores, block.kind, temperatures)
+        torch.testing.assert_close(found[:, inside], expected[:, inside], rtol=0, atol=1e-7)
 
 
 def test_near_a_boundary_of_the_prediction(make_cohort: Any, make_calibrator: Any) -> None:

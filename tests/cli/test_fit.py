@@ -36,6 +36,17 @@ def test_cross_fitted_numbers_do_not_depend_on_workers(segcal: Any, fitting: Any
     assert load(tmp_path / "1.safetensors").crossfit == load(tmp_path / "2.safetensors").crossfit
 
 
+@pytest.mark.parametrize("method", ["lts", "iop"])
+def test_the_seed_reaches_what_is_trained(segcal: Any, fitting: Any, tmp_path: Path, method: str) -> None:
+    found = []
+    for run, seed in enumerate((0, 0, 1)):
+        path = tmp_path / f"{run}.safetensors"
+        assert segcal("fit", *fitting.labelled, "--method", method, "--epochs", 1, "--seed", seed, "--no-crossfit", "-o", path).code == 0
+        found.append([v.numpy().tobytes() for v in load(path).maps[0].state_dict().values()])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
 def test_several_methods_make_a_folder(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     said = segcal("fit", *fitting.labelled, "--method", "ts,vs", "--lambda", "0.1", "-o", tmp_path / "cals", "--json")
     assert said.code == 0

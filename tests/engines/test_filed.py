@@ -11,7 +11,7 @@ from segcal.engines import Ask, Level, Serial, Threads
 from segcal.engines.filed import EXPERT_ROWS
 from segcal.engines.pinned import SAMPLE_ROWS
 from segcal.experts import Expert, Gaps, Margins, Scores
-from segcal.objectives import ConditionalNLL, ExpertFacts
+from segcal.objectives import ConditionalNLL, ExpertFacts, LabelCount
 from segcal.testing.examples import learnable_cohort, learnable_regions
 from segcal.testing.watching import spilling
 
@@ -25,7 +25,7 @@ def pinned_of(engine, cohort, strata=None):
 
 
 def facts(engine, pinned, kind, level=Level.ALL, **options):
-    asks = {e: Ask(ExpertFacts(Expert(kind, e), 3), level=level, expert=Expert(kind, e), **options) for e in range(3)}
+    asks = {e: Ask(ExpertFacts(Expert(kind, e)), level=level, expert=Expert(kind, e), **options) for e in range(3)}
     found = engine.reduce(pinned, asks)
     return {e: accumulate.result(asks[e].accumulator, state) for e, state in found.items()}
 
@@ -42,14 +42,17 @@ def test_every_voxel_is_under_its_expert(kind) -> None:
     with pinned_of(engine, learnable_cohort(4)) as pinned:
         x, y, winner = rows_by_hand(pinned)
         found = facts(engine, pinned, kind)
+        count = LabelCount(3)
+        places = engine.reduce(pinned, {e: Ask(count, expert=Expert(kind, e)) for e in range(3)})
         for e in range(3):
+            targets = accumulate.result(count, places[e]).tolist()
             mine = winner == e
             assert found[e].voxels == int(mine.sum())
             if kind.ranked:
                 ranks = (x[:, mine].argsort(0, descending=True) == y[mine]).int().argmax(0)
-                assert found[e].targets.tolist() == torch.bincount(ranks, minlength=3).tolist()
+                assert targets == torch.bincount(ranks, minlength=3).tolist()
             else:
-                assert found[e].targets.tolist() == torch.bincount(y[mine], minlength=3).tolist()
+                assert targets == torch.bincount(y[mine], minlength=3).tolist()
 
 
 def test_rows_are_filed_once_and_read_once_a_pass() -> None:
@@ -89,7 +92,7 @@ def test_cases_can_be_chosen_and_told_apart() -> None:
     expert = Expert(Margins(), 1)
     with pinned_of(engine, cohort, [0, 1, 0, 1, 1]) as pinned:
         whole = facts(engine, pinned, Margins())[1].voxels
-        ask = Ask(ExpertFacts(expert, 3), expert=expert, by_case=True)
+        ask = Ask(ExpertFacts(expert), expert=expert, by_case=True)
         each = {case: accumulate.result(ask.accumulator, state).voxels for case, state in engine.reduce(pinned, {"it": ask})["it"].items()}
         assert sum(each.values()) == whole
         for some in (frozenset({1, 3, 4}), frozenset({0, 4}), frozenset({2})):
@@ -109,7 +112,7 @@ def test_regions_are_filed_part_by_part() -> None:
     engine = Serial()
     with pinned_of(engine, learnable_regions()) as pinned:
         for part in (0, 1):
-            asks = {e: Ask(ExpertFacts(Expert(Margins(), e), 2), part, expert=Expert(Margins(), e)) for e in (0, 1)}
+            asks = {e: Ask(ExpertFacts(Expert(Margins(), e)), part, expert=Expert(Margins(), e)) for e in (0, 1)}
             found = {e: accumulate.result(asks[e].accumulator, s).voxels for e, s in engine.reduce(pinned, asks).items()}
             inside = sum(int(pinned.shelf.load(c, s, k).decision[part].sum()) for c, s, k in pinned.blocks)
             assert found[1] == inside
@@ -124,7 +127,7 @@ def test_a_large_expert_gives_a_thin_even_sample_for_curvature() -> None:
     cohort = cohort_from_arrays(z, rng.integers(0, 2, (2, n)))
     assert 2 * n < SAMPLE_ROWS
     with pinned_of(engine, cohort) as pinned:
-        asks = {level: Ask(ExpertFacts(Expert(Scores(), 0), 2), level=level, expert=Expert(Scores(), 0)) for level in Level}
+        asks = {level: Ask(ExpertFacts(Expert(Scores(), 0)), level=level, expert=Expert(Scores(), 0)) for level in Level}
         found = {level: accumulate.result(asks[level].accumulator, s).voxels for level, s in engine.reduce(pinned, asks).items()}
     assert found[Level.SAMPLE] == found[Level.ALL]
     assert abs(found[Level.CURVATURE] - EXPERT_ROWS) < 5 * np.sqrt(EXPERT_ROWS)

@@ -49,7 +49,7 @@ FACTORIES: dict[str, Factory] = {
     "AffineNLL, curvature": affine(2, False),
     "ConditionalNLL, margins": lambda classes: ConditionalNLL(Expert(Margins(), 1), classes, bounded(classes), 2, (0, 1)),
     "ConditionalNLL, gaps": lambda classes: ConditionalNLL(Expert(Gaps(), 0), classes, bounded(classes), 2, (0, 1)),
-    "ExpertFacts": lambda classes: ExpertFacts(Expert(Margins(), 0), classes),
+    "ExpertFacts": lambda classes: ExpertFacts(Expert(Margins(), 0)),
     "GridCount": GridCount,
     "IntraOrderNLL": lambda classes: IntraOrderNLL(classes, 2, tuple(np.random.default_rng(0).normal(size=2 * classes + 2 + 6 + 3 * (classes - 1)).tolist())),
 }

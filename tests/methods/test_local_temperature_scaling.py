@@ -206,6 +206,14 @@ def test_the_number_of_epochs_stops_it_and_that_is_said() -> None:
     assert "raise epochs" in calibrator.solution.message
 
 
+def test_temperature_scaling_kept_by_a_training_cut_short_is_stopped_too() -> None:
+    """Status and message agree: where epochs ended it, more of them might have found a lower NLL."""
+    solution = LocalTemperatureScaling(epochs=1, learning_rate=10.0).fit(cohort(), engine=Serial()).solution
+    assert "temperature scaling kept" in solution.message
+    assert "raise epochs" in solution.message
+    assert solution.status == "stopped"
+
+
 def test_weight_decay_pulls_to_the_identity() -> None:
     free, held = (LocalTemperatureScaling(start="identity", weight_decay=a, **QUICK).fit(cohort(), engine=Serial()) for a in (0.0, 0.03))
     assert 0 < held.maps[0].weight[:4].norm() < free.maps[0].weight[:4].norm()

@@ -66,17 +66,17 @@ def test_blocks_add_up(kind, evaluate) -> None:
 @pytest.mark.parametrize("kind", [*KINDS, Scores()], ids=lambda k: k.name)
 def test_no_voxel_is_zeros(kind, evaluate) -> None:
     rows = expert_rows(0, 0, 3, 1, kind.ranked)
-    facts = evaluate(ExpertFacts(Expert(kind, 1), 3), rows)
-    assert (facts.voxels, facts.rms, facts.targets.tolist()) == (0, 0.0, [0, 0, 0])
+    facts = evaluate(ExpertFacts(Expert(kind, 1)), rows)
+    assert (facts.voxels, facts.rms) == (0, 0.0)
     if kind in KINDS:
         found = evaluate(ConditionalNLL(Expert(kind, 1), 3, (1.0, 0, 0, 0, 1.0, 0), 2, (0, 1)), rows)
         assert (found.value, found.voxels, found.gradient.tolist(), found.curvature.tolist()) == (0, 0, [0] * 6, [[0, 0], [0, 0]])
 
 
-def test_facts_count_targets_and_measure_features(evaluate) -> None:
+def test_facts_count_voxels_and_measure_features(evaluate) -> None:
     rows = expert_rows(7, 500, 3, 1, False)
-    facts = evaluate(ExpertFacts(Expert(Margins(), 1), 3), rows)
-    assert facts.targets.tolist() == torch.bincount(rows.targets, minlength=3).tolist()
+    facts = evaluate(ExpertFacts(Expert(Margins(), 1)), rows)
+    assert facts.voxels == rows.voxels
     m = Margins().features(rows.log_probs, 1)
     assert facts.rms == pytest.approx(m.square().mean().sqrt().item(), rel=1e-9)
 

@@ -127,7 +127,7 @@ def test_the_spread_of_the_free_energy_is_that_of_the_first_members(once: tuple[
 
 
 def test_every_table_is_there_and_tidy(once: tuple[Design, Finished]) -> None:
-    found, finished = once
+    _, finished = once
     read = results.read(finished.folder)
     for name, table in read.tables.items():
         assert table.equals(finished.tables[name])
@@ -155,7 +155,7 @@ def test_parts_merge_to_the_whole(once: tuple[Design, Finished], designed: Desig
     found = designed(cohorts=cohorts(ensembles), sensitivity=SIZES)
     for k in (1, 2):
         assert study.run(found, tmp_path / f"part{k}", Serial(), part=(k, 2)) is None
-    with pytest.raises(MissingError, match="no calibrator of .*repeat 2"):
+    with pytest.raises(MissingError, match=r"no calibrator of .*repeat 2"):
         study.merge([tmp_path / "part1"], tmp_path / "half", Serial())
     merged = study.merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out", Serial())
     assert files(merged.folder) == files(once[1].folder)
@@ -189,13 +189,13 @@ def test_what_is_done_is_not_done_again(designed: Designed, ensembles: Path, tmp
 def test_another_study_in_the_folder_is_refused(designed: Designed, ensembles: Path, tmp_path: Path) -> None:
     small = {"pipelines": ["zbar", "TS(zbar)"], "methods": {}, "repeats": 1}
     study.run(designed(**small), tmp_path / "out", Serial())
-    with pytest.raises(UsageError, match="a study with another configuration: split: test"):
+    with pytest.raises(UsageError, match=r"a study with another configuration: split: test"):
         study.run(designed(**small, split={"calibration": 6, "validation": 6, "test": 6}), tmp_path / "out", Serial())
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="a folder with other files"):
         study.run(designed(**small), tmp_path / "else", Serial())
-    with pytest.raises(MissingError, match="study.json"):
+    with pytest.raises(MissingError, match=r"study\.json"):
         study.merge([tmp_path / "else"], tmp_path / "merged", Serial())
     with pytest.raises(MissingError, match="a study that has been run"):
         results.read(tmp_path / "else")

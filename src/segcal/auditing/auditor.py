@@ -52,15 +52,12 @@ def audit(
     Raises MismatchError as `check_match`, UsageError for sizes or for maps where there is no free energy, and the first error of a case that cannot be read.
     """
     notes: list[str] = []
-    whole: VoxelWise | WholeCase
+    whole: VoxelWise | WholeCase = WholeCase(subject, cohort.pooled_kind)
     if isinstance(subject, Calibrator):
         notes += check_match(subject, cohort, go_on=go_on)
         cohort.having(subject.fields)
-        whole = VoxelWise(subject)
-        if subject.looks_around:
-            whole = WholeCase(lambda z, **fields: subject(z, kind=cohort.pooled_kind, **fields), cohort.head, subject.fields)
-    else:
-        whole = WholeCase(subject, cohort.head)
+        if not subject.looks_around:
+            whole = VoxelWise(subject)
     if energy_maps is not None and not cohort.has_logits:
         raise UsageError("energy_maps", found=f"scores of kind {cohort.pooled_kind}", expected="raw logits of a softmax head", do="Pool logits as logits, or leave the maps out.")
     labelled = all(case.labels is not None for case in cohort)

@@ -183,5 +183,6 @@ class GatheredCase(AuditedCase):
         """Probabilities of the whole case, cut as the scores are."""
         subject = self.plan.subject
         assert isinstance(subject, WholeCase)
-        whole = subject.deliver(torch.cat(list(scores), 1), self.case.shape, self.fields)
+        counted = torch.cat([b.role for b in self.blocks]) != PADDING
+        whole = subject.deliver(torch.cat(list(scores), 1), self.case.shape, self.fields, counted)
         return torch.split(whole, [s.shape[1] for s in scores], 1)

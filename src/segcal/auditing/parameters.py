@@ -1,17 +1,19 @@
 """Parameters at their bounds, and how many there are: optimised, and identifiable from probabilities.
 
-Promises: a bound is named with what it means; a map without bounds gives none. Counts are those of K26 Table 2 and definitions 15 for C classes, times the parts
-of the head; a method that is not listed has none (None), and is not guessed from the shapes of its tensors, which the methods that end in an affine map share.
+Promises: a bound is named with what it means; a map without bounds gives none. Optimised are the numbers of the paper's module, identifiable what the method says of itself
+(K26 Table 2), over all parts of the head; a method without such a module has none (None), and is not guessed from its tensors, which methods share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
 from segcal.calibrators import Calibrator, ConditionalMap, MixtureMap, PartMap, ScaleMap
 from segcal.experts import Scores
+from segcal.methods import REGISTERED
+from segcal.recipe import FAMILIES
 from segcal.solvers.scalar import ScalarNewton
 
 
@@ -32,27 +34,13 @@ class Counts:
     identifiable: int
 
 
-TABLE: Mapping[str, Callable[[int], tuple[int, int]]] = {
-    "ts": lambda c: (1, 1),
-    "ets": lambda c: (4, 3),
-    "vs": lambda c: (2 * c, 2 * c - 1),
-    "ms": lambda c: (c * (c + 1), c**2 - 1),
-    "ms-c": lambda c: (c**2 + 1, c * (c - 1)),
-    "dc": lambda c: (c * (c + 1), c**2 - 1),
-    "cdc": lambda c: (c**2 * (c + 1), c * (c**2 - 1)),
-    "cms-ap": lambda c: (c * (c**2 + 1), c**2 * (c - 1)),
-    "cms-op": lambda c: (c * (c**2 + 1), c**2 * (c - 1)),
-}
-"""Optimised and identifiable parameters of a method for C classes."""
-
-
 def counts(calibrator: Calibrator) -> Counts | None:
-    """Parameters of all parts together; None for a method that is not in the table."""
-    if calibrator.method not in TABLE:
+    """Parameters of all parts together; None for a method whose paper's module is not written here."""
+    name, head = calibrator.method, calibrator.head
+    if name not in FAMILIES:
         return None
-    head = calibrator.head
-    each = [TABLE[calibrator.method](len(head.part_classes(part))) for part in range(len(head.parts))]
-    return Counts(sum(o for o, _ in each), sum(i for _, i in each))
+    classes = [len(head.part_classes(part)) for part in range(len(head.parts))]
+    return Counts(sum(FAMILIES[name](c).optimised for c in classes), sum(REGISTERED[name]().identifiable(c) for c in classes))
 
 
 @singledispatch

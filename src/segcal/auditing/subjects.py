@@ -16,7 +16,6 @@ from torch import Tensor
 
 from segcal.calibrators import Calibrator
 from segcal.errors import ScoreError, ShapeError
-from segcal.head import Head
 from segcal.scores import Kind
 
 Function = Callable[[Tensor], Any]
@@ -38,16 +37,26 @@ class VoxelWise:
 
 
 class WholeCase:
-    """A callable, or a calibrator that looks at neighbours. `name` is what to call it in messages; `fields`: of a case, which it is given by name beside the scores."""
+    """A callable, or a calibrator that looks at neighbours. `name` is what to call it in messages."""
 
-    def __init__(self, function: Callable[..., Any], head: Head, fields: tuple[str, ...] = ()) -> None:
-        self.function, self.head, self.fields = function, head, fields
-        self.name = getattr(function, "__name__", type(function).__name__)
+    def __init__(self, subject: Calibrator | Function, kind: Kind) -> None:
+        self.subject, self.kind = subject, kind
+        self.name = getattr(subject, "__name__", type(subject).__name__)
 
-    def deliver(self, scores: Tensor, shape: tuple[int, ...], fields: Mapping[str, Tensor]) -> Tensor:
-        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels, n) too."""
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of a case it is given beside the scores."""
+        return self.subject.fields if isinstance(self.subject, Calibrator) else ()
+
+    def deliver(self, scores: Tensor, shape: tuple[int, ...], fields: Mapping[str, Tensor], counted: Tensor) -> Tensor:
+        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels, n) too; `counted` (n,): all but crop padding."""
+        whole = scores.double().reshape(1, -1, *shape)
         with torch.no_grad():
-            given = self.function(scores.double().reshape(1, -1, *shape), **{name: value.reshape(1, -1, *shape) for name, value in fields.items()})
+            if isinstance(self.subject, Calibrator):
+                named = {name: value.reshape(1, -1, *shape) for name, value in fields.items()}
+                given: Any = self.subject(whole, kind=self.kind, counted=counted.reshape(1, *shape), **named)
+            else:
+                given = self.subject(whole)
         p = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given))
         expected = (1, scores.shape[0], *shape)
         if tuple(p.shape) != expected:

@@ -159,20 +159,20 @@ class Calibrator(nn.Module):
         """Names of the fields of a case that are needed beside its scores, such as its image."""
         return tuple(sorted({name for m in self.maps if isinstance(m, LocalMap) for name in m.fields}))
 
-    def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, **fields: Tensor) -> Tensor:
-        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial). `fields`: as `log_probs`."""
+    def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, counted: Tensor | None = None, **fields: Tensor) -> Tensor:
+        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial). `counted`, `fields`: as `log_probs`."""
         flat, kind = self._flat(scores, kind, check)
-        p = self.deliver(flat, kind, self._around(scores, flat, kind, fields))
+        p = self.deliver(flat, kind, self._around(scores, flat, kind, fields, counted))
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
-    def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, **fields: Tensor) -> Tensor:
+    def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, counted: Tensor | None = None, **fields: Tensor) -> Tensor:
         """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`.
 
         `fields`: what the calibrator needs beside scores (`self.fields`), such as image (B, *spatial) or (B, channels, *spatial); UsageError for one it has no use for or one
-        missing.
+        missing. `counted` (B, *spatial), bool: the voxels the network looked at, over which a temperature of a whole case is averaged; None: all of them.
         """
         flat, kind = self._flat(scores, kind, check)
-        around = self._around(scores, flat, kind, fields)
+        around = self._around(scores, flat, kind, fields, counted)
         rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), around)
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
@@ -224,7 +224,7 @@ class Calibrator(nn.Module):
     def _maps(self) -> list[PartMap]:
         return [m for m in self.maps if isinstance(m, PartMap)]
 
-    def _around(self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor]) -> list[Tensor | None] | None:
+    def _around(self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor], counted: Tensor | None) -> list[Tensor | None] | None:
         """The temperatures of a batch held in memory, (n,) a part whose map looks at neighbours; None where no map does."""
         if set(fields) != set(self.fields):
             wrong = sorted(set(fields) ^ set(self.fields))[0]
@@ -243,7 +243,8 @@ class Calibrator(nn.Module):
             grid = Grid.of(tuple(scores.shape[2:]), m.slice_axis, "scores")
             image = _batched(fields["image"], scores).to(rows).reshape(-1, batch, *grid.shape) if m.fields else None
             near = rows[self.head.slice(r)].reshape(-1, batch, *grid.shape)
-            out.append(temperatures_of(m, grid, near, None if energy is None else energy.reshape(batch, *grid.shape), image).flatten())
+            energies = None if energy is None else energy.reshape(batch, *grid.shape)
+            out.append(temperatures_of(m, grid, near, energies, image, None if counted is None else counted.reshape(batch, -1)).flatten())
         return out
 
     def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:

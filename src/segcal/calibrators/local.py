@@ -299,8 +299,11 @@ class TemperatureField:
         return total / max(count, 1)
 
 
-def temperatures_of(map: LocalMap, grid: Grid, log_probs: Tensor, free_energy: Tensor | None, image: Tensor | None) -> Tensor:
-    """tau of a batch held in memory: `log_probs` (C, B, *grid.shape), `free_energy` (B, *grid.shape), `image` (channels, B, *grid.shape); result (B, voxels), traceable."""
+def temperatures_of(map: LocalMap, grid: Grid, log_probs: Tensor, free_energy: Tensor | None, image: Tensor | None, counted: Tensor | None = None) -> Tensor:
+    """tau of a batch held in memory: `log_probs` (C, B, *grid.shape), `free_energy` (B, *grid.shape), `image` (channels, B, *grid.shape); result (B, voxels), traceable.
+
+    `counted` (B, voxels), bool: what a temperature of the whole case is the mean over; None: everything.
+    """
 
     def planes(field: Tensor) -> Tensor:
         return grid.with_margin(field).movedim(2 + grid.axis, 2).flatten(1, 2)
@@ -309,5 +312,6 @@ def temperatures_of(map: LocalMap, grid: Grid, log_probs: Tensor, free_energy: T
     t = map(planes(log_probs), None if free_energy is None else planes(free_energy[None])[0], None if image is None else planes(image))
     t = t.reshape(batch, -1, *t.shape[1:]).movedim(1, 1 + grid.axis).flatten(1)
     if map.image_level:
-        t = t.mean(1, keepdim=True).expand_as(t)
+        mean = t.mean(1, keepdim=True) if counted is None else torch.where(counted, t, 0.0).sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp_min(1)
+        t = mean.expand_as(t)
     return map.temperature(t)

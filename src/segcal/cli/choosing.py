@@ -37,7 +37,7 @@ def not_for_auto(given: Mapping[str, bool]) -> None:
 
 def run(cohort: Cohort, engine: Engine, *, among: str | None, may_change_labels: bool, invariant: bool, folds: int, seed: int) -> tuple[Recommendation, fits.Done]:
     """Recommend, and give the choice the form of a fit."""
-    methods = None if among is None else fits.methods_of(among, {})
+    methods = None if among is None else fits.methods_of(among, {}, seed)
     found = recommend(cohort, engine, keep_map=not may_change_labels, invariant=invariant, methods=methods, folds=folds, seed=seed)
     kept = found.to_json()
     kept.pop("candidates")

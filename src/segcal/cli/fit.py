@@ -99,7 +99,7 @@ def fit(
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
-        Seed of the folds, and of the recipe.
+        Seed of the folds, of the recipe, and of what lts and iop draw at random.
     no_crossfit
         Leave out the cross-fitted numbers.
     free_decision
@@ -127,7 +127,7 @@ def fit(
             found, chosen = choosing.run(cohort, engine, among=among, may_change_labels=may_change_labels, invariant=invariant, folds=folds, seed=seed)
         choosing.show(out, found, chosen, file)
         return 0
-    methods = fits.methods_of(method, options)
+    methods = fits.methods_of(method, options, seed)
     files = fits.files_of(output, list(methods))
     cohort = cohort_of(results, scores).labelled()
     keep = fits.keep_decision(cohort, free_decision)

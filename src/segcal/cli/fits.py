@@ -72,8 +72,11 @@ def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) 
     return None
 
 
-def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, AnyMethod]:
-    """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a name or an option nothing takes."""
+def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, AnyMethod]:
+    """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a name or an option nothing takes.
+
+    `seed` goes to those that draw something at random.
+    """
     given = {field: value for field, value in options.items() if value is not None}
     wanted = [name.strip() for name in names.split(",")]
     known: dict[str, Callable[..., AnyMethod]] = {**REGISTERED, **TRAINED}
@@ -85,7 +88,7 @@ def methods_of(names: str, options: Mapping[str, Any]) -> dict[str, AnyMethod]:
         if not any(option in names_of for names_of in taken.values()):
             called, takers = OPTIONS[option]
             raise UsageError(called, found=f"{given[option]!r} beside --method {names}", expected=takers, do="Leave it out, or see segcal fit --help for the methods it is for.")
-    return {name: known[name](**{o: v for o, v in given.items() if o in taken[name]}) for name in wanted}
+    return {name: known[name](**{o: v for o, v in {**given, "seed": seed}.items() if o in taken[name]}) for name in wanted}
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:

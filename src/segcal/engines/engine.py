@@ -13,11 +13,9 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
-from threadpoolctl import ThreadpoolController
 
 from segcal import accumulate
 from segcal.accumulate import State
@@ -25,6 +23,7 @@ from segcal.cases import Block, CaseReader, Cohort, Prepared, Record, Rows
 from segcal.engines.ask import Ask, Level, LocalThrough, Through
 from segcal.engines.filed import Filed, FiledChunk
 from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
+from segcal.engines.single import one_thread
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
 from segcal.journal import Scratch
@@ -246,26 +245,6 @@ class Engine(ABC):
         with one_thread(), contextlib.closing(self.each(work, items)) as results:
             for result in results:
                 take(result)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, torch and the BLAS behind NumPy compute each operation on one thread: their threading changes the bits of matrix products, and stalls on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _blas().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    # SciPy brings a BLAS of its own: it must be loaded to be found
-    import scipy.linalg  # noqa: F401
-
-    return ThreadpoolController()
 
 
 def default_workers() -> int:

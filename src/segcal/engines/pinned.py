@@ -25,6 +25,7 @@ from torch import Tensor
 from segcal import journal
 from segcal.cases import Cohort, Prepared, Record
 from segcal.engines.ask import Level
+from segcal.engines.single import one_thread
 from segcal.errors import UnreadableError
 from segcal.head import Head
 from segcal.journal import Scratch
@@ -215,6 +216,7 @@ class Pinned:
         taken = sum(f.shelf.limit - f.shelf.room for f in self.filed.values())
         return max(0, self.shelf.room - taken)
 
+    @one_thread()
     def resample(self, strata: Sequence[int]) -> None:
         """Draw both samples: voxels evenly over all cases (seeded by case name and offset), in chunks that hold cases of one stratum only."""
         if tuple(strata) == self.strata and self._samples:

@@ -15,10 +15,9 @@ import torch
 from segcal.calibrators import MixtureMap, Solution
 from segcal.engines import Level
 from segcal.fitting import Binding, Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method, by_recipe
+from segcal.methods.method import FittedMap, Published
 from segcal.methods.temperature_scaling import certificate, temperatures
 from segcal.objectives import Evaluation, MixtureNLL
-from segcal.recipe import Recipe
 from segcal.solvers import Query, SimplexNewton, Solved
 
 
@@ -40,16 +39,10 @@ class WeightsProblem:
 
 
 @dataclass(frozen=True)
-class EnsembleTemperatureScaling(Method):
-    """`solver`: None for the exact one, or the papers' `Recipe`."""
+class EnsembleTemperatureScaling(Published):
+    """No options but the solver."""
 
     name: ClassVar[str] = "ets"
-    solver: Recipe | None = None
-
-    @property
-    def takes_validation(self) -> bool:
-        """With the papers' recipe."""
-        return self.solver is not None
 
     @classmethod
     def variables(cls, classes: int) -> int:
@@ -62,10 +55,8 @@ class EnsembleTemperatureScaling(Method):
         del classes
         return 3
 
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Temperatures first, then weights."""
-        if self.solver is not None:
-            return (yield from by_recipe(self.solver, task, self.name))
         first = yield from temperatures(task)
 
         def weights(subset: Subset) -> Plan[Solved]:

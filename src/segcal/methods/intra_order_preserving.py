@@ -21,7 +21,7 @@ from segcal.calibrators import IntraOrderMap, Map, Solution
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
 from segcal.intra_order import scores, shapes, unpacked
-from segcal.methods.method import FittedMap, Method
+from segcal.methods.method import ByEpochs, FittedMap, Method
 from segcal.methods.temperature_scaling import temperatures
 from segcal.objectives import IntraOrderNLL
 from segcal.recipe import Parameterisation
@@ -34,14 +34,13 @@ _ONLY = "all"
 
 
 @dataclass(frozen=True)
-class IntraOrderPreserving(Method):
+class IntraOrderPreserving(ByEpochs, Method):
     """`hidden` units in each of two layers; `learning_rate`, `weight_decay`, at most `epochs`, `patience` of early stopping; `seed` of the net and of the split.
 
     UsageError for values out of range.
     """
 
     name: ClassVar[str] = "iop"
-    automatic: ClassVar[bool] = False
     hidden: int = 10
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
@@ -64,16 +63,6 @@ class IntraOrderPreserving(Method):
         """All numbers of the net: which of them data can tell is not known (its singular values fall without a step)."""
         return sum(rows * (columns + 1) for rows, columns in shapes(classes, self.hidden))
 
-    @property
-    def takes_validation(self) -> bool:
-        """To stop by."""
-        return True
-
-    @property
-    def convex(self) -> bool:
-        """No."""
-        return False
-
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """One descent a subset."""
         return together({s: self._one(task, s) for s in task.subsets})
@@ -90,7 +79,8 @@ class IntraOrderPreserving(Method):
         alone = (yield from temperatures(replace(task, cases=split.train, folds=(), subsets=((),), validation=rest)))[()]
         notes = [*solved.notes, f"validation NLL {solved.value:.6g}", split.why]
         if found.nll > alone.value:
-            notes.append(f"on the cases trained on, temperature scaling alone reaches {alone.value:.6g}, this {found.nll:.6g}: raise epochs or learning_rate")
+            more = "patience or learning_rate" if solved.converged else "epochs or learning_rate"
+            notes.append(f"on the cases trained on, temperature scaling alone reaches {alone.value:.6g}, this {found.nll:.6g}: raise {more}")
         told = {
             "hidden": self.hidden,
             "learning_rate": self.learning_rate,

@@ -154,7 +154,7 @@ class LocalTemperatureScaling(Trained):
             "seed": self.seed,
             "curve": [[row.get(name) for name in CURVE] for row in found.curve],
         }
-        return Solution(value, value, "trained" if found.ended or kept else "stopped", message, 0, certificate, settings)
+        return Solution(value, value, "trained" if found.ended else "stopped", message, 0, certificate, settings)
 
 
 @dataclass(frozen=True, eq=False)

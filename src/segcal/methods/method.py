@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -141,8 +141,31 @@ class Method(AnyMethod):
         """Fit one softmax problem on every subset the task names."""
 
 
-class Trained(AnyMethod):
-    """A method that is trained by epochs on whole planes."""
+@dataclass(frozen=True)
+class Published(Method):
+    """A convex method that its paper fits in a way of its own. `solver`: None for the exact one, or the papers' `Recipe`."""
+
+    solver: Recipe | None = field(default=None, kw_only=True)
+
+    @property
+    def takes_validation(self) -> bool:
+        """With the papers' recipe."""
+        return self.solver is not None
+
+    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+        """Exactly, or by the recipe."""
+        if self.solver is None:
+            return (yield from self.exact(task))
+        found = yield from self.solver.fit(task, lambda: FAMILIES[self.name](task.classes))
+        return {s: FittedMap(map_, solution) for s, (map_, solution) in found.items()}
+
+    @abstractmethod
+    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+        """The optimum on every subset the task names."""
+
+
+class ByEpochs(AnyMethod):
+    """A method that is trained by epochs until validation cases get no better; where that ends is no proven optimum. Compared with others on request only."""
 
     automatic: ClassVar[bool] = False
 
@@ -153,8 +176,12 @@ class Trained(AnyMethod):
 
     @property
     def convex(self) -> bool:
-        """No: where a training ends is no proven optimum."""
+        """No."""
         return False
+
+
+class Trained(ByEpochs):
+    """A method that is trained on whole planes."""
 
     @abstractmethod
     def plan(self, task: Task) -> Plan[dict[Subset, Any]]:
@@ -172,12 +199,6 @@ class Fit:
     calibrator: Calibrator
     folds: tuple[tuple[int, ...], ...] = ()
     held_out: tuple[Calibrator, ...] = ()
-
-
-def by_recipe(recipe: Recipe, task: Task, name: str) -> Plan[dict[Subset, FittedMap]]:
-    """The method `name` fitted as its paper fitted it."""
-    found = yield from recipe.fit(task, lambda: FAMILIES[name](task.classes))
-    return {s: FittedMap(map_, solution) for s, (map_, solution) in found.items()}
 
 
 def fit_methods(

@@ -23,10 +23,9 @@ from segcal.calibrators import Solution
 from segcal.engines import Ask, Level
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method, by_recipe
-from segcal.methods.temperature_scaling import certificate, temperatures
+from segcal.methods.method import FittedMap, Published
+from segcal.methods.temperature_scaling import certificate, refined_temperatures, sampled_temperatures
 from segcal.objectives import ScaleNLL
-from segcal.recipe import Recipe
 from segcal.solvers import Solved
 from segcal.statistics import clustered_mean, one_standard_error
 
@@ -52,26 +51,35 @@ class Chosen:
     why: str
 
 
-@dataclass(frozen=True, eq=False)
-class Path:
-    """Fits of one subset along strengths: its `beta`, and what each strength ended at."""
+@dataclass(frozen=True)
+class Walk:
+    """How a subset is fitted on the sample along `strengths`, each started from the one before, until a step promises less than `tolerance`.
+
+    `beta`: the subset's inverse temperature; `extra` strength towards that temperature is added throughout.
+    """
 
     beta: float
-    ends: Mapping[float, Any]
+    strengths: tuple[float, ...]
+    tolerance: float = 1e-7
+    extra: float = 0.0
+
+    @classmethod
+    def to_start(cls, beta: float, strength: float) -> Walk:
+        """To a start only: the sample's optimum is off by its own noise, and an unpenalised one may lie far out where the whole cohort's does not."""
+        return cls(beta, (strength,), 1e-5, 1e-4)
 
 
 @dataclass(frozen=True)
-class Penalised(Method):
+class Penalised(Published):
     """`lambda_`, `mu` >= 0 or both "cv"; `mu` None: as lambda. UsageError for anything else.
 
-    `solver`: None for the exact one, or the papers' `Recipe`, which chooses lambda and mu of "odir" by its own search.
+    With the recipe for a solver, lambda and mu of "odir" are chosen by its own search.
     """
 
     lambda_: float | Literal["cv"] = "cv"
     mu: float | Literal["cv"] | None = None
     penalty: Literal["ts", "odir"] = "ts"
     eps: float = 1e-8
-    solver: Recipe | None = None
 
     def __post_init__(self) -> None:
         if self.penalty not in ("ts", "odir"):
@@ -114,8 +122,8 @@ class Penalised(Method):
         return self.lambda_ == 0
 
     @abstractmethod
-    def path(self, task: Task, subset: Subset, strengths: tuple[float, ...], extra: float = 0.0) -> Plan[Path]:
-        """Fit a subset at each strength on the sample, each started from the one before; `extra` strength towards temperature scaling is added throughout."""
+    def path(self, task: Task, subset: Subset, walk: Walk) -> Plan[dict[float, Any]]:
+        """What the fit of a subset on the sample ends at for each strength."""
 
     @abstractmethod
     def held_out(self, task: Task, beta: float, end: Any) -> Mapping[Hashable, Ask]:
@@ -129,12 +137,13 @@ class Penalised(Method):
     def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
         """Temperature scaling as a map of this family."""
 
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Temperatures, strengths, then the fit on all voxels, for every subset."""
-        if self.solver is not None:
-            return (yield from by_recipe(self.solver, task, self.name))
-        scales = yield from temperatures(task)
-        chosen = yield from self._choose(task)
+        rough = yield from sampled_temperatures(task, sorted(self._walked(task)))
+        chosen = yield from self._choose(task, {s: float(found.theta[0]) for s, found in rough.items()})
+        # "odir" does not know the temperature: there the sample's is enough to start from, unless it is what is fitted or undetermined
+        needed = [s for s in task.subsets if self.penalty == "ts" or chosen[s].lambda_ is None or rough[s].notes]
+        scales = rough | (yield from refined_temperatures(task, {s: rough[s] for s in needed}))
         fitted = {s: self.temperature_map(task, scales[s], chosen[s]) for s in task.subsets if chosen[s].lambda_ is None}
         fitted |= yield from together({s: self.final(task, s, scales[s], chosen[s]) for s in task.subsets if s not in fitted})
         return fitted
@@ -155,22 +164,25 @@ class Penalised(Method):
         status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
         return Solution(scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen), chosen.table)
 
-    def _choose(self, task: Task) -> Plan[dict[Subset, Chosen]]:
+    def _walked(self, task: Task) -> set[Subset]:
+        """The subsets asked for, and with "cv" those that are judged."""
+        judged = [fitted for s in task.subsets for fitted, _ in _judges(task, s)] if self.lambda_ == "cv" else []
+        return {*task.subsets, *judged}
+
+    def _choose(self, task: Task, betas: Mapping[Subset, float]) -> Plan[dict[Subset, Chosen]]:
         if self.lambda_ != "cv":
-            # a start only: on a sample, an unpenalised optimum may lie far out where the whole cohort's does not
             given = float(self.lambda_)
-            paths = yield from together({s: self.path(task, s, (given,), 1e-4) for s in task.subsets})
-            return {s: Chosen(given, paths[s].ends[given], (), "as given") for s in task.subsets}
+            ends = yield from together({s: self.path(task, s, Walk.to_start(betas[s], given)) for s in task.subsets})
+            return {s: Chosen(given, ends[s][given], (), "as given") for s in task.subsets}
         judges = {s: _judges(task, s) for s in task.subsets}
-        needed = {fitted for found in judges.values() for fitted, _ in found}
-        paths = yield from together({s: self.path(task, s, PATH) for s in sorted(needed | {s for s, found in judges.items() if found})})
+        needed = {fitted for found in judges.values() for fitted, _ in found} | {s for s, found in judges.items() if found}
+        paths = yield from together({s: self.path(task, s, Walk(betas[s], PATH)) for s in sorted(needed)})
         asks: dict[Any, Ask] = {}
         for s, found in judges.items():
             for k, (fitted, cases) in enumerate(found):
-                path = paths[fitted]
-                asks[s, k, None, None] = Ask(ScaleNLL(path.beta), task.part, cases, Level.SAMPLE, by_case=True)
-                for strength, end in path.ends.items():
-                    for name, ask in self.held_out(task, path.beta, end).items():
+                asks[s, k, None, None] = Ask(ScaleNLL(betas[fitted]), task.part, cases, Level.SAMPLE, by_case=True)
+                for strength, end in paths[fitted].items():
+                    for name, ask in self.held_out(task, betas[fitted], end).items():
                         asks[s, k, strength, name] = ask.about(cases, by_case=True)
         answers = (yield asks) if asks else {}
         sums: dict[tuple[Subset, float | None], dict[int, list[float]]] = {}
@@ -187,7 +199,7 @@ class Penalised(Method):
                 out[s] = Chosen(None, None, (), "temperature scaling: fewer than two groups of cases to judge by")
                 continue
             nll = {lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)}
-            out[s] = _best(task, nll, paths[s].ends)
+            out[s] = _best(task, nll, paths[s])
         return out
 
 

@@ -20,8 +20,8 @@ from segcal.engines import Ask, Level
 from segcal.errors import ScoreError
 from segcal.fitting import Binding, Plan, Subset, Task
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised, extent
-from segcal.methods.temperature_scaling import certificate, temperature
+from segcal.methods.penalised import EXTREME, Chosen, Penalised, Walk, extent
+from segcal.methods.temperature_scaling import certificate
 from segcal.objectives import AffineNLL, Evaluation, Penalty, odir, ridge, towards_temperature
 from segcal.objectives.evaluation import Vector
 from segcal.objectives.penalty import scaled_identity
@@ -90,21 +90,20 @@ class PenalisedAffine(Penalised):
     def on_logits(logits: bool) -> bool:
         """Whether it acts on raw logits, where they are known."""
 
-    def path(self, task: Task, subset: Subset, strengths: tuple[float, ...], extra: float = 0.0) -> Plan[Path]:
+    def path(self, task: Task, subset: Subset, walk: Walk) -> Plan[dict[float, Vector]]:
         """Ends are variables of the family."""
-        beta = float((yield from temperature(task, subset, Level.SAMPLE)).theta[0])
-        theta, ends = self._start(task, beta), {}
+        theta, ends = self._start(task, walk.beta), {}
         model: Vector | None = None
-        for strength in strengths:
-            problem = self._problem(task, strength, beta, extra)
+        for strength in walk.strengths:
+            problem = self._problem(task, strength, walk.beta, walk.extra)
             # the data's curvature carries over from one strength to the next; only the penalty's changes
             begin = None if model is None else model + problem.convexity
-            steps = Newton(tolerance=1e-7, certify=np.inf).solve(theta, strong_convexity_gap(problem.convexity), begin)
+            steps = Newton(tolerance=walk.tolerance, certify=np.inf).solve(theta, strong_convexity_gap(problem.convexity), begin)
             solved = yield from Binding(task, subset, Level.SAMPLE, Level.CURVATURE, problem).run(steps)
             theta = ends[strength] = solved.theta
             assert solved.model is not None
             model = solved.model - problem.convexity
-        return Path(beta, ends)
+        return ends
 
     def held_out(self, task: Task, beta: float, end: Vector) -> Mapping[Hashable, Ask]:
         """One ask."""

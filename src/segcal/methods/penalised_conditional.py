@@ -26,9 +26,8 @@ from segcal.errors import UsageError
 from segcal.experts import Coordinates, Expert
 from segcal.fitting import Binding, Plan, Problem, Subset, Task, together
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Path, Penalised, extent
+from segcal.methods.penalised import EXTREME, Chosen, Penalised, Walk, extent
 from segcal.methods.penalised_affine import AffineProblem, unit_of
-from segcal.methods.temperature_scaling import temperature
 from segcal.objectives import (
     ConditionalNLL,
     Evaluation,
@@ -51,9 +50,6 @@ from segcal.solvers.query import Steps
 
 FULL_CURVATURE = 30
 """Up to this many parameters an expert the exact curvature of all voxels costs little beside reading them."""
-
-START = 1e-4
-"""Strength of the pull to temperature scaling that a start found on a sample is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +90,11 @@ class Setting:
         return self.facts.voxels / self.voxels
 
 
+REFRESH = 0.8
+"""Curvature of free experts is formed anew after a step along which the gradient changed unlike the model by more than this share: where probabilities fall off exponentially
+even an exact one is wrong by 0.6, and a new one gains nothing."""
+
+
 @dataclass(frozen=True)
 class PenalisedConditional(Penalised):
     """An affine expert for each decided class."""
@@ -122,20 +123,24 @@ class PenalisedConditional(Penalised):
         """The problem of one expert; `extra` strength towards temperature scaling on top."""
 
     @abstractmethod
-    def steps(self, setting: Setting, problem: Problem, start: Vector, *, final: bool) -> Steps:
-        """The solver of one expert; for a `final` fit to its certificate."""
+    def steps(self, setting: Setting, problem: Problem, start: Vector, tolerance: float | None = None, data: Vector | None = None) -> Steps:
+        """The solver of one expert: to its certificate, or until a step promises less than `tolerance`. `data`: the NLL's curvature, as far as it is known."""
+
+    def data_curvature(self, problem: Problem, solved: Solved) -> Vector | None:
+        """What a fit learnt of the NLL's curvature, if another strength can go on with it."""
+        del problem, solved
+        return None
 
     def penalty_of(self, problem: Problem, theta: Vector) -> float:
         """The penalty's share of an expert's objective."""
         assert isinstance(problem, ConditionalProblem | AffineProblem)
         return problem.penalty.value(theta)
 
-    def path(self, task: Task, subset: Subset, strengths: tuple[float, ...], extra: float = 0.0) -> Plan[Path]:
+    def path(self, task: Task, subset: Subset, walk: Walk) -> Plan[dict[float, dict[int, Vector]]]:
         """Ends are {expert: theta}."""
-        beta = float((yield from temperature(task, subset, Level.SAMPLE)).theta[0])
-        settings = yield from self._settings(task, subset, Level.SAMPLE, beta)
-        along = yield from together({e: self._along(setting, subset, strengths, extra) for e, setting in settings.items()})
-        return Path(beta, {strength: {e: ends[strength] for e, ends in along.items()} for strength in strengths})
+        settings = yield from self._settings(task, subset, Level.SAMPLE, walk.beta)
+        along = yield from together({e: self._along(setting, subset, walk) for e, setting in settings.items()})
+        return {strength: {e: ends[strength] for e, ends in along.items()} for strength in walk.strengths}
 
     def held_out(self, task: Task, beta: float, end: Mapping[int, Vector]) -> Mapping[Hashable, Ask]:
         """One ask an expert."""
@@ -157,7 +162,7 @@ class PenalisedConditional(Penalised):
             setting = settings[e]
             small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
             binding = Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert)
-            return (yield from binding.run(self.steps(setting, problems[e], chosen.start[e], final=True)))
+            return (yield from binding.run(self.steps(setting, problems[e], chosen.start[e])))
 
         solved = yield from together({e: solve(e) for e, setting in settings.items() if setting.facts.voxels})
         thetas = {e: solved[e].theta if e in solved else self._fallback(setting) for e, setting in settings.items()}
@@ -192,19 +197,21 @@ class PenalisedConditional(Penalised):
 
     def _settings(self, task: Task, subset: Subset, level: Level, beta: float) -> Plan[dict[int, Setting]]:
         experts = {e: Expert(self.coordinates, e) for e in range(task.classes)}
-        accumulators = {e: ExpertFacts(expert, task.classes) for e, expert in experts.items()}
+        accumulators = {e: ExpertFacts(expert) for e, expert in experts.items()}
         answers = yield {e: task.ask(accumulators[e], subset, level, expert) for e, expert in experts.items()}
         facts: dict[int, Facts] = {e: accumulate.result(accumulators[e], answers[e]) for e in experts}
         voxels = sum(f.voxels for f in facts.values())
         return {e: Setting(task, expert, facts[e], voxels, beta) for e, expert in experts.items()}
 
-    def _along(self, setting: Setting, subset: Subset, strengths: tuple[float, ...], extra: float) -> Plan[dict[float, Vector]]:
+    def _along(self, setting: Setting, subset: Subset, walk: Walk) -> Plan[dict[float, Vector]]:
         theta, ends = self._fallback(setting), {}
-        for strength in strengths:
+        data: Vector | None = None
+        for strength in walk.strengths:
             if setting.facts.voxels:
-                problem = self.problem(setting, strength, extra)
+                problem = self.problem(setting, strength, walk.extra)
                 binding = Binding(setting.task, subset, Level.SAMPLE, Level.CURVATURE, problem, setting.expert)
-                theta = (yield from binding.run(self.steps(setting, problem, theta, final=False))).theta
+                solved = yield from binding.run(self.steps(setting, problem, theta, walk.tolerance, data))
+                theta, data = solved.theta, self.data_curvature(problem, solved)
             ends[strength] = theta
         return ends
 
@@ -250,7 +257,7 @@ class PenalisedConditional(Penalised):
         return notes
 
 
-_NOTHING = Facts(0, np.zeros(0, np.int64), 0.0)
+_NOTHING = Facts(0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -278,13 +285,15 @@ class BoundedExperts(PenalisedConditional):
             total = total + experts_towards_temperature(k, extra, extra, setting.beta)
         return ConditionalProblem(setting.expert, c, total.times(self.weighted(setting)), unit_of(setting.beta))
 
-    def steps(self, setting: Setting, problem: Problem, start: Vector, *, final: bool) -> Steps:
-        """Bounded Newton."""
+    def steps(self, setting: Setting, problem: Problem, start: Vector, tolerance: float | None = None, data: Vector | None = None) -> Steps:
+        """Bounded Newton, which knows curvature of free entries only and asks for its own."""
+        del data
         assert isinstance(problem, ConditionalProblem)
         k = self.coordinates.size(setting.task.classes)
         unit = np.append(np.full(k, 1 / max(setting.facts.rms, 1e-12)), 1.0)
         gap = bounded_gap(problem.penalty.convexity)
-        solver = BoundedNewton(rough=setting.task.classes * (setting.task.classes + 1) > FULL_CURVATURE) if final else BoundedNewton(tolerance=1e-7, certify=np.inf)
+        to_certificate = BoundedNewton(rough=setting.task.classes * (setting.task.classes + 1) > FULL_CURVATURE)
+        solver = to_certificate if tolerance is None else BoundedNewton(tolerance=tolerance, certify=np.inf)
         return solver.solve(start, gap, np.tile(unit, k))
 
 
@@ -308,10 +317,15 @@ class FreeExperts(PenalisedConditional):
         weight = self.weighted(setting)
         return AffineProblem(c, False, np.eye(c * (c + 1)), Penalty(total.weight * weight, total.centre, total.constant * weight), unit_of(setting.beta))
 
-    def steps(self, setting: Setting, problem: Problem, start: Vector, *, final: bool) -> Steps:
+    def steps(self, setting: Setting, problem: Problem, start: Vector, tolerance: float | None = None, data: Vector | None = None) -> Steps:
         """Newton."""
         assert isinstance(problem, AffineProblem)
         gap = strong_convexity_gap(problem.convexity)
         c = setting.task.classes
-        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=0.6) if final else Newton(tolerance=1e-7, certify=np.inf, refresh=0.6)
-        return solver.solve(start, gap)
+        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=REFRESH) if tolerance is None else Newton(tolerance=tolerance, certify=np.inf, refresh=REFRESH)
+        return solver.solve(start, gap, None if data is None else data + problem.convexity)
+
+    def data_curvature(self, problem: Problem, solved: Solved) -> Vector | None:
+        """The curvature it last used, without the penalty's."""
+        assert isinstance(problem, AffineProblem)
+        return None if solved.model is None else solved.model - problem.convexity

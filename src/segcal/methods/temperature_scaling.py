@@ -6,15 +6,15 @@ Translation-invariant, order-preserving. One parameter; nothing to over-fit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from segcal.calibrators import ScaleMap, Solution
 from segcal.engines import Level
 from segcal.fitting import Binding, Plan, Subset, Task, together
-from segcal.methods.method import FittedMap, Method, by_recipe
+from segcal.methods.method import FittedMap, Published
 from segcal.objectives import Evaluation, ScaleNLL
-from segcal.recipe import Recipe
 from segcal.solvers import Query, ScalarNewton, Solved
 
 
@@ -37,16 +37,26 @@ def temperature(task: Task, subset: Subset, level: Level, start: float = 1.0) ->
     return Binding(task, subset, level, level, ScaleProblem()).run(ScalarNewton().solve(start))
 
 
-def temperatures(task: Task) -> Plan[dict[Subset, Solved]]:
-    """The best beta of every subset the task names: from the sample, then from all voxels."""
+def sampled_temperatures(task: Task, subsets: Iterable[Subset]) -> Plan[dict[Subset, Solved]]:
+    """The best beta of each subset on the sample."""
+    return together({s: temperature(task, s, Level.SAMPLE) for s in subsets})
+
+
+def refined_temperatures(task: Task, rough: Mapping[Subset, Solved]) -> Plan[dict[Subset, Solved]]:
+    """The best beta of each subset on all voxels, from what the sample said."""
 
     def one(subset: Subset) -> Plan[Solved]:
-        rough = yield from temperature(task, subset, Level.SAMPLE)
-        found = yield from temperature(task, subset, Level.ALL, float(rough.theta[0]))
+        found = yield from temperature(task, subset, Level.ALL, float(rough[subset].theta[0]))
         # why it is undetermined shows on the way out from 1, not far out, where every slope is zero
-        return replace(found, notes=rough.notes) if found.notes and rough.notes else found
+        return replace(found, notes=rough[subset].notes) if found.notes and rough[subset].notes else found
 
-    return together({s: one(s) for s in task.subsets})
+    return together({s: one(s) for s in rough})
+
+
+def temperatures(task: Task) -> Plan[dict[Subset, Solved]]:
+    """The best beta of every subset the task names: from the sample, then from all voxels."""
+    rough = yield from sampled_temperatures(task, task.subsets)
+    return (yield from refined_temperatures(task, rough))
 
 
 def certificate(solved: Solved) -> dict[str, Any]:
@@ -55,16 +65,10 @@ def certificate(solved: Solved) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TemperatureScaling(Method):
-    """`solver`: None for the exact one, or the papers' `Recipe`."""
+class TemperatureScaling(Published):
+    """No options but the solver."""
 
     name: ClassVar[str] = "ts"
-    solver: Recipe | None = None
-
-    @property
-    def takes_validation(self) -> bool:
-        """With the papers' recipe."""
-        return self.solver is not None
 
     @classmethod
     def variables(cls, classes: int) -> int:
@@ -77,10 +81,8 @@ class TemperatureScaling(Method):
         del classes
         return 1
 
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
+    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """One temperature a subset."""
-        if self.solver is not None:
-            return (yield from by_recipe(self.solver, task, self.name))
         solved = yield from temperatures(task)
         return {s: _fitted(found) for s, found in solved.items()}
 

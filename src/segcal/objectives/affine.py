@@ -109,7 +109,9 @@ def _curvature(p: Tensor, f: Tensor) -> Tensor:
     c, n = p.shape
     psi = torch.cat([f, torch.ones(1, n, dtype=f.dtype)])
     weighted = (p[:, None] * psi[None]).reshape(c * (c + 1), n)
-    out = -(weighted @ weighted.T)
+    # NumPy knows a product with its own transpose and forms half of it
+    half = weighted.numpy()
+    out = torch.from_numpy(-(half @ half.T))
     diagonal = (weighted @ psi.T).reshape(c, c + 1, c + 1)
     blocks = out.view(c, c + 1, c, c + 1)
     for k in range(c):

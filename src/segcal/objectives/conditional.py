@@ -114,7 +114,9 @@ class ConditionalNLL:
             kept = torch.where(row[:, None] >= row[None], first, first.T)
         else:
             kept = torch.where(row[:, None] == row[None], first, 0.0)
-        return kept - weighted @ weighted.T
+        # NumPy knows a product with its own transpose and forms half of it
+        half = weighted.numpy()
+        return kept - torch.from_numpy(half @ half.T)
 
     def result(self, values: Mapping[str, Array]) -> Evaluation:
         """Means over voxels; gradient flattened (K (K + 1),), curvature (|free|, |free|)."""
@@ -129,31 +131,29 @@ class ConditionalNLL:
 
 @dataclass(frozen=True)
 class ExpertFacts:
-    """What a fit wants to know of an expert before it starts: how many voxels, how often each place in its order is the target, the mean square of its features."""
+    """What a fit wants to know of an expert before it starts: how many voxels, and the mean square of its features."""
 
     expert: Expert
-    classes: int
 
     @cached_property
     def leaves(self) -> Mapping[str, Leaf]:
-        """Counts and one sum."""
-        return {"targets": Count((self.classes,)), "square": ExactSum()}
+        """A count and a sum."""
+        return {"voxels": Count(), "square": ExactSum()}
 
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Of one expert's rows."""
         features = self.expert.coordinates.features(rows.log_probs, self.expert.index)
-        return {"targets": torch.bincount(rows.targets, minlength=self.classes).numpy(), "square": features.clamp(-1e6, 1e6).square().mean(0).sum().item()}
+        return {"voxels": rows.voxels, "square": features.clamp(-1e6, 1e6).square().mean(0).sum().item()}
 
     def result(self, values: Mapping[str, Array]) -> Facts:
-        """Counts, and the root of the mean square of a feature."""
-        voxels = int(values["targets"].sum())
-        return Facts(voxels, values["targets"], float(np.sqrt(values["square"] / max(voxels, 1))))
+        """The count, and the root of the mean square of a feature."""
+        voxels = int(values["voxels"])
+        return Facts(voxels, float(np.sqrt(values["square"] / max(voxels, 1))))
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """Of one expert: `voxels`, `targets` (C,) counted in the order of its rows, `rms` of its features. No voxel: zeros."""
+    """Of one expert: `voxels`, `rms` of its features. No voxel: zeros."""
 
     voxels: int
-    targets: Array
     rms: float

@@ -7,6 +7,7 @@ tables; its penalty is the one the exact method calls odir.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar
 
@@ -91,9 +92,9 @@ class AffineStage(Stage):
         super().__init__()
         self.classes = classes
 
+    @abstractmethod
     def matrix(self) -> Tensor:
         """[W | b], (C, C + 1)."""
-        raise NotImplementedError
 
     def odir(self, lambda_: float, mu: float) -> Penalty:
         """The penalty on [W | b]."""

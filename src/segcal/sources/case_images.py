@@ -25,7 +25,7 @@ from segcal.sources import images, nifti, npz
 from segcal.sources.maps import ending, open_map
 from segcal.sources.nifti import Axes
 from segcal.sources.npz import NpyField, NpzField
-from segcal.sources.raw import Grid, grid, octets, readable
+from segcal.sources.raw import StoredField, grid, octets, readable
 from segcal.sources.windows import Reshaped, open_stream
 
 PICTURES = (*images.ENDINGS, ".jpg", ".jpeg")
@@ -102,11 +102,8 @@ def _array(path: Path, known: str, channel_axis: int | None) -> Field:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(StoredField):
     """One picture file, held whole while it is open, within Pillow's limit of pixels: one channel where it is grey, else three."""
-
-    path: Path
-    grid: Grid
 
     @classmethod
     def find(cls, path: Path) -> Picture:
@@ -118,21 +115,6 @@ class Picture:
             dtype = np.asarray(image.resize((1, 1)) if grey and image.mode != "1" else np.zeros((1, 1), np.uint8)).dtype
         shape = size if grey else (*size, 3)
         return cls(path, grid(shape, dtype, str(path), fortran=False, channel_axis=None if grey else 2))
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.grid.spatial
-
-    @property
-    def channels(self) -> int | None:
-        """None, or 3."""
-        return self.grid.channels
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""

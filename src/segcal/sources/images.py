@@ -20,7 +20,7 @@ from PIL import Image
 from segcal.cases import Window
 from segcal.errors import ShapeError, UnreadableError, UnsafeFileError
 from segcal.journal import Scratch
-from segcal.sources.raw import Grid, grid, octets, readable
+from segcal.sources.raw import StoredField, grid, octets, readable
 from segcal.sources.windows import open_stream
 
 ENDINGS = (".png", ".tif", ".tiff")
@@ -77,11 +77,8 @@ def _page(image: Image.Image, path: Path) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class ImageField:
+class ImageField(StoredField):
     """One PNG or TIFF file."""
-
-    path: Path
-    grid: Grid
 
     @classmethod
     def find(cls, path: Path) -> ImageField:
@@ -93,21 +90,6 @@ class ImageField:
             size, dtype = (image.height, image.width), _dtype(image.mode)
         shape = size if pages == 1 else (pages, *size)
         return cls(path, grid(shape, dtype, str(path), fortran=False, channel_axis=None))
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.grid.spatial
-
-    @property
-    def channels(self) -> int | None:
-        """None."""
-        return None
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""

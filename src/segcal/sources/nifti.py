@@ -25,7 +25,7 @@ from segcal.cases import Window
 from segcal.errors import ShapeError, UnreadableError, UnsafeFileError, UsageError
 from segcal.journal import Scratch
 from segcal.sources.npz import RATIO
-from segcal.sources.raw import Grid, grid, piece_size, pieces_of, readable
+from segcal.sources.raw import Grid, StoredField, grid, piece_size, pieces_of, readable
 from segcal.sources.windows import open_file, open_stream
 
 ENDINGS = (".nii.gz", ".nii")
@@ -92,11 +92,9 @@ AS_STORED = Axes()
 
 
 @dataclass(frozen=True)
-class NiftiField:
+class NiftiField(StoredField):
     """One NIfTI file."""
 
-    path: Path
-    grid: Grid
     offset: int
 
     @classmethod
@@ -136,21 +134,6 @@ class NiftiField:
                 str(path), found=f"{size} bytes", expected=f"{head.offset + lies.nbytes} for shape {head.shape} of {head.dtype}", do="It may be truncated: copy this file again."
             )
         return cls(path, lies, head.offset)
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.grid.spatial
-
-    @property
-    def channels(self) -> int | None:
-        """Channels, or None."""
-        return self.grid.channels
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""

@@ -21,7 +21,7 @@ import numpy as np
 from segcal.cases import Window
 from segcal.errors import MissingError, UnreadableError, UnsafeFileError
 from segcal.journal import Scratch
-from segcal.sources.raw import Grid, grid, piece_size, pieces_of, readable
+from segcal.sources.raw import StoredField, grid, piece_size, pieces_of, readable
 from segcal.sources.windows import open_file, open_stream
 
 RATIO = 1040
@@ -95,34 +95,17 @@ def header(path: Path, key: str) -> Header:
 
 
 @dataclass(frozen=True)
-class NpzField:
+class NpzField(StoredField):
     """One array of a .npz file."""
 
-    path: Path
     key: str
-    grid: Grid
     skip: int
 
     @classmethod
     def find(cls, path: Path, key: str, *, channel_axis: int | None) -> NpzField:
         """Array `key` of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the header only."""
         found = header(path, key)
-        return cls(path, key, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), found.length)
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.grid.spatial
-
-    @property
-    def channels(self) -> int | None:
-        """Channels, or None."""
-        return self.grid.channels
+        return cls(path, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), key, found.length)
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""
@@ -151,11 +134,9 @@ def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 @dataclass(frozen=True)
-class NpyField:
+class NpyField(StoredField):
     """The array of a .npy file, read where it lies."""
 
-    path: Path
-    grid: Grid
     skip: int
 
     @classmethod
@@ -172,21 +153,6 @@ class NpyField:
                 do="It may be truncated: copy or predict this case again.",
             )
         return cls(path, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), found.length)
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.grid.spatial
-
-    @property
-    def channels(self) -> int | None:
-        """Channels, or None."""
-        return self.grid.channels
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""

@@ -11,6 +11,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import RawIOBase
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segcal.cases import Window
 from segcal.errors import MissingError, OutputError, ShapeError, UnreadableError
 from segcal.journal import Scratch
 
@@ -128,6 +130,33 @@ class Grid:
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
         """The numbers that stored values stand for."""
         return values if self.slope == 1.0 and self.intercept == 0.0 else values.astype(np.float64) * self.slope + self.intercept
+
+
+@dataclass(frozen=True)
+class StoredField(ABC):
+    """A field (`segcal.cases.Field`) kept in the file or folder `path`, whose numbers lie as `grid` says."""
+
+    path: Path
+    grid: Grid
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.grid.spatial
+
+    @property
+    def channels(self) -> int | None:
+        """Channels, or None."""
+        return self.grid.channels
+
+    @abstractmethod
+    def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
+        """Open for reading by windows."""
 
 
 def grid(shape: tuple[int, ...], dtype: np.dtype[Any], where: str, *, fortran: bool, channel_axis: int | None, reverse: bool = False) -> Grid:

@@ -22,7 +22,7 @@ from zarr.errors import BaseZarrError
 from segcal.cases import Window
 from segcal.errors import MissingError, UnreadableError
 from segcal.journal import Scratch, explained
-from segcal.sources.raw import Grid, grid, readable, room, write_array
+from segcal.sources.raw import StoredField, grid, readable, room, write_array
 from segcal.sources.windows import ArrayWindow, open_file
 
 
@@ -48,12 +48,10 @@ def _open(path: Path) -> zarr.Array | zarr.Group:  # type: ignore[type-arg]  # g
 
 
 @dataclass(frozen=True)
-class ZarrField:
+class ZarrField(StoredField):
     """One array of a store: `key` within the group, or '' for a store that is an array."""
 
-    path: Path
     key: str
-    grid: Grid
     chunks: tuple[int, ...]
 
     @classmethod
@@ -63,7 +61,7 @@ class ZarrField:
         if not isinstance(array.dtype, np.dtype):
             raise UnreadableError(str(path), found=f"values of type {array.dtype}", expected="real numbers", do="Store scores as float32 and labels as integers.")
         lies = grid(tuple(int(n) for n in array.shape), array.dtype, str(path), fortran=False, channel_axis=channel_axis)
-        return cls(path, key, lies, tuple(int(n) for n in array.chunks))
+        return cls(path, lies, key, tuple(int(n) for n in array.chunks))
 
     @staticmethod
     def _array(path: Path, key: str) -> zarr.Array:  # type: ignore[type-arg]
@@ -80,21 +78,6 @@ class ZarrField:
         if not isinstance(opened, zarr.Array):
             raise UnreadableError(str(path), found=f"a group at {key!r}", expected="an array", do="Name the arrays of a store 'logits', 'probabilities', ...")
         return opened
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.grid.spatial
-
-    @property
-    def channels(self) -> int | None:
-        """Channels, or None."""
-        return self.grid.channels
 
     @contextlib.contextmanager
     def open(self, scratch: Scratch) -> Iterator[Window]:

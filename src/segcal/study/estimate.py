@@ -17,7 +17,8 @@ from segcal import accumulate
 from segcal.calibrators import AffineMap, Calibrator
 from segcal.cases import SCORED
 from segcal.engines import Ask, Engine
-from segcal.engines.engine import fold_parts, one_thread
+from segcal.engines.engine import fold_parts
+from segcal.engines.single import one_thread
 from segcal.methods.method import Trained
 from segcal.objectives import AffineNLL
 from segcal.places import Places
