@@ -68,12 +68,21 @@ def write(results: Results, folder: str | os.PathLike[str], endings: tuple[str, 
     absent: dict[str, str] = {}
     for name, draw in FIGURES.items():
         try:
-            figure = draw(results)
+            figure = _settled(draw(results))
         except Absent as why:
             absent[name] = str(why)
             continue
         paths[name] = tuple(_save(figure, Path(folder) / f"{name}{ending}") for ending in endings)
     return Written(paths, absent)
+
+
+def _settled(figure: Figure) -> Figure:
+    """The figure with its layout found and fixed: each drawing moves pictures of a fixed shape a little, and formats would differ by what was written before them."""
+    with matplotlib.rc_context(STYLE):
+        for _ in range(3):
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
 
 
 def _save(figure: Figure, target: Path) -> Path:

@@ -29,8 +29,7 @@ def draw(bands: Columns) -> Figure:
     pipelines = among(bands, PIPELINES)
     cohorts = values(bands, "cohort")
     cuts = edges(bands)
-    columns = min(3, len(cohorts))
-    lines = -(-len(cohorts) // columns)
+    lines, columns = style.panels(len(cohorts))
     figure = style.page(style.WIDE if columns == 3 else 3.6 * columns, 0.45 + 2.3 * lines)
     first = None
     for place, cohort in enumerate(cohorts):
@@ -60,9 +59,8 @@ def draw(bands: Columns) -> Figure:
             axes.tick_params(labelleft=False)
         else:
             axes.set_ylabel("confidence $-$ accuracy")
-        if place >= len(cohorts) - columns:
-            axes.set_xlabel("distance to the label boundary; share of voxels")
     assert first is not None
+    figure.supxlabel("distance to the label boundary; share of voxels", fontsize=8)
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(pipelines), 7 if columns == 3 else 4), frameon=False, columnspacing=1, handlelength=2.2)
     return figure

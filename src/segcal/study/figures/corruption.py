@@ -1,14 +1,16 @@
-"""Figure 7: one image clean and shifted. Pictures: all five kinds of photometric corruption, strong. Volumes: one slice under each artefact, from the examples. Source: K26
-Figure 7.
+"""Figure 7: one image clean and shifted. Pictures: all five kinds of photometric corruption, strong. Volumes: one slice under each artefact, from the examples.
 
-For pictures only the clean example is needed: the corruptions are made again, and are those of its file name.
+For pictures only the clean example is needed: the corruptions are made again, and are those of its file name. Grey pictures of 8 bits share one scale, the square root of the
+value, so that brightness and fog show; volumes, whose units an artefact loses, are each on a scale of their own. Source: K26 Figure 7.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -45,7 +47,10 @@ def draw(shown: Sequence[tuple[str, Picture]]) -> Figure:
     side = min(style.WIDE / columns, 3.0 * width / height)
     figure = style.page(side * columns, lines * (side * height / width + 0.25))
     grid = figure.add_gridspec(lines, columns, wspace=0.02)
+    common = None
+    if all(image.ndim == 2 and image.dtype == np.uint8 for _, image in shown):
+        common = PowerNorm(0.5, min(int(image.min()) for _, image in shown), max(int(image.max()) for _, image in shown))
     for place, (title, image) in enumerate(shown):
         axes = figure.add_subplot(grid[place // columns, place % columns])
-        style.picture(axes, image, f"({'abcdefghijklmnopqrstuvwxyz'[place % 26]})  {title}")
+        style.picture(axes, image, f"({string.ascii_lowercase[place % 26]})  {title}", common)
     return figure

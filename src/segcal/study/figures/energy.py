@@ -35,8 +35,9 @@ def draw(examples: Sequence[Example]) -> Figure:
     """From examples of one cohort, an example a column."""
     limits = extent(examples)
     count = len(examples)
-    width = min(style.WIDE / count, 3.2)
-    tall = max(e.image.shape[0] / e.image.shape[1] for e in examples) * width * 0.95
+    aspect = max(e.image.shape[0] / e.image.shape[1] for e in examples)
+    width = min(style.WIDE / count, 3.2, style.TALL / (2 * aspect))
+    tall = aspect * width * 0.95
     figure = style.page(width * count + 0.5, 2 * tall + 0.7)
     grid = figure.add_gridspec(2, count, hspace=0.02, wspace=0.03)
     maps = []

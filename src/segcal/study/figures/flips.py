@@ -44,9 +44,8 @@ def keys() -> list[Patch]:
 @style.styled
 def draw(examples: Sequence[Example], classes: Sequence[str], background: int | None) -> Figure:
     """From examples of one cohort, an example a row."""
-    width = style.WIDE / 3
-    heights = [width * e.image.shape[0] / e.image.shape[1] for e in examples]
-    figure = style.page(style.WIDE, sum(heights) + 0.4 + 0.22 * len(examples))
+    width, heights = style.cells(examples)
+    figure = style.page(3 * width + 0.35, sum(heights) + 0.3 + 0.24 * len(examples))
     grid = figure.add_gridspec(len(examples), 3, height_ratios=heights, wspace=0.02)
     for row, e in enumerate(examples):
         axes = [figure.add_subplot(grid[row, k]) for k in range(3)]

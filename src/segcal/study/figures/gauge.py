@@ -48,8 +48,8 @@ def outputs(offset: float) -> dict[str, NDArray[np.float64]]:
 @style.styled
 def draw(example: Example, number_of_classes: int) -> Figure:
     """From one example of the test cohort."""
-    tall = 2.2 * example.image.shape[0] / example.image.shape[1]
-    figure = style.page(style.WIDE, 2.25 + min(tall, 3.4))
+    tall = 2.3 * example.image.shape[0] / example.image.shape[1]
+    figure = style.page(style.WIDE, 2.65 + min(tall, 3.4))
     grid = figure.add_gridspec(2, 1, height_ratios=(1.75, min(tall, 3.4)))
     upper = grid[0].subgridspec(1, 4)
     results = [outputs(k) for k in OFFSETS]
@@ -77,5 +77,5 @@ def draw(example: Example, number_of_classes: int) -> Figure:
     bar.outline.set_visible(False)
     flips.overlay(maps[2], example, number_of_classes)
     maps[2].set_title(f"(c)  labels flipped by MS: {flips.share(example, number_of_classes):.2%}")
-    maps[2].legend(handles=flips.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False, columnspacing=1, handletextpad=0.4)
+    figure.legend(handles=flips.keys(), loc="outside lower right", ncols=2, frameon=False)
     return figure

@@ -7,7 +7,7 @@ empty, and every figure says what it needs by raising Absent, which `write` repo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,6 @@ class Results:
     examples: Sequence[Example] = ()
     classes: Sequence[str] = ()
     background: int | None = None
-    titles: Mapping[str, str] = field(default_factory=dict)
 
     def table(self, name: str) -> Columns:
         """A table with at least one row; Absent otherwise."""

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from segcal.study.figures import style
@@ -30,17 +32,18 @@ def mean_ace(pooled: Columns, cohort: str) -> dict[str, float]:
     return {p: float(np.nanmean(v)) for p, v in means.items() if np.isfinite(v).any()}
 
 
-def chosen_of(ace: Mapping[str, float]) -> dict[str, list[str]]:
+def chosen_of(ace: Mapping[str, float]) -> dict[str, str]:
     """Pipelines to draw, each with what it is; Absent where nothing calibrated has a number."""
     calibrated = {p: v for p, v in ace.items() if p not in UNCALIBRATED}
     if not calibrated:
         raise Absent("no calibrated pipeline with an ACE")
     best = min(calibrated, key=lambda p: calibrated[p])
     kept = {p: v for p, v in calibrated.items() if p.split("(")[0] in ORDER_PRESERVING}
-    out: dict[str, list[str]] = {p: [] for p in ("p0", "pbar" if "pbar" in best else "zbar") if p in ace}
-    out.setdefault(best, []).append("best")
-    if kept:
-        out.setdefault(min(kept, key=lambda p: kept[p]), []).append("best that keeps the order")
+    ordered = min(kept, key=lambda p: kept[p]) if kept else ""
+    out = dict.fromkeys([p for p in ("p0", "pbar" if "pbar" in best else "zbar") if p in ace], "")
+    out[best] = ", lowest ACE and order kept" if best == ordered else ", lowest ACE"
+    if ordered:
+        out.setdefault(ordered, ", order kept")
     return out
 
 
@@ -63,32 +66,35 @@ def draw(curves: Columns, pooled: Columns) -> Figure:
     """From the tables `curves` and `pooled`."""
     chosen = chosen_of(mean_ace(pooled, TEST))
     cohorts = values(curves, "cohort")
-    columns = min(3, len(cohorts))
-    lines = -(-len(cohorts) // columns)
-    side = 2.9 if columns < 3 else style.WIDE / 3
-    figure = style.page(columns * side, lines * (side + 0.1))
+    lines, columns = style.panels(len(cohorts))
+    side = {1: 3.4, 2: 2.8}.get(columns, style.WIDE / 3)
+    figure = style.page(columns * side, lines * (side + 0.3) + (0.6 if columns == 1 else 0.3))
+    drawn = {(c, p): curve(rows(curves, cohort=c, pipeline=p)) for c in cohorts for p in chosen}
+    start = min((float(min(x.min(), extent.min())) for x, _, extent in drawn.values() if x.size), default=0.0)
+    low = np.floor(10 * start) / 10
+    keys: dict[str, Line2D] = {}
     for place, cohort in enumerate(cohorts):
         axes = figure.add_subplot(lines, columns, place + 1)
         axes.plot([0, 1], [0, 1], color=style.GREY, lw=0.9, ls=(0, (4, 3)), zorder=1)
         ace = mean_ace(pooled, cohort)
-        start = 1.0
-        for pipeline, roles in chosen.items():
-            x, y, extent = curve(rows(curves, cohort=cohort, pipeline=pipeline))
+        for pipeline, role in chosen.items():
+            x, y, extent = drawn[cohort, pipeline]
             if not x.size:
                 continue
             how = style.look(pipeline)
-            start = min(start, float(x.min()), float(extent.min()))
-            role = f"\n{' and '.join(roles)}" if roles and place == 0 else ""
-            axes.plot(x, y, color=how.color, marker=how.marker, ms=3.6, lw=1.1, ls=how.line, label=f"{style.named(pipeline)} ({ace.get(pipeline, np.nan):.3f}){role}")
+            axes.plot(x, y, color=how.color, marker=how.marker, ms=3.6, lw=1.1, ls=how.line, label=f"({ace.get(pipeline, np.nan):.3f})")
+            keys.setdefault(style.named(pipeline) + role, axes.get_lines()[-1])
             axes.vlines(x, *extent, color=how.color, lw=1.2)
-        low = np.floor(10 * start) / 10
         axes.set(xlim=(low, 1.01), ylim=(low, 1.01), title=cohort)
         axes.set_aspect("equal")
         axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
-        axes.legend(loc="lower right", frameon=False, fontsize=6.5, handlelength=1.8, borderaxespad=0.2)
+        # below the label of the axis, whatever the panel's size
+        below = axes.transAxes + ScaledTranslation(0, -32 / 72, figure.dpi_scale_trans)
+        numbers = {"ncols": 4, "frameon": False, "fontsize": 7, "handlelength": 1.3, "handletextpad": 0.3, "columnspacing": 0.7, "borderaxespad": 0}
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, **numbers).set_in_layout(False)
         if place % columns == 0:
             axes.set_ylabel("accuracy")
-        if place >= len(cohorts) - columns:
-            axes.set_xlabel("confidence")
+        axes.set_xlabel("confidence\n\n", labelpad=1)
+    figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=columns if columns < 3 else len(keys), frameon=False)
     return figure

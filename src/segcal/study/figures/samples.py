@@ -13,15 +13,9 @@ from segcal.study.figures.material import Example
 @style.styled
 def draw(examples: Sequence[Example], classes: Sequence[str], background: int | None) -> Figure:
     """From examples of one cohort."""
-    return picture_rows(examples, classes, background)
-
-
-def picture_rows(examples: Sequence[Example], classes: Sequence[str], background: int | None) -> Figure:
-    """Image, labels, decision."""
-    width = style.WIDE / 3
-    heights = [width * e.image.shape[0] / e.image.shape[1] for e in examples]
+    width, heights = style.cells(examples)
     keys = style.class_keys(classes, background)
-    figure = style.page(style.WIDE, sum(heights) + 0.3 + 0.22 * -(-len(keys) // 6))
+    figure = style.page(3 * width + 0.35, sum(heights) + 0.3 + 0.06 * len(examples) + 0.22 * -(-len(keys) // 6))
     grid = figure.add_gridspec(len(examples), 3, height_ratios=heights, hspace=0.02, wspace=0.02)
     for row, e in enumerate(examples):
         axes = [figure.add_subplot(grid[row, k]) for k in range(3)]

@@ -36,7 +36,7 @@ def draw(scores: Columns) -> Figure:
     draws = np.random.default_rng(0)
     for row, (pipeline, v) in enumerate(found.items()):
         how = style.look(pipeline)
-        axes.scatter(v, row + draws.uniform(-0.28, 0.28, v.size), s=5, color=how.color, alpha=0.35, lw=0, zorder=1)
+        axes.scatter(v, row + draws.uniform(-0.28, 0.28, v.size), s=7, color=how.color, alpha=0.6, lw=0, zorder=1)
         low, q1, median, q3, high = np.percentile(v, [5, 25, 50, 75, 95])
         axes.hlines(row, low, high, color="#202020", lw=0.9, zorder=2)
         axes.barh(row, q3 - q1, 0.5, left=q1, facecolor=(1, 1, 1, 0.55), edgecolor="#202020", lw=0.9, zorder=3)

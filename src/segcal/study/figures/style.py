@@ -18,12 +18,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from segcal.report.figures import GREY, STYLE, WIDE
+from segcal.study.figures.material import Example
 
 __all__ = [
     "BLACK",
@@ -41,6 +42,7 @@ __all__ = [
     "named",
     "overlaid",
     "page",
+    "panels",
     "picture",
     "shown",
     "styled",
@@ -51,6 +53,8 @@ INDIGO, WINE, OLIVE = "#332288", "#882255", "#999933"
 CLASSES = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#AA4499", "#44AA99", "#E69F00", "#882255", "#999933", "#332288", "#DDDDDD", "#D55E00")
 FIELD = "cividis"
 GRID = "#e3e3e3"
+TALL = 7.0
+FINE = 480
 
 LOOKS = {
     "p0": (GREY, "o"),
@@ -118,13 +122,26 @@ def page(width: float, height: float) -> Figure:
     return figure
 
 
-def picture(axes: Axes, image: NDArray[Any], title: str = "") -> None:
-    """A picture (H, W) in grey from its darkest to its brightest value, or (H, W, 3) in colour."""
+def picture(axes: Axes, image: NDArray[Any], title: str = "", scale: Normalize | None = None) -> None:
+    """A picture (H, W) in grey, on `scale` or from its darkest to its brightest value, or (H, W, 3) in colour."""
     if image.ndim == 2:
-        axes.imshow(image, cmap="gray", interpolation="nearest")
+        axes.imshow(image, cmap="gray", norm=scale, interpolation="nearest")
     else:
         axes.imshow(shown(image), interpolation="nearest")
     bare(axes, title)
+
+
+def panels(count: int) -> tuple[int, int]:
+    """Lines and columns for so many panels."""
+    columns = 2 if count == 4 else min(3, count)
+    return -(-count // columns), columns
+
+
+def cells(examples: Sequence[Example]) -> tuple[float, list[float]]:
+    """Width of three pictures side by side, and the height of each example's line, on a page of at most `TALL` inches of pictures."""
+    aspects = [e.image.shape[0] / e.image.shape[1] for e in examples]
+    width = min((WIDE - 0.35) / 3, TALL / sum(aspects))
+    return width, [width * a for a in aspects]
 
 
 def bare(axes: Axes, title: str = "") -> None:
@@ -145,8 +162,11 @@ def shown(image: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def overlaid(image: NDArray[Any], labels: NDArray[Any], classes: int, background: int | None, opacity: float = 0.45) -> NDArray[np.float64]:
-    """The picture with classes in their colours and dark outlines (H, W, 3); background and what is no class stay as they are."""
-    out = 0.92 * shown(image)
+    """The picture with classes in their colours and outlines (k H, k W, 3), k = 1 or more; background and what is no class stay as they are."""
+    # coarse pictures on finer pixels, so that outlines are thin
+    fine = max(1, FINE // min(labels.shape))
+    labels = labels.repeat(fine, 0).repeat(fine, 1)
+    out = 0.92 * shown(image).repeat(fine, 0).repeat(fine, 1)
     inside = (labels >= 0) & (labels < classes)
     for k in range(classes):
         if k != background:
@@ -155,7 +175,8 @@ def overlaid(image: NDArray[Any], labels: NDArray[Any], classes: int, background
     edge = np.zeros(labels.shape, bool)
     edge[:-1] |= labels[:-1] != labels[1:]
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    out[edge & inside] *= 0.35
+    # light outlines on grey pictures, which are mostly dark, and dark ones on colour
+    out[edge & inside] = 0.25 * out[edge & inside] + 0.75 if image.ndim == 2 else 0.35 * out[edge & inside]
     return out
 
 
