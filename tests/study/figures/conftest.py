@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segcal.study.figures import Columns, Example, Results
+from segcal.study.figures import Columns, Example, Material
 
 PIPELINES = ("p0", "pbar", "zbar", "TS(zbar)", "ETS(pbar)", "MS(zbar)", "MSc(zbar)", "LTS(zbar)", "LTS(logS(zbar))", "CDC(zbar)", "CMSop(pbar)")
 COHORTS = ("test", "mild", "strong")
@@ -28,7 +28,7 @@ def example(case: str, cohort: str, colour: bool, seed: int) -> Example:
     image = rng.integers(0, 120, (30, 40, 3) if colour else (30, 40), np.uint8) + (60 * labels[..., None] if colour else 60 * labels).astype(np.uint8)
     labels = labels.copy()
     labels[-1] = 255
-    return Example(f"{cohort}-{case}", cohort, case, image, labels, decision, rng.normal(5, 1, (30, 40)), rng.random((30, 40)) < 0.05)
+    return Example(f"{cohort}-{case}", cohort, case, labels, decision, image, rng.normal(5, 1, (30, 40)), rng.random((30, 40)) < 0.05)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def table_of() -> Callable[[str, list[tuple[Any, ...]]], Columns]:
 
 
 @pytest.fixture(scope="session")
-def results() -> Results:
+def results() -> Material:
     """Everything there is."""
     rng = np.random.default_rng(0)
     scores, pooled, curves, bands, sizes, sizes_pooled = [], [], [], [], [], []
@@ -69,4 +69,4 @@ def results() -> Results:
         "sizes_pooled": columns("size repeat pipeline metric value", sizes_pooled),
     }
     examples = [example(case, cohort, case == "a", 3 * k + level) for k, case in enumerate("ab") for level, cohort in enumerate(COHORTS)]
-    return Results(tables, examples, ("background", "disc", "square"), 0)
+    return Material(tables, examples, ("background", "disc", "square"), 0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from segcal.study.figures import Results, bands, bins, corruption, energy, flips, gauge, reliability, sizes, spread
+from segcal.errors import UnreadableError
+from segcal.shift import photometric
+from segcal.study import results as tidy
+from segcal.study.figures import Material, bands, bins, corruption, energy, flips, gauge, reliability, sizes, spread, style
 from segcal.study.figures.material import Absent, Columns, among, by_repeat, rows
 
 Table = Callable[[str, list[tuple[Any, ...]]], Columns]
@@ -28,7 +32,7 @@ def test_gauge_only_ms_sees_the_offset() -> None:
     assert np.allclose(gauge.constrained(gauge.MATRIX).sum(1), 1)
 
 
-def test_flips_are_shares_of_labelled_pixels(results: Results) -> None:
+def test_flips_are_shares_of_labelled_pixels(results: Material) -> None:
     e = results.examples[0]
     flipped = np.zeros_like(e.flipped)
     flipped[0, :6] = True
@@ -37,7 +41,7 @@ def test_flips_are_shares_of_labelled_pixels(results: Results) -> None:
     assert np.isnan(flips.share(replace(e, labels=np.full_like(e.labels, 255)), 3))
 
 
-def test_energy_without_a_number(results: Results) -> None:
+def test_energy_without_a_number(results: Material) -> None:
     with pytest.raises(Absent, match="no finite free energy"):
         energy.draw([replace(results.examples[0], energy=np.full((30, 40), np.nan))])
 
@@ -51,12 +55,12 @@ def test_sizes_are_paired_by_repeat_and_case(table_of: Table) -> None:
     assert (sizes.reference([5, 50, 99]), sizes.reference([5, 25, 40])) == (50, 40)
 
 
-def test_one_size_is_no_figure(results: Results) -> None:
+def test_one_size_is_no_figure(results: Material) -> None:
     with pytest.raises(Absent, match="only one calibration set size"):
         sizes.draw(rows(results.table("sizes"), size=5), results.table("sizes_pooled"))
 
 
-def test_bins_show_mean_and_extent(results: Results) -> None:
+def test_bins_show_mean_and_extent(results: Material) -> None:
     figure = bins.draw(results.table("scores"), results.table("pooled"))
     second = figure.axes[1]
     heights = [p.get_height() for p in second.patches]
@@ -95,7 +99,7 @@ def test_reliability_over_repeats(table_of: Table) -> None:
     assert np.allclose(extent, [[0.4, 1.0], [0.8, 1.0]])
 
 
-def test_reliability_prints_mean_ace(results: Results) -> None:
+def test_reliability_prints_mean_ace(results: Material) -> None:
     figure = reliability.draw(results.table("curves"), results.table("pooled"))
     ace = reliability.mean_ace(results.table("pooled"), "mild")
     shown = texts(figure)
@@ -104,9 +108,9 @@ def test_reliability_prints_mean_ace(results: Results) -> None:
     assert {"test", "mild", "strong"} <= set(shown)
 
 
-def test_bands_show_the_gap(results: Results) -> None:
+def test_bands_show_the_gap(results: Material) -> None:
     figure = bands.draw(results.table("bands"))
-    line = next(entry for entry in figure.axes[1].get_lines() if entry.get_label() == r"TS($\bar z$)")
+    line = next(entry for entry in figure.axes[1].get_lines() if entry.get_label() == style.named("TS(zbar)"))
     one = rows(results.table("bands"), cohort="mild", pipeline="TS(zbar)", low=0.0)
     assert line.get_ydata()[0] == pytest.approx((one["confidence"] - one["accuracy"]).mean())
     assert "from 15\n25%" in texts(figure)
@@ -117,16 +121,37 @@ def test_spread_is_by_image(table_of: Table) -> None:
     assert spread.by_image(table).tolist() == [2.0, 2.0]
 
 
-def test_corruption_shows_all_kinds_on_pictures_and_cohorts_on_volumes(results: Results) -> None:
-    assert [title for title, _ in corruption.pictures(results.examples)] == ["clean", "noise", "blur", "brightness", "jpeg", "fog"]
-    volumes = [replace(e, image=e.image.astype(np.float32), cohort="motion" if e.cohort == "mild" else e.cohort) for e in results.examples if e.cohort in ("test", "mild")]
-    assert [title for title, _ in corruption.pictures(volumes)] == ["clean", "motion"]
-    with pytest.raises(Absent, match="clean and of a shifted"):
-        corruption.pictures([e for e in results.examples if e.cohort == "test"])
-    with pytest.raises(Absent, match="no case"):
-        corruption.pictures([v for v in volumes if (v.case, v.cohort) in (("a", "test"), ("b", "motion"))])
+def test_corruption_shows_all_kinds_on_pictures_and_samples_of_volumes(results: Material) -> None:
+    clean = [e for e in results.examples if e.cohort == "test"]
+    shown = corruption.pictures(clean, ["test", "mild"])
+    assert [title for title, _ in shown] == ["clean", "noise", "blur", "brightness", "jpeg", "fog"]
+    assert np.array_equal(shown[4][1], photometric.choose(f"{clean[0].case}.png", "strong", kind="jpeg").apply(clean[0].image))
+    scaled = [replace(e, image=e.image / np.float32(255)) for e in clean if e.image is not None]
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(shown, corruption.pictures(scaled, ["mild"]), strict=True))
+    moved = replace(clean[0], cohort="motion")
+    assert [title for title, _ in corruption.pictures([*clean, moved], ["test", "motion"])] == ["clean", "motion"]
+    for examples, cohorts in ((clean, ["test"]), (clean, ["motion"]), ([replace(e, image=None) for e in clean], ["mild"]), ([], ["mild"])):
+        with pytest.raises(Absent, match="no image of a clean test case"):
+            corruption.pictures(examples, cohorts)
 
 
-def test_pipelines_that_are_not_there(results: Results) -> None:
+def test_material_of_a_finished_study(tmp_path: Path) -> None:
+    arrays = {"labels": np.zeros((3, 4), int), "decision": np.ones((3, 4), int), "flipped": np.ones((3, 4), bool)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    tables = {"samples": tidy.table("samples", [{"name": "a", "cohort": "test", "case": "c", "file": "a.npz"}]), "pooled": tidy.table("pooled", [{"cohort": "test", "value": 0.5}])}
+    finished = tidy.Finished(tmp_path, {"classes": ["x", "y"], "background": None}, tables)
+    found = Material.of(finished)
+    assert (found.classes, found.background, found.tables["pooled"]["value"].tolist()) == (("x", "y"), None, [0.5])
+    (one,) = found.of_clean("flipped")
+    assert (one.case, one.image, one.energy, one.decision.tolist()) == ("c", None, None, arrays["decision"].tolist())
+    assert one.seen.shape == (3, 4)
+    with pytest.raises(Absent, match="with energy"):
+        found.of_clean("energy")
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(UnreadableError, match=r"a\.npz"):
+        Material.of(finished)
+
+
+def test_pipelines_that_are_not_there(results: Material) -> None:
     with pytest.raises(Absent, match="none of the pipelines"):
         among(results.table("scores"), ["bogus"])

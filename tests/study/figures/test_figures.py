@@ -12,7 +12,7 @@ from PIL import Image
 
 from segcal.errors import OutputError
 from segcal.study import figures
-from segcal.study.figures import FIGURES, Results, Written
+from segcal.study.figures import FIGURES, Material, Written
 
 NEEDS = {
     "figure5-sizes": "sizes",
@@ -24,7 +24,7 @@ NEEDS = {
 
 
 @pytest.fixture(scope="module")
-def written(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(results: Material, tmp_path_factory: pytest.TempPathFactory) -> Written:
     return figures.write(results, tmp_path_factory.mktemp("figures") / "deep" / "figures")
 
 
@@ -48,7 +48,7 @@ def test_something_is_drawn_and_nothing_is_cut_off(name: str, written: Written) 
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_the_same_results_give_the_same_bytes(name: str, written: Written, results: Results, tmp_path: Path) -> None:
+def test_the_same_results_give_the_same_bytes(name: str, written: Written, results: Material, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "FIGURES", {name: FIGURES[name]})
         again = figures.write(results, tmp_path, (".svg",))
@@ -56,7 +56,7 @@ def test_the_same_results_give_the_same_bytes(name: str, written: Written, resul
 
 
 @pytest.mark.parametrize("name", ["figure4-flips", "figure8-reliability"])
-def test_a_format_does_not_depend_on_what_was_written_before(name: str, written: Written, results: Results, tmp_path: Path) -> None:
+def test_a_format_does_not_depend_on_what_was_written_before(name: str, written: Written, results: Material, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "FIGURES", {name: FIGURES[name]})
         again = figures.write(results, tmp_path, (".png", ".pdf"))
@@ -64,7 +64,7 @@ def test_a_format_does_not_depend_on_what_was_written_before(name: str, written:
     assert again.paths[name][1].read_bytes() == written.paths[name][1].read_bytes()
 
 
-def test_a_process_with_other_settings_gives_the_same_figure(written: Written, results: Results, tmp_path: Path) -> None:
+def test_a_process_with_other_settings_gives_the_same_figure(written: Written, results: Material, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}), pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "FIGURES", {"bands": FIGURES["bands"]})
@@ -73,7 +73,7 @@ def test_a_process_with_other_settings_gives_the_same_figure(written: Written, r
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_figure_without_its_data_is_left_out_and_said(results: Results, tmp_path: Path) -> None:
+def test_a_figure_without_its_data_is_left_out_and_said(results: Material, tmp_path: Path) -> None:
     for name, table in NEEDS.items():
         lacking = replace(results, tables={k: v for k, v in results.tables.items() if k != table})
         with pytest.MonkeyPatch.context() as patch:
@@ -83,19 +83,19 @@ def test_a_figure_without_its_data_is_left_out_and_said(results: Results, tmp_pa
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:
-    found = figures.write(Results({}), tmp_path / "figures")
+    found = figures.write(Material({}), tmp_path / "figures")
     assert set(found.absent) == set(FIGURES)
     assert dict(found.paths) == {}
     assert not (tmp_path / "figures").exists()
 
 
-def test_a_folder_that_cannot_be_written(results: Results, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(results: Material, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         figures.write(results, tmp_path / "file" / "figures", (".svg",))
 
 
-def test_one_network_and_one_repeat_are_enough(results: Results, tmp_path: Path) -> None:
+def test_one_network_and_one_repeat_are_enough(results: Material, tmp_path: Path) -> None:
     """A study with one repeat has intervals over its cases only, and no spread over repeats."""
     one = replace(results, tables={name: {c: v[t["repeat"] == 0] for c, v in t.items()} for name, t in results.tables.items()})
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Figures of a study, one file each, from its tidy tables and examples alone, written as SVG, PDF and PNG.
+"""Figures of a study, one file each, from its tidy tables and samples alone, written as SVG, PDF and PNG.
 
     gauge         1  logits with an offset, free energy, flipped labels
     samples       2  images with labels and decision laid over
@@ -28,10 +28,10 @@ from matplotlib.figure import Figure
 from segcal import journal
 from segcal.report.figures import RESOLUTION
 from segcal.study.figures import bands, bins, corruption, energy, flips, gauge, reliability, samples, sizes, spread
-from segcal.study.figures.material import TEST, Absent, Columns, Example, Results
+from segcal.study.figures.material import Absent, Columns, Example, Material, values
 from segcal.study.figures.style import STYLE
 
-__all__ = ["FIGURES", "Columns", "Example", "Results", "Written", "write"]
+__all__ = ["FIGURES", "Columns", "Example", "Material", "Written", "write"]
 
 MOST = 3
 """Most examples in one figure."""
@@ -39,14 +39,14 @@ MOST = 3
 METADATA: Mapping[str, Mapping[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 """Formats, and what is left out of each so that the same figure gives the same file."""
 
-FIGURES: Mapping[str, Callable[[Results], Figure]] = {
-    "figure1-gauge": lambda r: gauge.draw(r.of(TEST)[0], len(r.classes)),
-    "figure2-samples": lambda r: samples.draw(r.of(TEST)[:MOST], r.classes, r.background),
-    "figure3-energy": lambda r: energy.draw(r.of(TEST)[:MOST]),
-    "figure4-flips": lambda r: flips.draw(r.of(TEST)[:MOST], r.classes, r.background),
+FIGURES: Mapping[str, Callable[[Material], Figure]] = {
+    "figure1-gauge": lambda r: gauge.draw(r.of_clean("energy", "flipped")[0], len(r.classes)),
+    "figure2-samples": lambda r: samples.draw(r.of_clean("image")[:MOST], r.classes, r.background),
+    "figure3-energy": lambda r: energy.draw(r.of_clean("energy")[:MOST]),
+    "figure4-flips": lambda r: flips.draw(r.of_clean("flipped")[:MOST], r.classes, r.background),
     "figure5-sizes": lambda r: sizes.draw(r.table("sizes"), r.table("sizes_pooled")),
     "figure6-bins": lambda r: bins.draw(r.table("scores"), r.table("pooled")),
-    "figure7-corruption": lambda r: corruption.draw(corruption.pictures(r.examples)),
+    "figure7-corruption": lambda r: corruption.draw(corruption.pictures(r.examples, values(r.table("scores"), "cohort"))),
     "figure8-reliability": lambda r: reliability.draw(r.table("curves"), r.table("pooled")),
     "bands": lambda r: bands.draw(r.table("bands")),
     "spread": lambda r: spread.draw(r.table("scores")),
@@ -62,7 +62,7 @@ class Written:
     absent: Mapping[str, str]
 
 
-def write(results: Results, folder: str | os.PathLike[str], endings: tuple[str, ...] = tuple(METADATA)) -> Written:
+def write(results: Material, folder: str | os.PathLike[str], endings: tuple[str, ...] = tuple(METADATA)) -> Written:
     """Draw every figure whose data are there into `folder`. OutputError where it cannot be written."""
     paths: dict[str, tuple[Path, ...]] = {}
     absent: dict[str, str] = {}

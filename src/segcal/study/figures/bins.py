@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segcal.statistics import hierarchical_bootstrap
+from segcal.study.configuration import CLEAN
 from segcal.study.figures import style
-from segcal.study.figures.material import TEST, Columns, among, by_repeat, rows
+from segcal.study.figures.material import Columns, among, by_repeat, rows
 
 PIPELINES = ("zbar", "TS(zbar)", "MS(zbar)", "MSc(zbar)", "LTS(zbar)", "CDC(zbar)")
 ECE = {20: "ece_20", 30: "ece_30", 40: "ece_40", 50: "ece"}
@@ -26,7 +27,7 @@ Bar = tuple[float, float, float]
 @style.styled
 def draw(scores: Columns, pooled: Columns) -> Figure:
     """From the tables `scores` and `pooled`, on the clean test cases."""
-    by_case, by_pool = rows(scores, cohort=TEST), rows(pooled, cohort=TEST)
+    by_case, by_pool = rows(scores, cohort=CLEAN), rows(pooled, cohort=CLEAN)
     pipelines = among(by_case, PIPELINES)
     figure = style.page(style.WIDE, 2.9)
     first, second = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)

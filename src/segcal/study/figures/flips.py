@@ -21,13 +21,15 @@ RIGHT, WRONG = style.VERMILION, style.BLUE
 
 def share(example: Example, classes: int) -> float:
     """Share of labelled pixels whose label flips; NaN for none labelled."""
+    assert example.flipped is not None
     valid = (example.labels >= 0) & (example.labels < classes)
     return float(example.flipped[valid].mean()) if valid.any() else float("nan")
 
 
 def overlay(axes: Axes, example: Example, classes: int) -> None:
     """Flips on a pale image."""
-    out = 0.55 + 0.4 * style.shown(example.image).mean(2, keepdims=True).repeat(3, axis=2)
+    assert example.flipped is not None
+    out = 0.55 + 0.4 * style.shown(example.seen).mean(2, keepdims=True).repeat(3, axis=2)
     valid = (example.labels >= 0) & (example.labels < classes) & example.flipped
     right = example.decision == example.labels
     out[valid & right] = to_rgb(RIGHT)
@@ -49,8 +51,8 @@ def draw(examples: Sequence[Example], classes: Sequence[str], background: int | 
     grid = figure.add_gridspec(len(examples), 3, height_ratios=heights, wspace=0.02)
     for row, e in enumerate(examples):
         axes = [figure.add_subplot(grid[row, k]) for k in range(3)]
-        style.picture(axes[0], e.image, "image" if row == 0 else "")
-        style.picture(axes[1], style.overlaid(e.image, e.labels, len(classes), background), "labels" if row == 0 else "")
+        style.picture(axes[0], e.seen, "image" if row == 0 else "")
+        style.picture(axes[1], style.overlaid(e.seen, e.labels, len(classes), background), "labels" if row == 0 else "")
         overlay(axes[2], e, len(classes))
         axes[2].set_title(f"flipped: {share(e, len(classes)):.2%} of the pixels")
         axes[0].set_ylabel(e.case, fontsize=7)

@@ -48,7 +48,7 @@ def outputs(offset: float) -> dict[str, NDArray[np.float64]]:
 @style.styled
 def draw(example: Example, number_of_classes: int) -> Figure:
     """From one example of the test cohort."""
-    tall = 2.3 * example.image.shape[0] / example.image.shape[1]
+    tall = 2.3 * example.seen.shape[0] / example.seen.shape[1]
     figure = style.page(style.WIDE, 2.65 + min(tall, 3.4))
     grid = figure.add_gridspec(2, 1, height_ratios=(1.75, min(tall, 3.4)))
     upper = grid[0].subgridspec(1, 4)
@@ -70,7 +70,7 @@ def draw(example: Example, number_of_classes: int) -> Figure:
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     lower = grid[1].subgridspec(1, 3)
     maps = [figure.add_subplot(lower[k]) for k in range(3)]
-    style.picture(maps[0], example.image, "image")
+    style.picture(maps[0], example.seen, "image")
     shown = energy.field(maps[1], example, None)
     maps[1].set_title("(b)  free energy of the mean logits")
     bar = figure.colorbar(shown, ax=maps[1], shrink=0.85, pad=0.02)

@@ -6,6 +6,7 @@ empty, and every figure says what it needs by raising Absent, which `write` repo
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Columns = Mapping[str, NDArray[Any]]
+from segcal.errors import UnreadableError
+from segcal.study.configuration import CLEAN
+from segcal.study.results import Finished
 
-TEST = "test"
-"""The cohort of clean held-out cases."""
+Columns = Mapping[str, NDArray[Any]]
 
 
 class Absent(Exception):  # noqa: N818  # no error: a figure that has nothing to show
@@ -25,26 +27,50 @@ class Absent(Exception):  # noqa: N818  # no error: a figure that has nothing to
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A case to show: image (H, W) or (H, W, 3), labels (H, W) with anything but a class index for ignored pixels, decision (H, W), free energy (H, W), flipped (H, W)."""
+    """A case to show: labels (H, W) with anything but a class index where not scored, decision, energy and flipped (H, W), image (H, W) or (H, W, 3) of bytes or in [0, 1].
+
+    What a study does not know (no images named, no raw logits, no matrix scaling) is None.
+    """
 
     name: str
     cohort: str
     case: str
-    image: NDArray[Any]
     labels: NDArray[Any]
     decision: NDArray[Any]
-    energy: NDArray[Any]
-    flipped: NDArray[np.bool_]
+    image: NDArray[Any] | None = None
+    energy: NDArray[Any] | None = None
+    flipped: NDArray[np.bool_] | None = None
+
+    @property
+    def seen(self) -> NDArray[Any]:
+        """The image, or a grey field where the study has none."""
+        return np.full(self.labels.shape, 128, np.uint8) if self.image is None else self.image
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
-    """Tidy tables by name, examples, class names and the index of the background."""
+class Material:
+    """Tidy tables by name, examples, class names and the index of the background; `of` takes them from a finished study."""
 
     tables: Mapping[str, Columns]
     examples: Sequence[Example] = ()
     classes: Sequence[str] = ()
     background: int | None = None
+
+    @classmethod
+    def of(cls, finished: Finished) -> Material:
+        """What a finished study holds. UnreadableError for a sample that cannot be read."""
+        tables = {name: {column: one[column].to_numpy() for column in one.column_names} for name, one in finished.tables.items()}
+        examples = []
+        for row in finished.rows("samples"):
+            path = finished.folder / row["file"]
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    examples.append(Example(row["name"], row["cohort"], row["case"], **arrays))
+            except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                raise UnreadableError(
+                    str(path), found="no sample of a study", expected="arrays for pictures", do="Delete it and run the study again: it re-uses what is done."
+                ) from error
+        return cls(tables, examples, tuple(finished.about["classes"]), finished.about["background"])
 
     def table(self, name: str) -> Columns:
         """A table with at least one row; Absent otherwise."""
@@ -53,11 +79,11 @@ class Results:
             raise Absent(f"no rows in the table '{name}'")
         return found
 
-    def of(self, cohort: str) -> list[Example]:
-        """Examples of a cohort; Absent for none."""
-        found = [e for e in self.examples if e.cohort == cohort]
+    def of_clean(self, *needed: str) -> list[Example]:
+        """Examples of clean test cases that have what is needed; Absent for none."""
+        found = [e for e in self.examples if e.cohort == CLEAN and all(getattr(e, name) is not None for name in needed)]
         if not found:
-            raise Absent(f"no example of the cohort '{cohort}'")
+            raise Absent("no sample of a clean test case" + "".join(f" with {name}" for name in needed))
         return found
 
 

@@ -17,8 +17,9 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
+from segcal.study.configuration import CLEAN
 from segcal.study.figures import style
-from segcal.study.figures.material import TEST, Absent, Columns, rows, values
+from segcal.study.figures.material import Absent, Columns, rows, values
 
 UNCALIBRATED = ("p0", "pbar", "zbar")
 ORDER_PRESERVING = ("TS", "ETS", "LTS", "CMSop")
@@ -64,7 +65,7 @@ def curve(table: Columns) -> tuple[NDArray[np.float64], NDArray[np.float64], NDA
 @style.styled
 def draw(curves: Columns, pooled: Columns) -> Figure:
     """From the tables `curves` and `pooled`."""
-    chosen = chosen_of(mean_ace(pooled, TEST))
+    chosen = chosen_of(mean_ace(pooled, CLEAN))
     cohorts = values(curves, "cohort")
     lines, columns = style.panels(len(cohorts))
     side = {1: 3.4, 2: 2.8}.get(columns, style.WIDE / 3)

@@ -19,9 +19,9 @@ def draw(examples: Sequence[Example], classes: Sequence[str], background: int | 
     grid = figure.add_gridspec(len(examples), 3, height_ratios=heights, hspace=0.02, wspace=0.02)
     for row, e in enumerate(examples):
         axes = [figure.add_subplot(grid[row, k]) for k in range(3)]
-        style.picture(axes[0], e.image, "" if row else "image")
+        style.picture(axes[0], e.seen, "" if row else "image")
         for place, field, title in ((axes[1], e.labels, "labels"), (axes[2], e.decision, "decision of the ensemble")):
-            style.picture(place, style.overlaid(e.image, field, len(classes), background), "" if row else title)
+            style.picture(place, style.overlaid(e.seen, field, len(classes), background), "" if row else title)
         axes[0].set_ylabel(e.case, fontsize=7)
     figure.legend(handles=keys, loc="outside lower center", ncols=min(6, len(keys)), frameon=False, handlelength=1, handletextpad=0.4, columnspacing=1)
     return figure

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from segcal.study.configuration import CLEAN
 from segcal.study.figures import style
-from segcal.study.figures.material import TEST, Absent, Columns, rows, values
+from segcal.study.figures.material import Absent, Columns, rows, values
 
 
 def by_image(table: Columns) -> NDArray[np.float64]:
@@ -26,7 +27,7 @@ def by_image(table: Columns) -> NDArray[np.float64]:
 @style.styled
 def draw(scores: Columns) -> Figure:
     """From the table `scores`, on the clean test cases."""
-    table = rows(scores, cohort=TEST, metric="ece")
+    table = rows(scores, cohort=CLEAN, metric="ece")
     found = {p: by_image(rows(table, pipeline=p)) for p in values(table, "pipeline")}
     found = {p: v for p, v in found.items() if v.size}
     if not found:

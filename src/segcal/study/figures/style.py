@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from segcal.report.figures import GREY, STYLE, WIDE
 from segcal.study.figures.material import Example
+from segcal.study.tables.names import RECIPE, symbol
 
 __all__ = [
     "BLACK",
@@ -92,15 +93,13 @@ def look(pipeline: str) -> Look:
 
 
 def named(pipeline: str) -> str:
-    """The name of a pipeline as the papers set it."""
-    calibrator, given = _parts(pipeline)
-    inner = {"zbar": r"$\bar z$", "pbar": r"$\bar p$", "p0": "$p_0$", "logS(zbar)": r"log S($\bar z$)"}
-    head = re.sub(r"^(CMS|MS)(ap|op|c)$", r"\1$_{\\mathrm{\2}}$", calibrator)
-    return f"{head}({inner.get(given, given)})" if given else inner.get(calibrator, head)
+    """A pipeline as the tables print it."""
+    printed = symbol(pipeline)
+    return printed.latex or printed.plain
 
 
 def _parts(pipeline: str) -> tuple[str, str]:
-    found = re.fullmatch(r"(\w+)\((.+)\)", pipeline)
+    found = re.fullmatch(r"(\w+)\((.+)\)", pipeline.removesuffix(RECIPE))
     return (found[1], found[2]) if found else (pipeline, "")
 
 
@@ -139,7 +138,7 @@ def panels(count: int) -> tuple[int, int]:
 
 def cells(examples: Sequence[Example]) -> tuple[float, list[float]]:
     """Width of three pictures side by side, and the height of each example's line, on a page of at most `TALL` inches of pictures."""
-    aspects = [e.image.shape[0] / e.image.shape[1] for e in examples]
+    aspects = [e.labels.shape[0] / e.labels.shape[1] for e in examples]
     width = min((WIDE - 0.35) / 3, TALL / sum(aspects))
     return width, [width * a for a in aspects]
 
