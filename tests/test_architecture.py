@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pooling", "places"),
     ("accumulate", "cases"),
     ("surroundings",),
-    ("sources", "sinks", "engines", "objectives", "solvers", "calibrators", "metrics", "splits", "statistics", "simulate"),
+    ("sources", "sinks", "engines", "objectives", "solvers", "calibrators", "metrics", "splits", "statistics", "simulate", "shift"),
     ("fitting", "training"),
     ("recipe",),
     ("methods",),

@@ -27,7 +27,7 @@ def test_help_names_every_command_in_the_order_of_use_and_no_other(segcal: Any) 
     said = segcal("--help")
     assert said.code == 0
     commands = said.out[said.out.index("Commands") :]
-    places = [commands.index(f" {name} ") for name in ("demo", "check", "fit", "evaluate", "apply", "audit", "inspect")]
+    places = [commands.index(f" {name} ") for name in ("demo", "check", "fit", "evaluate", "apply", "audit", "corrupt", "inspect")]
     assert places == sorted(places)
     assert not any(f"│ {absent} " in said.out for absent in ("study", "export"))
 

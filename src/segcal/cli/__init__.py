@@ -1,4 +1,4 @@
-"""The command line: `segcal demo | check | fit | evaluate | apply | audit | study | merge | inspect | methods`; a short file a command.
+"""The command line: `segcal demo | check | fit | evaluate | apply | audit | corrupt | study | merge | inspect | methods`; a short file a command.
 
 `run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted.
 An error of segcal is one message on stderr; `--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only.
@@ -18,7 +18,7 @@ from types import FrameType
 import cyclopts
 
 from segcal import __version__
-from segcal.cli import apply, audit, check, demo, evaluate, fit, inspect, merge, methods, study
+from segcal.cli import apply, audit, check, corrupt, demo, evaluate, fit, inspect, merge, methods, study
 from segcal.cli.console import error, escaped
 from segcal.errors import SegcalError
 
@@ -61,6 +61,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     evaluate.evaluate,
     apply.apply,
     audit.audit,
+    corrupt.corrupt,
     study.study,
     merge.merge,
     inspect.inspect,

@@ -1,0 +1,63 @@
+"""`segcal corrupt`: images as another camera or scanner might have taken them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from segcal.cli.common import AS_USUAL, Running
+from segcal.cli.console import Output
+
+
+def corrupt(
+    images: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    severity: Literal["mild", "strong"] | None = None,
+    kind: Literal["noise", "blur", "brightness", "jpeg", "fog"] | None = None,
+    artefact: Literal["bias", "motion", "ghosting", "spike"] | None = None,
+    replicates: Annotated[int, Parameter(show_default=False)] = 1,
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(show_default=False)] = False,
+    running: Running = AS_USUAL,
+) -> int:
+    """Write corrupted copies of images, to see how a calibrator does where it was not fitted.
+
+    Run the network on the copies, then evaluate the calibrator fitted on clean images, with the labels as they are. Pictures (PNG, TIFF, JPEG) take --severity: one of Gaussian
+    noise, blur, brightness, JPEG and fog is chosen by each file's name, the same for mild and strong. NIfTI volumes take --artefact, which needs: pip install "segcal[torchio]".
+
+        segcal corrupt IMAGES -o STRONG --severity strong
+        segcal corrupt VOLUMES -o MOTION --artefact motion
+
+    Names stay; JPEG files come out as PNG, and volumes as float32 in [0, 1]. OUT/corruptions.csv says what was done
+    to each file and is written last; OUT/segcal.json says with what.
+
+    Parameters
+    ----------
+    images
+        A folder of pictures, or of NIfTI volumes.
+    output
+        The folder to write to; made if missing.
+    severity
+        How much (Table 6 of the paper): noise of .03 or .10 of white, a 5 x 5 or 13 x 13 blur, brightness times 1.2 or 1.8, JPEG quality 60 or 10, fog .1 or .5.
+    kind
+        One kind of corruption for all pictures, instead of the choice by file name.
+    artefact
+        The MRI artefact for volumes: a smooth bias field, motion of the subject, ghosts, or a spike in k-space.
+    replicates
+        Random replicates of the artefact a volume; more than one go to OUT/replicate0, OUT/replicate1, ...
+    seed
+        Another seed chooses and draws anew.
+    overwrite
+        Write into a folder that holds files already.
+    """
+    from segcal.cli import corrupting
+
+    out = Output(running.quiet, running.json)
+    done = corrupting.run(images, output, corrupting.work_of(severity, kind, artefact, replicates, seed), overwrite=overwrite, quiet=running.quiet)
+    done.show(out)
+    out.json(done.to_json())
+    return 0
