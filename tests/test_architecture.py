@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "segcal"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("guarantees", "journal", "experts", "intra_order"),
+    ("guarantees", "journal", "experts", "intra_order", "ranking"),
     ("scores",),
     ("head",),
     ("pooling", "places"),

@@ -18,6 +18,7 @@ from torch.nn.functional import logsigmoid
 
 from segcal import scores as scores_
 from segcal.errors import LabelError, UsageError
+from segcal.ranking import winner
 from segcal.scores import Kind
 
 NO_TARGET = -1
@@ -81,7 +82,7 @@ class Softmax:
 
     def decide(self, scores: Tensor, kind: Kind) -> Tensor:
         """The class each part decides for, shape (1, n), from the scores as given; ties to the lowest index."""
-        return scores.argmax(0)[None]
+        return winner(scores)[None]
 
     def ranking(self, scores: Tensor, kind: Kind) -> Tensor:
         """Numbers (rows, n) in the order of the scores as given, ties to the lowest index: what `decide` and a ranking of the classes are read off."""
@@ -98,7 +99,7 @@ class Softmax:
 
     def label_map(self, probabilities: Tensor) -> Tensor:
         """The label map a user publishes for delivered probabilities (C, n): int64 (n,)."""
-        return probabilities.argmax(0)
+        return winner(probabilities)
 
     def to_json(self) -> dict[str, Any]:
         """A plain description, from which `from_json` makes the same head."""

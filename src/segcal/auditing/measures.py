@@ -21,6 +21,7 @@ from torch import Tensor
 
 from segcal.accumulate import Array, Count, ExactSum, Leaf, Max, Mergeable
 from segcal.head import Head, Regions
+from segcal.ranking import winner
 from segcal.scores import FLOOR, Kind
 
 Parts = tuple[Tensor, ...]
@@ -76,7 +77,7 @@ class Preservation:
         ties, plain_ties = np.zeros(2, np.int64), np.zeros(2, np.int64)
         parts = zip(scores_by_part(scores, kind, self.head), scores_by_part(delivered, "probs", self.head), scores_by_part(plain, "probs", self.head), strict=True)
         for before, after, softmax in parts:
-            old, new = before.argmax(0), after.argmax(0)
+            old, new = winner(before), winner(after)
             moved = old != new
             if bool(moved.any()):
                 changed |= moved
@@ -89,9 +90,9 @@ class Preservation:
                     swapped |= wrong.any(0)
                     order_gap = max(order_gap, float(difference.abs()[wrong].max()))
                 distinct = above | below
-                winner = (old == a)[None] | (old[None] == torch.arange(a + 1, len(before))[:, None])
-                ties += _tied(distinct & (difference == 0), winner)
-                plain_ties += _tied(distinct & (softmax[a] == softmax[a + 1 :]), winner)
+                top = (old == a)[None] | (old[None] == torch.arange(a + 1, len(before))[:, None])
+                ties += _tied(distinct & (difference == 0), top)
+                plain_ties += _tied(distinct & (softmax[a] == softmax[a + 1 :]), top)
         decision = self.head.decide(scores, kind)
         decided = decision.sum(1) if isinstance(self.head, Regions) else torch.bincount(decision[0], minlength=self.head.channels)
         return {
@@ -155,7 +156,7 @@ class Movement:
         """Partial sums of one block as it was and as shifted."""
         change = _change(base.delivered, moved.delivered)
         old, new = (scores_by_part(v.delivered, "probs", self.head) for v in (base, moved))
-        labels = torch.stack([a.argmax(0) != b.argmax(0) for a, b in zip(old, new, strict=True)]).any(0)
+        labels = torch.stack([winner(a) != winner(b) for a, b in zip(old, new, strict=True)]).any(0)
         known = base.exact is not None and moved.exact is not None
         softmax = base.plain.float(), moved.plain.float()
         return {

@@ -29,6 +29,7 @@ from segcal.journal import Scratch
 from segcal.metrics.energy import FreeEnergySpread
 from segcal.metrics.flips import Flips
 from segcal.places import NOWHERE
+from segcal.ranking import winner
 
 Key = str | tuple[str, int] | Probe
 
@@ -115,7 +116,7 @@ class AuditedCase:
         self._add("saturation", Saturation(head).fold(scores, kind))
         before = scores_by_part(scores, kind, head)
         after = scores_by_part(p, "probs", head)
-        moved = torch.stack([a.argmax(0) != b.argmax(0) for a, b in zip(before, after, strict=True)]).any(0)
+        moved = torch.stack([winner(a) != winner(b) for a, b in zip(before, after, strict=True)]).any(0)
         at = torch.arange(block.start, block.start + block.voxels)[inside]
         self.changed.append(at[moved])
         label = head.decide(scores, kind)[0] if isinstance(head, Softmax) else head.label_map(head.decide(scores, kind).double())
@@ -135,7 +136,7 @@ class AuditedCase:
         after = scores_by_part(p, "probs", head)
         for part in range(len(head.parts)):
             # neither measure looks at log-probabilities; the delivered ones stand in for them
-            own = Rows(block.case, block.start, p, targets[part], after[part].argmax(0), decision[part], None if energy is None else energy[keep])
+            own = Rows(block.case, block.start, p, targets[part], winner(after[part]), decision[part], None if energy is None else energy[keep])
             if self.plan.flips:
                 self._add(("flips", part), Flips(len(head.part_classes(part))).fold(own))
             if part == 0:

@@ -26,6 +26,7 @@ from segcal.errors import ShapeError, UsageError
 from segcal.guarantees import Guarantees, weakest
 from segcal.head import Head, Regions
 from segcal.pooling import Pool
+from segcal.ranking import winner
 from segcal.scores import Kind
 from segcal.surroundings import Grid, Surroundings
 
@@ -300,7 +301,7 @@ class ThroughPart:
         given = rows.log_probs.scatter(0, rows.decision[None], torch.inf)
         mapped = self.calibrator.map_part(self.part, rows.log_probs, rows.free_energy, given, self.temperature)
         if not self.calibrator.keeps_label:
-            return replace(rows, log_probs=mapped, decision=mapped.argmax(0))
+            return replace(rows, log_probs=mapped, decision=winner(mapped))
         if isinstance(self.calibrator.head, Regions):
             inside = rows.decision.bool()
             half = torch.full_like(mapped[0], 0.5).log()

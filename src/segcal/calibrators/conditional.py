@@ -16,6 +16,7 @@ from segcal.calibrators.maps import Map
 from segcal.errors import UsageError
 from segcal.experts import COORDINATES, Coordinates, Margins, Scores, margins_form
 from segcal.guarantees import Guarantees, Status
+from segcal.ranking import descending, winner
 
 TOLERANCE = 1e-12
 
@@ -55,24 +56,23 @@ class ConditionalMap(Map):
         """log S(u), (C, n), u from the expert of each voxel."""
         ranking = log_probs if given is None else given
         weight, bias = self.weight.to(log_probs.dtype), self.bias.to(log_probs.dtype)
-        winner = ranking.argmax(0)
+        decided = winner(ranking)
         if not self.coordinates.ranked:
-            return torch.log_softmax(self._routed(log_probs, winner, weight, bias), 0)
-        # stable, so that ties keep the order of the classes; over rows of one voxel, which is much the faster way round
-        places = ranking.T.contiguous().sort(dim=1, descending=True, stable=True).indices.T
-        u = self._routed(log_probs.gather(0, places), winner, weight, bias)
+            return torch.log_softmax(self._routed(log_probs, decided, weight, bias), 0)
+        places = descending(ranking)
+        u = self._routed(log_probs.gather(0, places), decided, weight, bias)
         return torch.log_softmax(torch.zeros_like(u).scatter(0, places, u), 0)
 
-    def _routed(self, x: Tensor, winner: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _routed(self, x: Tensor, decided: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores of the experts, in the order of the rows."""
         if torch.compiler.is_compiling():
             out = torch.zeros_like(x)
             for e in range(weight.shape[0]):
-                out = torch.where((winner == e)[None], self._expert(x, e, weight, bias), out)
+                out = torch.where((decided == e)[None], self._expert(x, e, weight, bias), out)
             return out
-        order = winner.argsort(stable=True)
+        order = decided.argsort(stable=True)
         out, at = torch.empty_like(x), 0
-        for e, count in enumerate(torch.bincount(winner, minlength=weight.shape[0]).tolist()):
+        for e, count in enumerate(torch.bincount(decided, minlength=weight.shape[0]).tolist()):
             if count:
                 index = order[at : at + count]
                 out[:, index] = self._expert(x[:, index], e, weight, bias)

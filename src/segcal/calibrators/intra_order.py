@@ -15,6 +15,7 @@ from segcal.calibrators.maps import Map
 from segcal.errors import UsageError
 from segcal.guarantees import Guarantees
 from segcal.intra_order import Layers, scores, shapes
+from segcal.ranking import descending
 
 
 class IntraOrderMap(Map):
@@ -48,7 +49,7 @@ class IntraOrderMap(Map):
         """log S(u), (C, n)."""
         ranking = log_probs if given is None else given
         # stable, so that ties keep the order of the classes
-        places = ranking.T.contiguous().sort(dim=1, descending=True, stable=True).indices.T
+        places = descending(ranking)
         layers = [(w.to(log_probs.dtype), b.to(log_probs.dtype)) for w, b in self.layers]
         u = scores(log_probs.gather(0, places), layers)
         return torch.log_softmax(torch.zeros_like(u).scatter(0, places, u), 0)

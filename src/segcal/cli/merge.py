@@ -18,6 +18,7 @@ def merge(parts: list[Path], /, *, output: Annotated[Path, Parameter(name=["--ou
     result is the same as that of one run.
 
         segcal merge PART1 PART2 PART3 -o STUDY
+        segcal merge SHARED -o SHARED
 
     Parameters
     ----------

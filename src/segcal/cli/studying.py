@@ -91,6 +91,8 @@ def merge(parts: Sequence[Path], output: Path, engine: Engine) -> Finished:
 def show(out: Output, results: Finished) -> None:
     """The clean test cases in one table, and where everything lies."""
     out.show(_overview(results), "Test cases, means over images and repeats (ACE over all voxels of a repeat)")
+    for note in results.notes:
+        out.text(f"note: {note}", "yellow")
     out.text(f"written: {results.folder}/results, tables and figures")
     out.json({"folder": str(results.folder), "tables": {name: one.num_rows for name, one in results.tables.items()}})
 

@@ -22,6 +22,7 @@ from segcal.cases import Prepared, Rows
 from segcal.engines.ask import Level
 from segcal.engines.pinned import CHUNK_ROWS, CaseFile, Pinned, Shelf, Stored
 from segcal.head import Softmax
+from segcal.ranking import descending, winner
 
 EXPERT_ROWS = 2**13
 
@@ -120,8 +121,8 @@ class Filed:
         x, targets = rows.log_probs, rows.targets
         if self.ranked:
             # the winner comes first even where float32 ties it with another
-            places = x.scatter(0, rows.decision[None], torch.inf).T.argsort(dim=1, descending=True, stable=True).T
-            x, targets = x.gather(0, places), (places == targets[None]).to(torch.uint8).argmax(0)
+            places = descending(x.scatter(0, rows.decision[None], torch.inf))
+            x, targets = x.gather(0, places), winner(places == targets[None])
         order = rows.decision.argsort(stable=True)
         out, at = [], 0
         for expert, count in enumerate(torch.bincount(rows.decision).tolist()):

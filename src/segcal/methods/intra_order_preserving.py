@@ -24,6 +24,7 @@ from segcal.intra_order import scores, shapes, unpacked
 from segcal.methods.method import ByEpochs, FittedMap, Method
 from segcal.methods.temperature_scaling import temperatures
 from segcal.objectives import IntraOrderNLL
+from segcal.ranking import descending
 from segcal.recipe import Parameterisation
 from segcal.recipe.descent import Descent, put, split_of
 from segcal.recipe.parameterisation import Stage, parameter, softplus_inverse
@@ -138,7 +139,8 @@ class Net(Parameterisation):
         return (self.stage,)
 
     def forward(self, features: Tensor) -> Tensor:
-        x, places = features.sort(dim=0, descending=True, stable=True)
+        places = descending(features)
+        x = features.gather(0, places)
         u = scores(x, unpacked(self.stage.theta, self.classes, self.stage.hidden))
         return torch.log_softmax(torch.zeros_like(u).scatter(0, places, u), 0)
 

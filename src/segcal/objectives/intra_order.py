@@ -16,6 +16,7 @@ from segcal.accumulate import Array, Count, ExactSum, Leaf
 from segcal.cases import Rows
 from segcal.intra_order import scores, unpacked
 from segcal.objectives.evaluation import COLUMNS, Evaluation
+from segcal.ranking import descending, winner
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class IntraOrderNLL:
         """Sums over the rows of a block."""
         value, gradient = 0.0, torch.zeros(len(self.theta), dtype=torch.float64)
         for low in range(0, rows.voxels, COLUMNS):
-            x, places = rows.log_probs[:, low : low + COLUMNS].sort(dim=0, descending=True, stable=True)
-            rank = (places == rows.targets[None, low : low + COLUMNS]).int().argmax(0)
+            given = rows.log_probs[:, low : low + COLUMNS]
+            places = descending(given)
+            x, rank = given.gather(0, places), winner(places == rows.targets[None, low : low + COLUMNS])
             with torch.set_grad_enabled(self.order > 0):
                 theta = torch.tensor(self.theta, dtype=torch.float64, requires_grad=self.order > 0)
                 total = -torch.log_softmax(scores(x, unpacked(theta, self.classes, self.hidden)), 0).gather(0, rank[None]).sum()

@@ -19,6 +19,7 @@ from segcal.accumulate import Accumulator
 from segcal.calibrators import ConditionalMap, Map
 from segcal.experts import Coordinates, Gaps, Margins, Scores
 from segcal.objectives import AffineNLL, ConditionalNLL, experts_odir, odir
+from segcal.ranking import descending, winner
 from segcal.recipe.experts import ArgmaxExpert, ConeExpert, DirichletExpert, Expert, OrderExpert
 from segcal.recipe.parameterisation import Parameterisation, Stage
 from segcal.solvers.bounded import bounded_gap
@@ -94,9 +95,9 @@ class Conditional(Parameterisation):
 
     def forward(self, features: Tensor) -> Tensor:
         out = torch.empty_like(features)
-        winner = features.argmax(0)
+        decided = winner(features)
         for e, expert in enumerate(self.stage.each):
-            mine = torch.nonzero(winner == e).flatten()
+            mine = torch.nonzero(decided == e).flatten()
             x = features[:, mine]
             places = self._order(x, e)
             out[:, mine] = torch.zeros_like(x).scatter(0, places, expert(x.gather(0, places)))
@@ -110,7 +111,7 @@ class Conditional(Parameterisation):
     def _order(self, x: Tensor, expert: int) -> Tensor:
         """Classes in the expert's canonical order, (C, n)."""
         if isinstance(self.coordinates, Gaps):
-            return x.sort(dim=0, descending=True, stable=True).indices
+            return descending(x)
         classes = torch.arange(self.classes)
         first = classes if isinstance(self.coordinates, Scores) else torch.cat([classes[expert : expert + 1], classes[classes != expert]])
         return first[:, None].expand(-1, x.shape[1])

@@ -63,16 +63,24 @@ def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int) -> dict[s
                 values[label].append({"case": case, "group": groups.get(case, case), "metric": metric, "value": value})
             for key, state in states.items():
                 merged[label][key] = state if key not in merged[label] else accumulate.merge(keys[key], merged[label][key], state)
+    sized = {p.name for p in design.configuration.sized()} if cohort == CLEAN else set()
     for label, (name, size) in labels.items():
         if not merged[label]:
             continue
-        about = {"repeat": repeat, "pipeline": name} | ({"cohort": cohort} if size is None else {"size": size})
-        out["scores" if size is None else "sizes"] += [{**about, **row} for row in values[label]]
+        about = {"repeat": repeat, "pipeline": name}
         parts = _parts(design, keys, merged[label])
-        out["pooled" if size is None else "sizes_pooled"] += [{**about, "metric": metric, "value": value} for metric, value in _pooled(design, parts).items()]
+        pooled = [{**about, "metric": metric, "value": value} for metric, value in _pooled(design, parts).items()]
+        if size is not None or name in sized:
+            # the main fit is one of the sizes
+            by_size = {**about, "size": design.configuration.split.calibration if size is None else size}
+            out["sizes"] += [{**by_size, **row} for row in values[label]]
+            out["sizes_pooled"] += [{**row, **by_size} for row in pooled]
         if size is None:
-            out["curves"] += [{**about, **row} for row in _curve(keys, merged[label], len(parts))]
-            out["bands"] += [{**about, **row} for row in _bands(keys, merged[label], len(parts))]
+            here = {**about, "cohort": cohort}
+            out["scores"] += [{**here, **row} for row in values[label]]
+            out["pooled"] += [{**row, **here} for row in pooled]
+            out["curves"] += [{**here, **row} for row in _curve(keys, merged[label], len(parts))]
+            out["bands"] += [{**here, **row} for row in _bands(keys, merged[label], len(parts))]
     return out
 
 

@@ -77,11 +77,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A study's tidy `tables` by name, its own record `about` (classes, configuration, versions), and the `folder` they lie in."""
+    """A study's tidy `tables` by name, its own record `about` (classes, configuration, versions), and the `folder` they lie in; `notes`: what was left out, and why."""
 
     folder: Path
     about: Mapping[str, Any]
     tables: Mapping[str, pa.Table]
+    notes: tuple[str, ...] = ()
 
     def rows(self, name: str) -> Rows:
         """A table as plain rows; none where there is nothing."""

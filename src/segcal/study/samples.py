@@ -1,8 +1,8 @@
-"""Arrays for pictures: a few test cases of the first repeat, as 2-D images or the slice of a volume that shows the most.
+"""Arrays for pictures: a few test cases of the first repeat, clean and as other cohorts have them, as 2-D images or the slice of a volume that shows the most.
 
-`samples/NAME.npz` holds image (H, W) or (H, W, 3) float32 in [0, 1] where the study names images, labels (H, W) int64 (-1: not scored), decision (H, W) of the mean of logits,
-energy (H, W) float64 where raw logits are known, and flipped (H, W) bool: where `FLIPPING` changed the label in the first repeat, if the study has it.
-Cases are spread evenly over the test cases by name. Volumes: the plane of the last axis with the most voxels that are not of the commonest label.
+`samples/NAME.npz` holds image (H, W) or (H, W, 3) where the study names images (bytes as they are, anything else scaled to [0, 1] by its own range), labels (H, W) int64 (-1: not
+scored), decision (H, W) of the mean of logits, energy (H, W) float64 where raw logits are known, and flipped (H, W) bool: where `FLIPPING` changed the label in the first repeat,
+if the study has it. Cases are spread evenly over the test cases by name. Volumes: the plane of the last axis with the most voxels that are not of the commonest label.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from segcal import journal
 from segcal.calibrators import Calibrator
 from segcal.cases import SCORED, CaseReader
 from segcal.engines import Engine
+from segcal.ranking import winner
 from segcal.splits import TEST
-from segcal.study.configuration import CLEAN
 from segcal.study.design import Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import VIEWS
@@ -38,17 +38,18 @@ def sample(design: Design, folder: Path, engine: Engine) -> Rows:
     count = min(design.configuration.samples, len(ids))
     chosen = [ids[k * len(ids) // count] for k in range(count)]
     calibrator = loaded(folder, design.arms[0]).get(FLIPPING)
-    view = VIEWS["zbar"].of(design.clean)
     rows = []
-    for case in chosen:
-        name = f"{CLEAN}-{case}"
-        file = Path("samples") / f"{name}.npz"
-        if not (folder / file).is_file():
-            index = next(i for i, c in enumerate(view) if c.id == case)
-            with engine.scratch(view) as scratch, view.open(index, scratch) as reader, journal.atomic(folder / file) as temporary:
-                found: dict[str, Any] = dict(arrays(reader, calibrator, energy=design.has_energy))
-                np.savez_compressed(temporary, **found)
-        rows.append({"name": name, "cohort": CLEAN, "case": case, "file": str(file)})
+    for cohort in design.cohorts:
+        view = VIEWS["zbar"].of(design.cohorts[cohort])
+        at = {c.id: i for i, c in enumerate(view)}
+        for case in (c for c in chosen if c in at):
+            name = f"{cohort}-{case}"
+            file = Path("samples") / f"{name}.npz"
+            if not (folder / file).is_file():
+                with engine.scratch(view) as scratch, view.open(at[case], scratch) as reader, journal.atomic(folder / file) as temporary:
+                    found: dict[str, Any] = dict(arrays(reader, calibrator, energy=design.has_energy))
+                    np.savez_compressed(temporary, **found)
+            rows.append({"name": name, "cohort": cohort, "case": case, "file": str(file)})
     return rows
 
 
@@ -71,7 +72,7 @@ def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -
         if calibrator is not None:
             temperatures = None if local is None else [None if t is None else t.read(start, stop) for t in local]
             rows = calibrator.map_rows(head.canonical(block.scores, block.kind), head.free_energy(block.scores, block.kind), head.ranking(block.scores, block.kind), temperatures)
-            columns["flipped"].append((rows[head.slice(0)].argmax(0) != decision).numpy())
+            columns["flipped"].append((winner(rows[head.slice(0)]) != decision).numpy())
     whole = {name: np.concatenate(parts).reshape(shape) for name, parts in columns.items()}
     if "image" in case.fields:
         assert reader.fields is not None
@@ -81,7 +82,7 @@ def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -
 
 
 def _plane(values: NDArray[Any], labels: NDArray[Any], name: str) -> NDArray[Any]:
-    """The plane to show; an image scaled to [0, 1], one channel or three."""
+    """The plane to show; an image as bytes or scaled to [0, 1], one channel or three."""
     if labels.ndim > 2:
         common = np.bincount(labels[labels >= 0].ravel()).argmax()
         best = int(((labels >= 0) & (labels != common)).sum(tuple(range(labels.ndim - 1))).argmax())
@@ -89,5 +90,6 @@ def _plane(values: NDArray[Any], labels: NDArray[Any], name: str) -> NDArray[Any
     if name != "image":
         return values
     low, high = float(values.min()), float(values.max())
-    scaled = ((values - low) / (high - low if high > low else 1)).astype(np.float32)
-    return scaled[..., 0] if scaled.shape[-1] != 3 else scaled
+    octets = low >= 0 and high <= 255 and high > 1 and bool((values == np.rint(values)).all())
+    shown = values.astype(np.uint8) if octets else ((values - low) / (high - low if high > low else 1)).astype(np.float32)
+    return shown[..., 0] if shown.shape[-1] != 3 else shown

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from segcal import journal
 from segcal.calibrators.files import versions
 from segcal.engines import Engine
 from segcal.errors import MissingError, UnreadableError, UsageError
-from segcal.study import fits, results
+from segcal.shift.photometric import BANK
+from segcal.study import figures, fits, results
 from segcal.study.configuration import Configuration
 from segcal.study.design import Design, design
 from segcal.study.gathering import gather
@@ -30,6 +32,9 @@ from segcal.study.tables import Results as Tabulated
 from segcal.study.tables import write as write_tables
 
 RECORD = "study.json"
+BANK_AS_DATA = {kind: {str(severity): vars(change) for severity, change in by_severity.items()} for kind, by_severity in BANK.items()}
+"""Parameters of the corruptions, for their table."""
+
 KEPT = ("fits", "scores", "energy")
 """What parts have to be joined of."""
 
@@ -78,8 +83,9 @@ def finish(found: Design, folder: Path, engine: Engine) -> Finished:
     tables["samples"] = results.table("samples", sample(found, folder, engine))
     results.write(folder / "results", tables)
     finished = Finished(folder, _told(folder), tables)
-    write_tables([Tabulated.of(finished)], folder / "tables")
-    return finished
+    write_tables([Tabulated.of(finished)], folder / "tables", bank=BANK_AS_DATA)
+    drawn = figures.write(figures.Material.of(finished), folder / "figures")
+    return replace(finished, notes=tuple(f"{name} is left out: {why}" for name, why in drawn.absent.items()))
 
 
 def repeats_of(part: tuple[int, int], repeats: int) -> frozenset[int]:

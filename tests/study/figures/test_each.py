@@ -14,7 +14,7 @@ from segcal.errors import UnreadableError
 from segcal.shift import photometric
 from segcal.study import results as tidy
 from segcal.study.figures import Material, bands, bins, corruption, energy, flips, gauge, reliability, sizes, spread, style
-from segcal.study.figures.material import Absent, Columns, among, by_repeat, rows
+from segcal.study.figures.material import Absent, Columns, among, interval, rows
 
 Table = Callable[[str, list[tuple[Any, ...]]], Columns]
 
@@ -47,9 +47,10 @@ def test_energy_without_a_number(results: Material) -> None:
 
 
 def test_sizes_are_paired_by_repeat_and_case(table_of: Table) -> None:
-    table = table_of("size repeat case value", [(5, 0, "a", 3.0), (5, 0, "b", 5.0), (50, 0, "b", 1.0), (50, 0, "a", 2.0), (5, 1, "c", 7.0), (50, 1, "c", 7.5), (50, 1, "d", 0.0)])
-    assert [d.tolist() for d in sizes.paired(table, 5, 50)] == [[1.0, 4.0], [-0.5]]
-    assert [d.tolist() for d in sizes.paired(table, 50, 50)] == [[0.0, 0.0], [0.0, 0.0]]
+    given = [(5, 0, "a", 3.0), (5, 0, "b", 5.0), (50, 0, "b", 1.0), (50, 0, "a", 2.0), (5, 1, "c", 7.0), (50, 1, "c", 7.5), (50, 1, "d", 0.0)]
+    table = table_of("size repeat case value group", [(*row, row[2]) for row in given])
+    assert sizes.paired(table, 5, 50)["value"].tolist() == [1.0, 4.0, -0.5]
+    assert sizes.paired(table, 50, 50)["value"].tolist() == [0.0] * 4
     pooled = table_of("size repeat value", [(5, 0, 3.0), (5, 1, 2.0), (50, 1, 0.5), (50, 0, 1.0), (5, 2, 9.0)])
     assert sizes.pooled(pooled, 5, 50).tolist() == [2.0, 1.5]
     assert (sizes.reference([5, 50, 99]), sizes.reference([5, 25, 40])) == (50, 40)
@@ -69,7 +70,7 @@ def test_bins_show_mean_and_extent(results: Material) -> None:
     first_bar = second.collections[0].get_segments()[0]
     assert first_bar[:, 1].tolist() == [chosen.min(), chosen.max()]
     ece = rows(results.table("scores"), cohort="test", metric="ece_20", pipeline="zbar")
-    assert figure.axes[0].patches[0].get_height() == pytest.approx(np.mean([r.mean() for r in by_repeat(ece)]))
+    assert figure.axes[0].patches[0].get_height() == pytest.approx(interval(ece).mean)
 
 
 def test_reliability_chooses_the_best_and_merges_equals() -> None:

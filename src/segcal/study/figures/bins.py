@@ -11,10 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from segcal.statistics import hierarchical_bootstrap
 from segcal.study.configuration import CLEAN
 from segcal.study.figures import style
-from segcal.study.figures.material import Columns, among, by_repeat, rows
+from segcal.study.figures.material import Columns, among, interval, rows
 
 PIPELINES = ("zbar", "TS(zbar)", "MS(zbar)", "MSc(zbar)", "LTS(zbar)", "CDC(zbar)")
 ECE = {20: "ece_20", 30: "ece_30", 40: "ece_40", 50: "ece"}
@@ -39,7 +38,7 @@ def draw(scores: Columns, pooled: Columns) -> Figure:
 
 
 def _bootstrapped(table: Columns, pipeline: str, metric: str) -> Bar:
-    found = hierarchical_bootstrap(by_repeat(rows(table, pipeline=pipeline, metric=metric)))
+    found = interval(rows(table, pipeline=pipeline, metric=metric))
     return found.mean, found.low, found.high
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.errors import UnreadableError
+from segcal.statistics import ByGroup, Estimate, Resamples
 from segcal.study.configuration import CLEAN
 from segcal.study.results import Finished
 
@@ -105,9 +106,9 @@ def values(table: Columns, column: str) -> list[Any]:
     return list(dict.fromkeys(table[column].tolist()))
 
 
-def by_repeat(table: Columns, column: str = "value") -> list[NDArray[np.float64]]:
-    """The column repeat by repeat, in the order of repeats and, within one, of rows."""
-    return [np.asarray(rows(table, repeat=r)[column], np.float64) for r in sorted(values(table, "repeat"))]
+def interval(table: Columns) -> Estimate:
+    """Mean of repeat means of `value` over rows of repeats, cases and groups, with the interval that the tables have (groups and repeats resampled)."""
+    return Resamples(ByGroup(repeats=True), table["repeat"].tolist(), table["case"].tolist(), table["group"].tolist()).interval(table["value"])
 
 
 def among(table: Columns, wanted: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Figure 5: what the size of the calibration set changes, as differences to a reference size, paired by repeat and case.
 
-NLL, ECE and BA-ECE: mean difference with a two-level bootstrap interval (95 %). ACE, one number a repeat: mean and [min, max]. The reference size is 50 where it was fitted,
-else the largest. A case that is missing on one side, or NaN, is dropped. Source: K26 Figure 5, Appendix F.
+NLL, ECE and BA-ECE: mean difference with a bootstrap interval over groups and repeats (95 %). ACE, one number a repeat: mean and [min, max]. The reference size is 50 where it
+was fitted, else the largest. A case that is missing on one side, or NaN, is dropped. Source: K26 Figure 5, Appendix F.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from segcal.statistics import hierarchical_bootstrap
 from segcal.study.figures import style
-from segcal.study.figures.material import Absent, Columns, among, rows, values
+from segcal.study.figures.material import Absent, Columns, among, interval, rows, values
 
 PIPELINES = ("TS(zbar)", "MS(zbar)", "MSc(zbar)", "LTS(zbar)", "CDC(zbar)")
 BY_CASE = {"nll": "NLL", "ece": "ECE", "ba_ece": "BA-ECE"}
@@ -27,14 +26,14 @@ def reference(sizes: Sequence[int]) -> int:
     return USUAL if USUAL in sizes else max(sizes)
 
 
-def paired(table: Columns, size: int, base: int) -> list[NDArray[np.float64]]:
-    """Differences of one pipeline and metric to the size `base`, repeat by repeat, case by case."""
-    out = []
-    for repeat in sorted(set(values(rows(table, size=size), "repeat")) & set(values(rows(table, size=base), "repeat"))):
-        now, was = (rows(table, size=s, repeat=repeat) for s in (size, base))
-        before = dict(zip(was["case"].tolist(), was["value"].tolist(), strict=True))
-        out.append(np.array([v - before[c] for c, v in zip(now["case"].tolist(), now["value"].tolist(), strict=True) if c in before], np.float64))
-    return out
+def paired(table: Columns, size: int, base: int) -> Columns:
+    """Differences of one pipeline and metric to the size `base`, a row a repeat and case that both have."""
+    now, was = rows(table, size=size), rows(table, size=base)
+    before = dict(zip(zip(was["repeat"].tolist(), was["case"].tolist(), strict=True), was["value"].tolist(), strict=True))
+    keys = list(zip(now["repeat"].tolist(), now["case"].tolist(), strict=True))
+    keep = np.array([key in before for key in keys], bool)
+    base_values = np.array([before[key] for key in keys if key in before], np.float64)
+    return {**{name: now[name][keep] for name in ("repeat", "case", "group")}, "value": now["value"][keep].astype(np.float64) - base_values}
 
 
 def pooled(table: Columns, size: int, base: int) -> NDArray[np.float64]:
@@ -57,7 +56,7 @@ def draw(sizes: Columns, sizes_pooled: Columns) -> Figure:
         dodge = (place - (len(pipelines) - 1) / 2) * 0.13
         for axes, metric in zip(panels, BY_CASE, strict=False):
             chosen = rows(sizes, pipeline=pipeline, metric=metric)
-            found = [hierarchical_bootstrap(paired(chosen, n, base)) for n in every]
+            found = [interval(paired(chosen, n, base)) for n in every]
             _line(axes, pipeline, dodge, [e.mean for e in found], [e.low for e in found], [e.high for e in found])
         chosen = rows(sizes_pooled, pipeline=pipeline, metric="ace")
         spread = [pooled(chosen, n, base) for n in every]
