@@ -94,7 +94,7 @@ def test_every_commented_entry_is_one(name: str, designs: dict[str, Design], tmp
         for folder in ("", "mild", "strong"):
             (tmp_path / folder / f"member{k}").mkdir(parents=True)
     text = (FOLDER / f"{name}.yaml").read_text()
-    head, body = text.split("\nname:", 1)
+    body = text.split("\nname:", 1)[1]
     path = tmp_path / "study.yaml"
     path.write_text("name:" + re.sub(r"^( *)# (?=( *)[\w -]+:( |$))", r"\1", body, flags=re.MULTILINE))
     taken = yaml.safe_load(path.read_text())
