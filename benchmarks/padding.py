@@ -2,14 +2,16 @@
 
     python benchmarks/padding.py --shared ../shared --work WORK -o docs/results/padding.md
 
-Outside the box it cropped to, nnU-Net writes p = (1, 0, ..., 0). The logits of the hippocampus ensemble (WORK/hippocampus-npz, mean of five networks) are given that padding in three
-ways; groups are split as in `real_ensembles.py`, temperature scaling is fitted on one half and scored on the other. segcal never takes padding for logits: that variant is made here.
-Checks: segcal's own reading of nnU-Net folders with `--crop 3` (WORK/hippocampus-nnunet-crop-3) gives the numbers of the padding left out. Predictions are written to WORK if absent.
+Outside the box it cropped to, nnU-Net writes p = (1, 0, ..., 0). The logits of the hippocampus ensemble (WORK/hippocampus-npz, mean of five networks) are given that padding in
+three ways; groups are split as in `real_ensembles.py`, temperature scaling is fitted on one half and scored on the other. segcal never takes padding for logits: that variant is
+made here. Checks: segcal's own reading of nnU-Net folders with `--crop 3` (WORK/hippocampus-nnunet-crop-3) gives the numbers of the padding left out. Predictions are written to
+WORK if absent; all numbers go to a .json beside the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +76,7 @@ PADDINGS: dict[str, Callable[[Volume], Volume]] = {
     "border 5 added": surrounded(5),
     "border 7 added": surrounded(7),
 }
+ERRORS = ("nll", "ece", "ba_ece", "ace", "dice", "free_energy_std", "voxels")
 READINGS = {"p taken as logits": lambda p: p, "log p": lambda p: np.log(np.maximum(p, FLOOR)), "left out": None}
 
 
@@ -103,10 +106,10 @@ def cohort(volumes: dict[str, Volume], reading: Callable[[Array], Array] | None,
 
 
 def numbers(found: Cohort, calibrator: segcal.Calibrator | None = None) -> dict[str, Any]:
-    """The block of an evaluation: calibrated, if there is a calibrator."""
+    """Errors of an evaluation: calibrated, if there is a calibrator."""
     evaluation = segcal.evaluate(found, calibrator, segcal.Threads())
     block = evaluation.uncalibrated if evaluation.calibrated is None else evaluation.calibrated
-    return dict(block.block)
+    return {key: block.block[key] for key in ERRORS}
 
 
 def measured(volumes: dict[str, Volume], groups: dict[str, str], fit: list[str], test: list[str]) -> list[dict[str, Any]]:
@@ -122,9 +125,7 @@ def measured(volumes: dict[str, Volume], groups: dict[str, str], fit: list[str],
         scale = calibrator.maps[0]
         assert isinstance(scale, ScaleMap)
         before, after, there = numbers(testing), numbers(testing, calibrator), numbers(inside, calibrator)
-        rows.append(
-            {"padding": fraction, "lost": lost, "reading": title, "before": before, "after": after, "inside": there, "temperature": 1 / float(scale.beta)},
-        )
+        rows.append({"padding": fraction, "lost": lost, "reading": title, "before": before, "after": after, "inside": there, "temperature": 1 / float(scale.beta)})
     return rows
 
 
@@ -143,70 +144,82 @@ def own_reading(root: Path, groups: dict[str, str], test: list[str]) -> dict[str
     return numbers(opened.select(test))
 
 
-def shown(value: float) -> str:
-    return f"{value:.4f}"
+def constants(classes: int) -> tuple[float, float, float]:
+    """Of (1, 0, ..., 0) taken as logits: the probability of background, -log of it, the free energy."""
+    whole = float(np.exp(1)) + classes - 1
+    return float(np.exp(1)) / whole, float(np.log(whole)) - 1, float(np.log(whole))
 
 
-def page(args: argparse.Namespace, found: dict[str, list[dict[str, Any]]], own: dict[str, Any], count: int) -> str:
-    def vector(classes: int) -> tuple[float, float, float]:
-        p = np.exp(1) / (np.exp(1) + classes - 1)
-        return p, -np.log(p), np.log(np.exp(1) + classes - 1)
+def page(command: str, found: dict[str, list[dict[str, Any]]], own: dict[str, Any], count: int) -> str:
+    """The page, its numbers from what was measured."""
+    here, there = constants(3), constants(CLASSES)
+    ours = found[f"crop {CHECKED}"][-1]["before"]
+    widest = max(found, key=lambda name: found[name][0]["padding"])
+    wide, certain, kept = found[widest]
+    share, before, after = wide["padding"], wide["before"], wide["after"]
+    expected = share * here[1] + (1 - share) * kept["before"]["nll"]
+    cut = found["crop 5"]
+    return f"""# What padding does
 
-    here, there = vector(3), vector(CLASSES)
-    lines = [
-        "# What padding does",
-        "",
-        f"Made by `python benchmarks/padding.py {args.told}`. Hippocampus MRI, 3 classes, the mean of the logits of five networks; {count} volumes, half of the subjects",
-        "to fit temperature scaling on, half for every number below. NLL and ECE (50 bins) are means over volumes.",
-        "",
-        "nnU-Net looks only at the box around what is not zero, and fills the rest of the probabilities with (1, 0, ..., 0). There are three ways to read that:",
-        "",
-        f"- **p taken as logits.** Then softmax gives the background {there[0]:.4f} for five classes and {here[0]:.4f} for three: right at every such voxel, and",
-        f"  far too unsure. Its NLL is {there[1]:.4f} ({here[1]:.4f} for three classes), its error {1 - there[0]:.4f} ({1 - here[0]:.4f}), its free energy {there[2]:.4f} ({here[2]:.4f}).",
-        f"- **log p**, floored at {FLOOR:g}. Certain, and right wherever the padding is background; an NLL of {-np.log(FLOOR):.1f} wherever it is not.",
-        "- **left out**, as segcal does: padding is neither fitted nor scored.",
-        "",
-        "| padding | share of voxels | foreground in it | read as | NLL | ECE | std of F | T | NLL after | ECE after | NLL after, inside | ECE after, inside |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+Made by `python benchmarks/padding.py {command}`.
+Hippocampus MRI, 3 classes, the mean of the logits of five networks; {count} volumes, half of the subjects to fit temperature scaling on, half for every number
+below. NLL and ECE (50 bins) are means over volumes.
+
+nnU-Net looks only at the box around what is not zero, and fills the rest of the probabilities with (1, 0, ..., 0). There are three ways to read that:
+
+- **p taken as logits.** Then softmax gives the background {there[0]:.7f} for five classes and {here[0]:.7f} for three: right at every such voxel,
+  and far too unsure. NLL there is {there[1]:.7f} ({here[1]:.7f} for three classes), confidence misses accuracy by {1 - there[0]:.4f} ({1 - here[0]:.4f}),
+  and the free energy is {there[2]:.7f} ({here[2]:.7f}).
+- **log p**, floored at {FLOOR:g}. Certain, and right wherever the padding is background; an NLL of {-np.log(FLOOR):.1f} wherever it is not.
+- **left out**, as segcal does: padding is neither fitted nor scored.
+
+| padding | share of voxels | foreground in it | read as | NLL | ECE | std of F | T | NLL after | ECE after | NLL after, inside | ECE after, inside |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+{chr(10).join(line(name, row) for name, rows in found.items() for row in rows)}
+
+*crop N*: the outer N voxels become padding (`--crop N`), and the foreground they hold is lost, which real nnU-Net crops avoid.
+*border N added*: N voxels of background around the volume. *after*: temperature scaling, fitted and scored with the padding read that way;
+*inside*: the same temperature, scored where the networks looked. *std of F*: over the voxels of a volume, mean over volumes.
+
+segcal's own reading of nnU-Net folders with crop {CHECKED} gives NLL {own["nll"]:.4f} and ECE {own["ece"]:.4f} on the same cases;
+the padding left out by hand gives {ours["nll"]:.4f} and {ours["ece"]:.4f}.
+
+## What it says
+
+- **Taken as logits, padding is the result.** With {100 * share:.0f} % of it ({widest}) NLL is {before["nll"]:.4f} where the networks themselves have {kept["before"]["nll"]:.4f}:
+  its share times {here[1]:.4f}, and the rest times that, is {expected:.4f}. ECE is {before["ece"]:.4f} in place of {kept["before"]["ece"]:.4f},
+  the spread of the free energy {before["free_energy_std"]:.2f} in place of {kept["before"]["free_energy_std"]:.2f}.
+- **One temperature cannot serve both.** It turns from {kept["temperature"]:.3f} to {wide["temperature"]:.3f}: the padding asks for certainty.
+  Over all voxels NLL goes from {before["nll"]:.4f} to {after["nll"]:.4f} and ECE from {before["ece"]:.4f} to {after["ece"]:.4f}, which looks like a great success of
+  temperature scaling. Where the networks looked NLL is {wide["inside"]["nll"]:.4f}, against {kept["before"]["nll"]:.4f} before any calibration and
+  {kept["inside"]["nll"]:.4f} with the right temperature.
+  Over all voxels BA-ECE goes from {before["ba_ece"]:.4f} to {after["ba_ece"]:.4f} and ACE from {before["ace"]:.4f} to {after["ace"]:.4f}.
+- **As log p, padding dilutes.** The temperature stays ({certain["temperature"]:.3f}), while NLL and ECE shrink with the share of padding, to {certain["before"]["nll"]:.4f}
+  and {certain["before"]["ece"]:.4f}: numbers of data with different borders cannot be compared. Where padding hides foreground the floor decides:
+  with crop 5, {100 * cut[1]["lost"]:.3f} % of the padding, T is {cut[1]["temperature"]:.3f} in place of {cut[2]["temperature"]:.3f}.
+
+**The paper's BraTS numbers.** K26 (Tables 3 and 4) prints for the uncalibrated ensemble NLL .522 (mean of probabilities) and .523 (of logits), ECE .340 and a std
+of F of 8.77. A share of {FRACTION} of voxels with padding taken as logits gives {FRACTION * there[1]:.3f} and {FRACTION * (1 - there[0]):.3f} by itself, and much of a head MRI
+is air. Temperature scaling then takes NLL from .523 to .029 and ECE from .340 to .007, while the errors in which padding counts little do not fall: BA-ECE .046 to
+.048, ACE .096 to .167. That fits what happens above, where one temperature sharpens the padding at the cost of the rest. It is an inference from printed numbers,
+since the code is not public. With padding left out, expect other uncalibrated numbers on BraTS than the paper's, and smaller gains.
+"""
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """A row of the table."""
+    before, after, inside = row["before"], row["after"], row["inside"]
+    cells = [
+        name,
+        f"{100 * row['padding']:.1f} %",
+        f"{100 * row['lost']:.3f} %",
+        row["reading"],
+        f"{before['nll']:.4f}",
+        f"{before['ece']:.4f}",
+        f"{before['free_energy_std']:.2f}",
     ]
-    for name, rows in found.items():
-        for row in rows:
-            before, after, inside = row["before"], row["after"], row["inside"]
-            cells = [name, f"{100 * row['padding']:.1f} %", f"{100 * row['lost']:.2f} %", row["reading"], shown(before["nll"]), shown(before["ece"])]
-            cells += [f"{before['free_energy_std']:.2f}", f"{row['temperature']:.3f}", shown(after["nll"]), shown(after["ece"]), shown(inside["nll"]), shown(inside["ece"])]
-            lines.append("| " + " | ".join(cells) + " |")
-    as_logits = {name: rows[0] for name, rows in found.items()}
-    left_out = {name: rows[-1] for name, rows in found.items()}
-    worst = max(as_logits, key=lambda name: as_logits[name]["padding"])
-    wide, kept = as_logits[worst], left_out[worst]
-    mixed = wide["padding"] * here[1] + (1 - wide["padding"]) * kept["before"]["nll"]
-    certain = found[worst][1]
-    lines += [
-        "",
-        "*crop N*: the outer N voxels become padding (`--crop N`); they hold some foreground, which real nnU-Net crops do not. *border N added*: N voxels of background around",
-        "the volume. *inside*: the same temperature, scored where the networks looked. *std of F*: over the voxels of a volume, mean over volumes.",
-        "",
-        f"segcal's own reading of nnU-Net folders with crop {CHECKED} gives NLL {shown(own['nll'])} and ECE {shown(own['ece'])} on the same cases,"
-        f" and the padding left out {shown(left_out[f'crop {CHECKED}']['before']['nll'])} and {shown(left_out[f'crop {CHECKED}']['before']['ece'])}.",
-        "",
-        "## What it says",
-        "",
-        f"- Taken as logits, padding *is* the result. With {100 * wide['padding']:.0f} % of it, NLL is {shown(wide['before']['nll'])} where the networks themselves have",
-        f"  {shown(kept['before']['nll'])}; share times {here[1]:.4f} plus the rest times that is {shown(mixed)}. ECE is {shown(wide['before']['ece'])} in place of {shown(kept['before']['ece'])},",
-        f"  and the spread of the free energy {wide['before']['free_energy_std']:.2f} in place of {kept['before']['free_energy_std']:.2f}.",
-        f"- One temperature cannot serve both. It turns from {kept['temperature']:.3f} to {wide['temperature']:.3f}: the padding asks for certainty. NLL over all voxels then falls from",
-        f"  {shown(wide['before']['nll'])} to {shown(wide['after']['nll'])}, which looks like a great success of temperature scaling, while where the networks looked it is",
-        f"  {shown(wide['inside']['nll'])}, worse than before any calibration ({shown(kept['before']['nll'])}) and than with the right temperature ({shown(kept['inside']['nll'])}).",
-        f"- As log p, padding dilutes. Temperature stays ({certain['temperature']:.3f}), and NLL and ECE shrink with the share of padding: {shown(certain['before']['nll'])} and",
-        f"  {shown(certain['before']['ece'])} with {100 * certain['padding']:.0f} % of it. Numbers of images with different borders cannot be compared. Where padding hides foreground, the floor decides.",
-        "",
-        "**The paper's BraTS numbers.** K26 (Tables 3 and 4) prints for the uncalibrated ensemble NLL .522 (mean of probabilities) and .523 (of logits), ECE .340, and a std of F of 8.77.",
-        f"A share of {FRACTION} of voxels with padding taken as logits gives {FRACTION * there[1]:.3f} and {FRACTION * (1 - there[0]):.3f} by itself, and much of a head MRI is air. Temperature scaling then takes NLL",
-        "from .523 to .029 and ECE from .340 to .007, while errors that do not count padding most do not fall: BA-ECE .046 to .048, ACE .096 to .167. That is what happens above, where one",
-        "temperature sharpens the padding at the cost of the rest. It is an inference from printed numbers, for the code is not public. With padding left out, expect",
-        "other uncalibrated numbers on BraTS than the paper's, and smaller gains.",
-    ]
-    return "\n".join(lines) + "\n"
+    cells += [f"{row['temperature']:.3f}", *(f"{block[key]:.4f}" for block in (after, inside) for key in ("nll", "ece"))]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -216,7 +229,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="only so many cases")
     args = parser.parse_args()
-    args.told = f"--shared ../shared --work WORK -o {args.output}" + (f" --limit {args.limit}" if args.limit else "")
+    command = f"--shared ../shared --work WORK -o {args.output}" + (f" --limit {args.limit}" if args.limit else "")
     npz = written(args, ("--layout", "npz"))
     nnunet = written(args, ("--layout", "nnunet", "--crop", str(CHECKED)))
     names = sorted(p.stem for p in (npz / "member0").glob("*.npz"))[: args.limit]
@@ -231,7 +244,8 @@ def main() -> None:
     ours = found[f"crop {CHECKED}"][-1]["before"]
     if not (abs(own["nll"] - ours["nll"]) < 1e-5 and abs(own["ece"] - ours["ece"]) < 1e-5):
         sys.exit(f"segcal reads the nnU-Net folders as NLL {own['nll']}, ECE {own['ece']}; left out by hand it is {ours['nll']}, {ours['ece']}")
-    args.output.write_text(page(args, found, own, len(names)), encoding="utf-8")
+    args.output.with_suffix(".json").write_text(json.dumps({"cases": len(names), "own": own, "paddings": found}, indent=1), encoding="utf-8")
+    args.output.write_text(page(command, found, own, len(names)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
     python studies/paper/synthetic.py brats OUT --cases 24
     segcal study OUT/study.yaml -o STUDY
 
-OUT receives member0 ... member4 as five calls of `nnUNetv2_predict --save_probabilities` leave them (`--layout npz`: CASE.npz with key `logits`), labels, folders mild and strong of
-the same shape where the paper has corrupted images, and study.yaml: the paper's configuration on these folders, its split scaled to the number of cases.
+OUT receives member0 ... member4 as five calls of `nnUNetv2_predict --save_probabilities` leave them (`--layout npz`: CASE.npz with key `logits`), labels, folders mild and strong
+of the same shape where the paper has corrupted images, and study.yaml: the paper's configuration on these folders, its split scaled to the number of cases.
 Number of cases, classes, members, names and groups are those of the data; images are tiny, and what is on them is noise with patches: no number made from them says anything.
 Promises: a case depends on the data set, its name and the seed alone. An OUT that is not empty is refused.
 """
@@ -37,7 +37,7 @@ PATCH = 1.5
 
 @dataclass(frozen=True)
 class DataSet:
-    """What one of the paper's held-out pools looks like (K26 Table 1). `shape`: of an image here, (z, y, x) or (1, y, x). `shifted`: folders of corrupted images, and their noise."""
+    """What one of the paper's held-out pools looks like (K26 Table 1). `shape`: of an image here, (z, y, x). `shifted`: folders of corrupted images, and their noise."""
 
     name: str
     classes: tuple[str, ...]
