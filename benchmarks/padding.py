@@ -200,9 +200,9 @@ the padding left out by hand gives {ours["nll"]:.4f} and {ours["ece"]:.4f}.
 
 **The paper's BraTS numbers.** K26 (Tables 3 and 4) prints for the uncalibrated ensemble NLL .522 (mean of probabilities) and .523 (of logits), ECE .340 and a std
 of F of 8.77. A share of {FRACTION} of voxels with padding taken as logits gives {FRACTION * there[1]:.3f} and {FRACTION * (1 - there[0]):.3f} by itself, and much of a head MRI
-is air. Temperature scaling then takes NLL from .523 to .029 and ECE from .340 to .007, while the errors in which padding counts little do not fall: BA-ECE .046 to
-.048, ACE .096 to .167. That fits what happens above, where one temperature sharpens the padding at the cost of the rest. It is an inference from printed numbers,
-since the code is not public. With padding left out, expect other uncalibrated numbers on BraTS than the paper's, and smaller gains.
+is air. Temperature scaling then takes NLL from .523 to .029 and ECE from .340 to .007, while ACE, which counts every confidence alike, rises from .096 to .167: as
+above, where one temperature sharpens the padding at the cost of the rest. (BA-ECE hardly moves there, .046 to .048; above it falls.) It is an inference from printed
+numbers, since the code is not public. With padding left out, expect other uncalibrated numbers on BraTS than the paper's, and smaller gains.
 """
 
 
