@@ -185,20 +185,19 @@ def save_map(data: DataSet, path: Path, labels: NDArray[np.uint8]) -> None:
 
 
 def scaled(data: DataSet, folder: Path, cases: int) -> Iterator[str]:
-    """The paper's configuration on `folder`, line by line, with its split and calibration set sizes in proportion to `cases`."""
-
-    def smaller(found: re.Match[str]) -> str:
-        return str(max(2, int(found[0]) * cases // data.pool))
-
+    """The paper's configuration on `folder`, line by line, with its split and calibration set sizes in proportion to `cases`; sizes leave two cases to validate."""
+    left = 0
     for line in (HERE / f"{data.name}.yaml").read_text(encoding="utf-8").splitlines():
-        entry, _, remark = line.replace(f"${data.name.upper()}", str(folder.resolve())).partition("#")
-        if re.match(r" +(calibration|validation|test):", entry):
-            yield re.sub(r"\d+", smaller, entry).rstrip()
-        elif re.match(r" +sizes:", entry):
-            sizes = dict.fromkeys(re.sub(r"\d+", smaller, entry).split("[")[1].rstrip(" ]").split(", "))
-            yield f"  sizes: [{', '.join(sizes)}]"
+        found = re.match(r"(  (calibration|validation|test|sizes): )([\d\[\], ]+)$", line)
+        if found is None:
+            yield line.replace(f"${data.name.upper()}", str(folder.resolve()))
+            continue
+        numbers = [max(2, int(n) * cases // data.pool) for n in re.findall(r"\d+", found[3])]
+        if found[2] == "sizes":
+            yield f"{found[1]}{[n for n in dict.fromkeys(numbers) if n <= left - 2]}"
         else:
-            yield f"{entry}#{remark}" if remark else entry
+            left += numbers[0] if found[2] != "test" else 0
+            yield f"{found[1]}{numbers[0]}"
 
 
 def main() -> None:

@@ -106,6 +106,17 @@ def test_every_commented_entry_is_one(name: str, designs: dict[str, Design], tmp
     assert [p.name for p in chosen[len(PAPER) :]] == [f"{p} recipe" for p in PAPER if "(" in p and not p.startswith("LTS")]
 
 
+@pytest.mark.parametrize("name", list(PAPERS))
+@pytest.mark.parametrize("cases", [20, 45])
+def test_reduced_designs_keep_the_proportions(name: str, cases: int, tmp_path: Path) -> None:
+    path = synthetic.write(synthetic.DATA_SETS[name], tmp_path, cases)
+    found = design(configuration.read(path))
+    split = [max(2, n * cases // sum(PAPERS[name][1:])) for n in PAPERS[name][1:]]
+    assert [found.partitions[0].calibration, found.partitions[0].validation, found.partitions[0].test] == split
+    assert [p.name for p in found.pipelines] == list(PAPER)
+    assert bool(found.configuration.sensitivity.sizes) == (name != "roadseg")
+
+
 def test_a_reduced_study_runs_to_its_end(tmp_path: Path) -> None:
     path = synthetic.write(synthetic.DATA_SETS["roadseg"], tmp_path / "data", 24)
     whole = yaml.safe_load(path.read_text())
