@@ -4,7 +4,7 @@ A head turns labels into targets, scores into canonical rows, and rows into the 
 library every problem is a softmax problem: a region head of R regions is R binary problems ("parts", rows of two: outside, inside),
 a softmax head is one part with C rows. Rows of all parts are stacked: `rows` has `sum of part sizes` channels.
 
-Ties go to the lowest index (torch.argmax promises the first maximum, as np.argmax does), so a region at exactly p = 0.5 is decided "outside", as nnU-Net's `p > 0.5` does.
+Ties go to the lowest index (the first maximum, as np.argmax has it), so a region at exactly p = 0.5 is decided "outside", as nnU-Net's `p > 0.5` does.
 """
 
 from __future__ import annotations

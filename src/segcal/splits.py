@@ -248,7 +248,7 @@ def between_runs(ids: Sequence[str], length: int, gap: int, sequence: str | None
 def _sequences(ids: Sequence[str], sequence: str | None) -> list[list[str]]:
     """Frames of each sequence in their natural order."""
     belongs = groups_by_pattern(ids, sequence) if sequence is not None else dict.fromkeys(ids, "")
-    return [sorted((i for i in ids if belongs[i] == name), key=lambda frame: (_natural(frame), frame)) for name in sorted(set(belongs.values()))]
+    return [sorted((i for i in ids if belongs[i] == name), key=lambda frame: (natural(frame), frame)) for name in sorted(set(belongs.values()))]
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -258,5 +258,6 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise UsageError("groups", found=f"the pattern {pattern!r} ({error})", expected="a regular expression", do="Escape special characters with a backslash.") from error
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names with the numbers in them as numbers: frame 9 before frame 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -59,6 +59,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"methods": {"lts": {"epochs": -2}}}, "epochs: found -2"),
     ({"recipe": {"only": ["LTS(logS(zbar))"]}}, "recipe: only"),
     ({"cohorts": {"mild": {"results": "x", "label": "y"}}}, "Did you mean 'labels'"),
+    ({"cohorts": {"test": {"results": "x"}}}, "another name than 'test'"),
+    ({"cohorts": {"../x": {"results": "x"}}}, "another name than '../x'"),
     ({"data": {"results": "$SEGCAL_NOT_SET/x"}}, "SEGCAL_NOT_SET is not set.*export SEGCAL_NOT_SET"),
 ]
 
@@ -73,7 +75,9 @@ def test_what_is_wrong_is_named(change: dict[str, Any], said: str, write: Make, 
         read(path).chosen()
 
 
-@pytest.mark.parametrize(("text", "error"), [("a: [", UnreadableError), ("- a\n- b", UnreadableError), ("", UnreadableError), ("\x00", UnreadableError)], ids=repr)
+@pytest.mark.parametrize(
+    ("text", "error"), [("a: [", UnreadableError), ("name: a\nname: b", UnreadableError), ("- a\n- b", UnreadableError), ("", UnreadableError), ("\x00", UnreadableError)], ids=repr
+)
 def test_a_file_that_is_no_configuration_is_refused(text: str, error: type[Exception], tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text)

@@ -56,7 +56,7 @@ def test_shifted_cases_follow_the_partition_and_strangers_are_always_scored(desi
 
 
 def test_frames_between_runs_are_left_out(designed: Designed) -> None:
-    found = designed(split={"calibration": 4, "validation": 4, "test": 4, "groups": "consecutive:6", "gap": 2})
+    found = designed(split={"calibration": 4, "validation": 7, "test": 4, "groups": "consecutive:6", "gap": 2})
     assert len(found.clean) == len(CASES) - 2 * 3
     assert "6 frames between runs" in found.notes[0]
 
@@ -69,18 +69,52 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"split": {"calibration": 6, "validation": 6, "groups": "nowhere.csv"}}, "nowhere.csv"),
     ({"split": {"calibration": 6, "validation": 6, "gap": 2}}, "split: gap"),
     ({"split": {"calibration": 6, "validation": 6, "groups": "consecutive:4", "gap": 4}}, "gap: found 4"),
-    ({"sensitivity": {"sizes": [12]}}, "sensitivity: sizes: found 12"),
+    ({"sensitivity": {"sizes": [12]}}, "sensitivity: sizes: found 0 validation"),
     ({"pipelines": ["lts-image(zbar)"], "methods": {}}, "no image"),
-    ({"cohorts": {"test": {"results": "clean/member*"}}}, "another name"),
 ]
 
 
 @pytest.mark.parametrize(("change", "said"), WRONG, ids=lambda v: str(v)[:50])
-def test_what_cannot_be_is_refused_before_any_work(change: dict[str, Any], said: str, designed: Designed, ensembles: Path) -> None:
-    if "cohorts" in change:
-        change = {"cohorts": {"test": described(ensembles)["data"]}}
+def test_what_cannot_be_is_refused_before_any_work(change: dict[str, Any], said: str, designed: Designed) -> None:
     with pytest.raises(SegcalError, match=said):
         designed(**change)
+
+
+def test_nothing_near_a_fitted_case_is_scored_elsewhere(designed: Designed, ensembles: Path) -> None:
+    """Frames left out between runs stay out when they come back corrupted, and so do strangers of a patient fitted on."""
+    shifted = {"results": str(ensembles / "shifted" / "member*"), "labels": str(ensembles / "shifted" / "labels")}
+    found = designed(cohorts={"shifted": shifted}, split={"calibration": 4, "validation": 7, "test": 4, "groups": "consecutive:6", "gap": 2})
+    assert len(found.left_out) == 6
+    for repeat in found.repeats:
+        assert set(found.tested("shifted", repeat)) == set(found.ids(repeat, TEST))
+    strangers = {"results": str(ensembles / "elsewhere" / "member*"), "labels": str(ensembles / "elsewhere" / "labels"), "groups": "^q0|^q"}
+    found = designed(cohorts={"elsewhere": strangers}, split={"calibration": 6, "validation": 6, "test": 6})
+    assert set(found.cohorts["elsewhere"].groups) == {"q0", "q"}
+    patients = {"q0": found.ids(0, CALIBRATION)[0], "q1": found.ids(0, VALIDATION)[0], "q2": found.ids(0, TEST)[0]}
+    table = ensembles / "strangers.csv"
+    table.write_text("case,group\n" + "".join(f"{case},{group}\n" for case, group in patients.items()))
+    found = designed(cohorts={"elsewhere": {**strangers, "groups": str(table)}}, split={"calibration": 6, "validation": 6, "test": 6})
+    assert found.tested("elsewhere", 0) == ("q2",)
+
+
+def test_sizes_take_whole_groups_and_leave_two_to_validation(designed: Designed) -> None:
+    found = designed(sensitivity={"sizes": [3, 6], "pipelines": ["MS(zbar)"]})
+    for arm in (a for a in found.arms if a.size is not None):
+        assert arm.size == 3
+        assert len(arm.calibration) == 4
+        assert not {found.groups[c] for c in arm.calibration} & {found.groups[c] for c in arm.validation}
+    with pytest.raises(UsageError, match=r"split: validation: found 2 validation.* in 1 group"):
+        designed(split={"calibration": 6, "validation": 2, "groups": "^(p\\d+)_"})
+    with pytest.raises(UsageError, match=r"sensitivity: pipelines: found 'zbar'"):
+        designed(sensitivity={"sizes": [3], "pipelines": ["zbar"]})
+
+
+def test_cohorts_take_over_what_the_clean_data_say_of_their_files(designed: Designed, ensembles: Path) -> None:
+    here = {"results": str(ensembles / "shifted" / "member*"), "labels": str(ensembles / "shifted" / "labels")}
+    data = described(ensembles)["data"] | {"classes": ["a", "b", "c"], "ignore_index": 7}
+    assert designed(data=data, cohorts={"mild": here}).cohorts["mild"].head == designed(data=data).clean.head
+    with pytest.raises(UsageError, match="cohorts: mild: found head"):
+        designed(data=data, cohorts={"mild": {**here, "ignore_index": 9}})
 
 
 def test_cohorts_that_calibrators_cannot_score_are_refused(designed: Designed, ensembles: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 import segcal
 from segcal.calibrators import load
 from segcal.engines import Engine, Serial, Threads
-from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.errors import DataError, MissingError, UnreadableError, UsageError
 from segcal.splits import CALIBRATION, TEST, VALIDATION
 from segcal.study import fits, results, scoring, study
 from segcal.study.design import Design
@@ -206,6 +207,22 @@ def test_another_study_in_the_folder_is_refused(designed: Designed, ensembles: P
     (tmp_path / "out" / "study.json").write_text("{")
     with pytest.raises(UnreadableError, match="no record of a study"):
         study.run(designed(**small), tmp_path / "out", Serial())
+
+
+def test_data_that_change_while_a_study_runs_are_noticed(designed: Designed, ensembles: Path, tmp_path: Path) -> None:
+    shutil.copytree(ensembles / "clean", tmp_path / "data")
+    data = {"results": str(tmp_path / "data" / "member*"), "labels": str(tmp_path / "data" / "labels"), "background": 0}
+    found = designed(data=data, pipelines=["zbar", "TS(zbar)"], methods={})
+    finished = study.run(found, tmp_path / "out", Serial())
+    assert finished is not None
+    recorded = {(row["cohort"], row["case"]): (row["labels"], row["scores"]) for row in finished.rows("cases")}
+    assert len({scores for _, scores in recorded.values()}) == len(recorded) >= 20
+    both = sorted(set(found.ids(0, TEST)) & {c for role in (CALIBRATION, VALIDATION) for c in found.ids(1, role)})
+    np.savez_compressed(tmp_path / "data" / "member0" / f"{both[0]}.npz", logits=np.zeros((3, 14, 12), np.float32))
+    study.run(found, tmp_path / "out", Serial())  # nothing is read anew
+    scoring.file_of(tmp_path / "out", 0, "test", both[0]).unlink()
+    with pytest.raises(DataError, match=f"test case {both[0]}: found other labels or predictions"):
+        study.run(found, tmp_path / "out", Serial())
 
 
 def run_until_killed(path: Path, out: Path, wait: float) -> int | None:

@@ -55,11 +55,11 @@ def study(
     if example:
         studying.print_example()
         return 0
+    if not dry_run:
+        studying.check_output(output)
     found = studying.opened(configuration)
     studying.show_design(out, found)
     chosen = studying.part_of(part, found)
-    if not dry_run:
-        studying.check_output(output)
     with engine_of(running) as engine:
         studying.show_estimate(out, found, engine, chosen, output)
         if dry_run:

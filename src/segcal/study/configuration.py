@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.splits import natural
 from segcal.study.pipelines import PAPER, Pipeline, pipeline, unknown
 
 CLEAN = "test"
@@ -51,12 +52,21 @@ class Data(Section):
     cases: tuple[str, ...] = ()
     """Only the cases with these names; shell patterns are allowed."""
     zyx: bool = False
+    """Arrays have their axes as SimpleITK gives them, (z, y, x)."""
     channel_axis: int = 0
+    """The class axis of arrays."""
+    groups: str | None = None
+    """Of a further cohort: cases that belong together, as in split. Cases named as clean ones have their groups."""
 
     @field_validator("results", "classes", "cases", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    def as_beside(self, clean: Data) -> Data:
+        """With what the clean data say of their files where this says nothing."""
+        inherited = ("kind", "classes", "background", "ignore_index", "zyx", "channel_axis")
+        return self.model_copy(update={name: getattr(clean, name) for name in inherited if name not in self.model_fields_set})
 
 
 class Split(Section):
@@ -113,6 +123,14 @@ class Configuration(Section):
     samples: int = Field(3, ge=0)
     """Test cases kept as pictures."""
 
+    @field_validator("cohorts")
+    @classmethod
+    def _names_are_plain(cls, value: Mapping[str, Data]) -> Mapping[str, Data]:
+        for name in value:
+            if name == CLEAN or not re.fullmatch(r"\w[\w .+-]*", name):
+                raise ValueError(f"another name than {name!r}: letters, digits, spaces, '.', '+', '-' and '_', and not {CLEAN!r}, which is that of the clean test cases")
+        return value
+
     @field_validator("pipelines", "bins", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
@@ -120,20 +138,25 @@ class Configuration(Section):
 
     def chosen(self) -> tuple[Pipeline, ...]:
         """The pipelines, those of the recipe last. UsageError for a name, a method or an option nobody knows, or a pipeline named twice."""
+        used = {p.method for p in self.sized()}
         twice = [p for p in self.pipelines if self.pipelines.count(p) > 1]
         if twice or not self.pipelines:
             raise UsageError("pipelines", found=f"{twice[0]!r} twice" if twice else "none", expected="each pipeline once", do="Leave it out for the paper's nineteen.")
         known = [pipeline(name, self.methods) for name in self.pipelines]
         for method in self.methods:
-            if method not in {p.method for p in known}:
+            if method not in used | {p.method for p in known}:
                 raise unknown("methods", method, {p.method for p in known if p.method}, "a method that one of the pipelines uses")
         for p in known:
             p.make()
         return (*known, *self._by_recipe(known))
 
     def sized(self) -> tuple[Pipeline, ...]:
-        """The pipelines whose calibration set varies; none without sizes."""
-        return tuple(pipeline(name, self.methods) for name in self.sensitivity.pipelines) if self.sensitivity.sizes else ()
+        """The pipelines whose calibration set varies; none without sizes. UsageError for one that nothing is fitted for."""
+        found = tuple(pipeline(name, self.methods) for name in self.sensitivity.pipelines) if self.sensitivity.sizes else ()
+        for p in found:
+            if p.method is None:
+                raise UsageError("sensitivity: pipelines", found=repr(p.name), expected="pipelines that are fitted", do="Leave it out: no calibration set changes it.")
+        return found
 
     def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
         if self.recipe is None:
@@ -149,11 +172,22 @@ class Configuration(Section):
         return [Pipeline(f"{name} recipe", able[name].view, able[name].method, {"solver": solver}) for name in wanted]
 
 
+class _Once(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML publishes no types
+    """YAML in which a key stands once in its section; PyYAML alone would keep the last."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.tag != "tag:yaml.org,2002:merge"]
+        twice = [k for k in keys if keys.count(k) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the entry {twice[0]!r} stands twice", node.start_mark)
+        super().flatten_mapping(node)
+
+
 def read(path: str | os.PathLike[str]) -> Configuration:
     """The configuration in a YAML file, paths resolved against its folder."""
     where = Path(path)
     try:
-        loaded = yaml.safe_load(where.read_text(encoding="utf-8"))
+        loaded = yaml.load(where.read_text(encoding="utf-8"), Loader=_Once)
     except FileNotFoundError as error:
         raise MissingError(str(where), found="no such file", expected="a configuration", do="Print one to begin with: segcal study --example.") from error
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
@@ -197,7 +231,7 @@ def _placed(data: Data, folder: Path, where: str) -> Data:
     """Paths made absolute, patterns made lists."""
     results = tuple(str(p) for given in data.results for p in _matches(_resolved(given, folder, where), where))
     named = {key: None if (value := getattr(data, key)) is None else str(_resolved(value, folder, where)) for key in ("labels", "mask", "images")}
-    return data.model_copy(update={"results": results, **named})
+    return data.model_copy(update={"results": results, **named, "groups": _table(data.groups, folder)})
 
 
 def _table(groups: str | None, folder: Path) -> str | None:
@@ -218,7 +252,7 @@ def _resolved(text: str, folder: Path, where: str) -> Path:
 def _matches(path: Path, where: str) -> list[Path]:
     if not any(mark in str(path) for mark in "*?["):
         return [path]
-    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=lambda p: natural(str(p)))
     if not found:
         raise MissingError(where, found=f"nothing that matches {path}", expected="folders of predictions", do="Check the pattern.")
     return found

@@ -7,7 +7,7 @@ Raises what `open_cohort` raises for data, UsageError for splits that cannot be 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import EllipsisType
@@ -44,12 +44,16 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """`configuration` with its opened `cohorts` (the clean one under the name "test"), and the `partitions` of the clean one, a repeat each."""
+    """`configuration` with its opened `cohorts` (the clean one under the name "test"), and the `partitions` of the clean one, a repeat each.
+
+    `left_out`: names of clean cases that are not dealt out (not selected, or frames between runs); nothing of that name is scored anywhere.
+    """
 
     configuration: Configuration
     pipelines: tuple[Pipeline, ...]
     cohorts: Mapping[str, Cohort]
     partitions: tuple[Partition, ...]
+    left_out: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,17 +80,35 @@ class Design:
         """Every calibration set, the main ones first."""
         main = [Arm(r, None, self.ids(r, CALIBRATION), self.ids(r, VALIDATION), tuple(p for p in self.pipelines if p.method)) for r in self.repeats]
         sized = self.configuration.sized()
-        smaller = [
-            Arm(r, n, (rest := (*self.ids(r, CALIBRATION), *self.ids(r, VALIDATION)))[:n], rest[n:], sized)
-            for r in self.repeats
-            for n in (self.configuration.sensitivity.sizes if sized else ())
-        ]
-        return (*main, *smaller)
+        return (*main, *(self._sized(r, n, sized) for r in self.repeats for n in self.sizes))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Calibration set sizes beside the main one."""
+        return tuple(n for n in self.configuration.sensitivity.sizes if n != self.configuration.split.calibration)
+
+    def _sized(self, repeat: int, size: int, pipelines: tuple[Pipeline, ...]) -> Arm:
+        """The first groups of a repeat that have at least so many cases calibrate, the other cases that are not tested validate."""
+        cases = (*self.ids(repeat, CALIBRATION), *self.ids(repeat, VALIDATION))
+        end = size
+        while end < len(cases) and self.groups[cases[end]] == self.groups[cases[end - 1]]:
+            end += 1
+        return Arm(repeat, size, cases[:end], cases[end:], pipelines)
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of each clean case."""
+        return dict(zip((c.id for c in self.clean), self.clean.groups, strict=True))
 
     def tested(self, cohort: str, repeat: int) -> tuple[str, ...]:
-        """Cases of a cohort that a repeat scores: clean test cases, those of the same names elsewhere, and every case that no clean one is named as."""
-        test, known = set(self.ids(repeat, TEST)), {c.id for c in self.clean}
-        return tuple(c.id for c in self.cohorts[cohort] if c.id in test or (cohort != CLEAN and c.id not in known))
+        """Cases of a cohort that a repeat scores: clean test cases, those of the same names elsewhere, and strangers, unless their group is one of those fitted on or chosen by."""
+        test = set(self.ids(repeat, TEST))
+        if cohort == CLEAN:
+            return tuple(c.id for c in self.clean if c.id in test)
+        seen = {self.groups[i] for role in (CALIBRATION, VALIDATION) for i in self.ids(repeat, role)}
+        named = {*self.groups, *self.left_out}
+        there = zip(self.cohorts[cohort], self.cohorts[cohort].groups, strict=True)
+        return tuple(c.id for c, group in there if c.id in test or (c.id not in named and group not in seen))
 
     def described(self) -> dict[str, Any]:
         """The resolved configuration and what was found, plain, for the study's own record."""
@@ -110,28 +132,20 @@ def design(configuration: Configuration) -> Design:
     """Open the cohorts, deal the cases out, and check that everything can be done."""
     pipelines = configuration.chosen()
     notes: list[str] = []
-    clean = _spaced(_cohort(configuration.data), configuration, notes)
+    whole = _cohort(configuration.data)
+    clean = _spaced(_selected(whole, configuration.data), configuration, notes)
     cohorts = {CLEAN: clean}
     for name, data in configuration.cohorts.items():
-        if name == CLEAN:
-            raise UsageError("cohorts", found=f"one called {CLEAN!r}", expected="another name", do="That is the name of the clean test cases.")
-        cohorts[name] = _alike(name, _cohort(data), clean)
+        beside = data.as_beside(configuration.data)
+        cohorts[name] = _alike(name, _grouped(name, _selected(_cohort(beside), beside), beside, clean), clean)
     split = configuration.split
     partitions = tuple(
         splits.partition(clean.groups, split.calibration, split.validation, split.test, seed=configuration.seed, repeat=repeat) for repeat in range(configuration.repeats)
     )
-    largest = min(p.calibration + p.validation for p in partitions)
-    for size in configuration.sensitivity.sizes:
-        if size >= largest - 1:
-            raise UsageError(
-                "sensitivity: sizes",
-                found=str(size),
-                expected=f"at most {largest - 2} of the {largest} cases that are not tested",
-                do="The rest validates, and needs two cases: give smaller sizes or test fewer cases.",
-            )
-    found = Design(configuration, pipelines, cohorts, partitions, tuple(notes))
+    found = Design(configuration, pipelines, cohorts, partitions, frozenset(c.id for c in whole) - {c.id for c in clean}, tuple(notes))
     _check_pipelines(found)
-    return found
+    _check_arms(found)
+    return replace(found, notes=(*notes, *_remarks(found)))
 
 
 def _cohort(data: Data) -> Cohort:
@@ -149,7 +163,21 @@ def _cohort(data: Data) -> Cohort:
         channel_axis=data.channel_axis,
         images=data.images,
     )
-    return (cohort.select(data.cases) if data.cases else cohort).labelled()
+    return cohort.labelled()
+
+
+def _selected(cohort: Cohort, data: Data) -> Cohort:
+    return cohort.select(data.cases) if data.cases else cohort
+
+
+def _grouped(name: str, cohort: Cohort, data: Data, clean: Cohort) -> Cohort:
+    """A further cohort with its own groups; a case named as a clean one is in that one's group."""
+    try:
+        own = cohort if data.groups is None else splits.grouped(cohort, data.groups)
+    except UsageError as error:
+        raise UsageError(f"cohorts: {name}: groups", found=error.found, expected=error.expected, do=error.do) from error
+    there = dict(zip((c.id for c in clean), clean.groups, strict=True))
+    return own.grouped({c.id: there.get(c.id, group) for c, group in zip(own, own.groups, strict=True)})
 
 
 def _spaced(cohort: Cohort, configuration: Configuration, notes: list[str]) -> Cohort:
@@ -168,14 +196,43 @@ def _spaced(cohort: Cohort, configuration: Configuration, notes: list[str]) -> C
 
 def _alike(name: str, cohort: Cohort, clean: Cohort) -> Cohort:
     """The cohort, if the clean one's calibrators can score it."""
-    for what, here, there in (("classes", cohort.head.classes, clean.head.classes), ("kind of scores", cohort.kind, clean.kind), ("members", cohort.members, clean.members)):
+    facts = (("head", cohort.head, clean.head), ("kind of scores", cohort.kind, clean.kind), ("members", cohort.members, clean.members))
+    for what, here, there in facts:
         if here != there:
             raise UsageError(f"cohorts: {name}", found=f"{what} {here}", expected=f"{there}, as in data", do="Predict both with the same networks and keep the same files.")
     return cohort
 
 
+def _check_arms(found: Design) -> None:
+    """UsageError where something is to be chosen by validation cases of fewer than two groups."""
+    for arm in found.arms:
+        chooses = [p for p in arm.pipelines if (m := p.make()) is not None and m.takes_validation]
+        count = len({found.groups[case] for case in arm.validation})
+        if chooses and count < 2:
+            where, which = ("split: validation", "") if arm.size is None else ("sensitivity: sizes", f" with {arm.size} to calibrate")
+            raise UsageError(
+                where,
+                found=f"{len(arm.validation)} validation case(s) in {count} group(s), in repeat {arm.repeat + 1}{which}",
+                expected=f"at least two groups, which {chooses[0].name} is chosen by",
+                do="Give more cases to validation, smaller sizes, or finer groups.",
+            )
+
+
+def _remarks(found: Design) -> list[str]:
+    """What a reader of the results must know."""
+    out = []
+    if not found.has_energy and any(p.method in ("ms", "lts-raw") for p in found.pipelines):
+        out.append("only probabilities are stored: MS(zbar) is then DC(zbar), and LTS(zbar) is LTS(logS(zbar))")
+    for name in found.cohorts:
+        lacking = [set(found.ids(r, TEST)) - {c.id for c in found.cohorts[name]} for r in found.repeats]
+        same = any(c.id in found.groups for c in found.cohorts[name])
+        if name != CLEAN and same and any(lacking):
+            out.append(f"{name} has not all test cases: up to {max(map(len, lacking))} of a repeat are missing")
+    return out
+
+
 def _check_pipelines(found: Design) -> None:
-    """UsageError for a pipeline that these scores cannot serve, or a study without two classes of views to compare."""
+    """UsageError for a pipeline that these scores cannot serve."""
     for p in (*found.pipelines, *found.configuration.sized()):
         method = p.make()
         fields = () if method is None else sorted(method.fields)

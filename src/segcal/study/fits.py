@@ -14,6 +14,7 @@ from segcal import calibrators
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort
 from segcal.engines import Engine
+from segcal.head import Regions
 from segcal.methods.method import AnyMethod, Trained, fit_methods
 from segcal.study.design import Arm, Design
 from segcal.study.pipelines import VIEWS, Pipeline
@@ -59,7 +60,9 @@ def fit(design: Design, piece: Piece, folder: Path, engine: Engine) -> None:
     view = VIEWS[piece.view].of(design.clean)
     methods = {p.name: m for p in piece.pipelines if (m := p.make()) is not None}
     validation = _chosen(view, piece.arm.validation) if any(m.takes_validation for m in methods.values()) else None
-    found = fit_methods(_resumable(methods, piece, folder), _chosen(view, piece.arm.calibration), engine, validation=validation)
+    # a kept region decision would hide what a method does to labels
+    keep = False if isinstance(view.head, Regions) else None
+    found = fit_methods(_resumable(methods, piece, folder), _chosen(view, piece.arm.calibration), engine, validation=validation, keep_decision=keep)
     for p in piece.pipelines:
         found[p.name].calibrator.save(file_of(folder, piece.arm, p))
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segcal import accumulate, parameters
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
-from segcal.errors import MissingError
+from segcal.errors import DataError, MissingError
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Arm, Design
@@ -30,11 +31,13 @@ OF_CASE = ("nll", "brier", "ece", "dice", "iou", "flip_rate", *SPATIAL)
 def gather(design: Design, folder: Path) -> dict[str, Any]:
     """All tidy tables but the samples."""
     found: dict[str, Rows] = {name: [] for name in ("scores", "pooled", "curves", "bands", "sizes", "sizes_pooled")}
+    seen = Seen({})
     for cohort in design.cohorts:
         for repeat in design.repeats:
-            for name, rows in _of_repeat(design, folder, cohort, repeat).items():
+            for name, rows in _of_repeat(design, folder, cohort, repeat, seen).items():
                 found[name] += rows
-    found["fits"] = _fits(design, folder)
+    found["fits"] = _fits(design, folder, seen)
+    found["cases"] = seen.rows(_groups(design))
     found["energy"] = _energies(design, folder)
     groups = _groups(design)
     found["partition"] = [
@@ -43,7 +46,31 @@ def gather(design: Design, folder: Path) -> dict[str, Any]:
     return {name: table(name, rows) for name, rows in found.items()}
 
 
-def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int) -> dict[str, Rows]:
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Digests of labels and mean logits by cohort and case, as fits and scores saw them."""
+
+    digests: dict[tuple[str, str], tuple[str, str]]
+
+    def add(self, cohort: str, case: str, digests: tuple[str, str]) -> None:
+        """DataError where a case is not what it was."""
+        if self.digests.setdefault((cohort, case), digests) != digests:
+            raise DataError(
+                f"{cohort} case {case}",
+                found="other labels or predictions in one part of the study than in another",
+                expected="files that stay as they are while a study runs",
+                do="Begin anew in another folder.",
+            )
+
+    def rows(self, groups: Mapping[str, str]) -> Rows:
+        """A row a case."""
+        return [
+            {"cohort": cohort, "case": case, "group": groups.get(case, case), "labels": labels, "scores": scores}
+            for (cohort, case), (labels, scores) in sorted(self.digests.items())
+        ]
+
+
+def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int, seen: Seen) -> dict[str, Rows]:
     """What one repeat says of one cohort."""
     keys, groups = suites(design.clean.head, design.configuration.bins), _groups(design)
     labels: dict[str, tuple[str, int | None]] = {p.name: (p.name, None) for p in design.pipelines}
@@ -57,6 +84,7 @@ def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int) -> dict[s
         if not path.is_file():
             raise MissingError(str(path), found="nothing", expected="the sums of a case", do="Run every part of the study before they are merged.")
         sums = read_sums(path, case)
+        seen.add(cohort, case, sums.digests)
         for label in labels:
             states = sums.states(label, keys)
             for metric, value in _numbers(design, keys, states).items():
@@ -131,12 +159,16 @@ def _bands(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[in
     return found
 
 
-def _fits(design: Design, folder: Path) -> Rows:
+def _fits(design: Design, folder: Path, seen: Seen) -> Rows:
     classes = len(design.clean.head.part_classes(0))
     counts = {row.name: row.counts[classes] for row in parameters.table((classes,)) if classes in row.counts}
     rows = []
     for arm in design.arms:
         found = loaded(folder, arm)
+        for p in arm.pipelines:
+            data = found[arm.label(p)].data
+            for record in () if data is None or p.view != "zbar" else data.records:
+                seen.add(CLEAN, record.id.removeprefix("validation/"), (record.labels, record.scores))
         rows += [_fit(arm, p, found[arm.label(p)], counts.get(p.method or "")) for p in arm.pipelines]
     return rows
 
@@ -154,8 +186,8 @@ def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters
         "method": pipeline.method,
         "view": pipeline.view,
         "cases": len(arm.calibration),
-        "optimised": None if count is None else count.optimised,
-        "identifiable": None if count is None else count.identifiable,
+        "optimised": None if count is None else count.optimised * len(calibrator.head.parts),
+        "identifiable": None if count is None or count.identifiable is None else count.identifiable * len(calibrator.head.parts),
         "translation_invariant": promises.translation_invariant,
         "preserves": preserves,
         "objective": solution.objective,
@@ -176,12 +208,14 @@ def _energies(design: Design, folder: Path) -> Rows:
     groups = _groups(design)
     rows = []
     for case in design.clean:
-        spread = json.loads(energy_file(folder, case.id).read_text(encoding="utf-8"))
+        path = energy_file(folder, case.id)
+        if not path.is_file():
+            raise MissingError(str(path), found="nothing", expected="the spread of a case's free energy, which the first part measures", do="Run the first part to its end.")
+        spread = json.loads(path.read_text(encoding="utf-8"))
         rows += [{"members": int(m), "case": case.id, "group": groups[case.id], "std": value} for m, value in spread.items()]
     return sorted(rows, key=lambda row: (row["members"], row["case"]))
 
 
 def _groups(design: Design) -> dict[str, str]:
-    """The group of each case; a case of another cohort that is no clean one has its own."""
-    known = {case.id: group for cohort in design.cohorts.values() for case, group in zip(cohort, cohort.groups, strict=True)}
-    return known | dict(zip((c.id for c in design.clean), design.clean.groups, strict=True))
+    """The group of each case."""
+    return {case.id: group for cohort in design.cohorts.values() for case, group in zip(cohort, cohort.groups, strict=True)} | design.groups

@@ -9,6 +9,7 @@
     sizes_pooled  size, repeat, pipeline, metric, value
     fits          repeat, pipeline, method, view, cases, optimised, identifiable, objective, nll, validation_nll, lambda, mu, status, gap, passes, message, and its guarantees
     partition     repeat, case, group, role
+    cases         cohort, case, group, and digests of its labels and of its mean logits, by which data are recognised
     samples       name, cohort, case, file
 
 Promises: they depend on the files of fits and scores alone, not on the order in which those came to be; rows are in the order of cohorts, repeats, pipelines and cases. A study of
@@ -70,6 +71,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "message": _TEXT,
     },
     "partition": {"repeat": _WHOLE, "case": _TEXT, "group": _TEXT, "role": _TEXT},
+    "cases": {"cohort": _TEXT, "case": _TEXT, "group": _TEXT, "labels": _TEXT, "scores": _TEXT},
     "samples": {"name": _TEXT, "cohort": _TEXT, "case": _TEXT, "file": _TEXT},
 }
 """Columns of each table."""

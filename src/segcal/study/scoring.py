@@ -22,7 +22,7 @@ import torch
 from segcal import accumulate, journal
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
-from segcal.cases import SCORED, Block, CaseReader, Rows
+from segcal.cases import SCORED, Block, CaseReader, Note, Rows
 from segcal.engines import Ask, Engine
 from segcal.engines.ask import LocalThrough
 from segcal.engines.engine import fold_parts
@@ -132,12 +132,14 @@ class CaseScorer:
             for around in [Surroundings(self._views[view])]
         }
         self._total: dict[Any, State] = {}
+        self._notes: list[Note] = []
         self._energy, self._energies = FreeEnergySpread(), dict[int, State]()
         self._wants_energy = scorer.energies and not energy_file(scorer.folder, case).is_file()
 
     def block(self, block: Block) -> None:
         """Fold one block for everything that scores the case."""
         stop = block.start + block.voxels
+        self._notes.append(self._reader.note(block))
         places = None
         for view, reader in self._views.items():
             mine = block if view == BASE else reader.block(block.start, stop)
@@ -155,9 +157,10 @@ class CaseScorer:
 
     def summary(self) -> dict[str, Any]:
         """Write the files."""
+        record = self._reader.record(self._notes)
         for repeat in sorted(self._scorer.todo[self._case]):
             mine = [(k, s.label) for k, s in enumerate(self._scored) if repeat in s.repeats]
-            arrays: dict[str, Any] = {"labels": np.array([label for _, label in mine])}
+            arrays: dict[str, Any] = {"pipelines": np.array([label for _, label in mine]), "digests": np.array([record.labels, record.scores])}
             for (part, name), accumulator in self._suites.items():
                 empty = accumulate.zero(accumulator)
                 states = [self._total.get((k, part, name), empty) for k, _ in mine]
@@ -188,15 +191,16 @@ def viewed(reader: CaseReader, view: View) -> CaseReader:
 
 @dataclass(frozen=True, eq=False)
 class CaseSums:
-    """What a case's file holds: states by label, part and accumulator."""
+    """What a case's file holds: states by pipeline, part and accumulator, and the digests of its labels and mean logits."""
 
     case: str
-    labels: tuple[str, ...]
+    pipelines: tuple[str, ...]
+    digests: tuple[str, str]
     arrays: Mapping[str, np.ndarray[Any, Any]]
 
     def states(self, label: str, keys: Mapping[tuple[int, str], Accumulator]) -> dict[tuple[int, str], State]:
         """The states of what is called `label`."""
-        k = self.labels.index(label)
+        k = self.pipelines.index(label)
         return {(part, name): {leaf: self.arrays[f"{part}/{name}/{leaf}"][k] for leaf in accumulate.zero(a)} for (part, name), a in keys.items()}
 
 
@@ -209,4 +213,5 @@ def read_sums(path: Path, case: str) -> CaseSums:
         raise UnreadableError(
             str(path), found=f"something that is not the sums of a case ({type(error).__name__})", expected="a file of this study", do="Remove it and go on."
         ) from error
-    return CaseSums(case, tuple(str(label) for label in arrays.pop("labels")), arrays)
+    pipelines, (labels, scores) = arrays.pop("pipelines"), arrays.pop("digests")
+    return CaseSums(case, tuple(str(p) for p in pipelines), (str(labels), str(scores)), arrays)

@@ -38,6 +38,9 @@ BANK_AS_DATA = {kind: {str(severity): vars(change) for severity, change in by_se
 KEPT = ("fits", "scores", "energy")
 """What parts have to be joined of."""
 
+PLACES = ("results", "labels", "mask", "images", "groups", "replicates", "samples")
+"""Entries in which the same study may differ."""
+
 
 def run(configuration: Configuration | Design, folder: str | os.PathLike[str], engine: Engine, *, part: tuple[int, int] = (1, 1)) -> Finished | None:
     """Do what is not done yet; the results, or None where `part` is one of several.
@@ -68,7 +71,7 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
         for kept in KEPT:
             for file in sorted((part / kept).rglob("*")):
                 target = where / file.relative_to(part)
-                if file.is_file() and not target.is_file():
+                if file.is_file() and not target.is_file() and not any(name.startswith(".") for name in file.relative_to(part).parts):
                     with journal.atomic(target) as temporary:
                         shutil.copyfile(file, temporary)
     rest = fits.missing(found, where, frozenset(found.repeats))
@@ -103,8 +106,7 @@ def _record(found: Design, folder: Path) -> None:
     described = json.loads(json.dumps(found.described()))
     if (folder / RECORD).is_file():
         _same(_told(folder), described, str(folder))
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(not p.name.startswith(".segcal-") for p in folder.iterdir()):
         raise UsageError(str(folder), found="a folder with other files", expected="a new folder, or one of this study", do="Choose another folder with -o.")
     with journal.atomic(folder / RECORD) as temporary:
         temporary.write_text(json.dumps({**described, "versions": versions()}, indent=1), encoding="utf-8")
@@ -122,11 +124,18 @@ def _told(folder: Path) -> dict[str, Any]:
 
 
 def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """UsageError naming the first entry in which two studies differ."""
+    """UsageError naming the first entry in which two studies differ: not where their files lie, nor how results are shown."""
     for key in ("configuration", *(k for k in wanted if k not in ("configuration", "versions"))):
-        at = _difference(there.get(key), wanted.get(key), key)
+        at = _difference(_essential(there.get(key)), _essential(wanted.get(key)), key)
         if at:
             raise UsageError(where, found=f"a study with another {at}", expected="the same study", do="Choose another folder with -o, or remove this one to begin anew.")
+
+
+def _essential(value: Any) -> Any:
+    """Without paths, which differ between machines, and what only results are made with."""
+    if isinstance(value, Mapping):
+        return {key: _essential(v) for key, v in value.items() if key not in PLACES}
+    return value
 
 
 def _difference(a: Any, b: Any, path: str) -> str:
