@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.ranking import NETWORK, _comparators, descending, winner
+from segcal.ranking import FEW, descending, winner
 
 
 @st.composite
 def columns(draw: st.DrawFn) -> torch.Tensor:
     """Values with many ties, of either precision, signed zeros and infinities among them."""
-    classes, voxels, seed = draw(st.integers(1, NETWORK + 2)), draw(st.integers(0, 40)), draw(st.integers(0, 2**31))
+    classes, voxels, seed = draw(st.integers(1, FEW + 4)), draw(st.integers(0, 40)), draw(st.integers(0, 2**31))
     rng = np.random.default_rng(seed)
     pool = np.array([-np.inf, -1e300, -2.0, -1e-320, -0.0, 0.0, 1e-320, 1.0, 1.0 + 2**-52, np.inf])
     values = torch.from_numpy(rng.choice(pool, size=(classes, voxels)))
@@ -33,18 +30,8 @@ def test_they_say_what_argmax_and_a_stable_sort_say(values: torch.Tensor) -> Non
         np.testing.assert_array_equal(winner(values).numpy(), np.argmax(values.numpy(), 0))
 
 
-@pytest.mark.parametrize("count", range(2, 11))
-def test_a_network_that_sorts_zeros_and_ones_sorts_everything(count: int) -> None:
-    """The 0-1 principle: every sequence of bits."""
-    for bits in itertools.product((0, 1), repeat=count):
-        row = list(bits)
-        for a, b in _comparators(count):
-            if row[b] > row[a]:
-                row[a], row[b] = row[b], row[a]
-        assert row == sorted(bits, reverse=True)
-
-
 def test_columns_of_a_large_block_are_found_one_by_one() -> None:
-    values = torch.randn(11, 70_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1)
-    np.testing.assert_array_equal(descending(values).numpy(), np.argsort(-values.numpy(), axis=0, kind="stable"))
-    np.testing.assert_array_equal(winner(values).numpy(), values.numpy().argmax(0))
+    for classes in (FEW, 11):
+        values = torch.randn(classes, 70_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1)
+        np.testing.assert_array_equal(descending(values).numpy(), np.argsort(-values.numpy(), axis=0, kind="stable"))
+        np.testing.assert_array_equal(winner(values).numpy(), values.numpy().argmax(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,14 @@ def test_an_exact_fit_beside_it_does_not_see_the_validation_cases() -> None:
     for a, b in zip(both["exact"].calibrator.state_dict().values(), alone["exact"].calibrator.state_dict().values(), strict=True):
         # its start comes from a sample of another size
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_on_a_sample_that_is_everything_it_is_the_same() -> None:
+    """A cohort smaller than the sample: the same rows in another order, so the same descent up to rounding, and the objective of all voxels."""
+    every, some = (fitted(DirichletCalibration(solver=replace(SHORT, sample=s)), cohort()) for s in (False, True))
+    assert some.solution.settings["sample"] is True
+    assert some.solution.nll == pytest.approx(every.solution.nll, abs=1e-6)
+    assert some.solution.settings["learning_rate"] == every.solution.settings["learning_rate"]
 
 
 def test_validation_cases_nobody_uses_are_refused() -> None:

@@ -71,6 +71,7 @@ class Descent:
     family: Parameterisation
     index: int
     settings: Settings
+    level: Level = Level.ALL
     stage: Stage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class Descent:
     def certify(self) -> Plan[Certified]:
         """What is known of the present parameters."""
         theta = get(self.stage)
-        found = (yield from self.sums({"train": Query(theta, 1)}))["train"]
+        found = (yield from self.sums({"train": Query(theta, 1)}, Level.ALL))["train"]
         numbers = {piece: value.detach() for piece, value in self.stage.pieces().items()}
         penalty = self.stage.penalty(self.settings.lambda_, self.settings.mu).item()
         gap, proof = self.stage.gap(numbers, found.gradient, self.settings.lambda_, self.settings.mu)
@@ -110,15 +111,15 @@ class Descent:
             solved: Solved = stop.value
             return solved
 
-    def sums(self, queries: Mapping[str, Query]) -> Generator[Mapping[Any, Ask], Mapping[Any, Any], dict[str, Sums]]:
-        """Mean NLL over the voxels of all pieces and its gradient in each piece's numbers."""
+    def sums(self, queries: Mapping[str, Query], level: Level | None = None) -> Generator[Mapping[Any, Ask], Mapping[Any, Any], dict[str, Sums]]:
+        """Mean NLL over the voxels of all pieces and its gradient in each piece's numbers, at the descent's own level unless another is named."""
         cases = {"train": self.split.train, "validation": self.split.validation}
         asks: dict[tuple[str, Hashable], Ask] = {}
         for name, query in queries.items():
             put(self.stage, query.theta)
             for piece, numbers in self.stage.pieces().items():
                 accumulator = self.stage.accumulator(piece, numbers.tolist(), query.order, self.family.fitted_on_logits and self.task.logits)
-                asks[name, piece] = Ask(accumulator, self.task.part, cases[name], Level.ALL, expert=piece if isinstance(piece, Expert) else None)
+                asks[name, piece] = Ask(accumulator, self.task.part, cases[name], self.level if level is None else level, expert=piece if isinstance(piece, Expert) else None)
         answers = yield asks
         out = {}
         for name in queries:

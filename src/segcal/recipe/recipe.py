@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcal.calibrators import Map, Solution
+from segcal.engines import Level
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
 from segcal.recipe.descent import Descent, Split, put, split_of
@@ -30,6 +31,8 @@ from segcal.solvers.query import Vector
 class Recipe:
     """`trials` of the search, `epochs` at most in each, `seed` of search and split, `storage`: a file of finished trials, to be taken up after an interruption.
 
+    `sample`: train and validate on the even sample of voxels that a fit keeps in memory (2^18 of them, about) instead of all; the objective reported is of all.
+
     UsageError where Optuna is not installed, or for numbers below 1.
     """
 
@@ -37,6 +40,7 @@ class Recipe:
     epochs: int = 200
     seed: int = 0
     storage: Path | str | None = None
+    sample: bool = False
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs"):
@@ -52,12 +56,12 @@ class Recipe:
 
     def _one(self, task: Task, subset: Subset, make: Callable[[], Parameterisation]) -> Plan[tuple[Map, Solution]]:
         split = split_of(task, subset, self.seed)
-        family = make()
+        family, level = make(), Level.SAMPLE if self.sample else Level.ALL
         search = Search(self.seed, any(stage.penalised for stage in family.stages))
-        begin = yield from Descent(task, split, family, 0, Settings(0.0, 1, 0.0, 0.0)).start()
+        begin = yield from Descent(task, split, family, 0, Settings(0.0, 1, 0.0, 0.0), level).start()
         path = None if self.storage is None else Path(self.storage)
         left_out = ",".join(map(str, subset)) or "nothing"
-        journal = Journal(path, f"{family.name}, part {task.part}, without fold {left_out}, seed {self.seed}, {self.epochs} epochs", begin)
+        journal = Journal(path, f"{family.name}, part {task.part}, without fold {left_out}, seed {self.seed}, {self.epochs} epochs" + (", sampled" if self.sample else ""), begin)
         done = {k: t for k, t in journal.read().items() if k < self.trials}
 
         def trial(number: int) -> Plan[None]:
@@ -66,7 +70,7 @@ class Recipe:
             notes: list[str] = []
             mine, value = make(), math.inf
             for k in range(len(mine.stages)):
-                solved = yield from Descent(task, split, mine, k, settings).run(Adam(settings.learning_rate, settings.patience, self.epochs))
+                solved = yield from Descent(task, split, mine, k, settings, level).run(Adam(settings.learning_rate, settings.patience, self.epochs))
                 theta.append(solved.theta)
                 notes.append("; ".join(solved.notes))
                 value = solved.value
@@ -96,6 +100,7 @@ class Recipe:
             "trials": len(done),
             "epochs": self.epochs,
             "seed": self.seed,
+            "sample": self.sample,
         }
         message = f"the papers' recipe: trial {best.number + 1} of {len(done)}, {best.notes}; validation NLL {best.value:.6g}; {split.why}"
         certificate = {"gap": found.gap, "proof": found.proof, "gradient": found.gradient, "evaluations": len(done)}

@@ -89,6 +89,8 @@ class RecipeSection(Section):
 
     trials: PositiveInt = 20
     epochs: PositiveInt = 200
+    sample: bool = False
+    """Train on an even sample of the voxels instead of all: much quicker on large cohorts."""
     only: tuple[str, ...] = ()
     """Pipelines to repeat; default: every one the recipe can fit."""
 
@@ -168,7 +170,7 @@ class Configuration(Section):
             if name not in able:
                 raise unknown("recipe: only", name, able, "a pipeline above that the papers' recipe can fit")
         wanted = self.recipe.only or tuple(able)
-        solver = Recipe(trials=self.recipe.trials, epochs=self.recipe.epochs, seed=self.seed)
+        solver = Recipe(trials=self.recipe.trials, epochs=self.recipe.epochs, seed=self.seed, sample=self.recipe.sample)
         return [Pipeline(f"{name} recipe", able[name].view, able[name].method, {"solver": solver}) for name in wanted]
 
 

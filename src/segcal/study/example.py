@@ -37,7 +37,7 @@ seed: 0
 # sensitivity:
 #   sizes: [5, 10, 25]              # further calibration set sizes; the test split stays, validation takes the rest
 
-# recipe: {trials: 20, epochs: 200} # the papers' own recipe beside the exact solvers
+# recipe: {trials: 20, epochs: 200, sample: true} # the papers' own recipe beside the exact solvers
 
 # bins: [20, 30, 40]                # beside 15 (ACE) and 50 (ECE)
 # replicates: 2000                  # bootstrap
