@@ -1,7 +1,7 @@
 """Which class is the largest at each voxel, and the order of all of them: ties to the lowest index, as everywhere in segcal.
 
 `winner` and `descending` say what `argmax` and a stable descending `sort` of the rows say, a column a voxel; tests hold them equal. They exist for speed
-(`benchmarks/operations.py`): over the leading axis torch's `argmax` takes several times as long as `max` with its indices, and few classes are sorted faster by exchanging whole rows.
+(`benchmarks/operations.py`): over the leading axis torch's `argmax` takes several times as long as `max` with its indices, and few classes are sorted faster by exchanging rows.
 Promises: plain tensor operations that can be traced; NaN is not expected. No voxel: an empty result.
 """
 

@@ -21,9 +21,10 @@ import pytest
 import segcal
 from segcal.calibrators import load
 from segcal.engines import Engine, Serial, Threads
+from segcal.engines.engine import Silent
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
 from segcal.splits import CALIBRATION, TEST, VALIDATION
-from segcal.study import fits, results, scoring, study
+from segcal.study import figures, fits, results, scoring, study
 from segcal.study.design import Design
 from segcal.study.pipelines import VIEWS
 from segcal.study.results import Finished
@@ -62,6 +63,12 @@ def once(ensembles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Des
     finished = study.run(found, root / "out", Serial())
     assert finished is not None
     return found, finished
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a small study's time; figures have tests of their own, and `once` and the command draw them."""
+    monkeypatch.setattr(study.figures, "write", lambda *_: figures.Written({}, {}))
 
 
 def value(finished: Finished, table: str, **wanted: Any) -> float:
@@ -185,6 +192,19 @@ def test_what_is_done_is_not_done_again(designed: Designed, ensembles: Path, tmp
     assert gone.is_file()
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert files(finished.folder) == before
+
+
+def test_progress_says_which_fit_it_is_part_of(designed: Designed, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Teller(Silent):
+        def start(self, what: str, total: int) -> None:
+            told.append(what)
+
+    study.run(designed(pipelines=["zbar", "TS(zbar)", "MS(zbar)", "LTS(logS(zbar))"], repeats=1), tmp_path / "out", Serial(progress=Teller()))
+    assert told[0] == "fit 1 of 2, 2 calibrators of zbar, repeat 1: reading cases"
+    assert any(what.startswith("fit 2 of 2, LTS(logS(zbar)), repeat 1: training") for what in told)
+    assert told[-1] == "scoring test cases"
 
 
 def test_another_study_in_the_folder_is_refused(designed: Designed, ensembles: Path, tmp_path: Path) -> None:

@@ -8,17 +8,19 @@ Another study in the folder: UsageError that names the first difference. Nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segcal import journal
 from segcal.calibrators.files import versions
 from segcal.engines import Engine
+from segcal.engines.engine import Progress
 from segcal.errors import MissingError, UnreadableError, UsageError
 from segcal.shift.photometric import BANK
 from segcal.study import figures, fits, results
@@ -51,8 +53,10 @@ def run(configuration: Configuration | Design, folder: str | os.PathLike[str], e
     mine = repeats_of(part, len(found.repeats))
     where = Path(folder)
     _record(found, where)
-    for piece in fits.missing(found, where, mine):
-        fits.fit(found, piece, where, engine)
+    left = fits.missing(found, where, mine)
+    for number, piece in enumerate(left, 1):
+        with _named(engine, f"fit {number} of {len(left)}, {piece.name}"):
+            fits.fit(found, piece, where, engine)
     score(found, where, engine, mine)
     return finish(found, where, engine) if part[1] == 1 else None
 
@@ -78,6 +82,33 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
     if rest:
         raise MissingError(str(where), found=f"no calibrator of {rest[0].name}", expected="every part of the study", do="Run the parts that are missing, and merge again.")
     return finish(found, where, engine)
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """Progress that says what a step is part of."""
+
+    progress: Progress
+    whole: str
+
+    def start(self, what: str, total: int) -> None:
+        """With the name before it."""
+        self.progress.start(f"{self.whole}: {what}", total)
+
+    def step(self) -> None:
+        """As it is."""
+        self.progress.step()
+
+
+@contextlib.contextmanager
+def _named(engine: Engine, whole: str) -> Iterator[None]:
+    """Inside, what the engine shows begins with a name."""
+    before = engine.progress
+    engine.progress = Named(before, whole)
+    try:
+        yield
+    finally:
+        engine.progress = before
 
 
 def finish(found: Design, folder: Path, engine: Engine) -> Finished:
