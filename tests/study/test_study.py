@@ -279,6 +279,28 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_tables(once: tupl
     assert files(out) == files(tmp_path / "calm") == files(once[1].folder)
 
 
+def test_bands_and_their_unit_are_the_studys(designed: Designed, tmp_path: Path) -> None:
+    quick = {"pipelines": ["zbar"], "methods": {}, "repeats": 1}
+    by_voxel, wide = (study.run(designed(**quick, **change), tmp_path / str(k), Serial()) for k, change in enumerate(({}, {"bands": [2.5, 5]})))
+    assert by_voxel is not None
+    assert wide is not None
+    told = [{r["case"]: r["value"] for r in one.rows("scores") if r["metric"] == "ba_ece"} for one in (by_voxel, wide)]
+    assert told[0].keys() == told[1].keys()
+    assert told[0] != told[1]
+    assert {2.5, 5.0} <= {row["low"] for row in wide.rows("bands")}
+    with pytest.raises(MissingError, match="no voxel spacing"):
+        study.run(designed(**quick, distance="mm"), tmp_path / "mm", Serial())
+
+
+def test_a_record_of_an_earlier_version_is_completed(designed: Designed, tmp_path: Path) -> None:
+    quick = {"pipelines": ["zbar"], "methods": {}, "repeats": 1}
+    study.run(designed(**quick), tmp_path / "out", Serial())
+    record = json.loads((tmp_path / "out" / "study.json").read_text())
+    del record["configuration"]["bands"]
+    (tmp_path / "out" / "study.json").write_text(json.dumps(record))
+    assert study.run(designed(**quick), tmp_path / "out", Serial()) is not None
+
+
 def test_region_heads_and_probabilities_alone_are_studied_too(ensembles: Path, tmp_path: Path, designed: Designed) -> None:
     """From stored probabilities there is no free energy, and the logits of a member are its log-probabilities."""
     root = tmp_path / "probs"

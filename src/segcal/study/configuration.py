@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from segcal.errors import MissingError, UnreadableError, UsageError
 from segcal.splits import natural
@@ -120,6 +120,10 @@ class Configuration(Section):
     recipe: RecipeSection | None = None
     bins: tuple[PositiveInt, ...] = (20, 30, 40)
     """Bin counts beside 15 and 50."""
+    bands: tuple[PositiveFloat, ...] = (3, 7, 15)
+    """Edges between the bands of BA-ECE: distances to a label boundary."""
+    distance: Literal["voxels", "mm"] = "voxels"
+    """Unit of these distances; millimetres need files that know their spacing."""
     replicates: PositiveInt = 2000
     """Bootstrap replicates."""
     samples: int = Field(3, ge=0)
@@ -133,10 +137,10 @@ class Configuration(Section):
                 raise ValueError(f"another name than {name!r}: letters, digits, spaces, '.', '+', '-' and '_', and not {CLEAN!r}, which is that of the clean test cases")
         return value
 
-    @field_validator("pipelines", "bins", mode="before")
+    @field_validator("pipelines", "bins", "bands", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str | int) else value
+        return (value,) if isinstance(value, str | int | float) else value
 
     def chosen(self) -> tuple[Pipeline, ...]:
         """The pipelines, those of the recipe last. UsageError for a name, a method or an option nobody knows, or a pipeline named twice."""

@@ -56,7 +56,7 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
     cohort = VIEWS["zbar"].of(design.clean)
     sizes = sorted((c.voxels, i) for i, c in enumerate(cohort))
     index = sizes[len(sizes) // 2][1]
-    keys = suites(cohort.head, design.configuration.bins)
+    keys = suites(cohort.head, design.configuration)
     channels = len(cohort.head.part_classes(0))
     identity = Calibrator(
         cohort.head, cohort.pooled_kind, [AffineMap(torch.eye(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64), False)] * len(cohort.head.parts), "ms"

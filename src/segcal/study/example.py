@@ -40,6 +40,7 @@ seed: 0
 # recipe: {trials: 20, epochs: 200, sample: true} # the papers' own recipe beside the exact solvers
 
 # bins: [20, 30, 40]                # beside 15 (ACE) and 50 (ECE)
+# bands: [3, 7, 15]                # of BA-ECE, with distance: voxels (or mm, where files know their spacing)
 # replicates: 2000                  # bootstrap
 # samples: 3                        # test cases kept as pictures
 """

@@ -72,7 +72,7 @@ class Seen:
 
 def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int, seen: Seen) -> dict[str, Rows]:
     """What one repeat says of one cohort."""
-    keys, groups = suites(design.clean.head, design.configuration.bins), _groups(design)
+    keys, groups = suites(design.clean.head, design.configuration), _groups(design)
     labels: dict[str, tuple[str, int | None]] = {p.name: (p.name, None) for p in design.pipelines}
     if cohort == CLEAN:
         labels |= {arm.label(p): (p.name, arm.size) for arm in design.arms if arm.repeat == repeat and arm.size is not None for p in arm.pipelines}

@@ -30,9 +30,10 @@ from segcal.errors import UnreadableError
 from segcal.head import Head
 from segcal.journal import Scratch
 from segcal.metrics.energy import FreeEnergySpread
+from segcal.metrics.spatial import SpatialCalibration
 from segcal.metrics.summary import suite
-from segcal.places import Places
-from segcal.study.configuration import CLEAN
+from segcal.places import BoundaryDistance, Places
+from segcal.study.configuration import CLEAN, Configuration
 from segcal.study.design import Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import VIEWS, View
@@ -52,9 +53,16 @@ class Scored:
     repeats: frozenset[int]
 
 
-def suites(head: Head, bins: Sequence[int]) -> dict[tuple[int, str], Accumulator]:
+def suites(head: Head, configuration: Configuration) -> dict[tuple[int, str], Accumulator]:
     """What is summed over the voxels of a case, by part and name."""
-    return {(part, name): accumulator for part in range(len(head.parts)) for name, accumulator in suite(len(head.part_classes(part)), head.part_background(part), bins).items()}
+    distance = BoundaryDistance(mm=configuration.distance == "mm")
+    out: dict[tuple[int, str], Accumulator] = {}
+    for part in range(len(head.parts)):
+        classes = len(head.part_classes(part))
+        spatial = SpatialCalibration(classes, bands=configuration.bands, distance=distance)
+        found = suite(classes, head.part_background(part), configuration.bins, spatial=spatial)
+        out |= {(part, name): accumulator for name, accumulator in found.items()}
+    return out
 
 
 def file_of(folder: Path, repeat: int, cohort: str, case: str) -> Path:
@@ -114,7 +122,7 @@ class CaseScorer:
     def __init__(self, scorer: Scorer, reader: CaseReader, scratch: Scratch, case: str, scored: Sequence[Scored]) -> None:
         head, configuration = reader.cohort.head, scorer.design.configuration
         self._scorer, self._case, self._scored, self._reader = scorer, case, scored, reader
-        self._suites = suites(head, configuration.bins)
+        self._suites = suites(head, configuration)
         self._views = {name: viewed(reader, VIEWS[name]) for name in sorted({s.view for s in scored})}
         self._places = Places(reader.label_map, scratch, (place for a in self._suites.values() for place in sorted(accumulate.needs(a), key=repr)))
         self._asks = {

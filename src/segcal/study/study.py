@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from segcal import journal
 from segcal.calibrators.files import versions
 from segcal.engines import Engine
@@ -157,9 +159,18 @@ def _told(folder: Path) -> dict[str, Any]:
 def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     """UsageError naming the first entry in which two studies differ: not where their files lie, nor how results are shown."""
     for key in ("configuration", *(k for k in wanted if k not in ("configuration", "versions"))):
-        at = _difference(_essential(there.get(key)), _essential(wanted.get(key)), key)
+        was = _complete(there.get(key)) if key == "configuration" else there.get(key)
+        at = _difference(_essential(was), _essential(wanted.get(key)), key)
         if at:
             raise UsageError(where, found=f"a study with another {at}", expected="the same study", do="Choose another folder with -o, or remove this one to begin anew.")
+
+
+def _complete(configuration: Any) -> Any:
+    """With the defaults of entries that an earlier version did not have."""
+    try:
+        return Configuration.model_validate(configuration).model_dump(mode="json")
+    except ValidationError:
+        return configuration
 
 
 def _essential(value: Any) -> Any:
