@@ -55,7 +55,7 @@ def study(
     if example:
         studying.print_example()
         return 0
-    if not dry_run:
+    if configuration is not None and not dry_run:
         studying.check_output(output)
     found = studying.opened(configuration)
     studying.show_design(out, found)
