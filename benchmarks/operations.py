@@ -1,6 +1,8 @@
 """Single operations that have code of our own, beside the library's, interleaved: results equal, medians of times.
 
     python benchmarks/operations.py
+
+What it printed when the choice was made: docs/decisions/0011-speed-of-single-operations.md.
 """
 
 from __future__ import annotations
