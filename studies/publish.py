@@ -4,7 +4,7 @@
 
 A STUDY is a folder that `segcal study` finished. Writes OUT/README.md (Tables 1 to 6, all studies side by side) and for each study OUT/NAME.md (how it compares with the paper,
 Tables 7 and 8, differences, flips, figures) and OUT/NAME/ (its figures; SVG, or PNG for those with pictures and where it is smaller). Tables and figures are made anew from the
-studies' tidy tables and samples.
+studies' tidy tables and samples. Studies named after --apart have a page, and no place in the tables of all.
 
 Paragraphs are written by people, in studies/notes/overview.md and studies/notes/NAME.md: text before the first heading opens the page, `## KEY` heads the paragraph of a table or
 figure, `## KEY, not shown` that of a figure which is not published (its pictures' licence). A table or figure without a paragraph, or a paragraph on something that is not
@@ -147,16 +147,18 @@ def _chosen(vector: Path, picture: Path) -> Path:
     return chosen
 
 
-def publish(folders: Sequence[Path], shared: Path, out: Path, written: Path) -> list[Path]:
+def publish(folders: Sequence[Path], shared: Path, out: Path, written: Path, apart: Sequence[Path] = ()) -> list[Path]:
     """Make all pages; the files written. MissingError naming every paragraph that is missing, before anything is written."""
-    found = [results.read(folder) for folder in folders]
+    found = [results.read(folder) for folder in (*folders, *apart)]
     studies = [Results.of(one) for one in found]
-    made = {table.name: table for table in tables(studies, bank=BANK_AS_DATA)}
-    slugs = [name.removeprefix("flips-") for name in made if name.startswith("flips-")]
+    together = tables(studies[: len(folders)], bank=BANK_AS_DATA)
+    alone = [table for study in studies[len(folders) :] for table in tables([study])]
+    made = {table.name: table for table in (*alone, *together)}
+    slugs = [table.name.removeprefix("flips-") for table in (*together, *alone) if table.name.startswith("flips-")]
     paper = against.Paper.read(shared)
     with tempfile.TemporaryDirectory() as temporary:
         drawn = Path(temporary)
-        pages = {"README": Page("Three studies" if len(found) == 3 else "Studies", Notes.read(written / "overview.md"), {k: markdown.render(made[k]) for k in TITLES if k in made})}
+        pages = {"README": Page("Studies of real ensembles", Notes.read(written / "overview.md"), {k: markdown.render(made[k]) for k in TITLES if k in made})}
         for one, study, slug in zip(found, studies, slugs, strict=True):
             pages[slug] = of_study(one, study, slug, made, paper, Notes.read(written / f"{slug}.md"), drawn / slug)
         faults = [fault for page in pages.values() for fault in page.notes.faults(list(page.shown))]
@@ -182,12 +184,13 @@ def _write(path: Path, content: bytes) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY", help="folders of finished studies")
+    parser.add_argument("--apart", nargs="+", type=Path, default=[], metavar="STUDY", help="further ones with a page, not in the tables of all")
     parser.add_argument("--shared", type=Path, required=True, help="the folder with science/paper_tables.json")
     parser.add_argument("-o", "--out", type=Path, required=True, help="where pages go")
     parser.add_argument("--notes", type=Path, default=Path(__file__).parent / "notes", help="where the paragraphs lie")
     args = parser.parse_args()
     try:
-        files = publish(args.studies, args.shared, args.out, args.notes)
+        files = publish(args.studies, args.shared, args.out, args.notes, args.apart)
     except SegcalError as error:
         sys.exit(str(error))
     print(f"{args.out}: {len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")

@@ -165,6 +165,10 @@ def test_studies_side_by_side(finished: Path, papers: Path, write: Write, tmp_pa
     head = next(line for line in overview.splitlines() if line.startswith("| Pipeline"))
     assert "small" in head and "A second, larger" in head
     assert "[a-second-larger](a-second-larger.md)" in overview
+    publish.publish([finished], papers, tmp_path / "pages", write(), [other])
+    overview = (tmp_path / "pages" / "README.md").read_text()
+    assert "A second, larger" not in next(line for line in overview.splitlines() if line.startswith("| Pipeline"))
+    assert "[a-second-larger](a-second-larger.md)" in overview
 
 
 def cells(table: Any, pair: Pair) -> dict[tuple[str, str], str]:
