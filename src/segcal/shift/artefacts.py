@@ -33,7 +33,6 @@ class Change(Protocol):
 
     def transform(self) -> torchio.Transform:
         """TorchIO's transformation with these parameters."""
-        ...
 
 
 @dataclass(frozen=True)

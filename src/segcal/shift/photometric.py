@@ -40,7 +40,6 @@ class Change(Protocol):
 
     def apply(self, x: Pixels, draws: np.random.Generator) -> Pixels:
         """Pixels (H, W) or (H, W, 3) in [0, 1], changed, again in [0, 1]; `x` stays as it is."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -43,19 +43,15 @@ class Scheme(Protocol):
     @property
     def name(self) -> str:
         """As tables and the measured coverage call it."""
-        ...
 
     def units(self, repeats: int, groups: int) -> int:
         """Number of what is resampled first."""
-        ...
 
     def shortage(self, rows: int, groups: int) -> str:
         """Why no interval can be made of so many rows in so many groups; empty where one can."""
-        ...
 
     def weights(self, repeat: NDArray[np.int64], group: NDArray[np.int64], seed: int, replicates: int) -> Any:
         """Seeded weights, a SciPy CSR array."""
-        ...
 
 
 @dataclass(frozen=True)

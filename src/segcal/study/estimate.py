@@ -1,21 +1,23 @@
 """How long a study may take, before it starts: one case read and scored, and counts of what there is to do.
 
-One clean case is read, and its largest block is timed being scored through an affine map and under the objective of a fit; the rest is arithmetic on voxels. How many evaluations
-a fit needs are typical numbers seen on real ensembles. Promises: an order of magnitude, within about a factor of two; no result depends on it. Costs: seconds.
+Some blocks of one clean case are read, and the largest is timed being scored through an affine map and under the objective of a fit; the rest is arithmetic on voxels. How many
+evaluations a fit needs are typical numbers seen on real ensembles. Promises: an order of magnitude, within about a factor of two; no result depends on it. Costs: seconds.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from segcal import accumulate
 from segcal.calibrators import AffineMap, Calibrator
-from segcal.cases import SCORED
+from segcal.cases import Prepared
 from segcal.engines import Ask, Engine
 from segcal.engines.engine import fold_parts
 from segcal.engines.single import one_thread
@@ -31,6 +33,13 @@ EVALUATIONS = {"ts": 12, "ets": 40, "vs": 60, "ms": 90, "ms-c": 90, "dc": 90, "c
 """Passes over a fit's voxels, about, in units of one affine gradient."""
 
 USUAL = 90
+"""Of another method."""
+
+EPOCH = 3
+"""An epoch of a training, in the same units."""
+
+BLOCKS = 16
+"""Most blocks of the case that are read."""
 
 BYTES = 1_500
 """Bytes of a case's file a pipeline."""
@@ -62,21 +71,25 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
         cohort.head, cohort.pooled_kind, [AffineMap(torch.eye(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64), False)] * len(cohort.head.parts), "ms"
     )
     with one_thread(), engine.scratch(cohort) as scratch, cohort.open(index, scratch) as reader:
-        begun = time.perf_counter()
         cuts = cohort.cuts(index)
         places = Places(reader.label_map, scratch, (place for a in keys.values() for place in sorted(accumulate.needs(a), key=repr)))
-        blocks = [reader.block(*cut) for cut in cuts]
-        prepared = [reader.prepare(block, places) for block in blocks]
-        reading = (time.perf_counter() - begun) / cohort[index].voxels
-        best = max(prepared, key=lambda p: p.log_probs.shape[1])
+        finding = _timed(lambda: places.of(*cuts[0])) / cohort[index].voxels
+        seen = scored = 0
+        best: Prepared | None = None
+        begun = time.perf_counter()
+        for start, stop in cuts[:: -(-len(cuts) // BLOCKS)]:
+            prepared = reader.prepare(reader.block(start, stop), places)
+            seen, scored = seen + stop - start, scored + prepared.log_probs.shape[1]
+            best = prepared if best is None or prepared.log_probs.shape[1] > best.log_probs.shape[1] else best
+        reading, kept = finding + (time.perf_counter() - begun) / seen, scored / seen
+        assert best is not None
         n = max(1, best.log_probs.shape[1])
         asks = {key: Ask(a, key[0], through=identity.through(key[0])) for key, a in keys.items()}
         scoring = min(_timed(lambda: fold_parts(cohort.head, asks, best, index)) for _ in range(2)) / n
-        rows = replace(best.part(cohort.head, 0))
+        rows = best.part(cohort.head, 0)
         flat = np.eye(channels, channels + 1).ravel()
         objective = AffineNLL(channels, tuple(flat.tolist()), 1, False)
         folding = min(_timed(lambda: accumulate.fold(objective, rows)) for _ in range(2)) / n * len(cohort.head.parts)
-        kept = sum(int((b.role == SCORED).sum()) for b in blocks) / cohort[index].voxels
     voxels = {name: {c.id: c.voxels for c in one} for name, one in design.cohorts.items()}
     fit_seconds = 0.0
     for piece in fits.pieces(design) if folder is None else fits.missing(design, folder, repeats):
@@ -88,7 +101,7 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
         for p in piece.pipelines:
             method = p.make()
             if isinstance(method, Trained):
-                fit_seconds += size * kept * folding * 30 * min(40, getattr(method, "epochs", 40)) / 10
+                fit_seconds += size * kept * folding * EPOCH * min(40, getattr(method, "epochs", 40))
             else:
                 trials = getattr(getattr(method, "solver", None), "trials", 0)
                 fit_seconds += size * kept * folding * (EVALUATIONS.get(p.method or "", USUAL) + 100 * trials)
@@ -103,8 +116,7 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
     return Estimate(fit_seconds / engine.workers, score_seconds / engine.workers, files * BYTES)
 
 
-def _timed(work: object) -> float:
-    assert callable(work)
+def _timed(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
