@@ -113,7 +113,7 @@ def run(name: str, cohorts: Mapping[str, Cohort], trials: int, only: tuple[str, 
         found[method, "recipe"] = recipe, seconds
         print(f"{name} {method} recipe {seconds:.1f} s: {recipe.solution.message if recipe.solution else ''}", flush=True)
         if method in OWN_PENALTY and recipe.solution is not None:
-            chosen = recipe.solution.settings
+            (chosen,) = recipe.solution.settings["strengths"]
             found[method, "exact, the recipe's penalty"] = timed(make(lambda_=chosen["lambda"], mu=chosen["mu"], penalty="odir"), cohorts["train"])
         found[method, "exact, default"] = timed(make(), cohorts["fit"])
     numbers = scored(cohorts, {k: c for k, (c, _) in found.items()})

@@ -54,7 +54,7 @@ def test_several_methods_make_a_folder(segcal: Any, fitting: Any, tmp_path: Path
     found = said.json
     assert found["crossfitted"] is True
     assert set(found["methods"]) == {"ts", "vs"}
-    assert found["methods"]["vs"]["solution"]["settings"]["lambda"] == 0.1
+    assert found["methods"]["vs"]["solution"]["settings"]["strengths"] == [{"lambda": 0.1, "mu": 0.1, "weight": 1.0}]
     assert found["methods"]["ts"]["crossfit"]["uncalibrated"] == found["methods"]["vs"]["crossfit"]["uncalibrated"]
 
 

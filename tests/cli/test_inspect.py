@@ -47,7 +47,7 @@ def test_a_cross_validated_path_and_a_matrix_are_shown(segcal: Any, fitting: Any
     assert segcal("fit", *fitting.labelled, "--method", "vs", "--no-crossfit", "-o", path).code == 0
     said = segcal("inspect", path)
     assert said.code == 0
-    assert "Strength by cross-validation" in said.out
+    assert "Strengths by cross-validation" in said.out
     assert "No cross-fitted numbers" in said.out
     assert said.out.count("\n  ") >= 3
 

@@ -87,7 +87,7 @@ def test_what_is_told_is_complete() -> None:
     assert [t["trial"] for t in solution.selection] == [0, 1, 2]
     assert "validated on 2 of 4 cases" in solution.message or "validated on 1 of 4 cases" in solution.message
     best = min(solution.selection, key=lambda t: t["validation_nll"])
-    assert solution.settings["lambda"] == best["lambda"]
+    assert solution.settings["strengths"] == ({"lambda": best["lambda"], "mu": best["mu"], "weight": 1.0},)
     assert json.dumps(solution.to_json(), allow_nan=False)
 
 

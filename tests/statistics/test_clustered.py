@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from segcal.errors import UsageError
-from segcal.statistics import cluster_bootstrap, clustered_mean, paired_difference
+from segcal.statistics import REPLICATES, cluster_bootstrap, clustered_mean, lowest_probabilities, paired_difference
 
 
 def test_groups_of_one_give_the_textbook_t_interval() -> None:
@@ -127,3 +127,28 @@ def test_the_cluster_bootstrap_draws_whole_groups() -> None:
 def test_bad_arguments_get_a_message(call: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_of_two_groups_that_disagree_the_probabilities_are_those_of_a_uniform_weight() -> None:
+    """The mean difference is w a - (1 - w) b with w uniform: the first is lower with probability b / (a + b)."""
+    found = lowest_probabilities([[3.0, 0.0], [0.0, 1.0]], ["a", "b"])
+    assert found.sum() == pytest.approx(1)
+    assert found[0] == pytest.approx(1 / 4, abs=4 * np.sqrt(0.25 * 0.75 / REPLICATES))
+
+
+def test_of_groups_that_agree_one_is_certain_and_ties_go_to_the_first() -> None:
+    x = np.random.default_rng(0).normal(size=7)
+    np.testing.assert_array_equal(lowest_probabilities([x, x - 1, x - 1, x + 1], list("abcdefg")), [0, 1, 0, 0])
+    np.testing.assert_array_equal(lowest_probabilities([[1.0]], ["a"]), [1])
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Ten cases of one group are no more certain than one case of it with ten times the weight in the mean: 10 w a - (1 - w) b."""
+    found = lowest_probabilities([[0.0] * 10 + [9.0], [1.0] * 10 + [0.0]], ["a"] * 10 + ["b"])
+    assert found[0] == pytest.approx(1 - 9 / 19, abs=4 * 0.5 / np.sqrt(REPLICATES))
+
+
+@pytest.mark.parametrize("values", [[], [[]], [1.0, 2.0], [[1.0, np.nan]]])
+def test_nothing_to_compare_is_refused(values) -> None:
+    with pytest.raises(UsageError, match="values"):
+        lowest_probabilities(values, ["a", "b"])

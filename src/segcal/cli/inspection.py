@@ -97,11 +97,11 @@ def _solution(out: Output, solution: Mapping[str, Any]) -> None:
                 tried.add_row(str(row["trial"] + 1), f"{row['learning_rate']:.3g}", str(row["patience"]), *strengths, number(row["validation_nll"]))
             out.show(tried, f"Trials of the papers' recipe{': ' + name if name else ''}")
         elif path:
-            chosen = table("lambda", "NLL", "gain over ts", "standard error")
+            chosen = table("lambda", "NLL", "gain over ts", "standard error", "weight %")
             for row in path:
                 strength = "ts" if row["lambda"] is None else f"{row['lambda']:g}"
-                chosen.add_row(strength, number(row["nll"]), number(row["gain"], True), number(row["standard_error"]))
-            out.show(chosen, f"Strength by cross-validation over cases{': ' + name if name else ''}")
+                chosen.add_row(strength, number(row["nll"]), number(row["gain"], True), number(row["standard_error"]), f"{100 * row['weight']:.0f}")
+            out.show(chosen, f"Strengths by cross-validation over cases{': ' + name if name else ''}")
 
 
 def _data(out: Output, data: Mapping[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15. `lambda_` and `mu` are numbers,
 or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 1e-4, warm-started, on an even sample
-of the voxels; of the strengths whose NLL is within one standard error of the lowest (of the paired difference over cases) the strongest is taken, and temperature scaling is the
-strongest of all. The final fit uses every voxel. Where validation cases are given they take the place of the folds: one path instead of one a fold (K26 4.1).
+of the voxels. Which strength is best is uncertain with few cases, so none is picked: each, temperature scaling among them as the strongest of all, gets as its weight the
+probability that its NLL is the lowest (Bayesian bootstrap over groups of cases, Rubin 1981), and the parameters of the fits are averaged. NLL is convex in them, so on any data the
+average's is at most the average NLL, which picking at random by those weights would give. Weights below `LEAST` are dropped. The final fits use every voxel.
+Where validation cases are given they take the place of the folds: one path instead of one a fold (K26 4.1).
 `eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases to judge by: "cv" keeps temperature scaling and says so.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, Literal
@@ -19,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segcal import accumulate
-from segcal.calibrators import Solution
+from segcal.calibrators import PartMap, Solution
 from segcal.engines import Ask, Level
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
@@ -27,9 +29,12 @@ from segcal.methods.method import FittedMap, Published
 from segcal.methods.temperature_scaling import certificate, refined_temperatures, sampled_temperatures
 from segcal.objectives import ScaleNLL
 from segcal.solvers import Solved
-from segcal.statistics import clustered_mean, one_standard_error
+from segcal.statistics import clustered_mean, lowest_probabilities
 
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
+
+LEAST = 0.05
+"""A strength less probable than this is not fitted on all voxels: five fits instead of ten at the most, seldom more than three."""
 
 EXTREME = 1e2
 """Parameters beyond this, weights in multiples of 1/T where that is above 1, are called degenerate."""
@@ -43,12 +48,43 @@ def extent(weight: Any, bias: Any, scale: Solved) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """A strength: `lambda_` (None: temperature scaling), what to start from, the table it was chosen from, and why."""
+    """The weight of each strength (None: temperature scaling), what a fit at each starts from, the table they were chosen from, and why. Weights sum to 1."""
 
-    lambda_: float | None
-    start: Any
+    weights: Mapping[float | None, float]
+    starts: Mapping[float, Any]
     table: tuple[Mapping[str, Any], ...]
     why: str
+
+    @property
+    def strengths(self) -> list[float]:
+        """Those that are not temperature scaling, in the path's order."""
+        return [strength for strength in self.weights if strength is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """A fit on all voxels at one strength: the `end` it came to, objective `value` and its `nll`, its certificate, whether it `converged`, what is to be said.
+
+    And what is told of its experts, if there are any.
+    """
+
+    end: Any
+    value: float
+    nll: float
+    certificate: Mapping[str, Any]
+    converged: bool
+    notes: tuple[str, ...]
+    experts: tuple[Mapping[str, Any], ...] = ()
+
+
+def in_words(strengths: Sequence[Mapping[str, Any]]) -> str:
+    """Strengths and weights as a solution's settings hold them: "0.01", "0.01 and mu = 0.1", "ts (38 %), 0.01 (62 %)"."""
+
+    def name(row: Mapping[str, Any]) -> str:
+        lambda_, mu = row["lambda"], row["mu"]
+        return "ts" if lambda_ is None else f"{lambda_:.4g}" if mu == lambda_ else f"{lambda_:.4g} and mu = {mu:.4g}"
+
+    return name(strengths[0]) if len(strengths) == 1 else ", ".join(f"{name(row)} ({100 * row['weight']:.0f} %)" for row in strengths)
 
 
 @dataclass(frozen=True)
@@ -126,12 +162,33 @@ class Penalised(Published):
         """What the fit of a subset on the sample ends at for each strength."""
 
     @abstractmethod
-    def held_out(self, task: Task, beta: float, end: Any) -> Mapping[Hashable, Ask]:
-        """Asks about the sample whose evaluations add up to the NLL at an end of a path."""
+    def nll_asks(self, task: Task, beta: float, end: Any, level: Level) -> Mapping[Hashable, Ask]:
+        """Asks about all cases whose evaluations add up to the NLL at an end."""
 
     @abstractmethod
-    def final(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
-        """Fit a subset on all voxels at the strength chosen, which is not None."""
+    def optimum(self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Any) -> Plan[Optimum]:
+        """Fit a subset on all voxels at a strength."""
+
+    @abstractmethod
+    def temperature_end(self, task: Task, beta: float) -> Any:
+        """Temperature scaling as an end."""
+
+    @abstractmethod
+    def mean_end(self, ends: Sequence[Any], weights: Sequence[float]) -> Any:
+        """The ends' parameters, averaged."""
+
+    @abstractmethod
+    def map_at(self, task: Task, end: Any) -> PartMap:
+        """The map of an end."""
+
+    @abstractmethod
+    def remarks(self, task: Task, end: Any, scale: Solved) -> tuple[bool, list[str]]:
+        """Whether an end lies where the data do not bound it, and what is to be said of it."""
+
+    def details(self, end: Any, optima: Sequence[Optimum]) -> dict[str, Any]:
+        """More settings to tell of; none."""
+        del end, optima
+        return {}
 
     @abstractmethod
     def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
@@ -142,27 +199,54 @@ class Penalised(Published):
         rough = yield from sampled_temperatures(task, sorted(self._walked(task)))
         chosen = yield from self._choose(task, {s: float(found.theta[0]) for s, found in rough.items()})
         # "odir" does not know the temperature: there the sample's is enough to start from, unless it is what is fitted or undetermined
-        needed = [s for s in task.subsets if self.penalty == "ts" or chosen[s].lambda_ is None or rough[s].notes]
+        needed = [s for s in task.subsets if self.penalty == "ts" or None in chosen[s].weights or rough[s].notes]
         scales = rough | (yield from refined_temperatures(task, {s: rough[s] for s in needed}))
-        fitted = {s: self.temperature_map(task, scales[s], chosen[s]) for s in task.subsets if chosen[s].lambda_ is None}
-        fitted |= yield from together({s: self.final(task, s, scales[s], chosen[s]) for s in task.subsets if s not in fitted})
+        fitted = {s: self.temperature_map(task, scales[s], chosen[s]) for s in task.subsets if not chosen[s].strengths}
+        fitted |= yield from together({s: self._averaged(task, s, scales[s], chosen[s]) for s in task.subsets if s not in fitted})
         return fitted
 
     def bias_strength(self, lambda_: float) -> float:
         """The mu that goes with a lambda."""
         return lambda_ if self.mu is None or self.mu == "cv" else float(self.mu)
 
+    def unbounded(self, because: str = "") -> str:
+        """What is said of parameters beyond `EXTREME`."""
+        bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
+        return f"the data do not bound them{f' ({because})' if because else ''}; {bound}"
+
     def settings(self, scale: Solved, chosen: Chosen) -> dict[str, Any]:
         """Penalty and strengths as used."""
-        lambda_ = chosen.lambda_
-        mu = None if lambda_ is None else self.bias_strength(lambda_)
-        return {"penalty": self.penalty, "eps": float(self.eps), "strength": chosen.why, "temperature": 1 / float(scale.theta[0]), "lambda": lambda_, "mu": mu}
+        strengths = tuple({"lambda": s, "mu": None if s is None else self.bias_strength(s), "weight": weight} for s, weight in chosen.weights.items())
+        return {"penalty": self.penalty, "eps": float(self.eps), "strength": chosen.why, "temperature": 1 / float(scale.theta[0]), "strengths": strengths}
 
     def at_temperature(self, scale: Solved, chosen: Chosen, notes: list[str]) -> Solution:
         """The solution of a fit that kept temperature scaling."""
         message = "; ".join([f"T = {1 / float(scale.theta[0]):.4g}", chosen.why, *scale.notes, *notes])
         status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
         return Solution(scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen), chosen.table)
+
+    def _averaged(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
+        """Fits on all voxels at every strength that has a weight, and their mean."""
+        beta = float(scale.theta[0])
+        at = yield from together({s: self.optimum(task, subset, scale, s, chosen.starts[s]) for s in chosen.strengths})
+        every, weights = [at[s] for s in chosen.strengths], [chosen.weights[s] for s in chosen.strengths]
+        if None in chosen.weights:
+            every.append(Optimum(self.temperature_end(task, beta), scale.value, scale.value, certificate(scale), scale.converged, ()))
+            weights.append(chosen.weights[None])
+        end, nll = every[0].end, every[0].nll
+        if len(every) > 1:
+            end = self.mean_end([o.end for o in every], weights)
+            asks = {k: ask.about(task.members(subset)) for k, ask in self.nll_asks(task, beta, end, Level.ALL).items()}
+            answers = yield asks
+            sums = [accumulate.result(ask.accumulator, answers[k]) for k, ask in asks.items()]
+            nll = sum(one.value * one.voxels for one in sums) / sum(one.voxels for one in sums)
+        unbounded, remarks = self.remarks(task, end, scale)
+        notes = list(dict.fromkeys([note for o in every for note in o.notes] + [f"temperature alone: {note}" for note in scale.notes] + remarks))
+        status = "stopped" if not all(o.converged for o in every) else "degenerate" if unbounded else "optimal"
+        proven = _certificate(every, weights)
+        told = self.settings(scale, chosen) | self.details(end, every)
+        message = "; ".join([f"lambda = {in_words(told['strengths'])} ({chosen.why}), gap <= {proven['gap']:.1e}", *notes])
+        return FittedMap(self.map_at(task, end), Solution(_mean([o.value for o in every], weights), nll, status, message, 0, proven, told, chosen.table))
 
     def _walked(self, task: Task) -> set[Subset]:
         """The subsets asked for, and with "cv" those that are judged."""
@@ -173,7 +257,7 @@ class Penalised(Published):
         if self.lambda_ != "cv":
             given = float(self.lambda_)
             ends = yield from together({s: self.path(task, s, Walk.to_start(betas[s], given)) for s in task.subsets})
-            return {s: Chosen(given, ends[s][given], (), "as given") for s in task.subsets}
+            return {s: Chosen({given: 1.0}, ends[s], (), "as given") for s in task.subsets}
         judges = {s: _judges(task, s) for s in task.subsets}
         needed = {fitted for found in judges.values() for fitted, _ in found} | {s for s, found in judges.items() if found}
         paths = yield from together({s: self.path(task, s, Walk(betas[s], PATH)) for s in sorted(needed)})
@@ -182,7 +266,7 @@ class Penalised(Published):
             for k, (fitted, cases) in enumerate(found):
                 asks[s, k, None, None] = Ask(ScaleNLL(betas[fitted]), task.part, cases, Level.SAMPLE, by_case=True)
                 for strength, end in paths[fitted].items():
-                    for name, ask in self.held_out(task, betas[fitted], end).items():
+                    for name, ask in self.nll_asks(task, betas[fitted], end, Level.SAMPLE).items():
                         asks[s, k, strength, name] = ask.about(cases, by_case=True)
         answers = (yield asks) if asks else {}
         sums: dict[tuple[Subset, float | None], dict[int, list[float]]] = {}
@@ -196,10 +280,10 @@ class Penalised(Published):
         out = {}
         for s, found in judges.items():
             if not found:
-                out[s] = Chosen(None, None, (), "temperature scaling: fewer than two groups of cases to judge by")
+                out[s] = Chosen({None: 1.0}, {}, (), "temperature scaling: fewer than two groups of cases to judge by")
                 continue
             nll = {lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)}
-            out[s] = _best(task, nll, paths[s])
+            out[s] = _weighed(task, nll, paths[s])
         return out
 
 
@@ -210,16 +294,18 @@ def _judges(task: Task, subset: Subset) -> list[tuple[Subset, frozenset[int]]]:
     return [(tuple(sorted((*subset, k))), frozenset(task.folds[k])) for k in task.inner(subset)]
 
 
-def _best(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
-    """The strongest penalty, temperature scaling the strongest of all, whose NLL is above the lowest by no more than the standard error of that paired difference over cases."""
+def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
+    """Each strength weighed by the probability that its NLL, mean over cases, is the lowest."""
     base = nll[None]
-    how = "chosen on validation cases" if task.validation else "cross-validated over cases"
     cases = sorted(base)
     groups = [task.groups[i] for i in cases]
+    probable = lowest_probabilities([[found[i] for i in cases] for found in nll.values()], groups)
+    kept = {strength: float(p) for strength, p in zip(nll, probable, strict=True) if p >= LEAST}
+    weights = {strength: p / sum(kept.values()) for strength, p in kept.items()}
     mean = {strength: float(np.mean([found[i] for i in cases])) for strength, found in nll.items()}
-    best = min(mean, key=lambda s: mean[s])
+    lowest = nll[min(mean, key=lambda s: mean[s])]
     gain = {strength: clustered_mean([base[i] - found[i] for i in cases], groups) for strength, found in nll.items()}
-    excess = {strength: clustered_mean([found[i] - nll[best][i] for i in cases], groups) for strength, found in nll.items()}
+    excess = {strength: clustered_mean([found[i] - lowest[i] for i in cases], groups) for strength, found in nll.items()}
     table = tuple(
         {
             "lambda": s,
@@ -228,13 +314,26 @@ def _best(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Map
             "standard_error": gain[s].standard_error,
             "excess": excess[s].mean,
             "excess_standard_error": excess[s].standard_error,
+            "weight": weights.get(s, 0.0),
         }
         for s in nll
     )
-    chosen = next(s for s in nll if s == best or excess[s].mean <= one_standard_error(excess[s]))
-    if chosen is None:
-        return Chosen(None, None, table, f"temperature scaling: {how}, no gain beyond its standard error")
-    why = f"{how}: NLL {gain[chosen].mean:.4g} +- {gain[chosen].standard_error:.2g} below temperature scaling"
-    if chosen != best:
-        why += f"; the strongest within a standard error of lambda = {best:g}"
-    return Chosen(chosen, path[chosen], table, why)
+    how = "chosen on validation cases" if task.validation else "cross-validated over cases"
+    if set(weights) == {None}:
+        return Chosen(weights, {}, table, f"temperature scaling: {how}, no strength gains on it")
+    bound = clustered_mean([base[i] - sum(w * nll[s][i] for s, w in weights.items()) for i in cases], groups)
+    return Chosen(weights, path, table, f"{how}: NLL at least {bound.mean:.4g} +- {bound.standard_error:.2g} below temperature scaling")
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True))
+
+
+def _certificate(optima: Sequence[Optimum], weights: Sequence[float]) -> Mapping[str, Any]:
+    """Of the fits averaged: the mean gap, which bounds the mean objective minus the mean optimum; the worst of the rest."""
+    if len(optima) == 1:
+        return optima[0].certificate
+    every = [o.certificate for o in optima]
+    worst = max(every, key=lambda c: float(c["gap"]))
+    shared = {name: max(c[name] for c in every if name in c) for name in ("kkt", "gradient", "evaluations") if any(name in c for c in every)}
+    return {"gap": _mean([c["gap"] for c in every], weights), "proof": f"{worst['proof']}, for each of the {len(every)} fits averaged"} | shared

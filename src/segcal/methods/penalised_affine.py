@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from segcal.calibrators import AffineMap, Solution
+from segcal.calibrators import AffineMap
 from segcal.engines import Ask, Level
 from segcal.errors import ScoreError
 from segcal.fitting import Binding, Plan, Subset, Task
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Penalised, Walk, extent
+from segcal.methods.penalised import EXTREME, Chosen, Optimum, Penalised, Walk, extent
 from segcal.methods.temperature_scaling import certificate
 from segcal.objectives import AffineNLL, Evaluation, Penalty, odir, ridge, towards_temperature
 from segcal.objectives.evaluation import Vector
@@ -105,30 +105,40 @@ class PenalisedAffine(Penalised):
             model = solved.model - problem.convexity
         return ends
 
-    def held_out(self, task: Task, beta: float, end: Vector) -> Mapping[Hashable, Ask]:
+    def nll_asks(self, task: Task, beta: float, end: Vector, level: Level) -> Mapping[Hashable, Ask]:
         """One ask."""
-        return {"nll": Ask(self._problem(task, 0.0, beta).accumulator(Query(end, 0)), task.part, level=Level.SAMPLE)}
+        return {"nll": Ask(self._problem(task, 0.0, beta).accumulator(Query(end, 0)), task.part, level=level)}
 
-    def final(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
+    def optimum(self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Vector) -> Plan[Optimum]:
         """Newton on all voxels; above a few classes the curvature comes from a sample."""
-        assert chosen.lambda_ is not None
-        problem = self._problem(task, chosen.lambda_, float(scale.theta[0]))
+        problem = self._problem(task, lambda_, float(scale.theta[0]))
         small = task.classes <= FULL_CURVATURE
-        steps = Newton(rough=not small).solve(chosen.start, strong_convexity_gap(problem.convexity))
+        steps = Newton(rough=not small).solve(start, strong_convexity_gap(problem.convexity))
         solved = yield from Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problem).run(steps)
-        c = task.classes
-        flat = problem.design @ solved.theta
-        matrix = torch.from_numpy(flat.reshape(c, c + 1).copy())
-        extreme = extent(matrix[:, :c].numpy(), matrix[:, c].numpy(), scale)
-        notes = [*solved.notes, *(f"temperature alone: {note}" for note in scale.notes), *self._kept(task)]
+        nll = solved.value - problem.penalty.value(problem.design @ solved.theta)
+        return Optimum(solved.theta, solved.value, nll, certificate(solved), solved.converged, solved.notes)
+
+    def temperature_end(self, task: Task, beta: float) -> Vector:
+        """beta I in the family's variables."""
+        return self._start(task, beta)
+
+    def mean_end(self, ends: Sequence[Vector], weights: Sequence[float]) -> Vector:
+        """Mean variables."""
+        return np.average(ends, axis=0, weights=weights)
+
+    def map_at(self, task: Task, end: Vector) -> AffineMap:
+        """[W | b]."""
+        weight, bias = self._parameters(task, end)
+        return AffineMap(weight, bias, self.on_logits(task.logits))
+
+    def remarks(self, task: Task, end: Vector, scale: Solved) -> tuple[bool, list[str]]:
+        """Parameters that go beyond all bounds."""
+        weight, bias = self._parameters(task, end)
+        extreme = extent(weight.numpy(), bias.numpy(), scale)
+        notes = self._kept(task)
         if extreme > EXTREME:
-            bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
-            notes.append(f"parameters reach {extreme:.3g}: the data do not bound them (a class absent, or separable); {bound}")
-        status = "stopped" if not solved.converged else "degenerate" if extreme > EXTREME else "optimal"
-        message = "; ".join([f"lambda = {chosen.lambda_:g} ({chosen.why}), gap <= {solved.gap:.1e}", *notes])
-        nll = solved.value - problem.penalty.value(flat)
-        solution = Solution(solved.value, nll, status, message, 0, certificate(solved), self.settings(scale, chosen), chosen.table)
-        return FittedMap(AffineMap(matrix[:, :c], matrix[:, c], self.on_logits(task.logits)), solution)
+            notes.append(f"parameters reach {extreme:.3g}: {self.unbounded('a class absent, or separable')}")
+        return extreme > EXTREME, notes
 
     def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
         """W = beta I."""
@@ -150,6 +160,11 @@ class PenalisedAffine(Penalised):
         if extra:
             total = total + towards_temperature(c, extra, extra, beta)
         return AffineProblem(c, self.on_logits(task.logits), _design(type(self), c), total, unit_of(beta))
+
+    def _parameters(self, task: Task, end: Vector) -> tuple[torch.Tensor, torch.Tensor]:
+        c = task.classes
+        matrix = torch.from_numpy((_design(type(self), c) @ end).reshape(c, c + 1).copy())
+        return matrix[:, :c], matrix[:, c]
 
     def _start(self, task: Task, beta: float) -> Vector:
         design = _design(type(self), task.classes)

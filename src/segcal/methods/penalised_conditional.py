@@ -10,7 +10,7 @@ An expert without a voxel gets temperature scaling ("ts") or the identity ("odir
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from segcal import accumulate
-from segcal.calibrators import ConditionalMap, Solution
+from segcal.calibrators import ConditionalMap
 from segcal.calibrators.conditional import temperature_experts
 from segcal.engines import Ask, Level
 from segcal.errors import UsageError
 from segcal.experts import Coordinates, Expert
 from segcal.fitting import Binding, Plan, Problem, Subset, Task, together
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Penalised, Walk, extent
+from segcal.methods.penalised import EXTREME, Chosen, Optimum, Penalised, Walk, extent
 from segcal.methods.penalised_affine import AffineProblem, unit_of
 from segcal.objectives import (
     ConditionalNLL,
@@ -100,6 +100,7 @@ class PenalisedConditional(Penalised):
     """An affine expert for each decided class."""
 
     coordinates: ClassVar[Coordinates]
+    bounded: ClassVar[bool]
     experts: Literal["joint", "independent"] = "joint"
 
     @classmethod
@@ -142,19 +143,17 @@ class PenalisedConditional(Penalised):
         along = yield from together({e: self._along(setting, subset, walk) for e, setting in settings.items()})
         return {strength: {e: ends[strength] for e, ends in along.items()} for strength in walk.strengths}
 
-    def held_out(self, task: Task, beta: float, end: Mapping[int, Vector]) -> Mapping[Hashable, Ask]:
+    def nll_asks(self, task: Task, beta: float, end: Mapping[int, Vector], level: Level) -> Mapping[Hashable, Ask]:
         """One ask an expert."""
         out: dict[Hashable, Ask] = {}
         for e, theta in end.items():
             expert = Expert(self.coordinates, e)
             problem = self.problem(Setting(task, expert, _NOTHING, 1, beta), 0.0)
-            out[e] = Ask(problem.accumulator(Query(theta, 0)), task.part, level=Level.SAMPLE, expert=expert)
+            out[e] = Ask(problem.accumulator(Query(theta, 0)), task.part, level=level, expert=expert)
         return out
 
-    def final(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
+    def optimum(self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Mapping[int, Vector]) -> Plan[Optimum]:
         """Every expert on all its voxels."""
-        lambda_ = chosen.lambda_
-        assert lambda_ is not None
         settings = yield from self._settings(task, subset, Level.ALL, float(scale.theta[0]))
         problems = {e: self.problem(setting, lambda_) for e, setting in settings.items()}
 
@@ -162,29 +161,53 @@ class PenalisedConditional(Penalised):
             setting = settings[e]
             small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
             binding = Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert)
-            return (yield from binding.run(self.steps(setting, problems[e], chosen.start[e])))
+            return (yield from binding.run(self.steps(setting, problems[e], start[e])))
 
         solved = yield from together({e: solve(e) for e, setting in settings.items() if setting.facts.voxels})
-        thetas = {e: solved[e].theta if e in solved else self._fallback(setting) for e, setting in settings.items()}
-        weight, bias = self._stacked(task.classes, thetas)
-        nll = sum(s.share * (solved[e].value - self.penalty_of(problems[e], thetas[e])) for e, s in settings.items() if e in solved)
-        objective = sum(s.share * solved[e].value for e, s in settings.items() if e in solved)
-        gap = sum(s.share * solved[e].gap for e, s in settings.items() if e in solved)
-        notes = self._notes(task, settings, solved, thetas, scale)
+        end = {e: solved[e].theta if e in solved else self._fallback(setting) for e, setting in settings.items()}
         worst = max(solved.values(), key=lambda s: s.gradient)
-        certificate = {
-            "gap": gap,
+        proven = {
+            "gap": sum(settings[e].share * s.gap for e, s in solved.items()),
             "proof": worst.proof,
             "kkt": worst.gradient,
             "gradient": worst.gradient,
             "evaluations": max(s.evaluations for s in solved.values()),
         }
-        extreme = max(self._extent(thetas[e], scale) for e in settings)
-        converged = all(s.converged for s in solved.values())
-        status = "stopped" if not converged else "degenerate" if extreme > EXTREME else "optimal"
-        told = self.settings(scale, chosen) | {"penalised": self.experts, "experts": [self._told(settings[e], solved.get(e), thetas[e]) for e in sorted(settings)]}
-        message = "; ".join([f"lambda = {lambda_:g} ({chosen.why}), gap <= {gap:.1e}", *notes])
-        return FittedMap(ConditionalMap(weight, bias, self.coordinates), Solution(objective, nll, status, message, 0, certificate, told, chosen.table))
+        return Optimum(
+            end,
+            sum(settings[e].share * s.value for e, s in solved.items()),
+            sum(settings[e].share * (s.value - self.penalty_of(problems[e], end[e])) for e, s in solved.items()),
+            proven,
+            all(s.converged for s in solved.values()),
+            tuple(self._notes(settings, solved)),
+            tuple(self._told(settings[e], solved.get(e)) for e in sorted(settings)),
+        )
+
+    def temperature_end(self, task: Task, beta: float) -> dict[int, Vector]:
+        """beta I for every expert."""
+        size = self.coordinates.size(task.classes)
+        return {e: scaled_identity(size, beta) for e in range(task.classes)}
+
+    def mean_end(self, ends: Sequence[Mapping[int, Vector]], weights: Sequence[float]) -> dict[int, Vector]:
+        """Mean parameters of each expert; those of bounded ones stay within their bounds, which are convex."""
+        return {e: np.average([end[e] for end in ends], axis=0, weights=weights) for e in ends[0]}
+
+    def map_at(self, task: Task, end: Mapping[int, Vector]) -> ConditionalMap:
+        """All experts' parameters."""
+        return ConditionalMap(*self._stacked(task.classes, end), self.coordinates)
+
+    def remarks(self, task: Task, end: Mapping[int, Vector], scale: Solved) -> tuple[bool, list[str]]:
+        """Experts whose parameters go beyond all bounds."""
+        far = [e for e, theta in end.items() if self._extent(theta, scale) > EXTREME]
+        return bool(far), [f"parameters of expert {', '.join(map(str, far))} go beyond {EXTREME:g}: {self.unbounded()}"] if far else []
+
+    def details(self, end: Mapping[int, Vector], optima: Sequence[Optimum]) -> dict[str, Any]:
+        """How the penalty is shared, and for every expert its voxels, its parameters at bounds, and the worst certificate of the fits averaged."""
+        told = []
+        for row in zip(*(o.experts for o in optima if o.experts), strict=True):
+            worst = max(row, key=lambda r: -1.0 if r["kkt"] is None else float(r["kkt"]))
+            told.append({**worst, "at_bounds": int((end[worst["class"]] == 0).sum()) if self.bounded else 0})
+        return {"penalised": self.experts, "experts": told}
 
     def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
         """beta I for every expert."""
@@ -230,30 +253,24 @@ class PenalisedConditional(Penalised):
         matrix = theta.reshape(k, k + 1)
         return extent(matrix[:, :k], matrix[:, k], scale)
 
-    def _told(self, setting: Setting, solved: Solved | None, theta: Vector) -> dict[str, Any]:
-        bounded = self.coordinates.size(setting.task.classes) < setting.task.classes
+    def _told(self, setting: Setting, solved: Solved | None) -> dict[str, Any]:
+        size = self.coordinates.size(setting.task.classes)
         return {
             "class": setting.expert.index,
             "voxels": setting.facts.voxels,
-            "parameters": len(theta),
-            "at_bounds": int((theta == 0).sum()) if bounded else 0,
+            "parameters": size * (size + 1),
             "kkt": None if solved is None else solved.gradient,
             "gap": None if solved is None else solved.gap,
         }
 
-    def _notes(self, task: Task, settings: Mapping[int, Setting], solved: Mapping[int, Solved], thetas: Mapping[int, Vector], scale: Solved) -> list[str]:
+    def _notes(self, settings: Mapping[int, Setting], solved: Mapping[int, Solved]) -> list[str]:
         notes = [f"expert {e}: {note}" for e, s in solved.items() for note in s.notes if note != "rounding ends the descent"]
-        notes += [f"temperature alone: {note}" for note in scale.notes]
         empty = [str(e) for e in settings if e not in solved]
         if empty:
             notes.append(f"no voxel was decided for class {', '.join(empty)}: {'temperature scaling' if self.penalty == 'ts' else 'the identity'} there")
-        thin = [f"{e} ({s.facts.voxels} voxels)" for e, s in settings.items() if 0 < s.facts.voxels < len(thetas[e])]
+        thin = [f"{e} ({s.facts.voxels} voxels)" for e, s in settings.items() if 0 < s.facts.voxels < self.variables(s.task.classes) // s.task.classes]
         if thin:
             notes.append(f"thin experts, fewer voxels than parameters, held by the penalty: {', '.join(thin)}")
-        far = [e for e, theta in thetas.items() if self._extent(theta, scale) > EXTREME]
-        if far:
-            bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
-            notes.append(f"parameters of expert {', '.join(map(str, far))} go beyond {EXTREME:g}: the data do not bound them; {bound}")
         return notes
 
 
@@ -264,6 +281,7 @@ _NOTHING = Facts(0, 0.0)
 class BoundedExperts(PenalisedConditional):
     """Experts in margins or gaps, A >= 0 and g >= 0. `gauge`: of the papers' penalty; UsageError for another than "free" and "pinned"."""
 
+    bounded: ClassVar[bool] = True
     gauge: Literal["free", "pinned"] = "free"
 
     def __post_init__(self) -> None:
@@ -306,6 +324,8 @@ def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, S
 @dataclass(frozen=True)
 class FreeExperts(PenalisedConditional):
     """Experts in scores, without bounds. No entry is held there, so that curvature, (C (C + 1))^2 numbers, is dear: it is formed anew only where it has become quite wrong."""
+
+    bounded: ClassVar[bool] = False
 
     def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> AffineProblem:
         """As Dirichlet calibration's."""

@@ -67,7 +67,7 @@ class AffineNLL:
         weight, bias = self._matrix[:, :c].contiguous(), self._matrix[:, c:].contiguous()
         value = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros(c, c + 1, dtype=torch.float64)
-        curvature = torch.zeros(c * (c + 1), c * (c + 1), dtype=torch.float64)
+        curvature = torch.zeros((c - 1) * (c + 1), (c - 1) * (c + 1), dtype=torch.float64)
         step = COLUMNS if self.order < 2 else max(256, COLUMNS // (c + 1))
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
@@ -91,7 +91,7 @@ class AffineNLL:
             out["gradient"] = gradient.numpy() * self._units
         if self.order >= 2:
             both = np.tile(self._units, self.classes)
-            out["curvature"] = curvature.numpy() * both[:, None] * both
+            out["curvature"] = _with_last(curvature, c).numpy() * both[:, None] * both
         return out
 
     def result(self, values: Mapping[str, Array]) -> Evaluation:
@@ -105,15 +105,25 @@ class AffineNLL:
 
 
 def _curvature(p: Tensor, f: Tensor) -> Tensor:
-    """Sum over columns of (diag p - p p^T) kron (psi psi^T), psi = (f, 1)."""
+    """Sum over columns of (diag p - p p^T) kron (psi psi^T), psi = (f, 1), for all classes but the last."""
     c, n = p.shape
     psi = torch.cat([f, torch.ones(1, n, dtype=f.dtype)])
-    weighted = (p[:, None] * psi[None]).reshape(c * (c + 1), n)
+    weighted = (p[:-1, None] * psi[None]).reshape((c - 1) * (c + 1), n)
     # NumPy knows a product with its own transpose and forms half of it
     half = weighted.numpy()
     out = torch.from_numpy(-(half @ half.T))
-    diagonal = (weighted @ psi.T).reshape(c, c + 1, c + 1)
-    blocks = out.view(c, c + 1, c, c + 1)
-    for k in range(c):
+    diagonal = (weighted @ psi.T).reshape(c - 1, c + 1, c + 1)
+    blocks = out.view(c - 1, c + 1, c - 1, c + 1)
+    for k in range(c - 1):
         blocks[k, :, k] += diagonal[k]
     return out
+
+
+def _with_last(curvature: Tensor, classes: int) -> Tensor:
+    """The blocks of the last class beside the others: over classes they sum to zero, because softmax does not see what all scores share."""
+    c = classes
+    out = torch.empty(c, c + 1, c, c + 1, dtype=torch.float64)
+    out[:-1, :, :-1] = curvature.view(c - 1, c + 1, c - 1, c + 1)
+    out[:-1, :, -1] = -out[:-1, :, :-1].sum(2)
+    out[-1] = -out[:-1].sum(0)
+    return out.view(c * (c + 1), c * (c + 1))

@@ -12,7 +12,7 @@ Promises: NaN values are dropped and counted; bootstraps are seeded (2000 replic
 
 from __future__ import annotations
 
-from segcal.statistics.clustered import cluster_bootstrap, clustered_mean, one_standard_error, paired_difference
+from segcal.statistics.clustered import cluster_bootstrap, clustered_mean, lowest_probabilities, one_standard_error, paired_difference
 from segcal.statistics.coverage import warning
 from segcal.statistics.estimate import LEVEL, REPLICATES, Estimate, Range, repeat_range
 from segcal.statistics.hierarchical import hierarchical_bootstrap
@@ -33,6 +33,7 @@ __all__ = [
     "clustered_mean",
     "hierarchical_bootstrap",
     "holm",
+    "lowest_probabilities",
     "note",
     "one_standard_error",
     "paired_difference",

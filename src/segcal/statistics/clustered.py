@@ -3,6 +3,7 @@
     clustered_mean           mean over cases, cluster-robust standard error, t interval with G - 1 degrees of freedom
     paired_difference        the same for after - before, case by case
     cluster_bootstrap        percentile interval over whole groups
+    lowest_probabilities     how probable it is of each of several that its mean is the lowest
     one_standard_error       what a difference may be and still count as none, a little wider for few groups
 
 The standard error is that of a mean whose groups differ in size: residuals are summed within groups, Var = G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2.
@@ -86,3 +87,20 @@ def one_standard_error(difference: Estimate) -> float:
     if difference.groups < 2:
         return math.inf
     return difference.standard_error * float(stats.t.ppf(stats.norm.cdf(1), difference.groups - 1))
+
+
+def lowest_probabilities(values: ArrayLike, groups: Sequence[Hashable]) -> NDArray[np.float64]:
+    """How probable it is, of each of K quantities known case by case, that its mean over cases is the lowest: (K,), adding to 1.
+
+    `values`: (K, n), finite; `groups`: n of them. The Bayesian bootstrap over whole groups: their weights are drawn from the flat Dirichlet distribution (Rubin 1981),
+    `REPLICATES` times, seeded. Ties go to the first. UsageError where there is nothing to compare, or a value is not finite.
+    """
+    x = np.asarray(values, np.float64)
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        raise UsageError("values", found=f"shape {x.shape}", expected="finite numbers of shape (quantities, cases), at least one", do="Leave out what has no number.")
+    _, index, _ = _known(x[0], groups, 0.95)
+    count = np.bincount(index)
+    sums = np.stack([np.bincount(index, row) for row in x])
+    drawn = np.random.default_rng(0).dirichlet(np.ones(len(count)), REPLICATES)
+    lowest = (drawn @ sums.T / (drawn @ count)[:, None]).argmin(1)
+    return np.bincount(lowest, minlength=len(x)) / REPLICATES

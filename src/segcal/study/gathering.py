@@ -16,6 +16,7 @@ from segcal import accumulate, parameters
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
 from segcal.errors import DataError, MissingError
+from segcal.methods.penalised import in_words
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Arm, Design
@@ -177,7 +178,8 @@ def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters
     solution, promises = calibrator.solution, calibrator.guarantees()
     assert solution is not None
     settings, gap = solution.settings, solution.certificate.get("gap")
-    chosen = [row for row in solution.selection if "lambda" in row and row["lambda"] == settings.get("lambda")]
+    strengths = settings.get("strengths")
+    judged = [row["weight"] * row["nll"] for row in solution.selection if "weight" in row]
     preserves = "order" if promises.preserves_order == "proven" else "argmax" if promises.preserves_argmax == "proven" else "none"
     return {
         "repeat": arm.repeat,
@@ -192,9 +194,8 @@ def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters
         "preserves": preserves,
         "objective": solution.objective,
         "nll": solution.nll,
-        "validation_nll": settings.get("validation_nll", chosen[0].get("nll") if chosen else None),
-        "lambda": settings.get("lambda"),
-        "mu": settings.get("mu"),
+        "validation_nll": settings.get("validation_nll", math.fsum(judged) if judged else None),
+        "strengths": None if strengths is None else in_words(strengths),
         "status": solution.status,
         "gap": None if gap is None or not math.isfinite(gap) else gap,
         "passes": solution.passes,

@@ -7,7 +7,7 @@
     energy        members, case, group, std                                  spread of the free energy for the first members, every clean case
     sizes         size, repeat, pipeline, case, group, metric, value         as scores, by calibration set size
     sizes_pooled  size, repeat, pipeline, metric, value
-    fits          repeat, pipeline, method, view, cases, optimised, identifiable, objective, nll, validation_nll, lambda, mu, status, gap, passes, message, and its guarantees
+    fits          repeat, pipeline, method, view, cases, optimised, identifiable, objective, nll, validation_nll, strengths, status, gap, passes, message, and its guarantees
     partition     repeat, case, group, role
     cases         cohort, case, group, and digests of its labels and of its mean logits, by which data are recognised
     samples       name, cohort, case, file
@@ -63,8 +63,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "objective": _NUMBER,
         "nll": _NUMBER,
         "validation_nll": _NUMBER,
-        "lambda": _NUMBER,
-        "mu": _NUMBER,
+        "strengths": _TEXT,
         "status": _TEXT,
         "gap": _NUMBER,
         "passes": _WHOLE,
