@@ -22,7 +22,7 @@ from segcal.accumulate import State
 from segcal.cases import Block, CaseReader, Cohort, Prepared, Record, Rows
 from segcal.engines.ask import Ask, Level, LocalThrough, Through
 from segcal.engines.filed import Filed, FiledChunk
-from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
+from segcal.engines.pinned import CHUNK_ROWS, SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
 from segcal.engines.single import one_thread
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
@@ -324,28 +324,41 @@ def _chunk_work(head: Head, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any
     return work
 
 
-def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Iterator[tuple[FiledChunk, dict[Any, Ask]]]:
-    """Each chunk with the asks that concern it."""
+FiledItem = tuple[FiledChunk, Mapping[Any, Ask]]
+"""A chunk, and the asks that concern it."""
+
+
+def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Iterator[list[FiledItem]]:
+    """Chunks with the asks that concern them; short ones of one expert together, since handing an item to a worker costs as much as a thousand voxels."""
     alike: dict[tuple[int, bool, int], dict[Any, Ask]] = defaultdict(dict)
     for key, ask in asks.items():
         assert ask.expert is not None
         alike[ask.part, ask.expert.coordinates.ranked, ask.expert.index][key] = ask
     for (part, ranked, index), mine in alike.items():
+        batch: list[FiledItem] = []
         for chunk in pinned.filed[part, ranked].chunks(level, index):
             concerned = {k: a for k, a in mine.items() if a.cases is None or chunk.cases & a.cases}
             if concerned:
-                yield chunk, concerned
+                batch.append((chunk, concerned))
+            if sum(c.voxels for c, _ in batch) >= CHUNK_ROWS:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
 
-def _filed_work(item: tuple[FiledChunk, dict[Any, Ask]]) -> dict[Any, State]:
-    chunk, asks = item
-    rows = chunk.rows()
-    whole, split = _by_case(asks, chunk.cases)
-    total = _fold(whole, rows, -1) if whole else {}
-    for case, low, high in chunk.spans:
-        if case in split:
-            some = replace(rows, **{name: getattr(rows, name)[..., low:high] for name in ("log_probs", "targets", "decision", "reference")})
-            _merge_into(total, _fold(split[case], some, case), asks)
+def _filed_work(batch: Sequence[FiledItem]) -> dict[Any, State]:
+    """What the chunks of a batch add up to."""
+    total: dict[Any, State] = {}
+    for chunk, asks in batch:
+        rows = chunk.rows()
+        whole, split = _by_case(asks, chunk.cases)
+        if whole:
+            _merge_into(total, _fold(whole, rows, -1), asks)
+        for case, low, high in chunk.spans:
+            if case in split:
+                some = replace(rows, **{name: getattr(rows, name)[..., low:high] for name in ("log_probs", "targets", "decision", "reference")})
+                _merge_into(total, _fold(split[case], some, case), asks)
     return total
 
 

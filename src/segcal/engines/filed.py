@@ -39,6 +39,11 @@ class FiledChunk:
     spans: tuple[tuple[int, int, int], ...]
     cases: frozenset[int]
 
+    @property
+    def voxels(self) -> int:
+        """How many rows."""
+        return self.spans[-1][2]
+
     @cached_property
     def _views(self) -> list[Prepared] | None:
         """The pieces, where all of them lie in memory."""

@@ -297,7 +297,8 @@ def _judges(task: Task, subset: Subset) -> list[tuple[Subset, frozenset[int]]]:
 def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
     """Each strength weighed by the probability that its NLL, mean over cases, is the lowest."""
     base = nll[None]
-    cases = sorted(base)
+    # by name: draws do not depend on the order cases were given in
+    cases = sorted(base, key=lambda i: (task.groups[i], i))
     groups = [task.groups[i] for i in cases]
     probable = lowest_probabilities([[found[i] for i in cases] for found in nll.values()], groups)
     kept = {strength: float(p) for strength, p in zip(nll, probable, strict=True) if p >= LEAST}

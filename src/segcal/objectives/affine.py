@@ -68,7 +68,7 @@ class AffineNLL:
         value = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros(c, c + 1, dtype=torch.float64)
         curvature = torch.zeros((c - 1) * (c + 1), (c - 1) * (c + 1), dtype=torch.float64)
-        step = COLUMNS if self.order < 2 else max(256, COLUMNS // (c + 1))
+        step = COLUMNS if self.order < 2 else max(256, min(COLUMNS, 2**18 // c**2))
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
             at = rows.targets[None, low : low + step]
