@@ -25,7 +25,7 @@ from scipy import stats
 import segcal
 
 METHODS = ("dc", "cms-ap", "cms-op", "cdc")
-DRAWS = {5: 12, 15: 6}
+DRAWS = {5: 8, 15: 4}
 RULES = ("temperature scaling", "fiducio", "one error", "lowest", "average")
 
 
