@@ -2,8 +2,8 @@
 
     python benchmarks/peers/strengths.py --shared ../shared --work WORK -o docs/results/strengths.md
 
-Only the calibration half of each data set is read (the test half of `class_conditional.py` is not): some of its images, drawn at random, are calibrated on, the others of that half
-judge. All rules see the same cross-validation, which the fit reports:
+Only the calibration half of each data set is read (the test half of `class_conditional.py` is not): some images of half of its groups, drawn at random, are calibrated
+on, and those of its other groups judge. All rules see the same cross-validation, which the fit reports:
 `lowest` takes the strength of lowest NLL; `one error`, the strongest within one standard error of it (Breiman et al. 1984); `average` is segcal's default.
 Each rule's fit is made anew on all voxels. Adds to a JSON file beside the page; data sets and methods may be run one by one.
 """
@@ -29,21 +29,21 @@ DRAWS = {5: 8, 15: 4}
 RULES = ("temperature scaling", "fiducio", "one error", "lowest", "average")
 
 
-def picked(selection: Sequence[Mapping[str, Any]], images: int) -> dict[str, float | None]:
+def picked(selection: Sequence[Mapping[str, Any]], groups: int) -> dict[str, float | None]:
     """The strength each rule picks from a cross-validated path; None is temperature scaling."""
-    wider = stats.t.ppf(stats.norm.cdf(1), images - 1)
+    wider = stats.t.ppf(stats.norm.cdf(1), groups - 1)
     lowest = min(selection, key=lambda row: row["nll"])
     first = next(row for row in selection if row["excess"] <= wider * row["excess_standard_error"])
     return {"lowest": lowest["lambda"], "one error": first["lambda"]}
 
 
-def drawn(name: str, some: Table, others: Table, images: int, threads: int, temperature: float) -> dict[str, float]:
+def drawn(name: str, some: Table, others: Table, groups: int, threads: int, temperature: float) -> dict[str, float]:
     """Mean NLL over the other images under each rule."""
     default = fit(name, some, threads)
     assert default.solution is not None
     found = {"temperature scaling": temperature, "average": float(np.mean(by_case(nll_of(default, others), others)[0]))}
     at: dict[float | None, float] = {None: temperature}
-    for rule, strength in picked(default.solution.selection, images).items():
+    for rule, strength in picked(default.solution.selection, groups).items():
         if strength not in at:
             at[strength] = float(np.mean(by_case(nll_of(fit(name, some, threads, lambda_=strength), others), others)[0]))
         found[rule] = at[strength]
@@ -63,7 +63,7 @@ def page(rows: Sequence[Mapping[str, Any]], command: str) -> str:
     lines = [
         "# Averaging over strengths, or picking one",
         "",
-        f"Made by `{command}`. Images of the calibration half alone: some calibrate, drawn at random, the rest of that half judges. NLL, mean over images "
+        f"Made by `{command}`. Images of the calibration half alone: some of half of its groups calibrate, drawn at random, all of the other groups judge. NLL, mean over images "
         f"and draws; in brackets the worst draw's difference from temperature scaling (below zero: better in every draw). Lowest in bold. segcal {segcal.__version__}.",
         "",
         f"| data | images | draws | method | {' | '.join(RULES)} |",
@@ -96,12 +96,15 @@ def main() -> None:
         rows = []
         for images, draws in DRAWS.items():
             for draw in range(draws):
-                chosen = np.random.default_rng(1000 + draw).permutation(cases)[:images].tolist()
-                some, others = train.of(chosen), train.of([i for i in cases if i not in chosen])
+                rng = np.random.default_rng(1000 + draw)
+                mine = set(rng.permutation(sorted({train.group_of[i] for i in cases}))[::2].tolist())
+                chosen = rng.permutation([i for i in cases if train.group_of[i] in mine])[:images].tolist()
+                some, others = train.of(chosen), train.of([i for i in cases if train.group_of[i] not in mine])
+                of = len({train.group_of[i] for i in chosen})
                 temperature = float(np.mean(by_case(nll_of(fit("ts", some, args.threads), others), others)[0]))
                 for name in args.methods:
                     begin = time.perf_counter()
-                    rows.append({"dataset": dataset, "images": images, "method": name, "draw": draw, "nll": drawn(name, some, others, images, args.threads, temperature)})
+                    rows.append({"dataset": dataset, "images": images, "method": name, "draw": draw, "nll": drawn(name, some, others, of, args.threads, temperature)})
                     print(rows[-1], f"{time.perf_counter() - begin:.1f} s", flush=True)
         merged = {key(r): r for r in (json.loads(kept.read_text()) if kept.is_file() else [])} | {key(r): r for r in rows}
         everything = sorted(merged.values(), key=lambda r: (list(IGNORED).index(r["dataset"]), r["images"], METHODS.index(r["method"]), r["draw"]))
