@@ -230,9 +230,9 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         "",
         "Each pool is split once by group (hippocampus: subject; camvid: runs of 20 consecutive frames of a sequence; nuclei: image): calibrators are fitted on one half,",
         "all numbers are of the other. NLL, ECE (50 bins) and Dice are means of images; ACE (15 bins, unweighted) is pooled; flips are voxels whose label",
-        "changed, in per cent. The interval is the change of NLL, paired over cases and clustered by group, 95 %. Strengths of penalties were chosen by case-wise",
-        "cross-validation on the fitting half. Camvid has no background class: all eleven count. Pools can be made one by one (`--only`); one that was last made before a",
-        "method existed shows the others.",
+        "changed, in per cent. The interval is the change of NLL, paired over cases and clustered by group, 95 %. Penalised methods are averages over",
+        "strengths, weighed by case-wise cross-validation on the fitting half. Camvid has no background class: all eleven count. Pools can be made",
+        "one by one (`--only`); one that was last made before a method existed shows the others.",
         "",
     ]
     for row in rows:

@@ -252,7 +252,8 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "## Optimum and time",
         "",
         f"Equal penalty: ODIR, lambda = mu = {STRENGTH:g}, pinned gauge, joint experts. `above`: objective above segcal's, both recomputed in float64 by fiducio's code. "
-        "`gap`, `kkt`: segcal's own certificate. `ratio`: time over segcal's in the same run; Adam 3000 was run beside other work, so its time is left out.",
+        "`gap`, `kkt`: segcal's own certificate. `ratio`: time over segcal's, run in turn; `x 3`: "
+        "median of three, beside which others are of a run of their own. Adam 3000 was run beside other work, so its time is left out.",
         "",
         "| data | method | fitted by | objective | above | gap | kkt | seconds | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -267,7 +268,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
             f"| {data} | {r['method'] if first else ''} | {r['fitted by']} | {r['objective']:.8f} | "
             + ("" if first else f"{r['objective'] - ours['objective']:+.1e}")
             + (f" | {r['gap']:.0e} | {r['kkt']:.0e}" if first else " | |")
-            + (f" | {r['seconds']:.2f} | " if timed else " | | ")
+            + (f" | {r['seconds']:.2f}{' x ' + str(r['repeats']) if r['repeats'] > 1 else ''} | " if timed else " | | ")
             + ("" if first or not timed else f"{r['seconds'] / ours['seconds']:.1f}")
             + " |"
         )
