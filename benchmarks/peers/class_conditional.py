@@ -24,7 +24,7 @@ from typing import Any
 import fiducio
 import numpy as np
 import torch
-from ensembles import IGNORED, TOLERANCE, Array, arguments, blocks, ensemble, predictions
+from ensembles import IGNORED, TOLERANCE, Array, added, arguments, blocks, ensemble, predictions
 from torch.nn.functional import cross_entropy
 
 import segcal
@@ -37,6 +37,7 @@ PEERS = {"cms-ap": fiducio.ArgmaxPreservingMatrixScaling, "cms-op": fiducio.Orde
 STRENGTH = 0.01
 EPS = 1e-8
 NESTED = ("ts", "ms-c", "dc", "cms-op", "cms-ap", "cdc")
+WAYS = ("segcal", "fiducio", "fiducio, L-BFGS 500", "fiducio, Adam 3000")
 FEW, DRAWS = 5, 4
 
 
@@ -323,12 +324,7 @@ def main() -> None:
             rows += nesting(dataset, train, test, args.threads)
         if "held-out" in args.parts:
             rows += held_out(dataset, train, test, args.threads)
-        # other parts may have been written meanwhile
-        merged = {key(r): r for r in (json.loads(kept.read_text()) if kept.is_file() else [])} | {key(r): r for r in rows}
-        order = ("segcal", "fiducio", "fiducio, L-BFGS 500", "fiducio, Adam 3000")
-        everything = sorted(merged.values(), key=lambda r: (list(IGNORED).index(r["dataset"]), NESTED.index(r["method"]), order.index(r.get("fitted by", "segcal"))))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(everything, indent=1))
+        everything = added(kept, rows, key, lambda r: (list(IGNORED).index(r["dataset"]), NESTED.index(r["method"]), WAYS.index(r.get("fitted by", "segcal"))))
         args.output.write_text(page(everything, "python benchmarks/peers/class_conditional.py --work WORK -o docs/results/class_conditional.md"))
     found = [r for r in json.loads(kept.read_text()) if r["part"] == "optimum"]
     ours = {(r["dataset"], r["method"]): r for r in found if r["fitted by"] == "segcal"}

@@ -6,9 +6,10 @@ Predictions are written once by the zoo's own script, five networks a data set, 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,12 @@ def arguments(description: str | None, methods: Sequence[str], voxels: int, repe
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("-o", "--output", type=Path, required=True)
     return parser
+
+
+def added(file: Path, rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Any], order: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    """`rows` put into a JSON file in place of those of the same key, others kept, since another part may have been written meanwhile; all rows, in order."""
+    known = {key(r): r for r in (json.loads(file.read_text()) if file.is_file() else [])} | {key(r): r for r in rows}
+    everything = sorted(known.values(), key=order)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(everything, indent=1))
+    return everything

@@ -10,16 +10,14 @@ Each rule's fit is made anew on all voxels. Adds to a JSON file beside the page;
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from class_conditional import PEERS, Table, by_case, fit, nll_of, tables
-from ensembles import IGNORED, arguments, predictions
+from ensembles import IGNORED, added, arguments, predictions
 from scipy import stats
 
 import segcal
@@ -106,11 +104,8 @@ def main() -> None:
                     begin = time.perf_counter()
                     rows.append({"dataset": dataset, "images": images, "method": name, "draw": draw, "nll": drawn(name, some, others, of, args.threads, temperature)})
                     print(rows[-1], f"{time.perf_counter() - begin:.1f} s", flush=True)
-        merged = {key(r): r for r in (json.loads(kept.read_text()) if kept.is_file() else [])} | {key(r): r for r in rows}
-        everything = sorted(merged.values(), key=lambda r: (list(IGNORED).index(r["dataset"]), r["images"], METHODS.index(r["method"]), r["draw"]))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(everything, indent=1))
-        Path(args.output).write_text(page(everything, "python benchmarks/peers/strengths.py --work WORK -o docs/results/strengths.md"))
+        everything = added(kept, rows, key, lambda r: (list(IGNORED).index(r["dataset"]), r["images"], METHODS.index(r["method"]), r["draw"]))
+        args.output.write_text(page(everything, "python benchmarks/peers/strengths.py --work WORK -o docs/results/strengths.md"))
 
 
 if __name__ == "__main__":
