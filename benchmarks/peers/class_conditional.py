@@ -253,8 +253,8 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "## Optimum and time",
         "",
         f"Equal penalty: ODIR, lambda = mu = {STRENGTH:g}, pinned gauge, joint experts. `above`: objective above segcal's, both recomputed in float64 by fiducio's code. "
-        "`gap`, `kkt`: segcal's own certificate. `ratio`: time over segcal's, run in turn; `x 3`: "
-        "median of three, beside which others are of a run of their own. Adam 3000 was run beside other work, so its time is left out.",
+        "`gap`, `kkt`: segcal's own certificate. `ratio`: time over segcal's in the same run, in turn; `x 3`: medians of three. "
+        "Adam 3000 was run beside other work, so its time is left out.",
         "",
         "| data | method | fitted by | objective | above | gap | kkt | seconds | ratio |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -34,7 +34,7 @@ from segcal.statistics import clustered_mean, lowest_probabilities
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 LEAST = 0.05
-"""A strength less probable than this is not fitted on all voxels: five fits instead of ten at the most, seldom more than three."""
+"""A strength less probable than this is not fitted on all voxels, which leaves one to three fits as a rule; what is dropped moves the average little."""
 
 EXTREME = 1e2
 """Parameters beyond this, weights in multiples of 1/T where that is above 1, are called degenerate."""
@@ -321,7 +321,7 @@ def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: 
     )
     how = "chosen on validation cases" if task.validation else "cross-validated over cases"
     if set(weights) == {None}:
-        return Chosen(weights, {}, table, f"temperature scaling: {how}, no strength gains on it")
+        return Chosen(weights, {}, table, f"temperature scaling: {how}, none is likely to gain on it")
     bound = clustered_mean([base[i] - sum(w * nll[s][i] for s, w in weights.items()) for i in cases], groups)
     return Chosen(weights, path, table, f"{how}: NLL at least {bound.mean:.4g} +- {bound.standard_error:.2g} below temperature scaling")
 
