@@ -2,8 +2,9 @@
 
     python benchmarks/auto.py --work WORK -o docs/results/auto.md
 
-WORK holds `NAME-npz` (member0 to member4, labels, groups.csv) for nuclei, hippocampus and camvid, as `benchmarks/real_ensembles.py` leaves them. Half of the groups are used
-to choose and fit, the other half to score what was chosen; groups stay whole.
+WORK holds `NAME-npz` (member0 to member4, labels, groups.csv) for nuclei, hippocampus and camvid, as
+`benchmarks/real_ensembles.py` leaves them. Half of the groups are used to choose and fit, the other half to score what
+was chosen; groups stay whole.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from segcal.simulate import Design, Simulation, Truth
 from segcal.statistics import Estimate, paired_difference
 
 AMONG = {"camvid": ("--among", "ts,ets,vs,dc,cms-ap,cms-op,isotonic,histogram")}
-"""Methods compared where all would take too long: with eleven classes, a nested cross-validation of cdc, ms and ms-c is left out."""
+"""Methods compared where all would take too long: with eleven classes, a nested cross-validation of cdc, ms and ms-c is
+left out.
+"""
 
 COHORTS = {"nuclei": ("--background", "0"), "hippocampus": ("--background", "0"), "camvid": ("--ignore-index", "255")}
 SMALL = ("nuclei", "hippocampus")
@@ -42,7 +45,16 @@ SIZES = (5, 20)
 SECTIONS = ("cohorts", "few", "calibrated")
 COMPARED = ("ts", "vs", "dc", "cms-ap", "isotonic", "histogram")
 """Methods compared on few cases: one of each kind."""
-HEAD = ("cohort", "cases", "asked", "chosen", "NLL minus that of ts, mean of draws", "worst draw (95 % interval)", "draws above ts", "of these, interval above 0")
+HEAD = (
+    "cohort",
+    "cases",
+    "asked",
+    "chosen",
+    "NLL minus that of ts, mean of draws",
+    "worst draw (95 % interval)",
+    "draws above ts",
+    "of these, interval above 0",
+)
 UNSEEN = "best without the rule"
 
 
@@ -61,11 +73,24 @@ def opened(work: Path, name: str, limit: int | None = None) -> Halves:
     root = work / f"{name}-npz"
     members = [root / f"member{k}" for k in range(5)]
     options = {"background": 0} if "--background" in COHORTS[name] else {"ignore_index": 255}
-    cohort = segcal.open_cohort(members, root / "labels", pool="logits", **options).grouped(splits.groups_from_table(root / "groups.csv"))
-    fit, test = (replace(cohort, cases=tuple(cohort.cases[i] for i in half)) for half in splits.folds(cohort.groups, 2, 0).test)
+    cohort = segcal.open_cohort(members, root / "labels", pool="logits", **options).grouped(
+        splits.groups_from_table(root / "groups.csv")
+    )
+    fit, test = (
+        replace(cohort, cases=tuple(cohort.cases[i] for i in half)) for half in splits.folds(cohort.groups, 2, 0).test
+    )
     if limit is not None:
         fit = replace(fit, cases=fit.cases[:: max(1, len(fit) // limit)][:limit])
-    words = (*(str(m) for m in members), "--labels", str(root / "labels"), "--pool", "logits", *COHORTS[name], "--groups", str(root / "groups.csv"))
+    words = (
+        *(str(m) for m in members),
+        "--labels",
+        str(root / "labels"),
+        "--pool",
+        "logits",
+        *COHORTS[name],
+        "--groups",
+        str(root / "groups.csv"),
+    )
     return Halves(name, fit, test, words)
 
 
@@ -75,7 +100,18 @@ def printed(halves: Halves, workers: int, folder: Path) -> str:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         code = command_line(
-            ["fit", *halves.words, *cases, "--method", "auto", *AMONG.get(halves.name, ()), "-o", str(folder / f"{halves.name}.safetensors"), "--workers", str(workers)]
+            [
+                "fit",
+                *halves.words,
+                *cases,
+                "--method",
+                "auto",
+                *AMONG.get(halves.name, ()),
+                "-o",
+                str(folder / f"{halves.name}.safetensors"),
+                "--workers",
+                str(workers),
+            ]
         )
     if code:
         raise SystemExit(f"segcal fit --method auto on {halves.name}: exit {code}")
@@ -86,9 +122,19 @@ def held_out(halves: Halves, calibrators: dict[str, Calibrator], engine: segcal.
     """NLL of each case of the second half, mean over parts, from one pass."""
     parts = range(len(halves.test.head.parts))
     metrics = {part: LogLikelihood(len(halves.test.head.part_classes(part))) for part in parts}
-    asks = {(name, part): Ask(metrics[part], part, by_case=True, through=c.through(part)) for name, c in calibrators.items() for part in parts}
+    asks = {
+        (name, part): Ask(metrics[part], part, by_case=True, through=c.through(part))
+        for name, c in calibrators.items()
+        for part in parts
+    }
     found, _ = engine.survey(halves.test, asks)
-    return {name: [float(np.mean([accumulate.result(metrics[part], found[name, part][i]).nll for part in parts])) for i in range(len(halves.test))] for name in calibrators}
+    return {
+        name: [
+            float(np.mean([accumulate.result(metrics[part], found[name, part][i]).nll for part in parts]))
+            for i in range(len(halves.test))
+        ]
+        for name in calibrators
+    }
 
 
 def drawn(cohort: Cohort, size: int, seed: int) -> Cohort:
@@ -105,17 +151,23 @@ def identity(cohort: Cohort) -> Calibrator:
 
 
 def lowest(found: Recommendation) -> str:
-    return min((name for name in found.candidates if not name.endswith(FREE)), key=lambda name: found.candidates[name].nll)
+    return min(
+        (name for name in found.candidates if not name.endswith(FREE)), key=lambda name: found.candidates[name].nll
+    )
 
 
 def few_cases(halves: Halves, draws: int, engine: segcal.Threads) -> list[str]:
-    """Rows of the table: how what is chosen on few cases does on the second half, against temperature scaling fitted on the same cases."""
+    """Rows of the table: how what is chosen on few cases does on the second half, against temperature scaling fitted on
+    the same cases.
+    """
     rows = []
     for size in SIZES:
         calibrators: dict[str, Calibrator] = {}
         names: dict[str, list[str]] = {"map kept": [], "labels may change": [], UNSEEN: []}
         for seed in range(draws):
-            found = segcal.recommend(drawn(halves.fit, size, seed), engine, methods={name: REGISTERED[name]() for name in COMPARED})
+            found = segcal.recommend(
+                drawn(halves.fit, size, seed), engine, methods={name: REGISTERED[name]() for name in COMPARED}
+            )
             for kind, name in zip(names, (found.chosen, found.unconstrained, lowest(found)), strict=True):
                 fit = found.candidates[name].fit
                 calibrators[f"{kind} {seed}"] = identity(halves.fit) if fit is None else fit.calibrator
@@ -136,11 +188,16 @@ def row(name: str, size: int, kind: str, chosen: list[str], against: list[Estima
     worst = max(against, key=lambda e: e.mean)
     worse = sum(e.mean > 0 for e in against)
     surely = sum(e.low > 0 for e in against)
-    return f"| {name} | {size} | {kind} | {counts} | {mean:+.4f} | {worst.mean:+.4f} ({worst.low:+.4f} to {worst.high:+.4f}) | {worse} | {surely} |"
+    return (
+        f"| {name} | {size} | {kind} | {counts} | {mean:+.4f} | {worst.mean:+.4f} ({worst.low:+.4f} to"
+        f" {worst.high:+.4f}) | {worse} | {surely} |"
+    )
 
 
 def calibrated_already(seeds: int, engine: segcal.Threads) -> list[str]:
-    """Rows of the table of simulated cohorts whose labels are drawn from the scores themselves, and of ones that are over-confident by a quarter."""
+    """Rows of the table of simulated cohorts whose labels are drawn from the scores themselves, and of ones that are
+    over-confident by a quarter.
+    """
     design = Design(shape=(8, 20, 20), margin=(0, 0, 0), members=1)
     rows = []
     for beta in (1.0, 0.8):
@@ -150,8 +207,16 @@ def calibrated_already(seeds: int, engine: segcal.Threads) -> list[str]:
                 simulation = Simulation(design, Truth.temperature(len(design.classes), beta), seed)
                 cases = [simulation.case(i) for i in range(size)]
                 labels = np.stack([c.labels for c in cases]).astype(int)
-                chosen.append(segcal.recommend(segcal.cohort_from_arrays(np.stack([c.log_probs for c in cases]), labels, kind="log_probs"), engine).chosen)
-            rows.append(f"| {1 / beta:g} | {size} | {seeds} | {', '.join(f'{n} x {name}' for name, n in Counter(chosen).most_common())} |")
+                chosen.append(
+                    segcal.recommend(
+                        segcal.cohort_from_arrays(np.stack([c.log_probs for c in cases]), labels, kind="log_probs"),
+                        engine,
+                    ).chosen
+                )
+            rows.append(
+                f"| {1 / beta:g} | {size} | {seeds} |"
+                f" {', '.join(f'{n} x {name}' for name, n in Counter(chosen).most_common())} |"
+            )
     return rows
 
 
@@ -165,17 +230,27 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--scratch", type=Path, default=Path("auto-calibrators"), help="where fitted calibrators are left")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("auto-calibrators"), help="where fitted calibrators are left"
+    )
     args = parser.parse_args()
     engine = segcal.Threads(args.workers)
     args.scratch.mkdir(exist_ok=True, parents=True)
-    lines = ["# `--method auto` on real and simulated cohorts", "", "Made by `python benchmarks/auto.py " + shlex.join(_words()) + "`.", ""]
+    lines = [
+        "# `--method auto` on real and simulated cohorts",
+        "",
+        "Made by `python benchmarks/auto.py " + shlex.join(_words()) + "`.",
+        "",
+    ]
     for name in args.cohorts if "cohorts" in args.sections else ():
         started = time.perf_counter()
         halves = opened(args.work, name, args.limit)
         text = printed(halves, args.workers, args.scratch)
         seconds = time.perf_counter() - started
-        note = f"{len(halves.fit)} cases in {len(set(halves.fit.groups))} groups, from half of the pool; {seconds:.0f} s with {args.workers} worker(s), reading included."
+        note = (
+            f"{len(halves.fit)} cases in {len(set(halves.fit.groups))} groups, from half of the pool; {seconds:.0f} s"
+            f" with {args.workers} worker(s), reading included."
+        )
         note += f" `{' '.join(AMONG[name])}`." if name in AMONG else ""
         lines += [f"## {name}", "", note, "", "```", text, "```", ""]
         print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
@@ -184,10 +259,19 @@ def main() -> None:
         lines += [
             "## Few cases",
             "",
-            f"{args.draws} draws of 5 and of 20 cases, each of another group, from the first half; scored on the second half (intervals over its groups).",
+            (
+                f"{args.draws} draws of 5 and of 20 cases, each of another group, from the first half; scored on the"
+                " second half (intervals over its groups)."
+            ),
             "",
         ]
-        lines += [f"Compared: {', '.join(COMPARED)}. `{UNSEEN}`: what the lowest cross-fitted NLL alone would choose, without the rule of one standard error.", ""]
+        lines += [
+            (
+                f"Compared: {', '.join(COMPARED)}. `{UNSEEN}`: what the lowest cross-fitted NLL alone would choose,"
+                " without the rule of one standard error."
+            ),
+            "",
+        ]
         lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
         for name in (n for n in SMALL if n in args.cohorts):
             lines += few_cases(opened(args.work, name), args.draws, engine)
@@ -195,7 +279,15 @@ def main() -> None:
             args.output.write_text("\n".join(lines))
         lines.append("")
     if "calibrated" in args.sections:
-        lines += ["## Calibrated already", "", "Simulated cohorts of four classes; T is the true temperature of the scores, 1 where they are right as they are.", ""]
+        lines += [
+            "## Calibrated already",
+            "",
+            (
+                "Simulated cohorts of four classes; T is the true temperature of the scores, 1 where they are right as"
+                " they are."
+            ),
+            "",
+        ]
         lines += ["| T | cases | seeds | chosen |", "|---|---|---|---|", *calibrated_already(args.seeds, engine), ""]
     args.output.write_text("\n".join(lines))
     print(json.dumps({"written": str(args.output)}), file=sys.stderr)

@@ -1,9 +1,11 @@
-"""Local temperature scaling beside temperature scaling on three real ensembles: the start, the gates, training and held-out NLL, and a picture of temperatures.
+"""Local temperature scaling beside temperature scaling on three real ensembles: the start, the gates, training and
+held-out NLL, and a picture of temperatures.
 
     python benchmarks/local_temperature.py --shared ../shared --work WORK -o docs/results/local_temperature.md
 
-Predictions are those of `real_ensembles.py` (mean of the logits of five networks; written to WORK if they are not there), split by the same groups: fitted on one half, scored
-on the other. `--cases N` takes N of each half, evenly over it; the page says how many. The picture goes to docs/images/temperature.png beside the results.
+Predictions are those of `real_ensembles.py` (mean of the logits of five networks; written to WORK if they are not
+there), split by the same groups: fitted on one half, scored on the other. `--cases N` takes N of each half, evenly over
+it; the page says how many. The picture goes to docs/images/temperature.png beside the results.
 """
 
 from __future__ import annotations
@@ -44,17 +46,27 @@ def open_pool(args: argparse.Namespace, name: str) -> Cohort:
     """The pool with its images and groups."""
     root = args.work / f"{name}-npz"
     if not (root / "done").exists():
-        subprocess.run([sys.executable, "write_predictions.py", name, str(root.resolve()), "--layout", "npz"], check=True, cwd=args.shared / "zoo")
+        subprocess.run(
+            [sys.executable, "write_predictions.py", name, str(root.resolve()), "--layout", "npz"],
+            check=True,
+            cwd=args.shared / "zoo",
+        )
         (root / "done").touch()
     options = {"ignore_index": 255} if name == "camvid" else {"background": 0}
     images = args.shared / "data" / DATASETS[name] / "images"
-    cohort = segcal.open_cohort([root / f"member{k}" for k in range(5)], root / "labels", pool="logits", images=images, **options)
+    cohort = segcal.open_cohort(
+        [root / f"member{k}" for k in range(5)], root / "labels", pool="logits", images=images, **options
+    )
     return cohort.grouped(group_of(args.shared, name, [c.id for c in cohort]))
 
 
 def some(cohort: Cohort, names: list[str], count: int | None) -> Cohort:
     """`count` of the cases, evenly over them."""
-    chosen = names if count is None else [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))]
+    chosen = (
+        names
+        if count is None
+        else [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))]
+    )
     return cohort.select(chosen)
 
 
@@ -74,7 +86,15 @@ def gate_gradient(cohort: Cohort) -> float:
     examples, seen = Examples(cohort, Serial(), 2**30, False), list[float]()
     cases = [(examples, i) for i in range(min(8, len(cohort)))]
     settings = Settings(method.learning_rate, 0.0, 1, 1, method.batch, 1, 0)
-    train(TreeModel(method, 0, first), [first.weight, first.bias], cases, cases[:1], settings, Serial(), lambda step, found: seen.append(float(found[0][4:].abs().max())))
+    train(
+        TreeModel(method, 0, first),
+        [first.weight, first.bias],
+        cases,
+        cases[:1],
+        settings,
+        Serial(),
+        lambda step, found: seen.append(float(found[0][4:].abs().max())),
+    )
     return seen[1]
 
 
@@ -84,12 +104,21 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
     half, other = halves({c.id: g for c, g in zip(pool, pool.groups, strict=True)})
     fit, test = some(pool, half, args.cases), some(pool, other, args.cases)
     engine = segcal.Threads(args.workers)
-    row: dict[str, Any] = {"pool": name, "fit_cases": len(fit), "test_cases": len(test), "start_error": start_error(test), "gate_gradient": gate_gradient(fit), "methods": {}}
+    row: dict[str, Any] = {
+        "pool": name,
+        "fit_cases": len(fit),
+        "test_cases": len(test),
+        "start_error": start_error(test),
+        "gate_gradient": gate_gradient(fit),
+        "methods": {},
+    }
     made: dict[str, Calibrator] = {}
     held: dict[str, list[float]] = {}
     for method in ("ts", *METHODS):
         began = time.perf_counter()
-        chosen = TemperatureScaling() if method == "ts" else LocalTemperatureScaling(epochs=args.epochs, **METHODS[method])
+        chosen = (
+            TemperatureScaling() if method == "ts" else LocalTemperatureScaling(epochs=args.epochs, **METHODS[method])
+        )
         made[method] = chosen.fit(fit, engine=engine)
         seconds = time.perf_counter() - began
         found = segcal.evaluate(test, made[method], engine)
@@ -103,13 +132,23 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
             "against_ts": paired_difference(held["ts"], held[method], list(test.groups)).to_json(),
             "message": made[method].solution.message,
         }
-        print(name, method, round(seconds, 1), row["methods"][method]["training"], row["methods"][method]["held_out"]["nll"], flush=True)
+        print(
+            name,
+            method,
+            round(seconds, 1),
+            row["methods"][method]["training"],
+            row["methods"][method]["held_out"]["nll"],
+            flush=True,
+        )
     row["picture"] = look(test, made["lts"])
     return row
 
 
 def look(cohort: Cohort, calibrator: Calibrator) -> dict[str, Any]:
-    """One plane of one case: image, confidence before, wrong voxels, temperature. Of the first ten cases that with the most wrong voxels."""
+    """One plane of one case: image, confidence before, wrong voxels, temperature.
+
+    Of the first ten cases that with the most wrong voxels.
+    """
     best: dict[str, Any] = {}
     for index in range(min(10, len(cohort))):
         shape = cohort[index].shape
@@ -124,7 +163,13 @@ def look(cohort: Cohort, calibrator: Calibrator) -> dict[str, Any]:
             k = int(wrong.sum((1, 2)).argmax())
             tau, image, wrong, confidence = tau[k], image[:, k], wrong[k], confidence[k]
         if not best or wrong.mean() > best["wrong"].mean():
-            best = {"case": cohort[index].id, "temperature": tau, "image": image, "wrong": wrong, "confidence": confidence}
+            best = {
+                "case": cohort[index].id,
+                "temperature": tau,
+                "image": image,
+                "wrong": wrong,
+                "confidence": confidence,
+            }
     return best
 
 
@@ -144,7 +189,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         low, high = np.quantile(found["temperature"], [0.01, 0.99])
         shown = line[3].imshow(found["temperature"], cmap="magma", vmin=low, vmax=high)
         figure.colorbar(shown, ax=line[3], shrink=0.8)
-        for axis, title in zip(line, (f"{row['pool']}, case {found['case']}", "confidence before", "wrong", "temperature (lts)"), strict=True):
+        for axis, title in zip(
+            line,
+            (f"{row['pool']}, case {found['case']}", "confidence before", "wrong", "temperature (lts)"),
+            strict=True,
+        ):
             axis.set_title(title, fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
@@ -158,11 +207,23 @@ def page(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     lines = [
         "# Local temperature scaling on three real ensembles",
         "",
-        f"Made by `python benchmarks/local_temperature.py --work WORK{cases} --epochs {args.epochs} -o docs/results/local_temperature.md`.",
+        (
+            f"Made by `python benchmarks/local_temperature.py --work WORK{cases} --epochs {args.epochs} -o"
+            " docs/results/local_temperature.md`."
+        ),
         "",
-        "Mean of the logits of five networks. Calibrators are fitted on cases of one half of the groups; held-out numbers are means over cases of the other half.",
-        "`training NLL` is over all voxels of the fit; a fifth of its cases were held out to stop by. `against ts` is the change of held-out NLL from temperature scaling,",
-        "paired over cases, clustered by group, 95 %. Seconds are of the whole fit, reading included, on a busy machine: compare them within a table only.",
+        (
+            "Mean of the logits of five networks. Calibrators are fitted on cases of one half of the groups; held-out"
+            " numbers are means over cases of the other half."
+        ),
+        (
+            "`training NLL` is over all voxels of the fit; a fifth of its cases were held out to stop by. `against ts`"
+            " is the change of held-out NLL from temperature scaling,"
+        ),
+        (
+            "paired over cases, clustered by group, 95 %. Seconds are of the whole fit, reading included, on a busy"
+            " machine: compare them within a table only."
+        ),
         "",
     ]
     for row in rows:
@@ -170,8 +231,11 @@ def page(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         lines += [
             f"## {row['pool']}",
             "",
-            f"{row['fit_cases']} cases to fit on, {row['test_cases']} to score. Start: log-probabilities change by at most {row['start_error']:.1e}. "
-            f"Largest entry of the gates' gradient after the first step: {row['gate_gradient']:.2g}.",
+            (
+                f"{row['fit_cases']} cases to fit on, {row['test_cases']} to score. Start: log-probabilities change by"
+                f" at most {row['start_error']:.1e}. Largest entry of the gates' gradient after the first step:"
+                f" {row['gate_gradient']:.2g}."
+            ),
             "",
             "| method | training NLL | held-out NLL | against ts | ECE % | Dice % | flips % | seconds |",
             "|---|---|---|---|---|---|---|---|",
@@ -179,13 +243,23 @@ def page(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         ]
         for name, found in row["methods"].items():
             change, held = found["against_ts"], found["held_out"]
-            interval = "" if name == "ts" else f"{change['mean']:+.4f}" + ("" if change["low"] is None else f" [{change['low']:+.4f}, {change['high']:+.4f}]")
+            interval = (
+                ""
+                if name == "ts"
+                else f"{change['mean']:+.4f}"
+                + ("" if change["low"] is None else f" [{change['low']:+.4f}, {change['high']:+.4f}]")
+            )
             lines.append(
-                f"| {name} | {found['training']:.5f} | {held['nll']:.4f} | {interval} | {100 * held['ece']:.2f} | {100 * held['dice']:.2f} "
-                f"| {100 * held['flip_rate']:.2f} | {found['seconds']:.0f} |"
+                f"| {name} | {found['training']:.5f} | {held['nll']:.4f} | {interval} | {100 * held['ece']:.2f} |"
+                f" {100 * held['dice']:.2f} | {100 * held['flip_rate']:.2f} | {found['seconds']:.0f} |"
             )
         lines += ["", *(f"- {name}: {found['message']}." for name, found in row["methods"].items() if name != "ts"), ""]
-    lines += ["## A temperature that varies in space", "", "![Temperatures of one case of each pool](../images/temperature.png)", ""]
+    lines += [
+        "## A temperature that varies in space",
+        "",
+        "![Temperatures of one case of each pool](../images/temperature.png)",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -205,8 +279,15 @@ def main() -> None:
     images.mkdir(exist_ok=True)
     draw(rows, images / "temperature.png")
     args.output.write_text(page(rows, args))
-    args.output.with_suffix(".json").write_text(json.dumps([{k: v for k, v in row.items() if k != "picture"} for row in rows], indent=1) + "\n")
-    broken = [(r["pool"], n) for r in rows for n, f in r["methods"].items() if f["training"] > r["methods"]["ts"]["training"] + 1e-8 or f["held_out"]["flip_rate"]]
+    args.output.with_suffix(".json").write_text(
+        json.dumps([{k: v for k, v in row.items() if k != "picture"} for row in rows], indent=1) + "\n"
+    )
+    broken = [
+        (r["pool"], n)
+        for r in rows
+        for n, f in r["methods"].items()
+        if f["training"] > r["methods"]["ts"]["training"] + 1e-8 or f["held_out"]["flip_rate"]
+    ]
     broken += [(r["pool"], "the start") for r in rows if r["start_error"] > 1e-7 or not r["gate_gradient"] > 0]
     if broken:
         raise SystemExit(f"a promise does not hold: {broken}")

@@ -46,7 +46,11 @@ def main() -> None:
     for classes, voxels in ((2, 65_536), (3, 65_536), (11, 16_384), (20, 8_192)):
         x = torch.randn(classes, voxels, dtype=torch.float64)
         compare(f"largest of {classes}, {voxels} voxels", lambda x=x: x.argmax(0), lambda x=x: winner(x))
-        compare(f"order of {classes}, {voxels} voxels", lambda x=x: x.T.contiguous().sort(dim=1, descending=True, stable=True).indices.T, lambda x=x: descending(x))
+        compare(
+            f"order of {classes}, {voxels} voxels",
+            lambda x=x: x.T.contiguous().sort(dim=1, descending=True, stable=True).indices.T,
+            lambda x=x: descending(x),
+        )
     v = torch.rand(65_536, dtype=torch.float64)
     compare("bins, 65536 values", lambda: torch.bucketize(v, _shifted(BINS)), lambda: Binning(BINS).index(v))
 

@@ -1,11 +1,14 @@
-"""What nnU-Net's padding does to calibration numbers: taken as logits, as log-probabilities, or left out, on real volumes.
+"""What nnU-Net's padding does to calibration numbers: taken as logits, as log-probabilities, or left out, on real
+volumes.
 
     python benchmarks/padding.py --shared ../shared --work WORK -o docs/results/padding.md
 
-Outside the box it cropped to, nnU-Net writes p = (1, 0, ..., 0). The logits of the hippocampus ensemble (WORK/hippocampus-npz, mean of five networks) are given that padding in
-three ways; groups are split as in `real_ensembles.py`, temperature scaling is fitted on one half and scored on the other. segcal never takes padding for logits: that variant is
-made here. Checks: segcal's own reading of nnU-Net folders with `--crop 3` (WORK/hippocampus-nnunet-crop-3) gives the numbers of the padding left out. Predictions are written to
-WORK if absent; all numbers go to a .json beside the page.
+Outside the box it cropped to, nnU-Net writes p = (1, 0, ..., 0). The logits of the hippocampus ensemble
+(WORK/hippocampus-npz, mean of five networks) are given that padding in three ways; groups are split as in
+`real_ensembles.py`, temperature scaling is fitted on one half and scored on the other. segcal never takes padding for
+logits: that variant is made here. Checks: segcal's own reading of nnU-Net folders with `--crop 3`
+(WORK/hippocampus-nnunet-crop-3) gives the numbers of the padding left out. Predictions are written to WORK if absent;
+all numbers go to a .json beside the page.
 """
 
 from __future__ import annotations
@@ -64,7 +67,9 @@ def surrounded(width: int) -> Callable[[Volume], Volume]:
 
     def make(volume: Volume) -> Volume:
         around = [(width, width)] * 3
-        return Volume(np.pad(volume.logits, [(0, 0), *around]), np.pad(volume.labels, around), np.pad(volume.inside, around))
+        return Volume(
+            np.pad(volume.logits, [(0, 0), *around]), np.pad(volume.labels, around), np.pad(volume.inside, around)
+        )
 
     return make
 
@@ -84,9 +89,13 @@ def read(args: argparse.Namespace, names: list[str]) -> dict[str, Volume]:
     """Every case: mean logits and labels."""
     out = {}
     for name in names:
-        members = [np.load(args.work / "hippocampus-npz" / f"member{k}" / f"{name}.npz")["logits"] for k in range(MEMBERS)]
+        members = [
+            np.load(args.work / "hippocampus-npz" / f"member{k}" / f"{name}.npz")["logits"] for k in range(MEMBERS)
+        ]
         logits = np.mean(members, axis=0, dtype=np.float64)
-        labels = np.asarray(nibabel.load(args.work / "hippocampus-npz" / "labels" / f"{name}.nii.gz").dataobj).astype(np.int64)
+        labels = np.asarray(nibabel.load(args.work / "hippocampus-npz" / "labels" / f"{name}.nii.gz").dataobj).astype(
+            np.int64
+        )
         out[name] = Volume(logits, labels, np.ones(labels.shape, bool))
     return out
 
@@ -102,7 +111,9 @@ def cohort(volumes: dict[str, Volume], reading: Callable[[Array], Array] | None,
         scores.append(filled)
         labels.append(volume.labels)
         masks.append(volume.inside if reading is None else np.ones_like(volume.inside))
-    return segcal.cohort_from_arrays(scores, labels, kind="logits", background=0, mask=masks, groups=[groups[n] for n in volumes], ids=list(volumes))
+    return segcal.cohort_from_arrays(
+        scores, labels, kind="logits", background=0, mask=masks, groups=[groups[n] for n in volumes], ids=list(volumes)
+    )
 
 
 def numbers(found: Cohort, calibrator: segcal.Calibrator | None = None) -> dict[str, Any]:
@@ -112,12 +123,16 @@ def numbers(found: Cohort, calibrator: segcal.Calibrator | None = None) -> dict[
     return {key: block.block[key] for key in ERRORS}
 
 
-def measured(volumes: dict[str, Volume], groups: dict[str, str], fit: list[str], test: list[str]) -> list[dict[str, Any]]:
+def measured(
+    volumes: dict[str, Volume], groups: dict[str, str], fit: list[str], test: list[str]
+) -> list[dict[str, Any]]:
     """A row for each reading of one padding."""
     halves_of = {name: {n: volumes[n] for n in half} for name, half in (("fit", fit), ("test", test))}
     inside = cohort(halves_of["test"], None, groups)
     fraction = 1 - np.mean([v.inside.mean() for v in volumes.values()])
-    lost = sum(int((v.labels[~v.inside] > 0).sum()) for v in volumes.values()) / sum(int((~v.inside).sum()) for v in volumes.values())
+    lost = sum(int((v.labels[~v.inside] > 0).sum()) for v in volumes.values()) / sum(
+        int((~v.inside).sum()) for v in volumes.values()
+    )
     rows = []
     for title, reading in READINGS.items():
         fitting, testing = (cohort(halves_of[half], reading, groups) for half in ("fit", "test"))
@@ -125,7 +140,17 @@ def measured(volumes: dict[str, Volume], groups: dict[str, str], fit: list[str],
         scale = calibrator.maps[0]
         assert isinstance(scale, ScaleMap)
         before, after, there = numbers(testing), numbers(testing, calibrator), numbers(inside, calibrator)
-        rows.append({"padding": fraction, "lost": lost, "reading": title, "before": before, "after": after, "inside": there, "temperature": 1 / float(scale.beta)})
+        rows.append(
+            {
+                "padding": fraction,
+                "lost": lost,
+                "reading": title,
+                "before": before,
+                "after": after,
+                "inside": there,
+                "temperature": 1 / float(scale.beta),
+            }
+        )
     return rows
 
 
@@ -133,14 +158,20 @@ def written(args: argparse.Namespace, layout: tuple[str, ...]) -> Path:
     """A folder of the zoo's predictions."""
     root: Path = args.work / "-".join(["hippocampus", *(o.strip("-") for o in layout if o != "--layout")])
     if not (root / "done").exists():
-        subprocess.run([sys.executable, "write_predictions.py", "hippocampus", str(root.resolve()), *layout], check=True, cwd=args.shared / "zoo")
+        subprocess.run(
+            [sys.executable, "write_predictions.py", "hippocampus", str(root.resolve()), *layout],
+            check=True,
+            cwd=args.shared / "zoo",
+        )
         (root / "done").touch()
     return root
 
 
 def own_reading(root: Path, groups: dict[str, str], test: list[str]) -> dict[str, Any]:
     """Numbers of the nnU-Net folders as segcal reads them: the crop box is in the .pkl files."""
-    opened = segcal.open_cohort([root / f"member{k}" for k in range(MEMBERS)], root / "labelsTr", pool="logits").grouped(groups)
+    opened = segcal.open_cohort(
+        [root / f"member{k}" for k in range(MEMBERS)], root / "labelsTr", pool="logits"
+    ).grouped(groups)
     return numbers(opened.select(test))
 
 
@@ -218,7 +249,10 @@ def line(name: str, row: dict[str, Any]) -> str:
         f"{before['ece']:.4f}",
         f"{before['free_energy_std']:.2f}",
     ]
-    cells += [f"{row['temperature']:.3f}", *(f"{block[key]:.4f}" for block in (after, inside) for key in ("nll", "ece"))]
+    cells += [
+        f"{row['temperature']:.3f}",
+        *(f"{block[key]:.4f}" for block in (after, inside) for key in ("nll", "ece")),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -239,12 +273,21 @@ def main() -> None:
     found = {}
     for title, padding in PADDINGS.items():
         found[title] = measured({n: padding(v) for n, v in volumes.items()}, groups, fit, test)
-        print(title, [(row["reading"], row["before"]["nll"], row["before"]["ece"], row["temperature"]) for row in found[title]], flush=True)
+        print(
+            title,
+            [(row["reading"], row["before"]["nll"], row["before"]["ece"], row["temperature"]) for row in found[title]],
+            flush=True,
+        )
     own = own_reading(nnunet, groups, test)
     ours = found[f"crop {CHECKED}"][-1]["before"]
     if not (abs(own["nll"] - ours["nll"]) < 1e-5 and abs(own["ece"] - ours["ece"]) < 1e-5):
-        sys.exit(f"segcal reads the nnU-Net folders as NLL {own['nll']}, ECE {own['ece']}; left out by hand it is {ours['nll']}, {ours['ece']}")
-    args.output.with_suffix(".json").write_text(json.dumps({"cases": len(names), "own": own, "paddings": found}, indent=1), encoding="utf-8")
+        sys.exit(
+            f"segcal reads the nnU-Net folders as NLL {own['nll']}, ECE {own['ece']}; left out by hand it is"
+            f" {ours['nll']}, {ours['ece']}"
+        )
+    args.output.with_suffix(".json").write_text(
+        json.dumps({"cases": len(names), "own": own, "paddings": found}, indent=1), encoding="utf-8"
+    )
     args.output.write_text(page(command, found, own, len(names)), encoding="utf-8")
 
 

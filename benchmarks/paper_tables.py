@@ -18,7 +18,14 @@ from typing import Any
 from segcal.study.tables import Number, Table, latex, markdown
 from segcal.study.tables.main import pipelines
 
-KEYS = {"NLL": ("nll", 1.0), "DSC_pct": ("dice", 100.0), "ECE": ("ece", 1.0), "BA_ECE": ("ba_ece", 1.0), "ACE": ("ace", 1.0), "Flip_pct": ("flip_rate", 100.0)}
+KEYS = {
+    "NLL": ("nll", 1.0),
+    "DSC_pct": ("dice", 100.0),
+    "ECE": ("ece", 1.0),
+    "BA_ECE": ("ba_ece", 1.0),
+    "ACE": ("ace", 1.0),
+    "Flip_pct": ("flip_rate", 100.0),
+}
 """Names and units of the file, and what a study calls them."""
 
 
@@ -31,13 +38,21 @@ def points(data: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Numbe
         first, *rest = value if isinstance(value, list) else [value]
         return Number(first / scale, tuple(v / scale for v in rest))
 
-    return {(pipeline, key): number(row[name], scale) for pipeline, row in data.items() for name, (key, scale) in KEYS.items()}
+    return {
+        (pipeline, key): number(row[name], scale)
+        for pipeline, row in data.items()
+        for name, (key, scale) in KEYS.items()
+    }
 
 
 def table(paper: Mapping[str, Any], which: int) -> Table:
     """Table 4, 7 or 8 of the paper, from its own numbers."""
     name = {4: "K26_table4_main", 7: "K26_table7_cityscapes_shift", 8: "K26_table8_with_intervals"}[which]
-    caption = {4: "Calibration results.", 7: "Calibration on Cityscapes under covariate shift.", 8: "Complete calibration results on the test split."}[which]
+    caption = {
+        4: "Calibration results.",
+        7: "Calibration on Cityscapes under covariate shift.",
+        8: "Complete calibration results on the test split.",
+    }[which]
     groups = {dataset: points(data) for dataset, data in paper[name].items()}
     note = "Printed in arXiv 2607.01902: 3 repeats; no seed is given."
     return pipelines(f"table{which}", caption, groups, (note,), beside=("low", "high") if which == 8 else ())

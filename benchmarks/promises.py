@@ -1,12 +1,15 @@
-"""Which promises hold on four real ensembles, of every method that needs no image: in the arrays returned, in the files written, and under shifts of the logits.
+"""Which promises hold on four real ensembles, of every method that needs no image: in the arrays returned, in the files
+written, and under shifts of the logits.
 
     python -m benchmarks.promises --shared ../shared --work WORK -o docs/results/promises.md
     python -m benchmarks.promises --work WORK --only nuclei --methods ts,dc -o some.md
 
-Methods are fitted at their defaults on half of the groups (hippocampus: subjects; camvid: runs of 20 frames; nuclei: images) and audited on the other half; `nuclei, shifted` are
-images of other stains and microscopes, with the calibrators of nuclei. Members' logits are pooled as their mean. Labels and orders are compared here with NumPy alone: the array
-that a calibrator returns, and the .npz files that `segcal.apply` writes, read back, against the mean of the members' files. Predictions are written to WORK once and reused.
-Ends with an error where a promise that is proven does not hold.
+Methods are fitted at their defaults on half of the groups (hippocampus: subjects; camvid: runs of 20 frames; nuclei:
+images) and audited on the other half; `nuclei, shifted` are images of other stains and microscopes, with the
+calibrators of nuclei. Members' logits are pooled as their mean. Labels and orders are compared here with NumPy alone:
+the array that a calibrator returns, and the .npz files that `segcal.apply` writes, read back, against the mean of the
+members' files. Predictions are written to WORK once and reused. Ends with an error where a promise that is proven does
+not hold.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ EPOCHS = 15
 
 @dataclass(frozen=True)
 class Pool:
-    """A data set: its folder in WORK, the writer's words, the name the calibrators were fitted under, and what its labels mean."""
+    """A data set: its folder in WORK, the writer's words, the name the calibrators were fitted under, and what its
+    labels mean.
+    """
 
     title: str
     folder: str
@@ -59,11 +64,23 @@ def opened(pool: Pool, args: argparse.Namespace) -> segcal.Cohort:
     """All cases of a pool, written first if they are not there."""
     root = args.work / pool.folder
     if not (root / "done").exists():
-        writer = [sys.executable, "write_predictions.py", pool.written[0], str(root.resolve()), "--layout", "npz", "--members", str(MEMBERS), *pool.written[1:]]
+        writer = [
+            sys.executable,
+            "write_predictions.py",
+            pool.written[0],
+            str(root.resolve()),
+            "--layout",
+            "npz",
+            "--members",
+            str(MEMBERS),
+            *pool.written[1:],
+        ]
         subprocess.run(writer, check=True, cwd=args.shared / "zoo")
         (root / "done").touch()
     folders = [root / f"member{k}" for k in range(MEMBERS)]
-    return segcal.open_cohort(folders, root / "labels", pool="logits", background=pool.background, ignore_index=pool.ignore)
+    return segcal.open_cohort(
+        folders, root / "labels", pool="logits", background=pool.background, ignore_index=pool.ignore
+    )
 
 
 def split(pool: Pool, cohort: segcal.Cohort, args: argparse.Namespace) -> tuple[segcal.Cohort, segcal.Cohort]:
@@ -77,7 +94,11 @@ def split(pool: Pool, cohort: segcal.Cohort, args: argparse.Namespace) -> tuple[
 
 def limited(cohort: segcal.Cohort, limit: int | None) -> segcal.Cohort:
     """An even choice of cases, so that several groups are among them."""
-    return cohort if limit is None else cohort.select([case.id for case in cohort][:: max(1, len(cohort) // limit)][:limit])
+    return (
+        cohort
+        if limit is None
+        else cohort.select([case.id for case in cohort][:: max(1, len(cohort) // limit)][:limit])
+    )
 
 
 def fitted(cohort: segcal.Cohort, names: list[str], engine: segcal.Threads) -> dict[str, segcal.Calibrator | str]:
@@ -94,12 +115,17 @@ def fitted(cohort: segcal.Cohort, names: list[str], engine: segcal.Threads) -> d
 
 def pooled(cohort: segcal.Cohort, name: str, work: Path, folder: str) -> np.ndarray:
     """Mean of the members' logits (C, *spatial), float64, read without segcal."""
-    members = [np.load(work / folder / f"member{k}" / f"{name}.npz")["logits"].astype(np.float64) for k in range(cohort.members)]
+    members = [
+        np.load(work / folder / f"member{k}" / f"{name}.npz")["logits"].astype(np.float64)
+        for k in range(cohort.members)
+    ]
     return np.asarray(np.sum(members, 0) / len(members))
 
 
 def changes(z: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Voxels whose label differs, and voxels in which two classes that differ in the scores (C, *spatial) are the other way round in the probabilities."""
+    """Voxels whose label differs, and voxels in which two classes that differ in the scores (C, *spatial) are the other
+    way round in the probabilities.
+    """
     swapped = np.zeros(z.shape[1:], bool)
     for a in range(len(z)):
         for b in range(a):
@@ -107,12 +133,16 @@ def changes(z: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.array([(z.argmax(0) != p.argmax(0)).sum(), swapped.sum()])
 
 
-def examined(pool: Pool, calibrator: segcal.Calibrator, cohort: segcal.Cohort, engine: segcal.Threads, args: argparse.Namespace) -> dict[str, Any]:
+def examined(
+    pool: Pool, calibrator: segcal.Calibrator, cohort: segcal.Cohort, engine: segcal.Threads, args: argparse.Namespace
+) -> dict[str, Any]:
     """One calibrator on one pool."""
     found = segcal.audit(calibrator, cohort, engine, shifts=(SHIFT,))
     returned, written = np.zeros(2, np.int64), np.zeros(2, np.int64)
     with tempfile.TemporaryDirectory() as folder:
-        failed = [o.error for o in segcal.apply(calibrator, cohort, NpzSink(Path(folder)), engine) if o.error is not None]
+        failed = [
+            o.error for o in segcal.apply(calibrator, cohort, NpzSink(Path(folder)), engine) if o.error is not None
+        ]
         if failed:
             raise failed[0]
         for case in cohort:
@@ -163,11 +193,26 @@ def page(results: list[dict[str, Any]], command: str) -> str:
         "",
         f"Made by `{command}`.",
         "",
-        "Calibrators are fitted at their defaults on half of the groups; everything here is of the other half, and of nuclei under another stain or microscope.",
-        "Labels and orders are counted in voxels, against the mean of the members' logits, with NumPy alone: in the float32 arrays that a calibrator returns",
-        "(`returned`) and in the files that `segcal apply` writes, read back (`written`). Shifts are constants of up to",
-        f"{SHIFT:g} added in float64 to all logits, one a voxel, or one a member and case, before pooling: the largest change of a delivered float32 probability,",
-        "how many units in the last place of float32 that is, and in brackets the change before rounding to float32. The last line of each table is a plain softmax",
+        (
+            "Calibrators are fitted at their defaults on half of the groups; everything here is of the other half, and"
+            " of nuclei under another stain or microscope."
+        ),
+        (
+            "Labels and orders are counted in voxels, against the mean of the members' logits, with NumPy alone: in the"
+            " float32 arrays that a calibrator returns"
+        ),
+        (
+            "(`returned`) and in the files that `segcal apply` writes, read back (`written`). Shifts are constants of"
+            " up to"
+        ),
+        (
+            f"{SHIFT:g} added in float64 to all logits, one a voxel, or one a member and case, before pooling: the"
+            " largest change of a delivered float32 probability,"
+        ),
+        (
+            "how many units in the last place of float32 that is, and in brackets the change before rounding to"
+            " float32. The last line of each table is a plain softmax"
+        ),
         "of the same scores. `proven` stands for a promise that follows from the parameters.",
         "",
     ]
@@ -175,9 +220,15 @@ def page(results: list[dict[str, Any]], command: str) -> str:
         lines += [
             f"## {pool['title']}",
             "",
-            f"{pool['cases']} cases, {pool['voxels']:,} voxels, {pool['classes']} classes; fitted on {pool['fit_cases']} other cases.",
+            (
+                f"{pool['cases']} cases, {pool['voxels']:,} voxels, {pool['classes']} classes; fitted on"
+                f" {pool['fit_cases']} other cases."
+            ),
             "",
-            "| method | label kept | order kept | invariant | labels changed, returned | written | orders changed, returned | written | shift a voxel | shift a member |",
+            (
+                "| method | label kept | order kept | invariant | labels changed, returned | written | orders changed,"
+                " returned | written | shift a voxel | shift a member |"
+            ),
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         plain: dict[str, str] = {}
@@ -185,10 +236,14 @@ def page(results: list[dict[str, Any]], command: str) -> str:
             if isinstance(row, str):
                 lines.append(f"| {name} | not fitted: {row.replace('|', ' ')} | | | | | | | | |")
                 continue
-            claims = [row["promises"][p]["claimed"] for p in ("preserves_argmax", "preserves_order", "translation_invariant")]
+            claims = [
+                row["promises"][p]["claimed"] for p in ("preserves_argmax", "preserves_order", "translation_invariant")
+            ]
             counts = [f"{row[where][what]:,}" for what in ("labels", "orders") for where in ("returned", "written")]
             moved = [shift_cell(m["largest"], m["units"], m["exact"]) for m in row["shifts"].values()]
-            plain = {unit: shift_cell(m["plain"], m["plain_units"], m["plain_exact"]) for unit, m in row["shifts"].items()}
+            plain = {
+                unit: shift_cell(m["plain"], m["plain_units"], m["plain_exact"]) for unit, m in row["shifts"].items()
+            }
             lines.append("| " + " | ".join([name, *claims, *counts, *moved]) + " |")
         if plain:
             lines.append("| " + " | ".join(["softmax", *[""] * 7, *plain.values()]) + " |")
@@ -197,7 +252,9 @@ def page(results: list[dict[str, Any]], command: str) -> str:
 
 
 def shift_cell(largest: float, units: int, exact: float | None) -> str:
-    """What one unit of shifts does; a map that looks at neighbours is audited on whole cases, where nothing is known before rounding."""
+    """What one unit of shifts does; a map that looks at neighbours is audited on whole cases, where nothing is known
+    before rounding.
+    """
     many = "many" if units > 1000 else str(units)
     return f"{largest:.2g}, {many} unit{'' if units == 1 else 's'}" + ("" if exact is None else f" ({exact:.1e})")
 
@@ -232,10 +289,27 @@ def main() -> None:
             started = time.perf_counter()
             rows[name] = calibrator if isinstance(calibrator, str) else examined(pool, calibrator, test, engine, args)
             print(f"{pool.title}, {name}: {time.perf_counter() - started:.1f} s", flush=True)
-            wrong += [] if isinstance(calibrator, str) else [f"{pool.title}, {name}: {fault}" for fault in faults(rows[name])]
+            wrong += (
+                []
+                if isinstance(calibrator, str)
+                else [f"{pool.title}, {name}: {fault}" for fault in faults(rows[name])]
+            )
         voxels = sum(case.voxels for case in test)
-        results.append({"title": pool.title, "cases": len(test), "voxels": voxels, "classes": test.head.channels, "fit_cases": fit_cases[pool.fitted_on], "methods": rows})
-        args.output.write_text(page(results, " ".join(["python -m benchmarks.promises --work WORK", *flags, "-o docs/results/promises.md"])))
+        results.append(
+            {
+                "title": pool.title,
+                "cases": len(test),
+                "voxels": voxels,
+                "classes": test.head.channels,
+                "fit_cases": fit_cases[pool.fitted_on],
+                "methods": rows,
+            }
+        )
+        args.output.write_text(
+            page(
+                results, " ".join(["python -m benchmarks.promises --work WORK", *flags, "-o docs/results/promises.md"])
+            )
+        )
         args.output.with_suffix(".json").write_text(json.dumps(results, indent=1))
     if wrong:
         raise SystemExit("a promise does not hold: " + "; ".join(wrong))

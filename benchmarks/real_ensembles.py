@@ -1,10 +1,13 @@
-"""All exactly fitted methods on the whole pools of three real ensembles, in every layout a user may have, through the command line.
+"""All exactly fitted methods on the whole pools of three real ensembles, in every layout a user may have, through the
+command line.
 
     python benchmarks/real_ensembles.py --shared ../shared --work WORK -o docs/results/real_ensembles.md
 
-For each pool: `check` on all of it, `fit` on half of the groups, `evaluate` and `apply` on the other half. Groups stay whole: hippocampus by subject, camvid by runs of 20
-consecutive frames of a sequence, nuclei by image. Predictions are written to WORK once and reused. Every written file is compared with the scores it was made from: labels that
-a preserving calibrator flipped, and delivered label maps that are not byte for byte the same, are counted and must be none.
+For each pool: `check` on all of it, `fit` on half of the groups, `evaluate` and `apply` on the other half. Groups stay
+whole: hippocampus by subject, camvid by runs of 20 consecutive frames of a sequence, nuclei by image. Predictions are
+written to WORK once and reused. Every written file is compared with the scores it was made from: labels that a
+preserving calibrator flipped, and delivered label maps that are not byte for byte the same, are counted and must be
+none.
 """
 
 from __future__ import annotations
@@ -162,17 +165,52 @@ def run(pool: Pool, args: argparse.Namespace) -> dict[str, Any]:
     results, counts = {}, {}
     for method in METHODS:
         out = root / f"evaluation-{method}.json"
-        segcal("evaluate", *common, *grouped, "--calibrator", str(cals / f"{method}.safetensors"), *_cases(test), "--json", str(out))
+        segcal(
+            "evaluate",
+            *common,
+            *grouped,
+            "--calibrator",
+            str(cals / f"{method}.safetensors"),
+            *_cases(test),
+            "--json",
+            str(out),
+        )
         results[method] = json.loads(out.read_text())
     evaluated = time.perf_counter()
     for method in APPLIED:
         out = root / f"applied-{method}-{pool.pool}-{pool.members}"
         maps = ["--maps", "entropy,confidence,error"] if pool.maps and method == "dc" else []
-        segcal("apply", str(cals / f"{method}.safetensors"), *scores, *how, *_cases(test), "-o", str(out), "--overwrite", "--workers", "2", "--quiet", *maps)
+        segcal(
+            "apply",
+            str(cals / f"{method}.safetensors"),
+            *scores,
+            *how,
+            *_cases(test),
+            "-o",
+            str(out),
+            "--overwrite",
+            "--workers",
+            "2",
+            "--quiet",
+            *maps,
+        )
         counts[method] = compare(out, scores, test, pool)
-    seconds = {"check": checked - started, "fit": fitted - checked, "evaluate": evaluated - fitted, "apply": time.perf_counter() - evaluated}
+    seconds = {
+        "check": checked - started,
+        "fit": fitted - checked,
+        "evaluate": evaluated - fitted,
+        "apply": time.perf_counter() - evaluated,
+    }
     print(f"{pool.title}: { ({k: round(v, 1) for k, v in seconds.items()}) }", flush=True)
-    return {"seconds": seconds, "pool": pool.title, "fit_cases": len(fit), "test_cases": len(test), "groups": len(set(groups.values())), "results": results, "written": counts}
+    return {
+        "seconds": seconds,
+        "pool": pool.title,
+        "fit_cases": len(fit),
+        "test_cases": len(test),
+        "groups": len(set(groups.values())),
+        "results": results,
+        "written": counts,
+    }
 
 
 def _cases(names: list[str]) -> list[str]:
@@ -180,7 +218,9 @@ def _cases(names: list[str]) -> list[str]:
 
 
 def compare(out: Path, scores: list[str], names: list[str], pool: Pool) -> dict[str, int]:
-    """Voxels whose arg max (or side of 0.5) differs between what was written and the pooled scores, read here independently; label maps not copied byte for byte."""
+    """Voxels whose arg max (or side of 0.5) differs between what was written and the pooled scores, read here
+    independently; label maps not copied byte for byte.
+    """
     flipped = voxels = changed = copied = 0
     regions = "--regions" in pool.options
     for name in names:
@@ -191,7 +231,9 @@ def compare(out: Path, scores: list[str], names: list[str], pool: Pool) -> dict[
             files = [Path(s) / f"{name}.npz" for s in scores]
         source = pooled(files, pool.pool)
         voxels += p[0].size
-        flipped += int(((p > 0.5) != (source > 0.5)).any(0).sum()) if regions else int((p.argmax(0) != source.argmax(0)).sum())
+        flipped += (
+            int(((p > 0.5) != (source > 0.5)).any(0).sum()) if regions else int((p.argmax(0) != source.argmax(0)).sum())
+        )
         if len(files) == 1 and "npz" not in pool.options:
             maps = [f for f in files[0].parent.glob(f"{name}.*") if f.suffix not in (".npz", ".pkl")]
             copied += len(maps)
@@ -228,10 +270,22 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         "",
         f"Made by `{command}`.",
         "",
-        "Each pool is split once by group (hippocampus: subject; camvid: runs of 20 consecutive frames of a sequence; nuclei: image): calibrators are fitted on one half,",
-        "all numbers are of the other. NLL, ECE (50 bins) and Dice are means of images; ACE (15 bins, unweighted) is pooled; flips are voxels whose label",
-        "changed, in per cent. The interval is the change of NLL, paired over cases and clustered by group, 95 %. Penalised methods are averages over",
-        "strengths, weighed by case-wise cross-validation on the fitting half. Camvid has no background class: all eleven count. Pools can be made",
+        (
+            "Each pool is split once by group (hippocampus: subject; camvid: runs of 20 consecutive frames of a"
+            " sequence; nuclei: image): calibrators are fitted on one half,"
+        ),
+        (
+            "all numbers are of the other. NLL, ECE (50 bins) and Dice are means of images; ACE (15 bins, unweighted)"
+            " is pooled; flips are voxels whose label"
+        ),
+        (
+            "changed, in per cent. The interval is the change of NLL, paired over cases and clustered by group, 95 %."
+            " Penalised methods are averages over"
+        ),
+        (
+            "strengths, weighed by case-wise cross-validation on the fitting half. Camvid has no background class: all"
+            " eleven count. Pools can be made"
+        ),
         "one by one (`--only`); one that was last made before a method existed shows the others.",
         "",
     ]
@@ -244,19 +298,33 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
             "",
             "| method | NLL | change of NLL | ECE % | ACE % | Dice % | flips % |",
             "|---|---|---|---|---|---|---|",
-            f"| none | {before['nll']:.4f} | | {percent(before['ece'])} | {percent(before['ace'])} | {percent(before['dice'])} | |",
+            (
+                f"| none | {before['nll']:.4f} | | {percent(before['ece'])} | {percent(before['ace'])} |"
+                f" {percent(before['dice'])} | |"
+            ),
         ]
         for method in (m for m in METHODS if m in row["results"]):
             after, change = row["results"][method]["calibrated"], row["results"][method]["differences"]["nll"]
-            interval = f"{change['mean']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]" if change["low"] is not None else f"{change['mean']:+.4f}"
+            interval = (
+                f"{change['mean']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
+                if change["low"] is not None
+                else f"{change['mean']:+.4f}"
+            )
             lines.append(
-                f"| {method} | {after['nll']:.4f} | {interval} | {percent(after['ece'])} | {percent(after['ace'])} | {percent(after['dice'])} | {percent(after['flip_rate'])} |"
+                f"| {method} | {after['nll']:.4f} | {interval} | {percent(after['ece'])} | {percent(after['ace'])} |"
+                f" {percent(after['dice'])} | {percent(after['flip_rate'])} |"
             )
         lines.append("")
         for method, count in row["written"].items():
-            text = f"- `apply` of {method}: {count['flipped']} of {count['voxels']} voxels of the written files have another label than the pooled scores"
+            text = (
+                f"- `apply` of {method}: {count['flipped']} of {count['voxels']} voxels of the written files have"
+                " another label than the pooled scores"
+            )
             if count["label_maps"]:
-                text += f"; {count['label_maps'] - count['label_maps_changed']} of {count['label_maps']} delivered label maps are byte for byte the same"
+                text += (
+                    f"; {count['label_maps'] - count['label_maps_changed']} of {count['label_maps']} delivered label"
+                    " maps are byte for byte the same"
+                )
             lines.append(text + ".")
         lines.append("")
     return "\n".join(lines)
@@ -278,16 +346,25 @@ def main() -> None:
         before = json.loads(kept.read_text()) if kept.is_file() else []
         known = {r["pool"]: r for r in [*before, rows[-1]]}
         everything = [known[p.title] for p in POOLS if p.title in known]
-        args.output.write_text(page(everything, "python benchmarks/real_ensembles.py --work WORK -o docs/results/real_ensembles.md"))
+        args.output.write_text(
+            page(everything, "python benchmarks/real_ensembles.py --work WORK -o docs/results/real_ensembles.md")
+        )
         kept.write_text(json.dumps(everything, indent=1))
-    bad = [(r["pool"], m, c) for r in rows for m, c in r["written"].items() if (m in PRESERVING and c["flipped"]) or c["label_maps_changed"]]
+    bad = [
+        (r["pool"], m, c)
+        for r in rows
+        for m, c in r["written"].items()
+        if (m in PRESERVING and c["flipped"]) or c["label_maps_changed"]
+    ]
     if bad:
         raise SystemExit(f"a promise does not hold: {bad}")
 
 
 def _brief(result: dict[str, Any]) -> dict[str, Any]:
     keep = ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice", "iou", "flip_rate")
-    return {side: {k: result[side][k] for k in keep} for side in ("uncalibrated", "calibrated")} | {"differences": result["differences"]}
+    return {side: {k: result[side][k] for k in keep} for side in ("uncalibrated", "calibrated")} | {
+        "differences": result["differences"]
+    }
 
 
 if __name__ == "__main__":

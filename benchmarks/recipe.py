@@ -1,11 +1,14 @@
-"""The papers' recipe beside the exact solver, on real ensembles: NLL of training, validation and held-out cases, and seconds.
+"""The papers' recipe beside the exact solver, on real ensembles: NLL of training, validation and held-out cases, and
+seconds.
 
     python benchmarks/recipe.py --work WORK --shared ../shared -o docs/results/recipe.md
 
-WORK holds predictions in the npz layout (`WORK/NAME-npz/member0 ... labels`, as benchmarks/real_ensembles.py writes them); members are pooled by the mean of their logits. Half
-of the groups are held out. Of the other half a third, by the recipe's own split, is validated on and the rest trained on. Three fits of each method: the recipe; the exact solver
-on the same training cases with the penalty the recipe chose (the same problem, solved); and the exact solver as it comes, on training and validation cases together, since it
-needs none. Fits see every STRIDE-th voxel of their cases (the recipe reads them some thousand times), held-out numbers are of all voxels.
+WORK holds predictions in the npz layout (`WORK/NAME-npz/member0 ... labels`, as benchmarks/real_ensembles.py writes
+them); members are pooled by the mean of their logits. Half of the groups are held out. Of the other half a third, by
+the recipe's own split, is validated on and the rest trained on. Three fits of each method: the recipe; the exact solver
+on the same training cases with the penalty the recipe chose (the same problem, solved); and the exact solver as it
+comes, on training and validation cases together, since it needs none. Fits see every STRIDE-th voxel of their cases
+(the recipe reads them some thousand times), held-out numbers are of all voxels.
 """
 
 from __future__ import annotations
@@ -57,7 +60,9 @@ def parts(work: Path, shared: Path, name: str, stride: int) -> dict[str, Cohort]
     groups = group_of(shared, name, names)
     fit, test = halves(groups)
     ignore = 255 if name == "camvid" else None
-    whole = segcal.open_cohort([root / f"member{k}" for k in range(MEMBERS)], root / "labels", pool="logits", ignore_index=ignore).grouped(groups)
+    whole = segcal.open_cohort(
+        [root / f"member{k}" for k in range(MEMBERS)], root / "labels", pool="logits", ignore_index=ignore
+    ).grouped(groups)
     fitted = whole.select(fit)
     held = set(splits.folds(fitted.groups, VALIDATION_SHARE, 0).test[0])
     ids = [c.id for c in fitted]
@@ -80,7 +85,9 @@ def thinned(cohort: Cohort, stride: int) -> Cohort:
                     pieces.append((block.scores[:, keep], block.labels[keep]))
             scores.append(torch.cat([s for s, _ in pieces], 1))
             labels.append(torch.cat([y for _, y in pieces]))
-    return cohort_from_arrays(scores, labels, kind="logits", head=cohort.head, groups=list(cohort.groups), ids=[c.id for c in cohort])
+    return cohort_from_arrays(
+        scores, labels, kind="logits", head=cohort.head, groups=list(cohort.groups), ids=[c.id for c in cohort]
+    )
 
 
 def timed(method: Any, cohort: Cohort, validation: Cohort | None = None) -> tuple[Calibrator, float]:
@@ -111,14 +118,24 @@ def run(name: str, cohorts: Mapping[str, Cohort], trials: int, only: tuple[str, 
         make: Any = REGISTERED[method]
         recipe, seconds = timed(make(solver=segcal.Recipe(trials=trials)), cohorts["train"], cohorts["validation"])
         found[method, "recipe"] = recipe, seconds
-        print(f"{name} {method} recipe {seconds:.1f} s: {recipe.solution.message if recipe.solution else ''}", flush=True)
+        print(
+            f"{name} {method} recipe {seconds:.1f} s: {recipe.solution.message if recipe.solution else ''}", flush=True
+        )
         if method in OWN_PENALTY and recipe.solution is not None:
             (chosen,) = recipe.solution.settings["strengths"]
-            found[method, "exact, the recipe's penalty"] = timed(make(lambda_=chosen["lambda"], mu=chosen["mu"], penalty="odir"), cohorts["train"])
+            found[method, "exact, the recipe's penalty"] = timed(
+                make(lambda_=chosen["lambda"], mu=chosen["mu"], penalty="odir"), cohorts["train"]
+            )
         found[method, "exact, default"] = timed(make(), cohorts["fit"])
     numbers = scored(cohorts, {k: c for k, (c, _) in found.items()})
     return [
-        Result(name, *k, *(numbers[part][k] for part in ("train", "validation", "test")), seconds, "" if c is None or c.solution is None else c.solution.message)
+        Result(
+            name,
+            *k,
+            *(numbers[part][k] for part in ("train", "validation", "test")),
+            seconds,
+            "" if c is None or c.solution is None else c.solution.message,
+        )
         for k, (c, seconds) in found.items()
     ]
 
@@ -130,12 +147,27 @@ def page(results: list[Result], command: str, stride: int, sizes: Mapping[str, s
         "",
         f"    {command}",
         "",
-        "Mean of the logits of five networks; NLL is the mean over voxels, of the cases trained on, validated on, and held out. `exact, the recipe's penalty` minimises, on the",
-        "same training cases, the objective the recipe stopped short of; `exact, default` is what a user gets, fitted on training and validation cases together. Fits see",
-        f"one voxel in {stride}, held-out numbers are of all voxels. Seconds include reading from memory; two cores, shared.",
+        (
+            "Mean of the logits of five networks; NLL is the mean over voxels, of the cases trained on, validated on,"
+            " and held out. `exact, the recipe's penalty` minimises, on the"
+        ),
+        (
+            "same training cases, the objective the recipe stopped short of; `exact, default` is what a user gets,"
+            " fitted on training and validation cases together. Fits see"
+        ),
+        (
+            f"one voxel in {stride}, held-out numbers are of all voxels. Seconds include reading from memory; two"
+            " cores, shared."
+        ),
     ]
     for data in dict.fromkeys(r.data for r in results):
-        lines += ["", f"**{data}**: {sizes[data]}.", "", "| method | solver | training | validation | held out | seconds |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"**{data}**: {sizes[data]}.",
+            "",
+            "| method | solver | training | validation | held out | seconds |",
+            "|---|---|---|---|---|---|",
+        ]
         for r in (r for r in results if r.data == data):
             who = "uncalibrated |" if r.method == "none" else f"`{r.method}` | {r.solver}"
             lines.append(f"| {who} | {r.train:.6f} | {r.validation:.6f} | {r.test:.6f} | {r.seconds:.1f} |")

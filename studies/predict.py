@@ -4,10 +4,12 @@
     python studies/predict.py --shared ../shared --work WORK hippocampus --replicates 3
     python studies/predict.py --shared ../shared --work WORK camvid --cohorts mild strong --images
 
-Writes WORK/DATASET-COHORT/ with member0/CASE.npz, member1/CASE.npz, ... (key `logits`, float32), labels/ and groups.csv, and with --images the images that the networks saw.
-Cohorts: camvid and nuclei clean, mild and strong (K26 Table 6, kind chosen by file name); nuclei also `shifted`, other acquisitions; hippocampus clean and the MRI artefacts
-bias, motion, ghosting and spike (needs segcal[torchio]), further replicates as bias-1, bias-2, ... Groups: camvid runs of 20 consecutive frames of a sequence, hippocampus the
-inferred subject, nuclei the image. Files that are there already are left alone, so an interrupted run goes on where it stopped.
+Writes WORK/DATASET-COHORT/ with member0/CASE.npz, member1/CASE.npz, ... (key `logits`, float32), labels/ and
+groups.csv, and with --images the images that the networks saw. Cohorts: camvid and nuclei clean, mild and strong (K26
+Table 6, kind chosen by file name); nuclei also `shifted`, other acquisitions; hippocampus clean and the MRI artefacts
+bias, motion, ghosting and spike (needs segcal[torchio]), further replicates as bias-1, bias-2, ... Groups: camvid runs
+of 20 consecutive frames of a sequence, hippocampus the inferred subject, nuclei the image. Files that are there already
+are left alone, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -64,7 +66,11 @@ def cohorts_of(dataset: str, replicates: int) -> list[Cohort]:
     """What there is for a data set."""
     whole = [Cohort("clean", "pool", clean)]
     if dataset == "hippocampus":
-        return whole + [Cohort(kind if r == 0 else f"{kind}-{r}", "pool", artefact(kind, r)) for r in range(replicates) for kind in artefacts.ARTEFACTS]
+        return whole + [
+            Cohort(kind if r == 0 else f"{kind}-{r}", "pool", artefact(kind, r))
+            for r in range(replicates)
+            for kind in artefacts.ARTEFACTS
+        ]
     whole += [Cohort(severity, "pool", corrupted(severity)) for severity in photometric.SEVERITIES]
     return whole + ([Cohort("shifted", "shifted", clean)] if dataset == "nuclei" else [])
 
@@ -100,11 +106,15 @@ def write_image(target: Path, image: NDArray[Any], geometry: Path) -> None:
             nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), nibabel.load(geometry).affine), temporary)
 
 
-def write(zoo: Any, members: list[Any], dataset: str, cohort: Cohort, folder: Path, limit: int | None, images: bool) -> tuple[int, float, float]:
+def write(
+    zoo: Any, members: list[Any], dataset: str, cohort: Cohort, folder: Path, limit: int | None, images: bool
+) -> tuple[int, float, float]:
     """Write one cohort: how many cases, seconds spent on changing images, and on networks."""
     cases = zoo.cases(dataset, cohort.split)[:limit]
     changing = predicting = 0.0
-    for case in track(cases, description=folder.name, transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()):
+    for case in track(
+        cases, description=folder.name, transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()
+    ):
         target = folder / "labels" / source(zoo, dataset, case, "labels").name
         if not target.exists():
             with journal.atomic(target) as temporary:
@@ -137,7 +147,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where predictions go")
     parser.add_argument("--cohorts", nargs="+", help="only these")
     parser.add_argument("--members", type=int, default=5)
-    parser.add_argument("--replicates", type=int, default=1, help="random replicates of each MRI artefact (hippocampus)")
+    parser.add_argument(
+        "--replicates", type=int, default=1, help="random replicates of each MRI artefact (hippocampus)"
+    )
     parser.add_argument("--limit", type=int, help="only the first cases")
     parser.add_argument("--images", action="store_true", help="also write the images that the networks saw")
     args = parser.parse_args()
@@ -154,7 +166,11 @@ def main() -> None:
         if args.cohorts is None or cohort.name in args.cohorts:
             folder = args.work / f"{args.dataset}-{cohort.name}"
             cases, changing, predicting = write(zoo, members, args.dataset, cohort, folder, args.limit, args.images)
-            print(f"{folder}: {cases} cases; {changing:.0f} s changing images, {predicting:.0f} s running {args.members} networks and writing", flush=True)
+            print(
+                f"{folder}: {cases} cases; {changing:.0f} s changing images, {predicting:.0f} s running {args.members}"
+                " networks and writing",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

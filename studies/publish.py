@@ -1,14 +1,18 @@
-"""Pages on finished studies: their tables side by side, their figures, each with a paragraph on how it agrees with the paper (K26).
+"""Pages on finished studies: their tables side by side, their figures, each with a paragraph on how it agrees with the
+paper (K26).
 
     python studies/publish.py STUDY1 STUDY2 ... --shared ../shared -o docs/results/studies
 
-A STUDY is a folder that `segcal study` finished. Writes OUT/README.md (Tables 1 to 6, all studies side by side) and for each study OUT/NAME.md (how it compares with the paper,
-Tables 7 and 8, differences, flips, figures) and OUT/NAME/ (its figures; SVG, or PNG for those with pictures and where it is smaller). Tables and figures are made anew from the
+A STUDY is a folder that `segcal study` finished. Writes OUT/README.md (Tables 1 to 6, all studies side by side) and for
+each study OUT/NAME.md (how it compares with the paper, Tables 7 and 8, differences, flips, figures) and OUT/NAME/ (its
+figures; SVG, or PNG for those with pictures and where it is smaller). Tables and figures are made anew from the
 studies' tidy tables and samples. Studies named after --apart have a page, and no place in the tables of all.
 
-Paragraphs are written by people, in studies/notes/overview.md and studies/notes/NAME.md: text before the first heading opens the page, `## KEY` heads the paragraph of a table or
-figure, `## KEY, not shown` that of a figure which is not published (its pictures' licence). A table or figure without a paragraph, or a paragraph on something that is not
-there: nothing is written, and each is named. Where a figure with pictures is shown, the paragraph `images` has to say whose they are and under which licence.
+Paragraphs are written by people, in studies/notes/overview.md and studies/notes/NAME.md: text before the first heading
+opens the page, `## KEY` heads the paragraph of a table or figure, `## KEY, not shown` that of a figure which is not
+published (its pictures' licence). A table or figure without a paragraph, or a paragraph on something that is not there:
+nothing is written, and each is named. Where a figure with pictures is shown, the paragraph `images` has to say whose
+they are and under which licence.
 """
 
 from __future__ import annotations
@@ -82,20 +86,32 @@ class Notes:
     def read(cls, path: Path) -> Notes:
         """A file of paragraphs. MissingError where there is none, DataError for two of one key."""
         if not path.is_file():
-            raise MissingError(str(path), found="no file", expected="the paragraphs of a page", do="Write it: an opening, then `## KEY` and a paragraph for each table and figure.")
+            raise MissingError(
+                str(path),
+                found="no file",
+                expected="the paragraphs of a page",
+                do="Write it: an opening, then `## KEY` and a paragraph for each table and figure.",
+            )
         opening, *rest = HEADING.split(path.read_text(encoding="utf-8"))
         found: dict[str, str] = {}
         for key, text in zip(rest[::3], rest[2::3], strict=True):
             if key in found:
                 raise DataError(str(path), found=f"two paragraphs on {key}", expected="one", do="Join them.")
             found[key] = text.strip()
-        return cls(path, opening.strip(), found, frozenset(key for key, hidden in zip(rest[::3], rest[1::3], strict=True) if hidden))
+        return cls(
+            path,
+            opening.strip(),
+            found,
+            frozenset(key for key, hidden in zip(rest[::3], rest[1::3], strict=True) if hidden),
+        )
 
     def faults(self, keys: Sequence[str]) -> list[str]:
         """What lacks a paragraph, and paragraphs on what is not there."""
         lacking = [f"{self.path} has no paragraph on {key}" for key in keys if not self.paragraphs.get(key)]
         lacking += [] if self.opening else [f"{self.path} has no opening"]
-        return lacking + [f"{self.path} has a paragraph on {key}, which is not there" for key in self.paragraphs if key not in keys]
+        return lacking + [
+            f"{self.path} has a paragraph on {key}, which is not there" for key in self.paragraphs if key not in keys
+        ]
 
 
 @dataclass(frozen=True)
@@ -114,9 +130,21 @@ class Page:
         return "\n\n".join(p.strip() for p in parts) + "\n"
 
 
-def of_study(finished: Finished, study: Results, slug: str, made: dict[str, Table], paper: against.Paper, notes: Notes, drawn: Path) -> Page:
+def of_study(
+    finished: Finished,
+    study: Results,
+    slug: str,
+    made: dict[str, Table],
+    paper: against.Paper,
+    notes: Notes,
+    drawn: Path,
+) -> Page:
     """The page of one study; its figures are drawn into `drawn`, those not published are not."""
-    shown = {key: markdown.render(made[f"{key}-{slug}"]) for key in ("table7", "table8", "differences", "flips") if f"{key}-{slug}" in made}
+    shown = {
+        key: markdown.render(made[f"{key}-{slug}"])
+        for key in ("table7", "table8", "differences", "flips")
+        if f"{key}-{slug}" in made
+    }
     shown["differences"] += f"- {against.two_bootstraps(study)}\n"
     compared = [against.paired(study, paper), against.means(study, paper)]
     if "table7" in shown:
@@ -140,15 +168,25 @@ def _chosen(vector: Path, picture: Path) -> Path:
         with Image.open(picture) as image:
             small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small.save(picture, optimize=True)
-    drawing = "<image" not in vector.read_text(encoding="utf-8") and vector.stat().st_size < max(REDUCED, picture.stat().st_size)
+    drawing = "<image" not in vector.read_text(encoding="utf-8") and vector.stat().st_size < max(
+        REDUCED, picture.stat().st_size
+    )
     chosen = vector if drawing else picture
     if chosen.stat().st_size > LARGEST:
-        raise DataError(str(chosen), found=f"{chosen.stat().st_size} bytes", expected=f"at most {LARGEST}", do="Show fewer samples: `samples` in the study's configuration.")
+        raise DataError(
+            str(chosen),
+            found=f"{chosen.stat().st_size} bytes",
+            expected=f"at most {LARGEST}",
+            do="Show fewer samples: `samples` in the study's configuration.",
+        )
     return chosen
 
 
 def publish(folders: Sequence[Path], shared: Path, out: Path, written: Path, apart: Sequence[Path] = ()) -> list[Path]:
-    """Make all pages; the files written. MissingError naming every paragraph that is missing, before anything is written."""
+    """Make all pages; the files written.
+
+    MissingError naming every paragraph that is missing, before anything is written.
+    """
     found = [results.read(folder) for folder in (*folders, *apart)]
     studies = [Results.of(one) for one in found]
     together = tables(studies[: len(folders)], bank=BANK_AS_DATA)
@@ -158,15 +196,35 @@ def publish(folders: Sequence[Path], shared: Path, out: Path, written: Path, apa
     paper = against.Paper.read(shared)
     with tempfile.TemporaryDirectory() as temporary:
         drawn = Path(temporary)
-        pages = {"README": Page("Studies of real ensembles", Notes.read(written / "overview.md"), {k: markdown.render(made[k]) for k in TITLES if k in made})}
+        pages = {
+            "README": Page(
+                "Studies of real ensembles",
+                Notes.read(written / "overview.md"),
+                {k: markdown.render(made[k]) for k in TITLES if k in made},
+            )
+        }
         for one, study, slug in zip(found, studies, slugs, strict=True):
             pages[slug] = of_study(one, study, slug, made, paper, Notes.read(written / f"{slug}.md"), drawn / slug)
         faults = [fault for page in pages.values() for fault in page.notes.faults(list(page.shown))]
         if faults:
-            raise MissingError(str(written), found="; ".join(faults), expected="a paragraph for every table and figure, and for nothing else", do="Write or remove them.")
-        listed = "\n".join(["| study | page |", "|---|---|", *(f"| {study.name} | [{slug}]({slug}.md) |" for study, slug in zip(studies, slugs, strict=True))])
+            raise MissingError(
+                str(written),
+                found="; ".join(faults),
+                expected="a paragraph for every table and figure, and for nothing else",
+                do="Write or remove them.",
+            )
+        listed = "\n".join(
+            [
+                "| study | page |",
+                "|---|---|",
+                *(f"| {study.name} | [{slug}]({slug}.md) |" for study, slug in zip(studies, slugs, strict=True)),
+            ]
+        )
         out.mkdir(parents=True, exist_ok=True)
-        files = [_write(out / f"{name}.md", page.render(listed if name == "README" else "").encode()) for name, page in pages.items()]
+        files = [
+            _write(out / f"{name}.md", page.render(listed if name == "README" else "").encode())
+            for name, page in pages.items()
+        ]
         for slug in slugs:
             files += [_write(out / slug / file.name, file.read_bytes()) for file in sorted((drawn / slug).iterdir())]
             for old in (out / slug).glob("*.*"):
@@ -184,7 +242,14 @@ def _write(path: Path, content: bytes) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY", help="folders of finished studies")
-    parser.add_argument("--apart", nargs="+", type=Path, default=[], metavar="STUDY", help="further ones with a page, not in the tables of all")
+    parser.add_argument(
+        "--apart",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="STUDY",
+        help="further ones with a page, not in the tables of all",
+    )
     parser.add_argument("--shared", type=Path, required=True, help="the folder with science/paper_tables.json")
     parser.add_argument("-o", "--out", type=Path, required=True, help="where pages go")
     parser.add_argument("--notes", type=Path, default=Path(__file__).parent / "notes", help="where the paragraphs lie")

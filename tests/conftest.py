@@ -1,4 +1,6 @@
-"""What all tests share: where the real data lie, the `--slow` switch, and one thread for torch in the tests' own code."""
+"""What all tests share: where the real data lie, the `--slow` switch, and one thread for torch in the tests'
+own code.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# the same examples in every run, so that a failure is somebody's change (HYPOTHESIS_PROFILE=explore looks further); no deadline: a loaded machine is slow for reasons of its own
+# the same examples in every run, so that a failure is somebody's change (HYPOTHESIS_PROFILE=explore looks further); no
+# deadline: a loaded machine is slow for reasons of its own
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

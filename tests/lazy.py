@@ -1,4 +1,6 @@
-"""Cohorts that are computed when they are read: larger than memory or disk, and the same voxels however they are cut."""
+"""Cohorts that are computed when they are read: larger than memory or disk, and the same voxels however they
+are cut.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def random_case(name: str, seed: int, shape: tuple[int, ...], classes: int, shar
         z *= np.float32(sharpness)
         return z
 
-    return Case(name, (LazyField(f"{name} scores", shape, classes, scores),), LazyField(f"{name} labels", shape, None, labels))
+    return Case(
+        name, (LazyField(f"{name} scores", shape, classes, scores),), LazyField(f"{name} labels", shape, None, labels)
+    )
 
 
 def random_cohort(cases: int, shape: tuple[int, ...], classes: int = 3, seed: int = 0) -> Cohort:

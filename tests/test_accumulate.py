@@ -1,4 +1,6 @@
-"""Leaves and their laws: sums whose bits do not depend on an order, counts that do not saturate, states that merge only with their like."""
+"""Leaves and their laws: sums whose bits do not depend on an order, counts that do not saturate, states that merge only
+with their like.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,13 @@ class Sums:
 
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         x = rows.log_probs**self.power
-        return {"voxels": rows.voxels, "sum": x.sum().item(), "classes": x.sum(1), "top": x.max().item(), "low": x.min().item()}
+        return {
+            "voxels": rows.voxels,
+            "sum": x.sum().item(),
+            "classes": x.sum(1),
+            "top": x.max().item(),
+            "low": x.min().item(),
+        }
 
     def result(self, values: Mapping[str, Array]) -> dict[str, Any]:
         return {name: value.tolist() for name, value in values.items()}
@@ -53,7 +61,9 @@ def bits(state: Any) -> bytes:
 @given(sums)
 def test_one_term_is_kept_to_two_to_the_minus_43(x):
     leaf = ExactSum()
-    assert abs(Fraction(float(leaf.value(leaf.lift(x)))) - Fraction(x)) <= max(Fraction(1, 2**43), Fraction(math.ulp(x)) / 2)
+    assert abs(Fraction(float(leaf.value(leaf.lift(x)))) - Fraction(x)) <= max(
+        Fraction(1, 2**43), Fraction(math.ulp(x)) / 2
+    )
     high, low = leaf.lift(x)
     assert (high * 2**8) % 1 == 0
     assert (low * 2.0**42) % 1 == 0
@@ -86,7 +96,9 @@ def test_a_sum_of_many_small_terms_beside_large_ones_loses_nothing():
     assert float(leaf.value(state)) == 1000 * 2.0**-30
 
 
-@pytest.mark.parametrize(("x", "value"), [(2.0**43, math.inf), (-(2.0**60), -math.inf), (math.inf, math.inf), (-math.inf, -math.inf)])
+@pytest.mark.parametrize(
+    ("x", "value"), [(2.0**43, math.inf), (-(2.0**60), -math.inf), (math.inf, math.inf), (-math.inf, -math.inf)]
+)
 def test_what_no_score_reaches_counts_as_infinite(x, value):
     leaf = ExactSum((3,))
     state = leaf.lift(np.array([1.5, x, -2.0]))
@@ -142,11 +154,23 @@ def test_folding_and_merging_is_folding_together():
     merged = accumulate.merge(accumulator, accumulate.fold(accumulator, a), accumulate.fold(accumulator, b))
     whole = accumulate.fold(accumulator, rows(1.0, -2.5, 4.0))
     assert accumulate.result(accumulator, merged) == accumulate.result(accumulator, whole)
-    assert accumulate.result(accumulator, whole) == {"voxels": 3, "sum": 5.0, "classes": [2.5, 2.5], "top": 4.0, "low": -2.5}
+    assert accumulate.result(accumulator, whole) == {
+        "voxels": 3,
+        "sum": 5.0,
+        "classes": [2.5, 2.5],
+        "top": 4.0,
+        "low": -2.5,
+    }
 
 
 def test_the_zero_state_has_a_result():
-    assert accumulate.result(Sums(), accumulate.zero(Sums())) == {"voxels": 0, "sum": 0.0, "classes": [0.0, 0.0], "top": -math.inf, "low": math.inf}
+    assert accumulate.result(Sums(), accumulate.zero(Sums())) == {
+        "voxels": 0,
+        "sum": 0.0,
+        "classes": [0.0, 0.0],
+        "top": -math.inf,
+        "low": math.inf,
+    }
 
 
 def test_unequal_accumulators_do_not_merge():

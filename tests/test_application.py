@@ -1,4 +1,6 @@
-"""Applying: padding as it came, promised labels kept, maps as their formulas say, counts as a loop would count, nothing partial."""
+"""Applying: padding as it came, promised labels kept, maps as their formulas say, counts as a loop would count, nothing
+partial.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def random_probs(seed=0, channels=3, regions=False, scale=3.0):
 def cohort(p, kind="probs", head=HEAD, pool="probs", delivered=None, crop=None, provenance=None):
     members = tuple(ArrayField(m, True, f"member {k}") for k, m in enumerate(p if isinstance(p, list) else [p]))
     fields = {} if delivered is None else {"delivered": ArrayField(delivered, False, "delivered")}
-    return Cohort((Case("one", members, crop=crop, fields=fields),), head, kind, pool, provenance or Provenance(len(members)))
+    return Cohort(
+        (Case("one", members, crop=crop, fields=fields),), head, kind, pool, provenance or Provenance(len(members))
+    )
 
 
 def scale(beta, head=HEAD, kind="probs", **options):
@@ -73,7 +77,12 @@ def scale(beta, head=HEAD, kind="probs", **options):
 
 def swap(head=HEAD):
     """A map that moves the label of nearly every voxel."""
-    return Calibrator(head, "probs", [AffineMap(torch.eye(3, dtype=torch.float64).roll(1, 0), torch.zeros(3, dtype=torch.float64), False)], "dc")
+    return Calibrator(
+        head,
+        "probs",
+        [AffineMap(torch.eye(3, dtype=torch.float64).roll(1, 0), torch.zeros(3, dtype=torch.float64), False)],
+        "dc",
+    )
 
 
 def applied(calibrator, to, maps=(), engine=None, **options):
@@ -174,7 +183,9 @@ def test_a_delivered_label_that_no_class_has_has_no_error_probability():
 def test_maps_of_regions_are_their_formulas():
     p = random_probs(2, 2, regions=True)
     delivered = np.random.default_rng(3).integers(3, size=SHAPE)
-    kept, counts = applied(scale(0.5, REGIONS), cohort(p, head=REGIONS, delivered=delivered), ("entropy", "confidence", "error"))
+    kept, counts = applied(
+        scale(0.5, REGIONS), cohort(p, head=REGIONS, delivered=delivered), ("entropy", "confidence", "error")
+    )
     q, y = kept["p"].astype(np.float64), delivered.ravel()
     entropies = -(q * np.log(q) + (1 - q) * np.log1p(-q))
     np.testing.assert_allclose(kept["entropy"], entropies.max(0), atol=1e-6)
@@ -225,7 +236,9 @@ def test_probability_is_taken_by_the_sink_from_the_probabilities(tmp_path):
 
 def test_unknown_maps_are_refused_before_any_work():
     sink = Kept()
-    with pytest.raises(UsageError, match="maps: found 'entropie'; expected some of entropy, confidence, error, probability"):
+    with pytest.raises(
+        UsageError, match="maps: found 'entropie'; expected some of entropy, confidence, error, probability"
+    ):
         apply(scale(0.5), cohort(random_probs()), sink, Serial(), maps=("entropie",))
     assert sink.cases == {}
 

@@ -1,4 +1,6 @@
-"""The layers hold: each module imports only from layers before its own, nothing imports the test kit, and no module is too long."""
+"""The layers hold: each module imports only from layers before its own, nothing imports the test kit, and no module is
+too long.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pooling", "places"),
     ("accumulate", "cases"),
     ("surroundings",),
-    ("sources", "sinks", "engines", "objectives", "solvers", "calibrators", "metrics", "splits", "statistics", "simulate", "shift"),
+    (
+        "sources",
+        "sinks",
+        "engines",
+        "objectives",
+        "solvers",
+        "calibrators",
+        "metrics",
+        "splits",
+        "statistics",
+        "simulate",
+        "shift",
+    ),
     ("fitting", "training"),
     ("recipe",),
     ("methods",),
@@ -32,7 +46,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("testing",),
 )
-"""Rooms in the order in which they may import; rooms of one layer do not import each other, except `accumulate` and `cases`, whose types name each other."""
+"""Rooms in the order in which they may import; rooms of one layer do not import each other, except `accumulate` and
+`cases`, whose types name each other.
+"""
 
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -51,16 +67,31 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names if a.name.split(".")[0] == "segcal"}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None and node.module.split(".")[0] == "segcal":
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.level == 0
+            and node.module is not None
+            and node.module.split(".")[0] == "segcal"
+        ):
             if node.module == "segcal":
-                found |= {f"segcal.{a.name}" if (SOURCE / a.name).is_dir() or (SOURCE / f"{a.name}.py").is_file() else "segcal" for a in node.names}
+                found |= {
+                    (
+                        f"segcal.{a.name}"
+                        if (SOURCE / a.name).is_dir() or (SOURCE / f"{a.name}.py").is_file()
+                        else "segcal"
+                    )
+                    for a in node.names
+                }
             else:
                 found.add(node.module)
     return found
 
 
 def violations(path: Path, imported: set[str]) -> list[str]:
-    """What a file imports from its own layer's other rooms or from later layers. The version alone may be read from the package itself."""
+    """What a file imports from its own layer's other rooms or from later layers.
+
+    The version alone may be read from the package itself.
+    """
     relative = path.relative_to(SOURCE).with_suffix("")
     room = relative.parts[0]
     out = []
@@ -82,13 +113,20 @@ def test_imports_only_from_layers_before(path: Path) -> None:
 
 
 def test_a_forbidden_import_is_noticed() -> None:
-    assert violations(SOURCE / "metrics" / "flips.py", {"segcal.methods.method"}) == ["metrics/flips imports segcal.methods.method"]
+    assert violations(SOURCE / "metrics" / "flips.py", {"segcal.methods.method"}) == [
+        "metrics/flips imports segcal.methods.method"
+    ]
     assert violations(SOURCE / "metrics" / "flips.py", {"segcal.sources.npz"}) != []
     assert violations(SOURCE / "cli" / "fit.py", {"segcal.testing"}) != []
 
 
 def test_relative_imports_are_not_used() -> None:
-    relative = [p for p in MODULES for node in ast.walk(ast.parse(p.read_text())) if isinstance(node, ast.ImportFrom) and node.level]
+    relative = [
+        p
+        for p in MODULES
+        for node in ast.walk(ast.parse(p.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
     assert relative == []
 
 
@@ -97,6 +135,8 @@ def test_no_module_is_too_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.read_text().strip()], ids=lambda p: str(p.relative_to(SOURCE)))
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.read_text().strip()], ids=lambda p: str(p.relative_to(SOURCE))
+)
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -1,4 +1,6 @@
-"""A case of 40 million voxels with a true calibration error of 0.17 is measured as 0.17, where counting in float32 saturates at 2^24."""
+"""A case of 40 million voxels with a true calibration error of 0.17 is measured as 0.17, where counting in float32
+saturates at 2^24.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ RATE = 400
 
 
 def biased_case(shape: tuple[int, ...]) -> Cohort:
-    """Nine voxels in ten are 0.87 sure and right in 0.70, the tenth is 0.62 sure and right in 0.45: a true ECE of 0.17, and nearly all voxels in one bin."""
+    """Nine voxels in ten are 0.87 sure and right in 0.70, the tenth is 0.62 sure and right in 0.45: a true ECE of 0.17,
+    and nearly all voxels in one bin.
+    """
 
     def place(cell: int) -> np.ndarray:
         return (np.arange(cell * CELL, (cell + 1) * CELL) // 10) % RATE

@@ -37,7 +37,14 @@ def probabilities(z: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def cohort(
-    s: Sequence[NDArray[Any]], labels: Sequence[NDArray[Any] | None], *, kind: Any = "logits", head: Any = None, names: Sequence[str] = (), groups: Sequence[str] = (), **case: Any
+    s: Sequence[NDArray[Any]],
+    labels: Sequence[NDArray[Any] | None],
+    *,
+    kind: Any = "logits",
+    head: Any = None,
+    names: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    **case: Any,
 ) -> Cohort:
     cases = tuple(
         Case(
@@ -136,7 +143,13 @@ def test_labels_missing() -> None:
 def test_roles_of_voxels() -> None:
     z, y = scores(2)
     y[:, 0] = 255
-    data = cohort(list(z), list(y), head=Softmax(("0", "1", "2"), None, 255), crop=((0, 9), (0, 6)), mask=ArrayField(np.tile([0, 1], 36).reshape(SHAPE), False, "mask"))
+    data = cohort(
+        list(z),
+        list(y),
+        head=Softmax(("0", "1", "2"), None, 255),
+        crop=((0, 9), (0, 6)),
+        mask=ArrayField(np.tile([0, 1], 36).reshape(SHAPE), False, "mask"),
+    )
     found = check(data, Serial())
     roles = found.facts["voxels"]
     assert sum(roles.values()) == 2 * 72
@@ -239,7 +252,9 @@ def test_a_region_head() -> None:
 
 
 def test_parameters_are_those_a_method_has() -> None:
-    """Degrees of freedom of the map on generic log-probabilities: the rank of its Jacobian, over a class's worth of softmax gauge."""
+    """Degrees of freedom of the map on generic log-probabilities: the rank of its Jacobian, over a class's worth of
+    softmax gauge.
+    """
     rng = np.random.default_rng(0)
     for c in (2, 3, 4):
         z = rng.normal(0, 1, (40, c))
@@ -275,7 +290,12 @@ def _equal_sums(c: int) -> list[NDArray[np.float64]]:
 @given(st.integers(1, 5), st.booleans(), st.sampled_from(["logits", "probs"]), st.integers(0, 3))
 def test_any_small_cohort_gets_findings_that_hold_together(n: int, labelled: bool, kind: str, margin: int) -> None:
     z, y = scores(n, seed=n)
-    data = cohort(list(z if kind == "logits" else probabilities(z)), list(y) if labelled else [None] * n, kind=kind, crop=((margin, 9 - margin), (0, 8)))
+    data = cohort(
+        list(z if kind == "logits" else probabilities(z)),
+        list(y) if labelled else [None] * n,
+        kind=kind,
+        crop=((margin, 9 - margin), (0, 8)),
+    )
     found = check(data, Serial())
     assert found.usable
     assert sum(found.facts["voxels"].values()) == n * 72
@@ -291,6 +311,8 @@ def test_every_finder_is_heard() -> None:
     p = probabilities(z)
     p[0, :, 0, 0] = np.nan
     shown = {"delivered": ArrayField(p[1].argmax(0).astype(np.uint8), False, "delivered")}
-    data = replace(cohort(list(p), list(y), kind="probs", fields=shown, groups=["g"] * 6), provenance=Provenance(1, folds=5))
+    data = replace(
+        cohort(list(p), list(y), kind="probs", fields=shown, groups=["g"] * 6), provenance=Provenance(1, folds=5)
+    )
     facts = check(data, Serial()).facts
     assert [f.__name__ for f in FINDERS if not list(f(data, facts))] == []

@@ -1,4 +1,6 @@
-"""The demonstration: everything is written, the table is of unseen cases and does not depend on the engine; at full size it ends in time and finds the truth."""
+"""The demonstration: everything is written, the table is of unseen cases and does not depend on the engine; at full
+size it ends in time and finds the truth.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def told() -> list[str]:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> demonstration.DemoResult:
-    return demonstration.run(tmp_path_factory.mktemp("demo") / "out", segcal.Serial(), echo=told.append, design=SMALL, **CASES)
+    return demonstration.run(
+        tmp_path_factory.mktemp("demo") / "out", segcal.Serial(), echo=told.append, design=SMALL, **CASES
+    )
 
 
 def test_table_has_a_row_a_method(result: demonstration.DemoResult) -> None:
@@ -48,7 +52,13 @@ def test_json_is_plain(result: demonstration.DemoResult) -> None:
 
 
 def test_everything_is_there(result: demonstration.DemoResult) -> None:
-    assert sorted(p.name for p in result.folder.iterdir()) == ["calibrated", "calibrators", "figures", "fitting", "heldout"]
+    assert sorted(p.name for p in result.folder.iterdir()) == [
+        "calibrated",
+        "calibrators",
+        "figures",
+        "fitting",
+        "heldout",
+    ]
     assert set(result.calibrators) == set(demonstration.METHODS)
     assert all(path.is_file() for path in [*result.calibrators.values(), *result.figures.values()])
     assert set(result.figures) == {"reliability", "gains", "distances", "error_maps"}
@@ -56,7 +66,11 @@ def test_everything_is_there(result: demonstration.DemoResult) -> None:
 
 
 def test_calibrators_on_disk_give_the_numbers_of_the_table(result: demonstration.DemoResult) -> None:
-    opened = segcal.open_cohort([result.folder / "heldout" / f"member{m}" for m in range(2)], result.folder / "heldout" / "labelsTr", pool="logits")
+    opened = segcal.open_cohort(
+        [result.folder / "heldout" / f"member{m}" for m in range(2)],
+        result.folder / "heldout" / "labelsTr",
+        pool="logits",
+    )
     found = segcal.evaluate(opened, segcal.load(result.calibrators["dc"]), segcal.Serial())
     assert found.calibrated is not None
     assert found.calibrated.block["nll"] == result.table()[-1]["nll"]
@@ -85,7 +99,12 @@ def test_engines_agree(result: demonstration.DemoResult, tmp_path: Path) -> None
 def test_distances_count_every_group_once(result: demonstration.DemoResult) -> None:
     truth, calibrators = result.simulation.truth, {"dc": result.fits["dc"].calibrator}
     apart = demonstration.distances_to_truth(result.held_out, truth, calibrators, segcal.Serial())
-    together = demonstration.distances_to_truth(result.held_out.grouped({c.id: str(i // 2) for i, c in enumerate(result.held_out)}), truth, calibrators, segcal.Serial())
+    together = demonstration.distances_to_truth(
+        result.held_out.grouped({c.id: str(i // 2) for i, c in enumerate(result.held_out)}),
+        truth,
+        calibrators,
+        segcal.Serial(),
+    )
     assert list(apart) == ["uncalibrated", "dc"]
     assert apart["dc"].mean == result.distances["dc"].mean == together["dc"].mean
     assert (apart["dc"].groups, together["dc"].groups) == (4, 2)

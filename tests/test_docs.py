@@ -22,7 +22,9 @@ def blocks(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    module = types.ModuleType("page")  # a real module: what a page defines can then be pickled, as in a file of one's own
+    module = types.ModuleType(
+        "page"
+    )  # a real module: what a page defines can then be pickled, as in a file of one's own
     monkeypatch.setitem(sys.modules, "page", module)
     for code in blocks(page):
         exec(compile(code, str(page), "exec"), module.__dict__)

@@ -1,4 +1,6 @@
-"""Errors: the tree is the one drawn, messages say where, what, what instead and what to do, and they survive a worker process."""
+"""Errors: the tree is the one drawn, messages say where, what, what instead and what to do, and they survive a worker
+process.
+"""
 
 from __future__ import annotations
 

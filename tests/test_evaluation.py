@@ -42,7 +42,11 @@ def direct(p: np.ndarray, y: np.ndarray) -> dict[str, float]:
     confidence, right = p.max(0), p.argmax(0) == y
     index = np.clip(np.ceil(confidence * 50) - 1, 0, 49)
     gaps = [abs(confidence[index == b].sum() - right[index == b].sum()) for b in range(50)]
-    return {"nll": float(-np.log(own).mean()), "brier": float(((p - np.eye(3)[y].T) ** 2).sum(0).mean()), "ece": sum(gaps) / y.size}
+    return {
+        "nll": float(-np.log(own).mean()),
+        "brier": float(((p - np.eye(3)[y].T) ** 2).sum(0).mean()),
+        "ece": sum(gaps) / y.size,
+    }
 
 
 @pytest.mark.parametrize("engine", [Serial(), Threads(2)])
@@ -61,7 +65,10 @@ def test_numbers_before_and_after_are_those_of_their_definitions(fitted, engine)
 def test_differences_are_paired_over_cases(fitted):
     found = evaluate(cohort(range(4, 8)), fitted, Serial())
     assert set(found.differences) == set(COMPARED)
-    change = [after["nll"] - before["nll"] for before, after in zip(found.uncalibrated.per_case, found.calibrated.per_case, strict=True)]
+    change = [
+        after["nll"] - before["nll"]
+        for before, after in zip(found.uncalibrated.per_case, found.calibrated.per_case, strict=True)
+    ]
     estimate = found.differences["nll"]
     assert estimate.mean == pytest.approx(np.mean(change), rel=1e-12)
     assert estimate.standard_error == pytest.approx(np.std(change, ddof=1) / 2, rel=1e-9)
@@ -83,7 +90,12 @@ def test_what_is_written_is_plain_json(fitted):
     needed = {"nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"}
     assert needed <= set(written["uncalibrated"])
     assert needed <= set(written["calibrated"])
-    assert [(row["case"], row["group"]) for row in written["per_case"]] == [("case4", "p"), ("case5", "p"), ("case6", "q"), ("case7", "q")]
+    assert [(row["case"], row["group"]) for row in written["per_case"]] == [
+        ("case4", "p"),
+        ("case5", "p"),
+        ("case6", "q"),
+        ("case7", "q"),
+    ]
     assert not any(row["in_sample"] for row in written["per_case"])
     assert "case" not in written["per_case"][0]["calibrated"]
 
@@ -117,7 +129,9 @@ def test_renamed_and_relabelled_and_rescored_is_another_case(fitted):
 
 def test_leaving_out_every_case_leaves_nothing_to_evaluate(fitted):
     for how in ("refuse", "exclude"):
-        with pytest.raises(HeldOutError, match=r"4 of 4 that the calibrator was fitted on \(case0, case1, case2, \.\.\.\)"):
+        with pytest.raises(
+            HeldOutError, match=r"4 of 4 that the calibrator was fitted on \(case0, case1, case2, \.\.\.\)"
+        ):
             evaluate(cohort(range(4)), fitted, Serial(), fitted=how)
 
 
@@ -148,7 +162,13 @@ def test_a_refusal_costs_only_the_cases_of_the_same_name(fitted, monkeypatch):
 
 def test_a_mismatch_stops_or_is_noted(fitted):
     other = Cohort(cohort(range(4, 8)).cases, fitted.head, "logits", provenance=Provenance(1, 5))
-    single = Calibrator(fitted.head, "logits", list(fitted.maps), "ts", data=FitData("x", "probs", Provenance(1, 1), fitted.data.records, 1))
+    single = Calibrator(
+        fitted.head,
+        "logits",
+        list(fitted.maps),
+        "ts",
+        data=FitData("x", "probs", Provenance(1, 1), fitted.data.records, 1),
+    )
     with pytest.raises(MismatchError, match="5 networks averaged"):
         evaluate(other, single, Serial())
     found = evaluate(other, single, Serial(), go_on=True)
@@ -161,7 +181,9 @@ def test_ignored_voxels_are_not_counted(fitted):
     y[4:, :, 0] = 255
     found = evaluate(cohort(range(4, 8), y=y, ignore_index=255), fitted, Serial())
     assert found.to_json()["voxels"] == 4 * 81
-    images = [direct(torch.softmax(torch.from_numpy(Z[i]).double(), 0).numpy()[:, :, 1:], Y[i][:, 1:]) for i in range(4, 8)]
+    images = [
+        direct(torch.softmax(torch.from_numpy(Z[i]).double(), 0).numpy()[:, :, 1:], Y[i][:, 1:]) for i in range(4, 8)
+    ]
     assert found.uncalibrated.block["ece"] == pytest.approx(np.mean([image["ece"] for image in images]), rel=1e-9)
     y[5] = 255
     with pytest.raises(LabelError, match="no voxel to score"):
@@ -180,7 +202,9 @@ def test_cross_fitted_numbers_are_those_of_calibrators_that_did_not_see_the_case
         seen = {r.id for r in calibrator.data.records}
         assert seen == {whole[i].id for i in range(8)} - {whole[i].id for i in fold}
         assert {groups[i] for i in fold}.isdisjoint(groups[int(name[4:])] for name in seen)
-        alone = fit_methods({"ts": TemperatureScaling()}, cohort([i for i in range(8) if i not in fold]), Serial())["ts"].calibrator
+        alone = fit_methods({"ts": TemperatureScaling()}, cohort([i for i in range(8) if i not in fold]), Serial())[
+            "ts"
+        ].calibrator
         assert calibrator.maps[0].beta.item() == pytest.approx(alone.maps[0].beta.item(), rel=1e-7)
         for i in fold:
             p = torch.softmax(calibrator.maps[0].beta * torch.from_numpy(Z[i]).double(), 0).numpy()
@@ -198,7 +222,9 @@ def test_regions_are_averaged_and_shown_one_by_one():
     for part, (name, beta) in enumerate((("whole", 0.5), ("core", 2.0))):
         target = torch.from_numpy(np.isin(Y, head.members[part])).double()
         u = beta * torch.from_numpy(z[:, part]).double()
-        assert own[name]["nll"] == pytest.approx(torch.nn.functional.binary_cross_entropy_with_logits(u, target).item(), rel=1e-9)
+        assert own[name]["nll"] == pytest.approx(
+            torch.nn.functional.binary_cross_entropy_with_logits(u, target).item(), rel=1e-9
+        )
     assert found.calibrated.block["nll"] == pytest.approx((own["whole"]["nll"] + own["core"]["nll"]) / 2, rel=1e-12)
     assert found.calibrated.block["flip_rate"] == 0
     assert math.isfinite(found.calibrated.block["ece"])

@@ -1,4 +1,6 @@
-"""Coordinates of experts: margins and gaps are what they say, scores put back never pass the winner, and a map of scores is seen rightly in margins."""
+"""Coordinates of experts: margins and gaps are what they say, scores put back never pass the winner, and a map of
+scores is seen rightly in margins.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_nothing_gives_nothing() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([Margins(), Gaps()]), st.sampled_from([1e-300, 1e-9, 1.0, 1e4, 1e300]))
 def test_no_rounding_moves_a_competitor_past_the_winner(seed, coordinates, size) -> None:
-    """Sums of non-negative floats are not negative, whatever their size, so preservation holds in floating point and not on paper alone."""
+    """Sums of non-negative floats are not negative, whatever their size, so preservation holds in floating point and
+    not on paper alone.
+    """
     g = torch.Generator().manual_seed(seed)
     a = torch.rand(4, 4, dtype=torch.float64, generator=g) * (torch.rand(4, 4, generator=g) < 0.4)
     m = size * torch.rand(4, 30, dtype=torch.float64, generator=g).round(decimals=1)
@@ -56,8 +60,14 @@ def test_no_rounding_moves_a_competitor_past_the_winner(seed, coordinates, size)
 def test_a_map_of_scores_in_margins(expert) -> None:
     g = torch.Generator().manual_seed(expert)
     weight, bias = torch.randn(4, 4, dtype=torch.float64, generator=g), torch.randn(4, dtype=torch.float64, generator=g)
-    x = torch.randn(4, 20, dtype=torch.float64, generator=g).log_softmax(0).scatter(0, torch.full((1, 20), expert), -0.01)
+    x = (
+        torch.randn(4, 20, dtype=torch.float64, generator=g)
+        .log_softmax(0)
+        .scatter(0, torch.full((1, 20), expert), -0.01)
+    )
     a, c, gap = margins_form(weight, bias, expert)
     u = weight @ x + bias[:, None]
     keep = [k for k in range(4) if k != expert]
-    torch.testing.assert_close(u[expert] - u[keep], a @ Margins().features(x, expert) + c[:, None] * x[expert] + gap[:, None])
+    torch.testing.assert_close(
+        u[expert] - u[keep], a @ Margins().features(x, expert) + c[:, None] * x[expert] + gap[:, None]
+    )

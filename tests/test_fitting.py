@@ -1,4 +1,6 @@
-"""Fits as conversations: plans driven together cost the passes of the hardest one; subsets; cross-fitting; any memory."""
+"""Fits as conversations: plans driven together cost the passes of the hardest one; subsets; cross-fitting; any
+memory.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ NINE: dict[str, Method] = {
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    """Six cases of three classes, 300 voxels each, whose labels follow a map that is no temperature; two share a group."""
+    """Six cases of three classes, 300 voxels each, whose labels follow a map that is no temperature; two share
+    a group.
+    """
     rng = np.random.default_rng(0)
     z = 2 * rng.normal(size=(6, 3, 300)) + rng.normal(size=(6, 1, 300))
     x = z - np.log(np.exp(z).sum(1, keepdims=True))
@@ -77,7 +81,9 @@ def answered(plan: Any) -> tuple[Any, list[set[Level]]]:
 @settings(max_examples=100)
 @given(st.lists(st.lists(st.sampled_from(Level), max_size=6), max_size=6))
 def test_plans_together_cost_the_rounds_of_the_hardest(levels) -> None:
-    """Whatever plans ask and in whatever order: passes over all voxels are those of the plan that needs most of them, not the sum."""
+    """Whatever plans ask and in whatever order: passes over all voxels are those of the plan that needs most of them,
+    not the sum.
+    """
     found, rounds = answered(together({k: script(asked, k) for k, asked in enumerate(levels)}))
     assert found == {k: k for k in range(len(levels))}
     passes = sum(Level.ALL in r for r in rounds)
@@ -88,7 +94,9 @@ def test_plans_together_cost_the_rounds_of_the_hardest(levels) -> None:
 def test_no_plan_and_plans_that_ask_nothing() -> None:
     assert answered(together({})) == ({}, [])
     assert answered(together({"a": script([], 1), "b": script([], 2)})) == ({"a": 1, "b": 2}, [])
-    found, rounds = answered(together({"a": together({"x": script([Level.ALL], 1)}), "b": script([Level.SAMPLE, Level.ALL], 2)}))
+    found, rounds = answered(
+        together({"a": together({"x": script([Level.ALL], 1)}), "b": script([Level.SAMPLE, Level.ALL], 2)})
+    )
     assert found == {"a": {"x": 1}, "b": 2}
     assert rounds == [{Level.SAMPLE}, {Level.ALL}]
 
@@ -105,7 +113,10 @@ def test_an_error_in_one_plan_is_raised() -> None:
 @pytest.mark.parametrize("crossfit", [False, True])
 def test_nine_fits_cost_the_passes_of_the_hardest(crossfit, cohort) -> None:
     """Passes counted at the data: nine methods, three of them cross-validated, beside each alone."""
-    alone = {name: fit_methods({name: method}, cohort, Serial(), crossfit=crossfit)[name].calibrator.solution.passes for name, method in NINE.items()}
+    alone = {
+        name: fit_methods({name: method}, cohort, Serial(), crossfit=crossfit)[name].calibrator.solution.passes
+        for name, method in NINE.items()
+    }
     both = {made.calibrator.solution.passes for made in fit_methods(NINE, cohort, Serial(), crossfit=crossfit).values()}
     assert both == {max(alone.values())}
     assert max(alone.values()) < sum(alone.values()) / 5
@@ -121,7 +132,9 @@ def test_passes_are_counted_where_rows_are_read(cohort) -> None:
         asks = {b: Ask(ScaleNLL(b)) for b in (0.5, 1.0, 2.0)}
         engine.reduce(pinned, asks)
         assert (pinned.passes, pinned.sample_passes) == (3, 0)
-        engine.reduce(pinned, {"a": Ask(ScaleNLL(1.0), level=Level.SAMPLE), "b": Ask(ScaleNLL(1.0), level=Level.CURVATURE)})
+        engine.reduce(
+            pinned, {"a": Ask(ScaleNLL(1.0), level=Level.SAMPLE), "b": Ask(ScaleNLL(1.0), level=Level.CURVATURE)}
+        )
         assert (pinned.passes, pinned.sample_passes) == (3, 2)
 
 
@@ -140,7 +153,9 @@ def test_a_subset_is_named_by_the_folds_left_out(cohort) -> None:
     assert task(cohort, ()).inner(()) == []
     assert task(cohort, ((0, 1, 2), (3, 4, 5))).inner((0,)) == []
     assert asked.ask(ScaleNLL(1.0), (), Level.ALL).cases is None
-    assert asked.ask(ScaleNLL(1.0), (2,), Level.SAMPLE) == Ask(ScaleNLL(1.0), 0, frozenset({0, 1, 2, 3, 5}), Level.SAMPLE)
+    assert asked.ask(ScaleNLL(1.0), (2,), Level.SAMPLE) == Ask(
+        ScaleNLL(1.0), 0, frozenset({0, 1, 2, 3, 5}), Level.SAMPLE
+    )
 
 
 def test_a_binding_sends_rough_curvature_to_its_own_level(cohort) -> None:
@@ -166,7 +181,9 @@ def test_drive_answers_a_plan_from_the_data(cohort) -> None:
     asked = task(cohort, ((0, 1), (2, 3), (4, 5)))
     with engine.pin(cohort) as pinned:
         pinned.resample([0] * len(cohort))
-        here = drive(Binding(asked, (1,), Level.ALL, Level.ALL, ScaleProblem()).run(ScalarNewton().solve(1.0)), engine, pinned)
+        here = drive(
+            Binding(asked, (1,), Level.ALL, Level.ALL, ScaleProblem()).run(ScalarNewton().solve(1.0)), engine, pinned
+        )
     kept = cohort.select([cohort[i].id for i in (0, 1, 4, 5)])
     alone = TemperatureScaling().fit(kept, engine=engine)
     assert here.theta[0] == pytest.approx(alone.maps[0].beta.item(), rel=1e-9)
@@ -194,23 +211,34 @@ def test_rows_kept_in_files_give_the_same_parameters(cohort) -> None:
     outside.max_memory = 0
     found = [fit_methods(NINE, cohort, engine, crossfit=True) for engine in (inside, outside)]
     for name in NINE:
-        for a, b in zip([found[0][name].calibrator, *found[0][name].held_out], [found[1][name].calibrator, *found[1][name].held_out], strict=True):
+        for a, b in zip(
+            [found[0][name].calibrator, *found[0][name].held_out],
+            [found[1][name].calibrator, *found[1][name].held_out],
+            strict=True,
+        ):
             assert all(torch.equal(s, t) for s, t in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
             assert a.solution == b.solution
 
 
 def test_nested_cross_validation_never_sees_the_case_it_scores(cohort) -> None:
-    """Changing the labels of one case changes no calibrator that was fitted without it, its choice of strength included."""
+    """Changing the labels of one case changes no calibrator that was fitted without it, its choice of strength
+    included.
+    """
     z = np.stack([c.scores[0].array for c in cohort])
     y = np.stack([c.labels.array for c in cohort])
     other = y.copy()
     other[5] = (other[5] + 1) % 3
     methods = {"dc": DirichletCalibration(), "ets": EnsembleTemperatureScaling()}
     groups = list(cohort.groups)
-    a, b = (fit_methods(methods, cohort_from_arrays(z, labels, groups=groups), Serial(), crossfit=True) for labels in (y, other))
+    a, b = (
+        fit_methods(methods, cohort_from_arrays(z, labels, groups=groups), Serial(), crossfit=True)
+        for labels in (y, other)
+    )
     for name in methods:
         for fold, ours, theirs in zip(a[name].folds, a[name].held_out, b[name].held_out, strict=True):
-            same = all(torch.equal(s, t) for s, t in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+            same = all(
+                torch.equal(s, t) for s, t in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+            )
             assert same == (5 in fold)
             if 5 in fold:
                 assert ours.solution.selection == theirs.solution.selection

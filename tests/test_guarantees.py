@@ -19,10 +19,15 @@ def test_each_promise_is_kept_at_its_weakest(a, b):
 
 
 def test_the_reason_given_is_that_of_the_weakest():
-    strong = Guarantees("proven", "proven", "proven", {"preserves_argmax": "a positive scale", "preserves_order": "a positive scale"})
+    strong = Guarantees(
+        "proven", "proven", "proven", {"preserves_argmax": "a positive scale", "preserves_order": "a positive scale"}
+    )
     weak = Guarantees("proven", "no", "proven", {"preserves_argmax": "off-diagonal entries"})
     for both in ([strong, weak], [weak, strong]):
-        assert weakest(both).reasons == {"preserves_argmax": "off-diagonal entries", "preserves_order": "a positive scale"}
+        assert weakest(both).reasons == {
+            "preserves_argmax": "off-diagonal entries",
+            "preserves_order": "a positive scale",
+        }
 
 
 def test_of_no_map_everything_holds():

@@ -24,7 +24,11 @@ def test_a_softmax_head_is_one_problem():
 
 def test_a_region_head_is_a_binary_problem_a_region():
     assert (NESTED.channels, NESTED.rows, NESTED.labels, NESTED.parts) == (3, 6, 4, NESTED.names)
-    assert (NESTED.slice(1), NESTED.part_classes(1), NESTED.part_background(1)) == (slice(2, 4), ("not core", "core"), 0)
+    assert (NESTED.slice(1), NESTED.part_classes(1), NESTED.part_background(1)) == (
+        slice(2, 4),
+        ("not core", "core"),
+        0,
+    )
     assert NESTED.classes == NESTED.names
 
 
@@ -36,7 +40,13 @@ def test_one_class_is_no_softmax(names):
 
 @pytest.mark.parametrize(
     "parts",
-    [((), (), ()), (("a",), ((1,),), (1, 2)), (("a",), ((1,), (2,)), (1,)), (("a", "b"), ((1,), ()), (1, 2)), (("a",), ((-1,),), (1,))],
+    [
+        ((), (), ()),
+        (("a",), ((1,),), (1, 2)),
+        (("a",), ((1,), (2,)), (1,)),
+        (("a", "b"), ((1,), ()), (1, 2)),
+        (("a",), ((-1,),), (1,)),
+    ],
 )
 def test_incomplete_regions_are_refused(parts):
     with pytest.raises(UsageError, match="regions: found"):
@@ -56,12 +66,19 @@ def test_targets_of_classes():
 
 
 def test_targets_of_nested_regions():
-    assert NESTED.targets(torch.tensor([0, 1, 2, 3, 255])).tolist() == [[0, 1, 1, 1, NO_TARGET], [0, 0, 1, 1, NO_TARGET], [0, 0, 0, 1, NO_TARGET]]
+    assert NESTED.targets(torch.tensor([0, 1, 2, 3, 255])).tolist() == [
+        [0, 1, 1, 1, NO_TARGET],
+        [0, 0, 1, 1, NO_TARGET],
+        [0, 0, 0, 1, NO_TARGET],
+    ]
 
 
 @pytest.mark.parametrize(("kind", "half"), [("probs", 0.5), ("logits", 0.0)])
 def test_a_region_at_exactly_one_half_is_outside(kind, half):
-    s = torch.tensor([[half, np.nextafter(np.float32(half), np.float32(1)), np.nextafter(np.float32(half), np.float32(-1))]], dtype=torch.float32)
+    s = torch.tensor(
+        [[half, np.nextafter(np.float32(half), np.float32(1)), np.nextafter(np.float32(half), np.float32(-1))]],
+        dtype=torch.float32,
+    )
     head = Regions(("a",), ((1,),), (1,))
     assert head.decide(s, kind).tolist() == [[0, 1, 0]]
     assert head.canonical(s, kind)[:, :1].argmax(0).tolist() == [0]
@@ -130,7 +147,10 @@ def test_what_scores_of_a_head_may_be():
 def test_labels_out_of_range_are_named():
     check_labels(CLASSES, torch.tensor([0, 1, 2, 255]), "case.nii.gz")
     check_labels(CLASSES, torch.zeros(0, dtype=torch.int64), "case.nii.gz")
-    with pytest.raises(LabelError, match=r"case\.nii\.gz: found labels \[-1, 3, 9\]; expected 0 to 2 or the ignored 255\. .*--ignore-index"):
+    with pytest.raises(
+        LabelError,
+        match=r"case\.nii\.gz: found labels \[-1, 3, 9\]; expected 0 to 2 or the ignored 255\. .*--ignore-index",
+    ):
         check_labels(CLASSES, torch.tensor([0, 9, 3, -1, 255]), "case.nii.gz")
     with pytest.raises(LabelError, match=r"expected 0 to 1\. "):
         check_labels(Softmax(("a", "b")), torch.tensor([255]), "case.nii.gz")

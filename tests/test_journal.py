@@ -70,7 +70,12 @@ def test_a_folder_is_as_good_as_a_file(tmp_path):
 
 def test_a_full_disk_says_so_and_leaves_nothing(tmp_path):
     target = tmp_path / "out.bin"
-    with pytest.raises(OutputError, match=r"out\.bin: found no space left on the disk; .* nothing partial was left behind"), atomic(target) as temporary:
+    with (
+        pytest.raises(
+            OutputError, match=r"out\.bin: found no space left on the disk; .* nothing partial was left behind"
+        ),
+        atomic(target) as temporary,
+    ):
         temporary.symlink_to("/dev/full")
         with temporary.open("wb") as file:
             file.write(b"x" * 100_000)
@@ -87,7 +92,9 @@ def test_a_disk_that_fills_up_while_the_file_is_flushed_says_so(tmp_path, monkey
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EFBIG, errno.ENAMETOOLONG])
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EFBIG, errno.ENAMETOOLONG]
+)
 def test_refusals_of_the_system_are_output_errors(tmp_path, code):
     with pytest.raises(OutputError) as caught, explained(tmp_path / "out"):
         raise OSError(code, "no")
@@ -95,7 +102,9 @@ def test_refusals_of_the_system_are_output_errors(tmp_path, code):
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken disk"), FileNotFoundError(errno.ENOENT, "gone"), ValueError("a bug")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "broken disk"), FileNotFoundError(errno.ENOENT, "gone"), ValueError("a bug")]
+)
 def test_other_errors_are_not_dressed_up(tmp_path, error):
     with pytest.raises(type(error)) as caught, explained(tmp_path / "out"):
         raise error

@@ -24,7 +24,9 @@ def cohort(provenance=None, pool="probs", head=HEAD, kind="probs"):
 
 def calibrator(provenance=None, pool="probs", head=HEAD, data=True):
     maps = [ScaleMap(0.5) for _ in head.parts]
-    return Calibrator(head, "probs", maps, "ts", data=FitData("fit set", pool, provenance or Provenance(), (), 10) if data else None)
+    return Calibrator(
+        head, "probs", maps, "ts", data=FitData("fit set", pool, provenance or Provenance(), (), 10) if data else None
+    )
 
 
 FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
@@ -33,9 +35,21 @@ FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
 @pytest.mark.parametrize(
     ("was", "now", "message"),
     [
-        (FOLD, FIVE, "probabilities of 5 networks averaged, but the calibrator was fitted on those of a single network"),
-        (FIVE, FOLD, "probabilities of a single network, but the calibrator was fitted on those of 5 networks averaged"),
-        (Provenance(5, 1), Provenance(3, 1), "probabilities of 3 networks averaged, but the calibrator was fitted on those of 5 networks averaged"),
+        (
+            FOLD,
+            FIVE,
+            "probabilities of 5 networks averaged, but the calibrator was fitted on those of a single network",
+        ),
+        (
+            FIVE,
+            FOLD,
+            "probabilities of a single network, but the calibrator was fitted on those of 5 networks averaged",
+        ),
+        (
+            Provenance(5, 1),
+            Provenance(3, 1),
+            "probabilities of 3 networks averaged, but the calibrator was fitted on those of 5 networks averaged",
+        ),
         (Provenance(5), Provenance(1), "probabilities of a single network, but"),
         (FOLD, Provenance(1, 1, False, 0.5), "test-time mirroring off, but on in the fit"),
         (FOLD, Provenance(1, 1, True, 1.0), "a sliding-window step of 1, but 0.5 in the fit"),
@@ -52,7 +66,15 @@ def test_another_way_of_making_scores_stops_unless_told_to_go_on(was, now, messa
 
 @pytest.mark.parametrize(
     ("was", "now"),
-    [(FOLD, FOLD), (FIVE, Provenance(5, 1)), (Provenance(), FIVE), (FIVE, Provenance()), (FOLD, Provenance(1, 1)), (Provenance(1, 1), FOLD), (Provenance(5), Provenance(5))],
+    [
+        (FOLD, FOLD),
+        (FIVE, Provenance(5, 1)),
+        (Provenance(), FIVE),
+        (FIVE, Provenance()),
+        (FOLD, Provenance(1, 1)),
+        (Provenance(1, 1), FOLD),
+        (Provenance(5), Provenance(5)),
+    ],
 )
 def test_what_is_the_same_or_not_known_is_no_difference(was, now):
     assert check_match(calibrator(was), cohort(now)) == []
@@ -79,7 +101,11 @@ def test_a_calibrator_that_does_not_know_its_fit_is_not_compared():
     ("ours", "theirs", "message"),
     [
         (HEAD, Softmax(("background", "organ", "lesion")), "3 classes (background, organ, lesion); expected 2 classes"),
-        (HEAD, Softmax(("background", "lesion")), "classes background, lesion; expected background, organ, in this order"),
+        (
+            HEAD,
+            Softmax(("background", "lesion")),
+            "classes background, lesion; expected background, organ, in this order",
+        ),
         (HEAD, Regions(("whole", "core"), ((1, 2), (2,)), (1, 2)), "2 regions (whole, core); expected 2 classes"),
         (Regions(("whole",), ((1,),), (1,)), Regions(("core",), ((1,),), (1,)), "classes core; expected whole"),
     ],
@@ -101,7 +127,16 @@ def test_ignored_label_and_background_do_not_matter():
 
 
 def test_a_map_of_raw_logits_needs_raw_logits():
-    on_logits = Calibrator(HEAD, "logits", [AffineMap(torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64), True)], "ms")
+    on_logits = Calibrator(
+        HEAD,
+        "logits",
+        [
+            AffineMap(
+                torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64), True
+            )
+        ],
+        "ms",
+    )
     assert check_match(on_logits, cohort(kind="logits")) == []
     for other in (cohort(), cohort(Provenance(2), kind="logits")):
         with pytest.raises(MismatchError, match="raw logits, on which this calibrator was fitted"):

@@ -1,4 +1,6 @@
-"""Resident memory of `fit` and `evaluate` stays within the limit, for cohorts and for single compressed cases larger than it."""
+"""Resident memory of `fit` and `evaluate` stays within the limit, for cohorts and for single compressed cases larger
+than it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ LIMIT = 256 * MIB
 PREPARED = """
     import json, sys
     import numpy as np
-    from segcal import DirichletCalibration, EnsembleTemperatureScaling, TemperatureScaling, Threads, crossfitted, evaluate, fit_methods, open_cohort
+    from segcal import DirichletCalibration, EnsembleTemperatureScaling, TemperatureScaling, Threads
+    from segcal import crossfitted, evaluate, fit_methods, open_cohort
     from segcal.sources.arrays import cohort_from_arrays
     from tests.lazy import random_cohort
 
@@ -34,7 +37,8 @@ PREPARED = """
         result = work()
         return status("VmHWM") - base, result
 
-    methods = {"ts": TemperatureScaling(), "ets": EnsembleTemperatureScaling(), "dc": DirichletCalibration(lambda_=0.01)}
+    ts, ets = TemperatureScaling(), EnsembleTemperatureScaling()
+    methods = {"ts": ts, "ets": ets, "dc": DirichletCalibration(lambda_=0.01)}
     engine = Threads(2, max_memory=256 * 2**20)
     # a fit of some voxels first: what torch and SciPy load and keep on first use is no part of what is measured
     rng = np.random.default_rng(0)
@@ -48,25 +52,32 @@ def measured(code: str, timeout: int = 900) -> dict[str, int]:
     """Run `code` after PREPARED in a process of its own; the JSON it prints."""
     source = textwrap.dedent(PREPARED) + textwrap.dedent(code)
     path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": path}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, int] = json.loads(done.stdout)
     print({name: f"{n / MIB:.0f} MiB" for name, n in found.items() if name != "voxels"})
     return found
 
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc, which is Linux's")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc, which is Linux's"
+)
 
 
 def test_a_cohort_larger_than_the_limit_stays_within_it():
-    found = measured(
-        """
+    found = measured("""
         cohort = random_cohort(9, (1_000_000,), classes=8)
         fitting, fits = peak(lambda: fit_methods({"ts": methods["ts"]}, cohort, engine))
         scoring, _ = peak(lambda: evaluate(cohort, fits["ts"].calibrator, engine, fitted="include"))
         print(json.dumps({"size": 9 * 1_000_000 * 32, "fit": fitting, "evaluate": scoring}))
-        """
-    )
+        """)
     assert found["size"] > LIMIT
     assert found["fit"] < LIMIT
     assert found["evaluate"] < LIMIT
@@ -89,22 +100,19 @@ def test_a_cohort_eight_times_larger_than_the_limit_stays_within_it():
 
 @pytest.mark.slow
 def test_nineteen_classes_and_four_workers_stay_within_the_limit():
-    found = measured(
-        """
+    found = measured("""
         engine = Threads(4, max_memory=256 * 2**20)
         cohort = random_cohort(8, (600_000,), classes=19)
         fitting, fits = peak(lambda: fit_methods(methods, cohort, engine, crossfit=True))
         scoring, _ = peak(lambda: crossfitted(cohort, fits, engine))
         print(json.dumps({"fit": fitting, "evaluate": scoring}))
-        """
-    )
+        """)
     assert max(found.values()) < LIMIT
 
 
 @pytest.mark.slow
 def test_rows_filed_by_expert_and_by_rank_stay_within_the_limit():
-    found = measured(
-        """
+    found = measured("""
         from segcal import ClassConditionalDirichlet, OrderPreservingMatrixScaling
         experts = {"cdc": ClassConditionalDirichlet(0.1), "cms-op": OrderPreservingMatrixScaling(0.1)}
         fit_methods(experts, little, engine)
@@ -112,8 +120,7 @@ def test_rows_filed_by_expert_and_by_rank_stay_within_the_limit():
         fitting, fits = peak(lambda: fit_methods(experts, cohort, engine))
         scoring, _ = peak(lambda: evaluate(cohort, fits["cms-op"].calibrator, engine, fitted="include"))
         print(json.dumps({"fit": fitting, "evaluate": scoring}))
-        """
-    )
+        """)
     assert max(found.values()) < LIMIT
 
 
@@ -126,7 +133,10 @@ def blocky(path: Path, shape: tuple[int, ...], classes: int, key: str) -> None:
     np.put_along_axis(p, labels[None], np.float32(0.8), 0)
     (path / "labels").mkdir(parents=True)
     (path / "scores").mkdir()
-    with zipfile.ZipFile(path / "scores" / "big.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(f"{key}.npy", "w") as file:
+    with (
+        zipfile.ZipFile(path / "scores" / "big.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(f"{key}.npy", "w") as file,
+    ):
         np.lib.format.write_array(file, p)
     wrong = rng.random(shape) < 0.3
     np.save(path / "labels" / "big.npy", np.where(wrong, (labels + 1) % classes, labels).astype(np.uint8))
@@ -140,14 +150,12 @@ def test_a_compressed_case_larger_than_the_limit_stays_within_it(tmp_path, shape
     blocky(tmp_path, shape, classes, "probabilities")
     size = int(np.prod(shape)) * classes * 4
     assert size > LIMIT > 20 * (tmp_path / "scores" / "big.npz").stat().st_size
-    found = measured(
-        f"""
+    found = measured(f"""
         cohort = open_cohort({str(tmp_path / "scores")!r}, {str(tmp_path / "labels")!r}, kind="probs")
         fitting, fits = peak(lambda: fit_methods({{"ts": methods["ts"]}}, cohort, engine))
         scoring, result = peak(lambda: evaluate(cohort, fits["ts"].calibrator, engine, fitted="include"))
         print(json.dumps({{"fit": fitting, "evaluate": scoring, "voxels": result.to_json()["voxels"]}}))
-        """
-    )
+        """)
     assert found["voxels"] == np.prod(shape)
     assert found["fit"] < LIMIT
     assert found["evaluate"] < LIMIT

@@ -30,7 +30,16 @@ FORMULAS = {
 
 EXPERTS: dict[str, type[Expert]] = {"cdc": DirichletExpert, "cms-ap": ArgmaxExpert, "cms-op": OrderExpert}
 
-PAPER = {"ts": "TS", "ets": "ETS", "ms": "MS", "ms-c": "MSc", "dc": "DC", "cdc": "CDC", "cms-ap": "CMSap", "cms-op": "CMSop"}
+PAPER = {
+    "ts": "TS",
+    "ets": "ETS",
+    "ms": "MS",
+    "ms-c": "MSc",
+    "dc": "DC",
+    "cdc": "CDC",
+    "cms-ap": "CMSap",
+    "cms-op": "CMSop",
+}
 COLUMNS = {2: "RoadSeg_C2", 5: "BraTS_C5", 20: "Cityscapes_C20"}
 
 
@@ -42,14 +51,18 @@ def rows() -> dict[str, Row]:
 @pytest.fixture(scope="module")
 def printed(shared: Path) -> dict[str, Any]:
     """K26 Table 2."""
-    found: dict[str, Any] = json.loads((shared / "science" / "paper_tables.json").read_text())["K26_table2_parameter_counts"]
+    found: dict[str, Any] = json.loads((shared / "science" / "paper_tables.json").read_text())[
+        "K26_table2_parameter_counts"
+    ]
     return found
 
 
 def test_every_registered_method_has_a_row(rows: dict[str, Row]) -> None:
     assert [*REGISTERED, *TRAINED] == list(rows)
     assert all(row.guarantees is not None for row in rows.values())
-    assert all(row.what and row.type_name == REGISTERED[name].__name__ for name, row in rows.items() if name in REGISTERED)
+    assert all(
+        row.what and row.type_name == REGISTERED[name].__name__ for name, row in rows.items() if name in REGISTERED
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -134,5 +147,9 @@ def test_local_methods_promise_what_their_maps_do(rows: dict[str, Row]) -> None:
     for name, invariant in (("lts", "proven"), ("lts-raw", "no"), ("lts-image", "proven")):
         found = rows[name].guarantees
         assert found is not None
-        assert (found.translation_invariant, found.preserves_argmax, found.preserves_order) == (invariant, "proven", "proven")
+        assert (found.translation_invariant, found.preserves_argmax, found.preserves_order) == (
+            invariant,
+            "proven",
+            "proven",
+        )
     assert rows["lts-image"].counts[3].optimised == 532 + 26 + 76

@@ -32,9 +32,16 @@ def test_the_two_means_are_what_they_say(z):
 def test_member_wise_shifts_cancel_in_both(z, shifts):
     moved = z + torch.tensor(shifts, dtype=torch.float64)[:, None, None]
     torch.testing.assert_close(pool(moved, "probs"), pool(z, "probs"), rtol=0, atol=1e-12)
-    torch.testing.assert_close(torch.softmax(pool(moved, "logits"), 0), torch.softmax(pool(z, "logits"), 0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        torch.softmax(pool(moved, "logits"), 0), torch.softmax(pool(z, "logits"), 0), rtol=0, atol=1e-12
+    )
     # the mean of logits itself moves by the mean shift, which a map that depends on the offset still sees
-    torch.testing.assert_close(pool(moved, "logits") - pool(z, "logits"), torch.full((3, 5), float(np.mean(shifts)), dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        pool(moved, "logits") - pool(z, "logits"),
+        torch.full((3, 5), float(np.mean(shifts)), dtype=torch.float64),
+        rtol=0,
+        atol=1e-10,
+    )
 
 
 @given(arrays(np.float64, (4, 3, 5), elements=st.floats(-8, 8, width=32)).map(torch.from_numpy))

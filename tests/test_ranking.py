@@ -32,6 +32,8 @@ def test_they_say_what_argmax_and_a_stable_sort_say(values: torch.Tensor) -> Non
 
 def test_columns_of_a_large_block_are_found_one_by_one() -> None:
     for classes in (FEW, 11):
-        values = torch.randn(classes, 70_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1)
+        values = torch.randn(classes, 70_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(
+            decimals=1
+        )
         np.testing.assert_array_equal(descending(values).numpy(), np.argsort(-values.numpy(), axis=0, kind="stable"))
         np.testing.assert_array_equal(winner(values).numpy(), values.numpy().argmax(0))

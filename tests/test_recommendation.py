@@ -1,4 +1,6 @@
-"""The recommendation: the truth of simulated cohorts, what is kept, the rule of one standard error, and what it refuses."""
+"""The recommendation: the truth of simulated cohorts, what is kept, the rule of one standard error, and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from segcal.cases import Cohort
 from segcal.engines import Serial, Threads
 from segcal.errors import UsageError
 from segcal.head import Regions
-from segcal.methods import REGISTERED, DirichletCalibration, IsotonicRegression, Method, TemperatureScaling, VectorScaling
+from segcal.methods import (
+    REGISTERED,
+    DirichletCalibration,
+    IsotonicRegression,
+    Method,
+    TemperatureScaling,
+    VectorScaling,
+)
 from segcal.recommendation import FREE, UNCALIBRATED, Recommendation, automatic, recommend
 from segcal.simulate import Design, Simulation, Truth
 from segcal.statistics import Estimate, clustered_mean, one_standard_error
@@ -34,7 +43,9 @@ def simulated(truth: Truth, seed: int = 0, cases: int = 6, shape: tuple[int, int
     """Cases whose labels are drawn from what `truth` makes of the scores."""
     design = Design(classes=("background", "organ", "lesion"), shape=shape, margin=(0, 0, 0), members=1)
     drawn = [Simulation(design, truth, seed).case(i) for i in range(cases)]
-    return segcal.cohort_from_arrays(np.stack([c.log_probs for c in drawn]), np.stack([c.labels for c in drawn]).astype(int), kind="log_probs")
+    return segcal.cohort_from_arrays(
+        np.stack([c.log_probs for c in drawn]), np.stack([c.labels for c in drawn]).astype(int), kind="log_probs"
+    )
 
 
 @cache
@@ -96,7 +107,9 @@ def test_numbers_are_those_of_the_cross_fit() -> None:
     fits = segcal.fit_methods(FEW, cohort, Serial(), crossfit=True)
     scored = segcal.crossfitted(cohort, fits, Serial())
     found = distorted()
-    rows = {name: [row["nll"] for row in e.calibrated.per_case] for name, e in scored.items() if e.calibrated is not None}
+    rows = {
+        name: [row["nll"] for row in e.calibrated.per_case] for name, e in scored.items() if e.calibrated is not None
+    }
     for name in FEW:
         assert found.candidates[name].nll == pytest.approx(np.mean(rows[name]), rel=1e-12)
         by_hand = clustered_mean(np.subtract(rows[name], rows[found.best]), cohort.groups)
@@ -155,7 +168,12 @@ def test_the_identity_is_saved_and_changes_nothing(tmp_path) -> None:
 
 def test_the_answer_does_not_depend_on_workers_and_is_plain() -> None:
     cohort = learnable_cohort(5, (10, 10))
-    told = [json.dumps(recommend(cohort, engine, methods={"ts": TemperatureScaling()}).to_json(), sort_keys=True, allow_nan=False) for engine in (Serial(), Threads(2))]
+    told = [
+        json.dumps(
+            recommend(cohort, engine, methods={"ts": TemperatureScaling()}).to_json(), sort_keys=True, allow_nan=False
+        )
+        for engine in (Serial(), Threads(2))
+    ]
     assert told[0] == told[1]
 
 
@@ -186,7 +204,9 @@ def test_what_it_refuses() -> None:
 
 def test_every_method_says_how_many_parameters_data_can_tell() -> None:
     assert set(automatic()) <= set(REGISTERED)
-    assert {name: method.identifiable(5) for name, method in automatic().items() if name not in ("isotonic", "histogram")} == {
+    assert {
+        name: method.identifiable(5) for name, method in automatic().items() if name not in ("isotonic", "histogram")
+    } == {
         "ts": 1,
         "ets": 3,
         "vs": 9,
@@ -208,7 +228,11 @@ def test_an_uncertain_gain_of_a_temperature_is_taken_and_said_to_be_uncertain() 
     beta = np.array([0.4, 0.4, 0.7, 1.3]).reshape(4, 1, 1)
     p = np.exp(beta * z) / np.exp(beta * z).sum(1, keepdims=True)
     y = (rng.random((4, 1, 2000)) > p.cumsum(1)).sum(1).clip(max=2)
-    found = recommend(segcal.cohort_from_arrays(z, y), Serial(), methods={"ts": TemperatureScaling(), "dc": DirichletCalibration(lambda_=0.1)})
+    found = recommend(
+        segcal.cohort_from_arrays(z, y),
+        Serial(),
+        methods={"ts": TemperatureScaling(), "dc": DirichletCalibration(lambda_=0.1)},
+    )
     gain = found.candidates["ts"].evaluation.differences["nll"]
     assert -gain.mean > 1e-2 * found.candidates[UNCALIBRATED].nll
     assert found.candidates[UNCALIBRATED].ties

@@ -34,7 +34,8 @@ def test_logits_are_never_floored(z):
     x = canonical(torch.from_numpy(z), "logits").numpy()
     exact = z - np.logaddexp.reduce(z, 0)
     np.testing.assert_allclose(x, exact, rtol=0, atol=1e-11)
-    # the winner stays a winner; logits closer than rounding may tie, which is why decisions are taken from the scores as given
+    # the winner stays a winner; logits closer than rounding may tie, which is why decisions are taken from the scores
+    # as given
     assert (np.take_along_axis(x, z.argmax(0)[None], 0)[0] == x.max(0)).all()
 
 
@@ -68,7 +69,9 @@ def test_moderate_scores_of_every_kind_say_the_same():
         torch.testing.assert_close(canonical(scores, kind), reference, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "scores"), [("probs", (1.0, 0.0)), ("scores", (5.0, 0.0)), ("log_probs", (0.0, -math.inf))])
+@pytest.mark.parametrize(
+    ("kind", "scores"), [("probs", (1.0, 0.0)), ("scores", (5.0, 0.0)), ("log_probs", (0.0, -math.inf))]
+)
 def test_what_is_stored_as_a_probability_is_floored(kind, scores):
     assert canonical(column(*scores), kind)[1].item() == pytest.approx(math.log(FLOOR), abs=1e-11)
 

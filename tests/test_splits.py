@@ -70,7 +70,9 @@ def test_fewer_groups_than_folds_is_said() -> None:
         (["a", "b"], 2, [1.0, float("nan")], "one non-negative number a case"),
     ],
 )
-def test_partitions_that_cannot_be_made_are_refused(groups: list[str], k: int, weights: list[float] | None, message: str) -> None:
+def test_partitions_that_cannot_be_made_are_refused(
+    groups: list[str], k: int, weights: list[float] | None, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         folds(groups, k, weights=weights)
 
@@ -83,7 +85,13 @@ def test_groups_from_the_first_parenthesis_or_the_whole_match() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "message"), [(r"run-(\d+)", "finds no group in 'sub-1'"), (r"(x)?sub", "finds no group"), ("(", "a regular expression"), ("", "finds no group")]
+    ("pattern", "message"),
+    [
+        (r"run-(\d+)", "finds no group in 'sub-1'"),
+        (r"(x)?sub", "finds no group"),
+        ("(", "a regular expression"),
+        ("", "finds no group"),
+    ],
 )
 def test_a_pattern_that_finds_nothing_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -92,7 +100,12 @@ def test_a_pattern_that_finds_nothing_is_refused(pattern: str, message: str) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["case,group\na,1\nb,2\n", "group\tage\tcase\n1\t50\ta\n2\t60\tb\n", '\ufeffcase, group\r\n"a",1\r\n\r\nb,2\r\na,1\r\n', "case,group\na,1\nb,2"],
+    [
+        "case,group\na,1\nb,2\n",
+        "group\tage\tcase\n1\t50\ta\n2\t60\tb\n",
+        '\ufeffcase, group\r\n"a",1\r\n\r\nb,2\r\na,1\r\n',
+        "case,group\na,1\nb,2",
+    ],
     ids=["csv", "tsv with more columns", "Excel's, with an empty line and a line twice", "no last newline"],
 )
 def test_tables_as_people_save_them(tmp_path: Path, text: str) -> None:
@@ -112,7 +125,9 @@ def test_tables_as_people_save_them(tmp_path: Path, text: str) -> None:
         (b"case,group\n" + b"x" * 200_000 + b",1\n", UnreadableError, "cannot be read as a table"),
     ],
 )
-def test_bad_tables_get_a_message_that_names_them(tmp_path: Path, content: bytes, error: type[DataError], message: str) -> None:
+def test_bad_tables_get_a_message_that_names_them(
+    tmp_path: Path, content: bytes, error: type[DataError], message: str
+) -> None:
     path = tmp_path / "groups.csv"
     path.write_bytes(content)
     with pytest.raises(error, match=message) as caught:
@@ -135,6 +150,12 @@ def test_neighbouring_frames_stay_together_whatever_the_order_given() -> None:
 
 def test_runs_do_not_cross_sequences() -> None:
     ids = ["A_1", "A_2", "A_3", "B_1", "B_2"]
-    assert consecutive(ids, 2, sequence=r"^(\w)_") == {"A_1": "A_1", "A_2": "A_1", "A_3": "A_3", "B_1": "B_1", "B_2": "B_1"}
+    assert consecutive(ids, 2, sequence=r"^(\w)_") == {
+        "A_1": "A_1",
+        "A_2": "A_1",
+        "A_3": "A_3",
+        "B_1": "B_1",
+        "B_2": "B_1",
+    }
     with pytest.raises(UsageError, match="at least 1 frame"):
         consecutive(ids, 0)

@@ -25,7 +25,9 @@ def test_tiles_cover_what_is_asked_for_once_and_are_always_the_same(shape, limit
     assert all(stop - start <= max(limit, shape[2]) for start, stop in every)
     start = data.draw(st.integers(0, grid.voxels - 1))
     stop = data.draw(st.integers(start + 1, grid.voxels))
-    assert [t.span(grid) for t in tiles(grid, limit, start, stop)] == [(a, b) for a, b in every if a < stop and b > start]
+    assert [t.span(grid) for t in tiles(grid, limit, start, stop)] == [
+        (a, b) for a, b in every if a < stop and b > start
+    ]
 
 
 def test_no_voxel_no_tile() -> None:

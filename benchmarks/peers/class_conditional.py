@@ -1,13 +1,15 @@
-"""Class-conditional methods on half a million voxels of real ensembles, beside fiducio: optimum, time, nesting, and what is held out.
+"""Class-conditional methods on half a million voxels of real ensembles, beside fiducio: optimum, time, nesting, and
+what is held out.
 
     python benchmarks/peers/class_conditional.py --shared ../shared --work WORK -o docs/results/class_conditional.md
 
-Mean logits of five networks; half of the groups calibrate, the other half tests (hippocampus by subject, camvid by runs of 20 frames, nuclei by image).
-`optimum`: equal penalty (ODIR, lambda = mu = 0.01, pinned gauge, joint experts), the objective of every fit recomputed in float64 by fiducio's own code from the
-parameters it ended with; fits are interleaved and use the same number of threads. `nesting`: lambda = mu = 0 and the default, fitted and held-out NLL. `held-out`: defaults
-of both, all calibration images and five of them, per-case NLL with paired intervals clustered by group. Each part adds to a JSON file beside the page, from which the page is
-written; `--parts` chooses.
-Exits with an error where segcal's objective is above fiducio's best by more than 1e-6, or its own KKT residual above that.
+Mean logits of five networks; half of the groups calibrate, the other half tests (hippocampus by subject, camvid by runs
+of 20 frames, nuclei by image). `optimum`: equal penalty (ODIR, lambda = mu = 0.01, pinned gauge, joint experts), the
+objective of every fit recomputed in float64 by fiducio's own code from the parameters it ended with; fits are
+interleaved and use the same number of threads. `nesting`: lambda = mu = 0 and the default, fitted and held-out NLL.
+`held-out`: defaults of both, all calibration images and five of them, per-case NLL with paired intervals clustered by
+group. Each part adds to a JSON file beside the page, from which the page is written; `--parts` chooses. Exits with an
+error where segcal's objective is above fiducio's best by more than 1e-6, or its own KKT residual above that.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ from segcal.methods import REGISTERED
 from segcal.methods.penalised import in_words
 from segcal.statistics import paired_difference
 
-PEERS = {"cms-ap": fiducio.ArgmaxPreservingMatrixScaling, "cms-op": fiducio.OrderPreservingMatrixScaling, "cdc": fiducio.ClassConditionalMatrixScaling}
+PEERS = {
+    "cms-ap": fiducio.ArgmaxPreservingMatrixScaling,
+    "cms-op": fiducio.OrderPreservingMatrixScaling,
+    "cdc": fiducio.ClassConditionalMatrixScaling,
+}
 STRENGTH = 0.01
 EPS = 1e-8
 NESTED = ("ts", "ms-c", "dc", "cms-op", "cms-ap", "cdc")
@@ -85,13 +91,22 @@ def tables(folder: Path, dataset: str, voxels: int) -> tuple[Table, Table]:
             scores.append(z[keep])
             labels.append(y[keep])
             cases.append(np.full(int(keep.sum()), i))
-        out.append(Table(np.ascontiguousarray(np.concatenate(scores)), np.concatenate(labels), np.concatenate(cases), tuple(groups)))
+        out.append(
+            Table(
+                np.ascontiguousarray(np.concatenate(scores)),
+                np.concatenate(labels),
+                np.concatenate(cases),
+                tuple(groups),
+            )
+        )
     return out[0], out[1]
 
 
 def fit(name: str, table: Table, threads: int, **options: Any) -> segcal.Calibrator:
     """One of segcal's methods; a case is a group of the table."""
-    return REGISTERED[name](**options).fit(table.logits, table.labels, groups=table.groups, engine=segcal.Threads(threads))
+    return REGISTERED[name](**options).fit(
+        table.logits, table.labels, groups=table.groups, engine=segcal.Threads(threads)
+    )
 
 
 def objective_of(peer: Any, table: Table, raw_b: torch.Tensor, raw_mu: torch.Tensor) -> float:
@@ -108,14 +123,27 @@ def objective_of(peer: Any, table: Table, raw_b: torch.Tensor, raw_mu: torch.Ten
 
 
 def as_peer(name: str, calibrator: segcal.Calibrator) -> tuple[torch.Tensor, torch.Tensor]:
-    """segcal's parameters as fiducio's raw ones: through the inverse of softplus (0 becomes minus infinity), or transposed."""
+    """segcal's parameters as fiducio's raw ones: through the inverse of softplus (0 becomes minus infinity), or
+    transposed.
+    """
     state = calibrator.maps[0].state_dict()
     if name == "cdc":
         return state["weight"].transpose(1, 2).contiguous(), state["bias"]
-    return tuple(torch.where(v > 30, v, torch.log(torch.expm1(v.clamp_max(30)))) for v in (state["weight"], state["bias"]))  # type: ignore[return-value]
+    return tuple(
+        torch.where(v > 30, v, torch.log(torch.expm1(v.clamp_max(30)))) for v in (state["weight"], state["bias"])
+    )  # type: ignore[return-value]
 
 
-def optimum(dataset: str, table: Table, ways: Sequence[str], threads: int, repeats: int, methods: Sequence[str], adam: int, lbfgs: int) -> list[dict[str, Any]]:
+def optimum(
+    dataset: str,
+    table: Table,
+    ways: Sequence[str],
+    threads: int,
+    repeats: int,
+    methods: Sequence[str],
+    adam: int,
+    lbfgs: int,
+) -> list[dict[str, Any]]:
     """Objective and time of every way to fit."""
     z, y = torch.from_numpy(table.logits), torch.from_numpy(table.labels)
     rows = []
@@ -124,9 +152,13 @@ def optimum(dataset: str, table: Table, ways: Sequence[str], threads: int, repea
         equal = {"lambda_reg": STRENGTH, "mu_reg": STRENGTH, "device": "cpu"}
         gauge = {} if name == "cdc" else {"gauge": "pinned"}
         every: dict[str, Callable[[], Any]] = {
-            "segcal": lambda name=name, gauge=gauge: fit(name, table, threads, lambda_=STRENGTH, penalty="odir", eps=EPS, **gauge),
+            "segcal": lambda name=name, gauge=gauge: fit(
+                name, table, threads, lambda_=STRENGTH, penalty="odir", eps=EPS, **gauge
+            ),
             "fiducio": lambda peer=peer, equal=equal: peer(**equal).fit(z, y),
-            f"fiducio, L-BFGS {lbfgs}": lambda peer=peer, equal=equal: peer(optimizer="lbfgs", max_iter=lbfgs, **equal).fit(z, y),
+            f"fiducio, L-BFGS {lbfgs}": (
+                lambda peer=peer, equal=equal: peer(optimizer="lbfgs", max_iter=lbfgs, **equal).fit(z, y)
+            ),
             f"fiducio, Adam {adam}": lambda peer=peer, equal=equal: peer(max_iter=adam, **equal).fit(z, y),
         }
         seconds: dict[str, list[float]] = {way: [] for way in every if any(way.endswith(w) for w in ways)}
@@ -139,13 +171,25 @@ def optimum(dataset: str, table: Table, ways: Sequence[str], threads: int, repea
                 seconds[way].append(time.perf_counter() - begin)
                 print(f"{dataset:12} {name:7} {way:22} {seconds[way][-1]:9.2f} s", flush=True)
         for way, calibrator in fitted.items():
-            row: dict[str, Any] = {"part": "optimum", "dataset": dataset, "voxels": len(y), "classes": z.shape[1], "method": name, "fitted by": way}
+            row: dict[str, Any] = {
+                "part": "optimum",
+                "dataset": dataset,
+                "voxels": len(y),
+                "classes": z.shape[1],
+                "method": name,
+                "fitted by": way,
+            }
             row |= {"seconds": statistics.median(seconds[way]), "threads": threads, "repeats": repeats}
             if isinstance(calibrator, segcal.Calibrator):
                 raw = as_peer(name, calibrator)
                 solution = calibrator.solution
                 assert solution is not None
-                row |= {"status": solution.status, "gap": solution.certificate["gap"], "kkt": solution.certificate["kkt"], "own": solution.objective}
+                row |= {
+                    "status": solution.status,
+                    "gap": solution.certificate["gap"],
+                    "kkt": solution.certificate["kkt"],
+                    "own": solution.objective,
+                }
                 row["objective"] = objective_of(peer(device="cpu"), table, *raw)
             else:
                 state = calibrator._get_state()
@@ -202,20 +246,30 @@ def nesting(dataset: str, train: Table, test: Table, threads: int) -> list[dict[
 def held_out(dataset: str, train: Table, test: Table, threads: int) -> list[dict[str, Any]]:
     """Defaults of both on all calibration images, and on a few."""
     cases = sorted(set(train.cases.tolist()))
-    draws = [("all", cases)] + [(f"{FEW}, draw {k + 1}", np.random.default_rng(k).permutation(cases)[:FEW].tolist()) for k in range(DRAWS)]
+    draws = [("all", cases)] + [
+        (f"{FEW}, draw {k + 1}", np.random.default_rng(k).permutation(cases)[:FEW].tolist()) for k in range(DRAWS)
+    ]
     rows = []
     for label, chosen in draws:
         some = train.of(chosen)
         z, y = torch.from_numpy(some.logits), torch.from_numpy(some.labels)
         ts, groups = by_case(nll_of(fit("ts", some, threads), test), test)
-        raw, _ = by_case(cross_entropy(torch.from_numpy(test.logits).double(), torch.from_numpy(test.labels), reduction="none").numpy(), test)
+        raw, _ = by_case(
+            cross_entropy(
+                torch.from_numpy(test.logits).double(), torch.from_numpy(test.labels), reduction="none"
+            ).numpy(),
+            test,
+        )
         for name, peer in PEERS.items():
             calibrator = fit(name, some, threads)
             ours, _ = by_case(nll_of(calibrator, test), test)
             torch.set_num_threads(threads)
             theirs, _ = by_case(nll_of(peer(device="cpu").fit(z, y), test), test)
             assert calibrator.solution is not None
-            against = {other: paired_difference(values, ours, groups).to_json() for other, values in (("fiducio", theirs), ("ts", ts))}
+            against = {
+                other: paired_difference(values, ours, groups).to_json()
+                for other, values in (("fiducio", theirs), ("ts", ts))
+            }
             rows.append(
                 {
                     "part": "held-out",
@@ -235,7 +289,17 @@ def held_out(dataset: str, train: Table, test: Table, threads: int) -> list[dict
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(k) for k in ("part", "dataset", "method", "fitted by", "lambda" if row["part"] == "nesting" else "images", "images"))
+    return tuple(
+        row.get(k)
+        for k in (
+            "part",
+            "dataset",
+            "method",
+            "fitted by",
+            "lambda" if row["part"] == "nesting" else "images",
+            "images",
+        )
+    )
 
 
 def interval(e: dict[str, Any]) -> str:
@@ -247,14 +311,20 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
     lines = [
         "# Class-conditional methods beside fiducio's",
         "",
-        f"Made by `{command}` (parts may be run one by one). Mean logits of five networks, an even sample of voxels of half of the groups; torch {torch.__version__}, "
-        f"fiducio {fiducio.__version__}, segcal {segcal.__version__}.",
+        (
+            f"Made by `{command}` (parts may be run one by one). Mean logits of five networks, an even sample of voxels"
+            f" of half of the groups; torch {torch.__version__}, fiducio {fiducio.__version__}, segcal"
+            f" {segcal.__version__}."
+        ),
         "",
         "## Optimum and time",
         "",
-        f"Equal penalty: ODIR, lambda = mu = {STRENGTH:g}, pinned gauge, joint experts. `above`: objective above segcal's, both recomputed in float64 by fiducio's code. "
-        "`gap`, `kkt`: segcal's own certificate. `ratio`: time over segcal's in the same run, in turn; `x 3`: medians of three. "
-        "Adam 3000 was run beside other work, so its time is left out.",
+        (
+            f"Equal penalty: ODIR, lambda = mu = {STRENGTH:g}, pinned gauge, joint experts. `above`: objective above"
+            " segcal's, both recomputed in float64 by fiducio's code. `gap`, `kkt`: segcal's own certificate. `ratio`:"
+            " time over segcal's in the same run, in turn; `x 3`: medians of three. Adam 3000 was run beside other"
+            " work, so its time is left out."
+        ),
         "",
         "| data | method | fitted by | objective | above | gap | kkt | seconds | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -277,8 +347,11 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "",
         "## Nesting, and what a penalty buys",
         "",
-        "Fitted NLL (mean over voxels) and held-out NLL (mean over cases of the other half) without a penalty and with segcal's default: "
-        "fits at several strengths, averaged by how probable cross-validation over cases makes it that each is the best.",
+        (
+            "Fitted NLL (mean over voxels) and held-out NLL (mean over cases of the other half) without a penalty and"
+            " with segcal's default: fits at several strengths, averaged by how probable cross-validation over cases"
+            " makes it that each is the best."
+        ),
         "",
         "| data | method | fitted, lambda = 0 | held out | kkt | status | fitted, default | held out | lambda |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -294,16 +367,20 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         "",
         "## Held out, both at their defaults",
         "",
-        "Mean NLL over test cases. `lambda`: strengths averaged, and their weights; ts is temperature scaling. "
-        "Differences are segcal minus the other, paired over cases, with 95 % intervals clustered by group. Below zero: segcal is better.",
+        (
+            "Mean NLL over test cases. `lambda`: strengths averaged, and their weights; ts is temperature scaling."
+            " Differences are segcal minus the other, paired over cases, with 95 % intervals clustered by group. Below"
+            " zero: segcal is better."
+        ),
         "",
         "| data | images | method | lambda | uncalibrated | TS | fiducio | segcal | minus fiducio | minus TS |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in (r for r in rows if r["part"] == "held-out"):
         lines.append(
-            f"| {r['dataset']} | {r['images']} | {r['method']} | {r['lambda']} | {r['raw']:.4f} | {r['ts']:.4f} | {r['fiducio']:.4f} | {r['segcal']:.4f} | "
-            f"{interval(r['against']['fiducio'])} | {interval(r['against']['ts'])} |"
+            f"| {r['dataset']} | {r['images']} | {r['method']} | {r['lambda']} | {r['raw']:.4f} | {r['ts']:.4f} |"
+            f" {r['fiducio']:.4f} | {r['segcal']:.4f} | {interval(r['against']['fiducio'])} |"
+            f" {interval(r['against']['ts'])} |"
         )
     return "\n".join([*lines, ""])
 
@@ -311,7 +388,12 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
 def main() -> None:
     parser = arguments(__doc__, list(PEERS), 500_000, 1, 2)
     parser.add_argument("--parts", nargs="+", default=["optimum", "nesting", "held-out"])
-    parser.add_argument("--ways", nargs="+", default=["segcal", "fiducio", "L-BFGS 500", "Adam 3000"], help="ends of the names of the ways to fit")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=["segcal", "fiducio", "L-BFGS 500", "Adam 3000"],
+        help="ends of the names of the ways to fit",
+    )
     args = parser.parse_args()
     kept = args.output.with_suffix(".json")
     for dataset in args.datasets:
@@ -324,8 +406,22 @@ def main() -> None:
             rows += nesting(dataset, train, test, args.threads)
         if "held-out" in args.parts:
             rows += held_out(dataset, train, test, args.threads)
-        everything = added(kept, rows, key, lambda r: (list(IGNORED).index(r["dataset"]), NESTED.index(r["method"]), WAYS.index(r.get("fitted by", "segcal"))))
-        args.output.write_text(page(everything, "python benchmarks/peers/class_conditional.py --work WORK -o docs/results/class_conditional.md"))
+        everything = added(
+            kept,
+            rows,
+            key,
+            lambda r: (
+                list(IGNORED).index(r["dataset"]),
+                NESTED.index(r["method"]),
+                WAYS.index(r.get("fitted by", "segcal")),
+            ),
+        )
+        args.output.write_text(
+            page(
+                everything,
+                "python benchmarks/peers/class_conditional.py --work WORK -o docs/results/class_conditional.md",
+            )
+        )
     found = [r for r in json.loads(kept.read_text()) if r["part"] == "optimum"]
     ours = {(r["dataset"], r["method"]): r for r in found if r["fitted by"] == "segcal"}
     worse = {

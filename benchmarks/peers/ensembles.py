@@ -1,6 +1,7 @@
 """What the scripts beside fiducio share: the real ensembles they read, voxel by voxel, and the options they take.
 
-Predictions are written once by the zoo's own script, five networks a data set, and read as mean logits. Scripts find this module because it lies beside them.
+Predictions are written once by the zoo's own script, five networks a data set, and read as mean logits. Scripts find
+this module because it lies beside them.
 """
 
 from __future__ import annotations
@@ -32,14 +33,27 @@ def predictions(shared: Path, folder: Path, dataset: str, *options: str) -> Path
     """The ensemble's logits in `folder`, written unless they are there; `options` go to the script that writes them."""
     if not (folder / "labels").is_dir():
         unfinished = folder.with_suffix(".part")
-        subprocess.run([sys.executable, str(shared / "zoo" / "write_predictions.py"), dataset, str(unfinished), "--layout", "npz", *options], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                str(shared / "zoo" / "write_predictions.py"),
+                dataset,
+                str(unfinished),
+                "--layout",
+                "npz",
+                *options,
+            ],
+            check=True,
+        )
         unfinished.rename(folder)
     return folder
 
 
 def ensemble(folder: Path, dataset: str, members: int = 5) -> Cohort:
     """The predictions as mean logits."""
-    return segcal.open_cohort([folder / f"member{k}" for k in range(members)], folder / "labels", pool="logits", ignore_index=IGNORED[dataset])
+    return segcal.open_cohort(
+        [folder / f"member{k}" for k in range(members)], folder / "labels", pool="logits", ignore_index=IGNORED[dataset]
+    )
 
 
 def blocks(cohort: Cohort, cases: Sequence[int]) -> Iterator[tuple[int, Array, Array, Array]]:
@@ -53,7 +67,9 @@ def blocks(cohort: Cohort, cases: Sequence[int]) -> Iterator[tuple[int, Array, A
                     yield index, block.scores.float().T.numpy(), block.labels.numpy(), (block.role == SCORED).numpy()
 
 
-def arguments(description: str | None, methods: Sequence[str], voxels: int, repeats: int, threads: int) -> argparse.ArgumentParser:
+def arguments(
+    description: str | None, methods: Sequence[str], voxels: int, repeats: int, threads: int
+) -> argparse.ArgumentParser:
     """What every script here can be told."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
@@ -67,8 +83,15 @@ def arguments(description: str | None, methods: Sequence[str], voxels: int, repe
     return parser
 
 
-def added(file: Path, rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Any], order: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
-    """`rows` put into a JSON file in place of those of the same key, others kept, since another part may have been written meanwhile; all rows, in order."""
+def added(
+    file: Path,
+    rows: Sequence[dict[str, Any]],
+    key: Callable[[dict[str, Any]], Any],
+    order: Callable[[dict[str, Any]], Any],
+) -> list[dict[str, Any]]:
+    """`rows` put into a JSON file in place of those of the same key, others kept, since another part may have been
+    written meanwhile; all rows, in order.
+    """
     known = {key(r): r for r in (json.loads(file.read_text()) if file.is_file() else [])} | {key(r): r for r in rows}
     everything = sorted(known.values(), key=order)
     file.parent.mkdir(parents=True, exist_ok=True)

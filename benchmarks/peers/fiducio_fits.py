@@ -2,10 +2,11 @@
 
     python benchmarks/peers/fiducio_fits.py --shared ../shared --work WORK -o docs/results/fiducio_fits.md
 
-Every method is fitted without a penalty (segcal keeps its ridge of 1e-8) on the same float32 mean logits of five networks. fiducio runs as it comes (Adam, 200 steps),
-with L-BFGS (500 iterations) and with Adam for 3000 steps at its default rate. Fits are interleaved, so that a busy machine slows all of them alike; times are
-medians over repeats. The NLL is computed here, in float64, from the parameters each of them ends with. Needs: fiducio, onnxruntime.
-Exits with an error where segcal is above fiducio's best by more than 1e-6.
+Every method is fitted without a penalty (segcal keeps its ridge of 1e-8) on the same float32 mean logits of five
+networks. fiducio runs as it comes (Adam, 200 steps), with L-BFGS (500 iterations) and with Adam for 3000 steps at its
+default rate. Fits are interleaved, so that a busy machine slows all of them alike; times are medians over repeats. The
+NLL is computed here, in float64, from the parameters each of them ends with. Needs: fiducio, onnxruntime. Exits with an
+error where segcal is above fiducio's best by more than 1e-6.
 """
 
 from __future__ import annotations
@@ -79,7 +80,12 @@ def of_peer(name: str, calibrator: fiducio.Calibrator, logits: Tensor, labels: T
     state: dict[str, Any] = calibrator._get_state()
     phi, c = logits.double(), logits.shape[1]
     if name == "ts":
-        return nll(phi, labels, torch.eye(c, dtype=torch.float64) / state["temperature"].double(), torch.zeros(c, dtype=torch.float64))
+        return nll(
+            phi,
+            labels,
+            torch.eye(c, dtype=torch.float64) / state["temperature"].double(),
+            torch.zeros(c, dtype=torch.float64),
+        )
     weight = state["weight"].double()
     if name == "vs":
         weight = torch.diag(weight)
@@ -93,7 +99,13 @@ def exact(name: str) -> Method:
     return REGISTERED[name]() if name == "ts" else REGISTERED[name](lambda_=0.0, mu=0.0)
 
 
-def compare(dataset: str, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], effort: Effort, methods: Sequence[str] = tuple(PEERS)) -> list[Run]:
+def compare(
+    dataset: str,
+    logits: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    effort: Effort,
+    methods: Sequence[str] = tuple(PEERS),
+) -> list[Run]:
     """Fit each method every way on float32 `logits` (n, C) and `labels` (n,)."""
     z, y = torch.from_numpy(logits), torch.from_numpy(labels)
     out = []
@@ -102,8 +114,12 @@ def compare(dataset: str, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, 
         ways: dict[str, Callable[[], Any]] = {
             "segcal": lambda name=name: exact(name).fit(logits, labels, engine=segcal.Threads(effort.threads)),
             "fiducio": lambda peer=peer: peer(device="cpu").fit(z, y),
-            f"fiducio, L-BFGS {effort.lbfgs}": lambda peer=peer: peer(optimizer="lbfgs", max_iter=effort.lbfgs, device="cpu").fit(z, y),
-            f"fiducio, Adam {effort.adam}": lambda peer=peer: peer(optimizer="adam", max_iter=effort.adam, device="cpu").fit(z, y),
+            f"fiducio, L-BFGS {effort.lbfgs}": (
+                lambda peer=peer: peer(optimizer="lbfgs", max_iter=effort.lbfgs, device="cpu").fit(z, y)
+            ),
+            f"fiducio, Adam {effort.adam}": (
+                lambda peer=peer: peer(optimizer="adam", max_iter=effort.adam, device="cpu").fit(z, y)
+            ),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         fitted: dict[str, Any] = {}
@@ -119,14 +135,27 @@ def compare(dataset: str, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, 
             ours = isinstance(calibrator, segcal.Calibrator)
             value = (of_segcal if ours else of_peer)(name, calibrator, z, y)
             solution = calibrator.solution if ours else None
-            out.append(Run(dataset, name, way, value, statistics.median(seconds[way]), solution.certificate["gap"] if solution else None, solution.status if solution else ""))
+            out.append(
+                Run(
+                    dataset,
+                    name,
+                    way,
+                    value,
+                    statistics.median(seconds[way]),
+                    solution.certificate["gap"] if solution else None,
+                    solution.status if solution else "",
+                )
+            )
     return out
 
 
 def behind(runs: Sequence[Run]) -> dict[tuple[str, str], float]:
     """By how much segcal's NLL is above the peer's best, by data set and method; negative where it is below."""
     ours = {(r.dataset, r.method): r.nll for r in runs if r.fitted_by == "segcal"}
-    return {key: value - min(r.nll for r in runs if (r.dataset, r.method) == key and r.fitted_by != "segcal") for key, value in ours.items()}
+    return {
+        key: value - min(r.nll for r in runs if (r.dataset, r.method) == key and r.fitted_by != "segcal")
+        for key, value in ours.items()
+    }
 
 
 def voxels(folder: Path, dataset: str, count: int, members: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -143,10 +172,17 @@ def page(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]], effort: Effo
     lines = [
         "# Exact fits beside fiducio's",
         "",
-        f"Made by `{command}`. Mean logits of five networks, no penalty; NLL in float64 from the parameters; seconds are medians of {effort.repeats} interleaved run(s) with "
-        f"{effort.threads} thread(s) ({platform.machine()}), torch {torch.__version__}, fiducio {fiducio.__version__}, segcal {segcal.__version__}.",
+        (
+            f"Made by `{command}`. Mean logits of five networks, no penalty; NLL in float64 from the parameters;"
+            f" seconds are medians of {effort.repeats} interleaved run(s) with {effort.threads} thread(s)"
+            f" ({platform.machine()}), torch {torch.__version__}, fiducio {fiducio.__version__}, segcal"
+            f" {segcal.__version__}."
+        ),
         "",
-        "`above`: NLL above segcal's. `gap`: segcal's own bound on what its objective, ridge included, has left to gain.",
+        (
+            "`above`: NLL above segcal's. `gap`: segcal's own bound on what its objective, ridge included, has left to"
+            " gain."
+        ),
         "",
         "| data | method | fitted by | NLL | above | gap | seconds |",
         "|---|---|---|---|---|---|---|",
@@ -158,7 +194,8 @@ def page(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]], effort: Effo
         above = "" if first else f"{r.nll - ours[r.dataset, r.method]:+.1e}"
         gap = "" if r.gap is None else f"{r.gap:.0e}"
         lines.append(
-            f"| {f'{r.dataset}, {n} voxels, {c} classes' if first else ''} | {r.method if first else ''} | {r.fitted_by} | {r.nll:.8f} | {above} | {gap} | {r.seconds:.2f} |"
+            f"| {f'{r.dataset}, {n} voxels, {c} classes' if first else ''} | {r.method if first else ''} |"
+            f" {r.fitted_by} | {r.nll:.8f} | {above} | {gap} | {r.seconds:.2f} |"
         )
     return "\n".join([*lines, ""])
 
@@ -173,7 +210,9 @@ def main() -> None:
     runs: list[Run] = []
     sizes: dict[str, tuple[int, int]] = {}
     for dataset in args.datasets:
-        folder = predictions(args.shared, args.work / f"{dataset}-{args.cases}-5", dataset, "--limit", str(args.cases), "--members", "5")
+        folder = predictions(
+            args.shared, args.work / f"{dataset}-{args.cases}-5", dataset, "--limit", str(args.cases), "--members", "5"
+        )
         z, y = voxels(folder, dataset, args.voxels, 5)
         sizes[dataset] = (len(y), z.shape[1])
         for method in args.methods:
@@ -181,7 +220,9 @@ def main() -> None:
             for r in runs[-4:]:
                 print(f"{r.dataset:12} {r.method:5} {r.fitted_by:22} {r.nll:.9f} {r.seconds:8.2f} s", flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(page(runs, sizes, effort, "python benchmarks/peers/fiducio_fits.py --work WORK -o docs/results/fiducio_fits.md"))
+    args.output.write_text(
+        page(runs, sizes, effort, "python benchmarks/peers/fiducio_fits.py --work WORK -o docs/results/fiducio_fits.md")
+    )
     args.output.with_suffix(".json").write_text(json.dumps([asdict(r) for r in runs], indent=1))
     worse = {key: above for key, above in behind(runs).items() if above > TOLERANCE}
     if worse:

@@ -1,11 +1,13 @@
-"""How the strength of a penalty should be chosen with few images: segcal's average over strengths beside picking one, and beside fiducio's default.
+"""How the strength of a penalty should be chosen with few images: segcal's average over strengths beside picking one,
+and beside fiducio's default.
 
     python benchmarks/peers/strengths.py --shared ../shared --work WORK -o docs/results/strengths.md
 
-Only the calibration half of each data set is read (the test half of `class_conditional.py` is not): some images of half of its groups, drawn at random, are calibrated
-on, and those of its other groups judge. All rules see the same cross-validation, which the fit reports:
-`lowest` takes the strength of lowest NLL; `one error`, the strongest within one standard error of it (Breiman et al. 1984); `average` is segcal's default.
-Each rule's fit is made anew on all voxels. Adds to a JSON file beside the page; data sets and methods may be run one by one.
+Only the calibration half of each data set is read (the test half of `class_conditional.py` is not): some images of half
+of its groups, drawn at random, are calibrated on, and those of its other groups judge. All rules see the same
+cross-validation, which the fit reports: `lowest` takes the strength of lowest NLL; `one error`, the strongest within
+one standard error of it (Breiman et al. 1984); `average` is segcal's default. Each rule's fit is made anew on all
+voxels. Adds to a JSON file beside the page; data sets and methods may be run one by one.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def drawn(name: str, some: Table, others: Table, groups: int, threads: int, temp
     at: dict[float | None, float] = {None: temperature}
     for rule, strength in picked(default.solution.selection, groups).items():
         if strength not in at:
-            at[strength] = float(np.mean(by_case(nll_of(fit(name, some, threads, lambda_=strength), others), others)[0]))
+            at[strength] = float(
+                np.mean(by_case(nll_of(fit(name, some, threads, lambda_=strength), others), others)[0])
+            )
         found[rule] = at[strength]
     if name in PEERS:
         torch.set_num_threads(threads)
@@ -61,8 +65,12 @@ def page(rows: Sequence[Mapping[str, Any]], command: str) -> str:
     lines = [
         "# Averaging over strengths, or picking one",
         "",
-        f"Made by `{command}`. Images of the calibration half alone: some of half of its groups calibrate, drawn at random, all of the other groups judge. NLL, mean over images "
-        f"and draws; in brackets the worst draw's difference from temperature scaling (below zero: better in every draw). Lowest in bold. segcal {segcal.__version__}.",
+        (
+            f"Made by `{command}`. Images of the calibration half alone: some of half of its groups calibrate, drawn at"
+            " random, all of the other groups judge. NLL, mean over images and draws; in brackets the worst draw's"
+            " difference from temperature scaling (below zero: better in every draw). Lowest in bold. segcal"
+            f" {segcal.__version__}."
+        ),
         "",
         f"| data | images | draws | method | {' | '.join(RULES)} |",
         f"|---|---|---|---|{'---|' * len(RULES)}",
@@ -89,7 +97,9 @@ def main() -> None:
     args = arguments(__doc__, list(METHODS), 500_000, 1, 1).parse_args()
     kept = args.output.with_suffix(".json")
     for dataset in args.datasets:
-        train, _ = tables(predictions(args.shared, args.work / f"{dataset}-npz", dataset, "--members", "5"), dataset, args.voxels)
+        train, _ = tables(
+            predictions(args.shared, args.work / f"{dataset}-npz", dataset, "--members", "5"), dataset, args.voxels
+        )
         cases = sorted(set(train.cases.tolist()))
         rows = []
         for images, draws in DRAWS.items():
@@ -102,10 +112,25 @@ def main() -> None:
                 temperature = float(np.mean(by_case(nll_of(fit("ts", some, args.threads), others), others)[0]))
                 for name in args.methods:
                     begin = time.perf_counter()
-                    rows.append({"dataset": dataset, "images": images, "method": name, "draw": draw, "nll": drawn(name, some, others, of, args.threads, temperature)})
+                    rows.append(
+                        {
+                            "dataset": dataset,
+                            "images": images,
+                            "method": name,
+                            "draw": draw,
+                            "nll": drawn(name, some, others, of, args.threads, temperature),
+                        }
+                    )
                     print(rows[-1], f"{time.perf_counter() - begin:.1f} s", flush=True)
-        everything = added(kept, rows, key, lambda r: (list(IGNORED).index(r["dataset"]), r["images"], METHODS.index(r["method"]), r["draw"]))
-        args.output.write_text(page(everything, "python benchmarks/peers/strengths.py --work WORK -o docs/results/strengths.md"))
+        everything = added(
+            kept,
+            rows,
+            key,
+            lambda r: (list(IGNORED).index(r["dataset"]), r["images"], METHODS.index(r["method"]), r["draw"]),
+        )
+        args.output.write_text(
+            page(everything, "python benchmarks/peers/strengths.py --work WORK -o docs/results/strengths.md")
+        )
 
 
 if __name__ == "__main__":

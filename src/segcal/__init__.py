@@ -1,6 +1,7 @@
 """segcal: class probabilities of segmentation models that mean what they say.
 
-Names are imported when they are first used, so that `import segcal`, and with it the help of the command line, costs no import of torch.
+Names are imported when they are first used, so that `import segcal`, and with it the help of the command line, costs no
+import of torch.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """Accumulators: everything that is summed over voxels, and the laws that make sums exact.
 
-An accumulator declares its `leaves` and turns rows into raw partial sums; leaves lift those into a state of plain arrays and merge states.
-Laws (checked by `segcal.testing.check_accumulator`): zero is neutral; merge is exactly associative and commutative, bit for bit; states of
-accumulators that are not equal do not merge; only scored voxels count (rows hold nothing else). Sums, never means.
+An accumulator declares its `leaves` and turns rows into raw partial sums; leaves lift those into a state of plain
+arrays and merge states. Laws (checked by `segcal.testing.check_accumulator`): zero is neutral; merge is exactly
+associative and commutative, bit for bit; states of accumulators that are not equal do not merge; only scored voxels
+count (rows hold nothing else). Sums, never means.
 
-`ExactSum` holds a float64 sum on two fixed grids: the high part a multiple of 2^-8, the low part of 2^-42, each extracted by adding and
-subtracting a large constant. Sums of such parts are exact while |sum| < 2^44 and fewer than 2^20 blocks are added, so no order matters.
-The cost is an absolute rounding of 2^-43 a block. A block's own sum at or beyond 2^43 counts as infinite (a solver's wild trial step; no score has that size).
-No rows: the zero state, whose value is 0 (sums), -inf (Max) or +inf (Min).
+`ExactSum` holds a float64 sum on two fixed grids: the high part a multiple of 2^-8, the low part of 2^-42, each
+extracted by adding and subtracting a large constant. Sums of such parts are exact while |sum| < 2^44 and fewer than
+2^20 blocks are added, so no order matters. The cost is an absolute rounding of 2^-43 a block. A block's own sum at or
+beyond 2^43 counts as infinite (a solver's wild trial step; no score has that size). No rows: the zero state, whose
+value is 0 (sums), -inf (Max) or +inf (Min).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ _LIMIT = 2.0**43
 
 
 class Leaf(Protocol):
-    """One array of a state: how it starts, how a raw partial sum becomes part of it, how two merge, what it is worth."""
+    """One array of a state: how it starts, how a raw partial sum becomes part of it, how two merge, what it is
+    worth.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +69,12 @@ class Count:
     def lift(self, raw: Array) -> Array:
         out = np.asarray(raw)
         if out.dtype.kind not in "iu":
-            raise UsageError("Count", found=f"a partial sum of type {out.dtype}", expected="integers", do="Use ExactSum for real numbers.")
+            raise UsageError(
+                "Count",
+                found=f"a partial sum of type {out.dtype}",
+                expected="integers",
+                do="Use ExactSum for real numbers.",
+            )
         return out.astype(np.int64).reshape(self.shape)
 
     def merge(self, a: Array, b: Array) -> Array:
@@ -77,7 +86,9 @@ class Count:
 
 @dataclass(frozen=True)
 class ExactSum:
-    """A float64 sum whose bits do not depend on the order of its terms; the state has shape (2, *shape): high and low part."""
+    """A float64 sum whose bits do not depend on the order of its terms; the state has shape (2, *shape): high and low
+    part.
+    """
 
     shape: tuple[int, ...] = ()
 
@@ -89,7 +100,12 @@ class ExactSum:
         beyond = ~(np.abs(x) < _LIMIT)
         if beyond.any():
             inside = np.where(beyond, 0.0, x)
-            return np.stack([np.where(beyond, np.where(np.isnan(x), np.nan, np.copysign(np.inf, x)), self._high(inside)), self._low(inside)])
+            return np.stack(
+                [
+                    np.where(beyond, np.where(np.isnan(x), np.nan, np.copysign(np.inf, x)), self._high(inside)),
+                    self._low(inside),
+                ]
+            )
         return np.stack([self._high(x), self._low(x)])
 
     def merge(self, a: Array, b: Array) -> Array:
@@ -203,7 +219,12 @@ def lift(accumulator: Mergeable, raw: Mapping[str, Any]) -> State:
 def merge(accumulator: Mergeable, a: State, b: State, other: Mergeable | None = None) -> State:
     """Both states together. With `other`, the accumulator that made `b`: unequal ones raise UsageError."""
     if other is not None and other != accumulator:
-        raise UsageError("merge", found=f"{other} beside {accumulator}", expected="states of one and the same accumulator", do="Merge states only of equal configuration.")
+        raise UsageError(
+            "merge",
+            found=f"{other} beside {accumulator}",
+            expected="states of one and the same accumulator",
+            do="Merge states only of equal configuration.",
+        )
     return {name: leaf.merge(a[name], b[name]) for name, leaf in accumulator.leaves.items()}
 
 

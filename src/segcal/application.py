@@ -1,14 +1,16 @@
 """Applying a calibrator to a cohort, case by case, block by block, into a sink.
 
-Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on request:
+Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on
+request:
 
     entropy      nats, of the calibrated distribution; for regions the largest of theirs
     confidence   probability of the decided label; for regions the smallest of theirs
-    error        probability that the *delivered* label map is wrong there; for regions the largest of theirs, a lower bound
+    error        probability that the *delivered* label map is wrong there; for regions the largest of theirs, a lower
+                 bound
     probability  one map a class
 
-What a case reports: voxels, padding, flips, and how often the delivered label map differs from the arg max of its own scores (post-processing). A case without
-a delivered map uses the arg max.
+What a case reports: voxels, padding, flips, and how often the delivered label map differs from the arg max of its own
+scores (post-processing). A case without a delivered map uses the arg max.
 """
 
 from __future__ import annotations
@@ -40,11 +42,24 @@ MAPS = ("entropy", "confidence", "error", PROBABILITY)
 """Maps that can be asked for."""
 
 
-def apply(calibrator: Calibrator, cohort: Cohort, sink: Sink, engine: Engine, *, maps: tuple[str, ...] = (), go_on: bool = False) -> list[Outcome]:
-    """Write calibrated probabilities of every case to `sink`; an outcome a case. Raises MismatchError as `check_match`, UsageError for an unknown map."""
+def apply(
+    calibrator: Calibrator,
+    cohort: Cohort,
+    sink: Sink,
+    engine: Engine,
+    *,
+    maps: tuple[str, ...] = (),
+    go_on: bool = False,
+) -> list[Outcome]:
+    """Write calibrated probabilities of every case to `sink`; an outcome a case.
+
+    Raises MismatchError as `check_match`, UsageError for an unknown map.
+    """
     for name in maps:
         if name not in MAPS:
-            raise UsageError("maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas.")
+            raise UsageError(
+                "maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas."
+            )
     check_match(calibrator, cohort, go_on=go_on)
     outcomes = engine.map(cohort, Application(calibrator, sink, maps))
     if any(o.error is None for o in outcomes):
@@ -81,13 +96,18 @@ class AppliedCase:
     writer: Writer
     delivered: Window | None
     temperatures: Sequence[TemperatureField | None]
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "delivered_differs"), 0))
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "delivered_differs"), 0)
+    )
 
     def block(self, block: Block) -> None:
         """Calibrate and write one block."""
         calibrator, head = self.application.calibrator, self.cohort.head
         padding = block.role == PADDING
-        temperatures = [None if field is None else field.read(block.start, block.start + block.voxels) for field in self.temperatures]
+        temperatures = [
+            None if field is None else field.read(block.start, block.start + block.voxels)
+            for field in self.temperatures
+        ]
         p = calibrator.deliver(block.scores, block.kind, temperatures)
         if bool(padding.any()):
             p = torch.where(padding, _published(block, head), p)
@@ -95,7 +115,12 @@ class AppliedCase:
         shown = label
         if self.delivered is not None:
             shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
-        maps = {name: values for wanted in self.application.maps if wanted != PROBABILITY for name, values in _maps(wanted, p, shown, head).items()}
+        maps = {
+            name: values
+            for wanted in self.application.maps
+            if wanted != PROBABILITY
+            for name, values in _maps(wanted, p, shown, head).items()
+        }
         self.writer.write(Delivered(block.start, p, label, maps))
         self.counts["voxels"] += block.voxels
         self.counts["padding"] += int(padding.sum())
@@ -108,7 +133,10 @@ class AppliedCase:
 
 
 def _published(block: Block, head: Head) -> Tensor:
-    """The scores themselves as float32 probabilities. What lies at the floor of the logarithm was stored as less, as 0 in padding."""
+    """The scores themselves as float32 probabilities.
+
+    What lies at the floor of the logarithm was stored as less, as 0 in padding.
+    """
     if block.kind == "probs":
         return block.scores.float()
     p = head.probabilities(head.canonical(block.scores, block.kind))

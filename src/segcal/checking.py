@@ -1,14 +1,16 @@
 """What `segcal check` finds out about predictions before anything is fitted, as data.
 
-One pass over the files, in which a case that cannot be used does not hide the others: voxels by role, classes, agreement of scores and labels so far, what the delivered
-label maps are, cases that are there twice. `check` returns findings, each with a severity, a text and what to do, and the facts they rest on.
+One pass over the files, in which a case that cannot be used does not hide the others: voxels by role, classes,
+agreement of scores and labels so far, what the delivered label maps are, cases that are there twice. `check` returns
+findings, each with a severity, a text and what to do, and the facts they rest on.
 
     error     these cases cannot be used
     warning   a fit would run, and its numbers would mislead
     note      worth knowing
     ok        as it should be
 
-Promises: nothing is written; the same findings for any number of workers. Costs: one reading, as `evaluate`. No labels: what labels would tell is left out.
+Promises: nothing is written; the same findings for any number of workers. Costs: one reading, as `evaluate`. No labels:
+what labels would tell is left out.
 """
 
 from __future__ import annotations
@@ -68,7 +70,10 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Checkup:
-    """What was found. `facts`: plain numbers, safe for JSON; `methods`: those worth trying on these cases; none without labels."""
+    """What was found.
+
+    `facts`: plain numbers, safe for JSON; `methods`: those worth trying on these cases; none without labels.
+    """
 
     findings: tuple[Finding, ...]
     facts: Mapping[str, Any]
@@ -103,7 +108,10 @@ def _suites(head: Head) -> tuple[dict[str, Any], ...]:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A mapper that writes nothing: what it learns of a case is the case's summary. `suites`: accumulators of each part."""
+    """A mapper that writes nothing: what it learns of a case is the case's summary.
+
+    `suites`: accumulators of each part.
+    """
 
     suites: tuple[dict[str, Any], ...]
 
@@ -112,7 +120,11 @@ class Look:
         """Open the delivered label map of the case."""
         case = reader.cohort[reader.index]
         delivered = case.fields.get("delivered")
-        places = Places(reader.label_map, scratch, (place for accumulators in self.suites for a in accumulators.values() for place in accumulate.needs(a)))
+        places = Places(
+            reader.label_map,
+            scratch,
+            (place for accumulators in self.suites for a in accumulators.values() for place in accumulate.needs(a)),
+        )
         with contextlib.ExitStack() as stack:
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
             yield CaseLook(self, case, reader, window, places)
@@ -147,11 +159,18 @@ class CaseLook:
             rows = prepared.part(head, part)
             for name, accumulator in accumulators.items():
                 state, key = accumulate.fold(accumulator, rows), (part, name)
-                self.states[key] = state if key not in self.states else accumulate.merge(accumulator, self.states[key], state)
+                self.states[key] = (
+                    state if key not in self.states else accumulate.merge(accumulator, self.states[key], state)
+                )
 
     def summary(self) -> dict[str, Any]:
         """Counts, states and the record of the case. LabelError where nothing is left to score."""
-        return {"record": self.reader.record(self.notes), "states": self.states, "one_hot": self.one_hot, "differs": self.differs if self.delivered is not None else None}
+        return {
+            "record": self.reader.record(self.notes),
+            "states": self.states,
+            "one_hot": self.one_hot,
+            "differs": self.differs if self.delivered is not None else None,
+        }
 
 
 def _certain(block: Block) -> Tensor:
@@ -182,14 +201,30 @@ def _facts(cohort: Cohort, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "pool": cohort.pool,
         "head": head.to_json(),
         "dimensions": sorted({len(c.shape) for c in cohort}),
-        "provenance": {"folds": cohort.provenance.folds, "networks": cohort.provenance.networks, "tta": cohort.provenance.tta, "step_size": cohort.provenance.step_size},
+        "provenance": {
+            "folds": cohort.provenance.folds,
+            "networks": cohort.provenance.networks,
+            "tta": cohort.provenance.tta,
+            "step_size": cohort.provenance.step_size,
+        },
         "labelled": len(labelled),
         "unlabelled": [c.id for c in cohort if c.labels is None],
         "voxels": roles,
         "one_hot": sum(s["one_hot"] for s in seen.values()),
-        "delivered": {"cases": len(known), "differ": sum(s["differs"] > 0 for s in known), "voxels": sum(s["differs"] for s in known)},
+        "delivered": {
+            "cases": len(known),
+            "differ": sum(s["differs"] > 0 for s in known),
+            "voxels": sum(s["differs"] for s in known),
+        },
         "alike": _alike(records, dict(zip((c.id for c in cohort), cohort.groups, strict=True))),
-        "classes": [] if block is None else [{k: row[k] for k in ("name", "background", "cases", "voxels", "dice", "classwise_ece")} for row in block["per_class"]],
+        "classes": (
+            []
+            if block is None
+            else [
+                {k: row[k] for k in ("name", "background", "cases", "voxels", "dice", "classwise_ece")}
+                for row in block["per_class"]
+            ]
+        ),
         "uncalibrated": None if block is None else {k: v for k, v in block.items() if k not in LARGE},
         "failed": {o.id: str(o.error) for o in outcomes if o.error is not None},
     }
@@ -197,7 +232,11 @@ def _facts(cohort: Cohort, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _block(head: Head, states: Mapping[str, Mapping[tuple[int, str], State]]) -> dict[str, Any]:
     by_part = [
-        summarise(accumulators, {case: {name: found[part, name] for name in accumulators} for case, found in states.items()}, head.part_classes(part))
+        summarise(
+            accumulators,
+            {case: {name: found[part, name] for name in accumulators} for case, found in states.items()},
+            head.part_classes(part),
+        )
         for part, accumulators in enumerate(_suites(head))
     ]
     return (combine_parts(by_part, head.parts) if isinstance(head, Regions) else by_part[0]).block
@@ -219,16 +258,37 @@ def _alike(records: Sequence[Record], group: Mapping[str, str]) -> list[list[str
 
 def _data(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     axes = " and ".join(f"{d}-D" for d in facts["dimensions"])
-    members = "one member" if cohort.members == 1 else f"{cohort.members} members, averaged as {'probabilities' if cohort.pool == 'probs' else 'logits'}"
+    members = (
+        "one member"
+        if cohort.members == 1
+        else f"{cohort.members} members, averaged as {'probabilities' if cohort.pool == 'probs' else 'logits'}"
+    )
     yield Finding("ok", "data", f"{_count(len(cohort), 'case')}, {axes}; {members}; scores of kind {cohort.kind}")
     head = cohort.head
     if isinstance(head, Regions):
-        text = f"a region head ({', '.join(head.names)}): each region is calibrated as a problem of its own, and its decision at 0.5 is kept"
-        yield Finding("note", "head", text, "`segcal fit --free-decision` gives that up where a threshold other than 0.5 is meant.")
+        text = (
+            f"a region head ({', '.join(head.names)}): each region is calibrated as a problem of its own, and its"
+            " decision at 0.5 is kept"
+        )
+        yield Finding(
+            "note",
+            "head",
+            text,
+            "`segcal fit --free-decision` gives that up where a threshold other than 0.5 is meant.",
+        )
         return
-    left_out = "none declared, so Dice averages all of them" if head.background is None else f"{head.classes[head.background]!r}, left out of Dice and IoU"
+    left_out = (
+        "none declared, so Dice averages all of them"
+        if head.background is None
+        else f"{head.classes[head.background]!r}, left out of Dice and IoU"
+    )
     do = "Name it with --background 0 if class 0 is one." if head.background is None else ""
-    yield Finding("ok" if head.background is not None else "note", "head", f"{len(head.classes)} classes: {_some(head.classes, 12)}; background {left_out}", do)
+    yield Finding(
+        "ok" if head.background is not None else "note",
+        "head",
+        f"{len(head.classes)} classes: {_some(head.classes, 12)}; background {left_out}",
+        do,
+    )
 
 
 def _failed(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -236,17 +296,37 @@ def _failed(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     for case in failed[:SHOWN]:
         yield Finding("error", "case", f"{case} cannot be used: {facts['failed'][case]}")
     if len(failed) > SHOWN:
-        yield Finding("error", "case", f"{len(failed) - SHOWN} more cannot be used: {_some(failed[SHOWN:], 4 * SHOWN)}", "--json tells why of each.")
+        yield Finding(
+            "error",
+            "case",
+            f"{len(failed) - SHOWN} more cannot be used: {_some(failed[SHOWN:], 4 * SHOWN)}",
+            "--json tells why of each.",
+        )
 
 
 def _labels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     bare = facts["unlabelled"]
     if not bare:
-        yield Finding("ok", "labels", f"a label map for every case{'' if cohort.head.ignore is None else f'; label {cohort.head.ignore} is never scored'}")
+        yield Finding(
+            "ok",
+            "labels",
+            "a label map for every"
+            f" case{'' if cohort.head.ignore is None else f'; label {cohort.head.ignore} is never scored'}",
+        )
     elif len(bare) == len(cohort):
-        yield Finding("note", "labels", "no label maps: a calibrator can be applied here, none can be fitted or evaluated", "Give the folder of label maps with --labels.")
+        yield Finding(
+            "note",
+            "labels",
+            "no label maps: a calibrator can be applied here, none can be fitted or evaluated",
+            "Give the folder of label maps with --labels.",
+        )
     else:
-        yield Finding("warning", "labels", f"no label map for {len(bare)} of {len(cohort)} cases: {_some(bare)}", "Add them, or choose the others with --cases.")
+        yield Finding(
+            "warning",
+            "labels",
+            f"no label map for {len(bare)} of {len(cohort)} cases: {_some(bare)}",
+            "Add them, or choose the others with --cases.",
+        )
 
 
 def _voxels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -258,12 +338,23 @@ def _voxels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("ok", "voxels", f"{total:,}: {', '.join(shares)}")
     if roles["padding"]:
         share = _percent(roles["padding"], total)
-        yield Finding("note", "padding", f"{share} of the voxels lie outside the box in which the network looked: neither fitted nor scored, passed through unchanged")
+        yield Finding(
+            "note",
+            "padding",
+            f"{share} of the voxels lie outside the box in which the network looked: neither fitted nor scored, passed"
+            " through unchanged",
+        )
     inside = total - roles["padding"]
     if facts["one_hot"] > MUCH_ONE_HOT * inside:
         place = " outside known padding" if roles["padding"] else ""
-        text = f"{_percent(facts['one_hot'], inside)} of the voxels{place} have probabilities of exactly 0 and 1, as nnU-Net writes outside its crop box"
-        do = "Keep nnU-Net's .pkl files beside the probabilities, or name the voxels that count with --mask. Probabilities stored in half precision look alike."
+        text = (
+            f"{_percent(facts['one_hot'], inside)} of the voxels{place} have probabilities of exactly 0 and 1, as"
+            " nnU-Net writes outside its crop box"
+        )
+        do = (
+            "Keep nnU-Net's .pkl files beside the probabilities, or name the voxels that count with --mask."
+            " Probabilities stored in half precision look alike."
+        )
         yield Finding("warning", "one-hot", text, do)
 
 
@@ -275,32 +366,57 @@ def _classes(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"in no label map: {_some(absent)}; their calibration rests on the penalty alone"
         yield Finding("warning", "classes", text, "Add cases that show them, or check the numbering of the labels.")
     if rare:
-        yield Finding("warning" if len(cohort) >= FEW_CASES else "note", "classes", f"in fewer than {FEW_CASES} cases: {_some(rare)}; what is said of these classes is an anecdote")
+        yield Finding(
+            "warning" if len(cohort) >= FEW_CASES else "note",
+            "classes",
+            f"in fewer than {FEW_CASES} cases: {_some(rare)}; what is said of these classes is an anecdote",
+        )
 
 
 def _groups(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     groups = facts["groups"]
     if facts["labelled"] and groups < 2:
         text = "one group of cases: nothing can be held out, so a fit has no cross-fitted numbers"
-        yield Finding("warning", "groups", text, "Add cases of another patient or sequence, or give finer groups with --groups.")
+        yield Finding(
+            "warning", "groups", text, "Add cases of another patient or sequence, or give finer groups with --groups."
+        )
     elif facts["labelled"] and groups < FEW_CASES:
-        yield Finding("warning", "groups", f"{groups} groups: an interval over so few is wide, and rests on their being alike", "Add cases, if there are more.")
+        yield Finding(
+            "warning",
+            "groups",
+            f"{groups} groups: an interval over so few is wide, and rests on their being alike",
+            "Add cases, if there are more.",
+        )
     if facts["alike"]:
         pairs = [f"{a} and {b}" for a, b in facts["alike"]]
-        yield Finding("warning", "groups", f"the same scores or labels under two names: {_some(pairs)}", "Remove one, or put both into one group with --groups.")
+        yield Finding(
+            "warning",
+            "groups",
+            f"the same scores or labels under two names: {_some(pairs)}",
+            "Remove one, or put both into one group with --groups.",
+        )
     if groups == len(cohort) and facts["labelled"]:
         yield from _names([c.id for c in cohort], facts["dimensions"] == [2])
 
 
 def _names(ids: Sequence[str], flat: bool) -> Iterator[Finding]:
-    """Names that look as if several were of one patient or sequence. `flat`: 2-D images, which may be frames or slices."""
+    """Names that look as if several were of one patient or sequence.
+
+    `flat`: 2-D images, which may be frames or slices.
+    """
     fronts = [m.group(1) for i in ids if (m := re.fullmatch(r"(.+)[_-][^_-]+", i))]
     several = len(set(fronts))
     if len(fronts) == len(ids) and 2 <= several <= len(ids) / 2:
-        text = f"{len(ids)} cases begin with one of {several} names, such as {fronts[0]!r}: if those are patients or sequences, they must not be split"
+        text = (
+            f"{len(ids)} cases begin with one of {several} names, such as {fronts[0]!r}: if those are patients or"
+            " sequences, they must not be split"
+        )
         yield Finding("warning", "groups", text, "Add --groups '^(.+)[_-]' to keep them together.")
     elif flat and all(re.search(r"\d", i) for i in ids) and several == 1:
-        text = f"2-D images with running numbers, such as {ids[0]!r}: if neighbours are frames or slices of one thing, they must not be split"
+        text = (
+            f"2-D images with running numbers, such as {ids[0]!r}: if neighbours are frames or slices of one thing,"
+            " they must not be split"
+        )
         yield Finding("note", "groups", text, "Add --groups consecutive:20, or a table.")
 
 
@@ -314,7 +430,10 @@ def _support(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("ok", "support", text)
     else:
         told = f"; {', '.join(supported)} rest on more groups than parameters" if supported else ""
-        do = "The others are safe to try: their strength is cross-validated over cases, and temperature scaling is kept where that finds no gain."
+        do = (
+            "The others are safe to try: their strength is cross-validated over cases, and temperature scaling is kept"
+            " where that finds no gain."
+        )
         yield Finding("note", "support", text + told, do)
 
 
@@ -337,11 +456,21 @@ def _worth_trying(cohort: Cohort, facts: Mapping[str, Any]) -> tuple[str, ...]:
 def _networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     networks = cohort.provenance.networks
     if networks == 1 and cohort.members == 1 and any("folder" in c.files for c in cohort):
-        text = "each probability comes from a single network, as in validation; nnU-Net's test predictions average five, which are less overconfident"
-        do = "A calibrator fitted here is for predictions of one fold (nnUNetv2_predict -f 0); for the mean of five, fit on labelled cases predicted by all folds."
+        text = (
+            "each probability comes from a single network, as in validation; nnU-Net's test predictions average five,"
+            " which are less overconfident"
+        )
+        do = (
+            "A calibrator fitted here is for predictions of one fold (nnUNetv2_predict -f 0); for the mean of five, fit"
+            " on labelled cases predicted by all folds."
+        )
         yield Finding("warning", "networks", text, do)
     elif networks is not None:
-        yield Finding("ok", "networks", f"each probability averages {_count(networks, 'network')}; a calibrator fitted here is bound to that")
+        yield Finding(
+            "ok",
+            "networks",
+            f"each probability averages {_count(networks, 'network')}; a calibrator fitted here is bound to that",
+        )
 
 
 def _delivered(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -350,7 +479,12 @@ def _delivered(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         total = sum(facts["voxels"].values())
         share = f"in {found['differ']} of {found['cases']} cases, {_percent(found['voxels'], total)} of the voxels"
         text = f"the delivered label map differs from the arg max of its probabilities {share}: it was post-processed"
-        yield Finding("note", "label maps", text, "`segcal apply` copies the delivered map as it is; its map 'error' is about the delivered label.")
+        yield Finding(
+            "note",
+            "label maps",
+            text,
+            "`segcal apply` copies the delivered map as it is; its map 'error' is about the delivered label.",
+        )
     elif found["cases"]:
         yield Finding("ok", "label maps", "every delivered label map is the arg max of its probabilities")
 
@@ -360,11 +494,19 @@ def _energy(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         return
     block = facts["uncalibrated"]
     if not cohort.has_logits:
-        text = "only probabilities are known: free energy has nothing to measure, and methods for raw logits coincide with their canonical form (ms with dc)"
+        text = (
+            "only probabilities are known: free energy has nothing to measure, and methods for raw logits coincide with"
+            " their canonical form (ms with dc)"
+        )
         yield Finding("note", "free energy", text)
     elif block is not None and block["free_energy_std"] is not None:
         spread = f"{block['free_energy_std']:.3g} nats within a case"
-        yield Finding("note", "free energy", f"raw logits are known; their free energy spreads by {spread}, on which ms and vs may depend and ts, ms-c and dc do not")
+        yield Finding(
+            "note",
+            "free energy",
+            f"raw logits are known; their free energy spreads by {spread}, on which ms and vs may depend and ts, ms-c"
+            " and dc do not",
+        )
 
 
 def _calibration(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -374,7 +516,10 @@ def _calibration(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     gap = block["confidence"] - block["accuracy"]
     word = "over" if gap > 0 else "under"
     errors = f"NLL {block['nll']:.4f}, ECE {block['ece']:.4f}, ACE {block['ace']:.4f}"
-    trust = f"confidence {block['confidence']:.3f} against accuracy {block['accuracy']:.3f}: {word}confident by {100 * abs(gap):.1f} points"
+    trust = (
+        f"confidence {block['confidence']:.3f} against accuracy {block['accuracy']:.3f}: {word}confident by"
+        f" {100 * abs(gap):.1f} points"
+    )
     yield Finding("note", "calibration", f"so far {errors}; {trust}")
 
 

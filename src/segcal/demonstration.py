@@ -1,9 +1,12 @@
-"""What `segcal demo` does: the whole way from an ensemble's predictions to calibrated probabilities, on a cohort whose true probabilities are known.
+"""What `segcal demo` does: the whole way from an ensemble's predictions to calibrated probabilities, on a cohort whose
+true probabilities are known.
 
-FOLDER receives `fitting` and `heldout` (five networks each, as nnU-Net leaves them, with labels), `calibrators`, `calibrated` (the held-out cases with the best calibrator applied)
-and `figures`. Labels were drawn from a known posterior, so beside NLL, ECE and the rest there is the distance of each method to the truth.
-Promises: the same numbers for the same seed, any engine and any number of workers; every number of the table is of cases no calibrator has seen; the best method is chosen by
-cross-fitting on the fitting cases, not on the held-out ones. A FOLDER that is not empty: OutputError. Costs: under a minute on two cores, 60 MB of disk.
+FOLDER receives `fitting` and `heldout` (five networks each, as nnU-Net leaves them, with labels), `calibrators`,
+`calibrated` (the held-out cases with the best calibrator applied) and `figures`. Labels were drawn from a known
+posterior, so beside NLL, ECE and the rest there is the distance of each method to the truth. Promises: the same numbers
+for the same seed, any engine and any number of workers; every number of the table is of cases no calibrator has seen;
+the best method is chosen by cross-fitting on the fitting cases, not on the held-out ones. A FOLDER that is not empty:
+OutputError. Costs: under a minute on two cores, 60 MB of disk.
 """
 
 from __future__ import annotations
@@ -44,8 +47,9 @@ MAPS = ("entropy", "error")
 class DemoResult:
     """What the demonstration found, and where it lies.
 
-    `crossfitted`: each method on the fitting cases, every case held out in turn. `evaluations` and `distances`: on the held-out cases; `distances` begins with `UNCALIBRATED`.
-    `best`: the method of lowest cross-fitted NLL. `calibrators`, `figures`: files by name. `outcomes`: of applying the best one.
+    `crossfitted`: each method on the fitting cases, every case held out in turn. `evaluations` and `distances`: on the
+    held-out cases; `distances` begins with `UNCALIBRATED`. `best`: the method of lowest cross-fitted NLL.
+    `calibrators`, `figures`: files by name. `outcomes`: of applying the best one.
     """
 
     folder: Path
@@ -62,9 +66,15 @@ class DemoResult:
     outcomes: Sequence[Outcome]
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a method, uncalibrated first, on the held-out cases: `method`, `nll`, `ece`, `ace`, `dice`, `flip_rate` (fractions), `distance` and its `distance_se` (nats)."""
+        """One row a method, uncalibrated first, on the held-out cases:
+
+        `method`, `nll`, `ece`, `ace`, `dice`, `flip_rate` (fractions), `distance` and its `distance_se` (nats).
+        """
         first = next(iter(self.evaluations.values())).uncalibrated.block
-        blocks = {UNCALIBRATED: first, **{name: e.calibrated.block for name, e in self.evaluations.items() if e.calibrated is not None}}
+        blocks = {
+            UNCALIBRATED: first,
+            **{name: e.calibrated.block for name, e in self.evaluations.items() if e.calibrated is not None},
+        }
         return [
             {
                 "method": name,
@@ -99,51 +109,77 @@ def run(
     held_out: int = HELD_OUT,
     seed: int = SEED,
 ) -> DemoResult:
-    """Make the cohort in `folder` and take it all the way; `echo` is told, a line at a time, what is being done. `truth`: by default a general distortion drawn from `seed`."""
+    """Make the cohort in `folder` and take it all the way; `echo` is told, a line at a time, what is being done.
+
+    `truth`: by default a general distortion drawn from `seed`.
+    """
     root = Path(folder)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         found = "a folder that is not empty" if root.is_dir() else "a file"
-        raise OutputError(str(root), found=found, expected="a new or an empty folder", do="Choose another folder, or delete this one.")
+        raise OutputError(
+            str(root), found=found, expected="a new or an empty folder", do="Choose another folder, or delete this one."
+        )
     design = design or Design()
     simulation = Simulation(design, truth or Truth.general(len(design.classes), seed), seed)
 
-    echo(f"Simulating {fitting} cases to fit on and {held_out} held out: {design.members} networks, {len(design.classes)} classes, in nnU-Net's layout")
+    echo(
+        f"Simulating {fitting} cases to fit on and {held_out} held out: {design.members} networks,"
+        f" {len(design.classes)} classes, in nnU-Net's layout"
+    )
     fit_cohort = _cohort(simulation, range(fitting), root / "fitting", engine)
     test_cohort = _cohort(simulation, range(fitting, fitting + held_out), root / "heldout", engine)
 
     echo(f"Fitting {', '.join(METHODS)} together, and again without each fold of cases")
     fits = fit_methods({name: REGISTERED[name]() for name in METHODS}, fit_cohort, engine, crossfit=True)
     scored = crossfitted(fit_cohort, fits, engine)
-    # where two methods coincide, the later one: matrix scaling and Dirichlet calibration are the same map on probabilities, and the latter is named for that
+    # where two methods coincide, the later one: matrix scaling and Dirichlet calibration are the same map on
+    # probabilities, and the latter is named for that
     best = min(reversed(METHODS), key=lambda name: _nll(scored[name]))
 
     echo("Scoring the held-out cases")
     evaluations = {name: evaluate(test_cohort, fit.calibrator, engine) for name, fit in fits.items()}
-    distances = distances_to_truth(test_cohort, simulation.truth, {name: fit.calibrator for name, fit in fits.items()}, engine)
+    distances = distances_to_truth(
+        test_cohort, simulation.truth, {name: fit.calibrator for name, fit in fits.items()}, engine
+    )
 
     echo(f"Applying {best}, the best by cross-fitting, to the held-out cases")
     files = {name: root / "calibrators" / f"{name}.safetensors" for name in fits}
     for name, path in files.items():
         fits[name].calibrator.save(path)
-    outcomes = apply(fits[best].calibrator, test_cohort, sink_for(test_cohort, root / "calibrated", MAPS), engine, maps=MAPS)
+    outcomes = apply(
+        fits[best].calibrator, test_cohort, sink_for(test_cohort, root / "calibrated", MAPS), engine, maps=MAPS
+    )
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
 
     echo("Drawing figures")
     drawn = _draw(root / "figures", simulation, evaluations, distances, best, fits[best].calibrator, fitting)
-    return DemoResult(root, simulation, fit_cohort, test_cohort, fits, scored, evaluations, distances, best, files, drawn, outcomes)
+    return DemoResult(
+        root, simulation, fit_cohort, test_cohort, fits, scored, evaluations, distances, best, files, drawn, outcomes
+    )
 
 
-def distances_to_truth(cohort: Cohort, truth: Truth, calibrators: Mapping[str, Calibrator], engine: Engine) -> dict[str, Estimate]:
-    """Mean over cases of KL(q || p) in nats a voxel, uncalibrated first, with standard errors clustered by group; one pass.
+def distances_to_truth(
+    cohort: Cohort, truth: Truth, calibrators: Mapping[str, Calibrator], engine: Engine
+) -> dict[str, Estimate]:
+    """Mean over cases of KL(q || p) in nats a voxel, uncalibrated first, with standard errors clustered by group; one
+    pass.
 
     The cohort's pooled scores must be those `truth` acts on.
     """
     asks = {UNCALIBRATED: Ask(DistanceToTruth(truth), by_case=True)}
-    asks |= {name: Ask(DistanceToTruth(truth, calibrator.through(0)), by_case=True) for name, calibrator in calibrators.items()}
+    asks |= {
+        name: Ask(DistanceToTruth(truth, calibrator.through(0)), by_case=True)
+        for name, calibrator in calibrators.items()
+    }
     answers, _ = engine.survey(cohort, asks)
-    return {name: clustered_mean([accumulate.result(ask.accumulator, answers[name][case]).kl for case in range(len(cohort))], cohort.groups) for name, ask in asks.items()}
+    return {
+        name: clustered_mean(
+            [accumulate.result(ask.accumulator, answers[name][case]).kl for case in range(len(cohort))], cohort.groups
+        )
+        for name, ask in asks.items()
+    }
 
 
 def _cohort(simulation: Simulation, cases: range, folder: Path, engine: Engine) -> Cohort:
@@ -170,15 +206,24 @@ def _draw(
     chosen = evaluations[best]
     assert chosen.calibrated is not None
     return {
-        "reliability": figures.reliability(chosen.uncalibrated.block, chosen.calibrated.block, folder / "reliability.png", names=("as predicted", f"calibrated ({best})")),
-        "gains": figures.gains({name: e.differences["nll"] for name, e in evaluations.items()}, folder / "gains.png", highlight=best),
+        "reliability": figures.reliability(
+            chosen.uncalibrated.block,
+            chosen.calibrated.block,
+            folder / "reliability.png",
+            names=("as predicted", f"calibrated ({best})"),
+        ),
+        "gains": figures.gains(
+            {name: e.differences["nll"] for name, e in evaluations.items()}, folder / "gains.png", highlight=best
+        ),
         "distances": figures.distances(distances, folder / "distances.png", highlight=best),
         "error_maps": _error_maps(folder / "error_maps.png", simulation, calibrator, index),
     }
 
 
 def _error_maps(path: Path, simulation: Simulation, calibrator: Calibrator, index: int) -> Path:
-    """The slice of case `index` with most foreground: the probability of an error as the networks have it, as calibrated, and as it is."""
+    """The slice of case `index` with most foreground: the probability of an error as the networks have it, as
+    calibrated, and as it is.
+    """
     case = simulation.case(index)
     (low, high), rows, columns = case.crop
     at = low + int(np.argmax((case.labels[low:high] > 0).sum((1, 2))))
@@ -189,4 +234,6 @@ def _error_maps(path: Path, simulation: Simulation, calibrator: Calibrator, inde
     by_name = {"error, as predicted": x, "error, calibrated": calibrated, "error, truth": case.log_posterior[window]}
     wrong = {name: 1 - np.exp(np.take_along_axis(log_p, predicted[None], 0)[0]) for name, log_p in by_name.items()}
     spacing = simulation.design.spacing
-    return figures.error_maps(case.labels[window[1:]], predicted, wrong, simulation.design.classes, path, aspect=spacing[1] / spacing[2])
+    return figures.error_maps(
+        case.labels[window[1:]], predicted, wrong, simulation.design.classes, path, aspect=spacing[1] / spacing[2]
+    )

@@ -44,7 +44,9 @@ class UsageError(SegcalError):
 
 
 class MismatchError(UsageError):
-    """A calibrator is asked to work on something it was not fitted for: other classes, another pooling, another number of networks."""
+    """A calibrator is asked to work on something it was not fitted for: other classes, another pooling, another number
+    of networks.
+    """
 
 
 class DataError(SegcalError):

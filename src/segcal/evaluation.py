@@ -1,8 +1,9 @@
 """Scoring a cohort before and after calibration, in one pass over its files; and cross-fitted numbers of a fit.
 
-Every number is exact and mergeable (`segcal.metrics`); differences are paired over cases with intervals clustered by group. Cases a calibrator was fitted on are
-recognised by digest and never called a test: they are refused, left out, or scored under the name "in-sample". Cross-fitted numbers score each case with a
-calibrator that saw neither it nor its group.
+Every number is exact and mergeable (`segcal.metrics`); differences are paired over cases with intervals clustered by
+group. Cases a calibrator was fitted on are recognised by digest and never called a test: they are refused, left out, or
+scored under the name "in-sample". Cross-fitted numbers score each case with a calibrator that saw neither it nor its
+group.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Fitted = Literal["refuse", "exclude", "include"]
 class Evaluation:
     """Numbers of a cohort before and after.
 
-    `differences`: calibrated minus uncalibrated, mean over cases. `in_sample`: cases the calibrator was fitted on. `notes`: what a reader must know.
+    `differences`: calibrated minus uncalibrated, mean over cases. `in_sample`: cases the calibrator was fitted on.
+    `notes`: what a reader must know.
     """
 
     cohort: Cohort
@@ -49,7 +51,12 @@ class Evaluation:
         rows = []
         for row in self.uncalibrated.per_case:
             numbers = {k: v for k, v in row.items() if k != "case"}
-            entry: dict[str, Any] = {"case": row["case"], "group": group[row["case"]], "in_sample": row["case"] in self.in_sample, "uncalibrated": numbers}
+            entry: dict[str, Any] = {
+                "case": row["case"],
+                "group": group[row["case"]],
+                "in_sample": row["case"] in self.in_sample,
+                "uncalibrated": numbers,
+            }
             if after:
                 entry["calibrated"] = {k: v for k, v in after[row["case"]].items() if k != "case"}
             rows.append(entry)
@@ -65,10 +72,13 @@ class Evaluation:
         }
 
 
-def evaluate(cohort: Cohort, calibrator: Calibrator | None, engine: Engine, *, fitted: Fitted = "refuse", go_on: bool = False) -> Evaluation:
+def evaluate(
+    cohort: Cohort, calibrator: Calibrator | None, engine: Engine, *, fitted: Fitted = "refuse", go_on: bool = False
+) -> Evaluation:
     """Score `cohort` without and with `calibrator`.
 
-    Raises HeldOutError for cases it was fitted on, unless `fitted` says to leave them out or to include them as in-sample; MismatchError as `check_match`.
+    Raises HeldOutError for cases it was fitted on, unless `fitted` says to leave them out or to include them as
+    in-sample; MismatchError as `check_match`.
     """
     notes: list[str] = []
     if calibrator is not None:
@@ -83,23 +93,38 @@ def evaluate(cohort: Cohort, calibrator: Calibrator | None, engine: Engine, *, f
         raise _seen(seen, len(cohort))
     after = summaries.get("calibrated")
     notes += _without_boundary(summaries["uncalibrated"])
-    return Evaluation(cohort, summaries["uncalibrated"], after, compare(cohort, summaries["uncalibrated"], after), records, seen, notes)
+    return Evaluation(
+        cohort,
+        summaries["uncalibrated"],
+        after,
+        compare(cohort, summaries["uncalibrated"], after),
+        records,
+        seen,
+        notes,
+    )
 
 
 def _without_boundary(summary: Summary) -> list[str]:
     bare = [row["case"] for row in summary.per_case if row["ba_ece"] is None]
     shown = ", ".join(bare[:3]) + (", ..." if len(bare) > 3 else "")
-    return [f"BA-ECE is not defined for {len(bare)} case(s) with one label only, or of a table: {shown}"] if bare else []
+    return (
+        [f"BA-ECE is not defined for {len(bare)} case(s) with one label only, or of a table: {shown}"] if bare else []
+    )
 
 
 def crossfitted(cohort: Cohort, fits: Mapping[str, Fit], engine: Engine) -> dict[str, Evaluation]:
-    """Held-out numbers of cross-fitted methods, from one pass: each case scored by the calibrator fitted without its fold."""
+    """Held-out numbers of cross-fitted methods, from one pass: each case scored by the calibrator fitted without its
+    fold.
+    """
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     for name, fit in fits.items():
         stages[name] = [(frozenset(fold), calibrator) for fold, calibrator in zip(fit.folds, fit.held_out, strict=True)]
     summaries, records = _score(cohort, stages, engine)
     before = summaries["uncalibrated"]
-    return {name: Evaluation(cohort, before, summaries[name], compare(cohort, before, summaries[name]), records) for name in fits}
+    return {
+        name: Evaluation(cohort, before, summaries[name], compare(cohort, before, summaries[name]), records)
+        for name in fits
+    }
 
 
 def compare(cohort: Cohort, before: Summary, after: Summary | None) -> dict[str, Estimate]:
@@ -111,17 +136,23 @@ def compare(cohort: Cohort, before: Summary, after: Summary | None) -> dict[str,
 
     def column(summary: Summary, name: str) -> list[float]:
         by_case = {row["case"]: row[name] for row in summary.per_case}
-        return [float("nan") if by_case[row["case"]] is None else float(by_case[row["case"]]) for row in before.per_case]
+        return [
+            float("nan") if by_case[row["case"]] is None else float(by_case[row["case"]]) for row in before.per_case
+        ]
 
     return {name: paired_difference(column(before, name), column(after, name), groups) for name in COMPARED}
 
 
-def _score(cohort: Cohort, stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]], engine: Engine) -> tuple[dict[str, Summary], list[Record]]:
+def _score(
+    cohort: Cohort, stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]], engine: Engine
+) -> tuple[dict[str, Summary], list[Record]]:
     head = cohort.head
     parts = range(len(head.parts))
     suites = {part: suite(len(head.part_classes(part)), head.part_background(part)) for part in parts}
     asks = {
-        (stage, part, name, k): Ask(accumulator, part, cases, by_case=True, through=None if calibrator is None else calibrator.through(part))
+        (stage, part, name, k): Ask(
+            accumulator, part, cases, by_case=True, through=None if calibrator is None else calibrator.through(part)
+        )
         for stage, pieces in stages.items()
         for k, (cases, calibrator) in enumerate(pieces)
         for part in parts
@@ -147,7 +178,10 @@ def _joined(head: Head, by_part: Sequence[Summary]) -> Summary:
 
 
 def _without_fitted(cohort: Cohort, calibrator: Calibrator, engine: Engine, fitted: Fitted, notes: list[str]) -> Cohort:
-    """Refuse or leave out fitted cases before the long pass. Where nothing is left out, cases of the same name are looked at first, since they are the likely ones."""
+    """Refuse or leave out fitted cases before the long pass.
+
+    Where nothing is left out, cases of the same name are looked at first, since they are the likely ones.
+    """
     if calibrator.data is None or fitted == "include":
         return cohort
     names = {r.id for r in calibrator.data.records}
@@ -175,5 +209,8 @@ def _seen(seen: Sequence[str], count: int) -> HeldOutError:
         "held-out cases",
         found=f"{len(seen)} of {count} that the calibrator was fitted on ({shown}), recognised by their content",
         expected="cases it has not seen",
-        do="Evaluate other cases; or pass --fitted exclude to leave these out, --fitted include for in-sample numbers. `segcal inspect` shows the cross-fitted numbers of the fit.",
+        do=(
+            "Evaluate other cases; or pass --fitted exclude to leave these out, --fitted include for in-sample numbers."
+            " `segcal inspect` shows the cross-fitted numbers of the fit."
+        ),
     )

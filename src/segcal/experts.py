@@ -1,14 +1,19 @@
-"""Class-conditional coordinates: how the expert of a predicted class sees a voxel, and how what it puts out is put back (K26 3.2; definitions 4).
+"""Class-conditional coordinates: how the expert of a predicted class sees a voxel, and how what it puts out is put back
+(K26 3.2; definitions 4).
 
-A voxel's expert is the class that was decided for it. An expert is one affine map between *features* and *outputs*, in one of three coordinates:
+A voxel's expert is the class that was decided for it. An expert is one affine map between *features* and *outputs*, in
+one of three coordinates:
 
     Scores    features x (C), outputs u (C): an unconstrained map of the log-probabilities (CDC)
-    Margins   features m_k = x_winner - x_k (C - 1, competitors in class order), outputs v, u_winner = 0, u_k = -v_k (CMS_ap; G_ap of the paper)
-    Gaps      features m_j = x_(j) - x_(j+1) of the sorted scores (C - 1), outputs v, u_(j) = -(v_1 + ... + v_(j-1)) (CMS_op; G_op)
+    Margins   features m_k = x_winner - x_k (C - 1, competitors in class order), outputs v, u_winner = 0, u_k = -v_k
+              (CMS_ap; G_ap of the paper)
+    Gaps      features m_j = x_(j) - x_(j+1) of the sorted scores (C - 1), outputs v, u_(j) = -(v_1 + ... + v_(j-1))
+              (CMS_op; G_op)
 
-In margins and gaps v = A m + g; with A >= 0 and g >= 0 no competitor passes the winner, in gaps no rank passes another: exactly, also in floating point, since
-sums of non-negative numbers are not negative. This is the paper's cone condition, necessary and sufficient, without its gauge (definitions 4.4). C = 2: margins
-and gaps are one. No voxel: empty results.
+In margins and gaps v = A m + g; with A >= 0 and g >= 0 no competitor passes the winner, in gaps no rank passes another:
+exactly, also in floating point, since sums of non-negative numbers are not negative. This is the paper's cone
+condition, necessary and sufficient, without its gauge (definitions 4.4). C = 2: margins and gaps are one. No voxel:
+empty results.
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ from torch import Tensor
 
 
 class Coordinates(ABC):
-    """How experts see voxels. `ranked`: rows come sorted, best class first; else in class order. Equal where of one kind."""
+    """How experts see voxels.
+
+    `ranked`: rows come sorted, best class first; else in class order. Equal where of one kind.
+    """
 
     name: ClassVar[str]
     ranked: ClassVar[bool]
@@ -106,7 +114,8 @@ class Expert:
 
 
 def margins_form(weight: Tensor, bias: Tensor, expert: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An expert in score coordinates, u = W x + b, seen in margins: u_winner - u_k = (A m)_k + c_k x_winner + g_k. Returns A (K, K), c (K,), g (K,), K = C - 1.
+    """An expert in score coordinates, u = W x + b, seen in margins: u_winner - u_k = (A m)_k + c_k x_winner + g_k.
+    Returns A (K, K), c (K,), g (K,), K = C - 1.
 
     It is an expert in margins iff c = 0: the block form [[a, r], [0, A]] of K26 3.2.
     """

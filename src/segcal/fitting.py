@@ -1,10 +1,13 @@
-"""Fits as conversations: plans that yield asks, driven together over shared passes; subsets of cases, cross-validated strength.
+"""Fits as conversations: plans that yield asks, driven together over shared passes; subsets of cases, cross-validated
+strength.
 
-A plan is a generator of asks. `together` runs many as one: each round answers all their pending asks, and asks about all voxels wait until no
-plan has a cheaper one pending, so that nine fits and their cross-validation cost the passes of the hardest one. `drive` is the loop.
+A plan is a generator of asks. `together` runs many as one: each round answers all their pending asks, and asks about
+all voxels wait until no plan has a cheaper one pending, so that nine fits and their cross-validation cost the passes of
+the hardest one. `drive` is the loop.
 
-Cases are split once into folds. A *subset* is named by the folds left out of it: () is everything, (2,) all but fold 2. A method fits several subsets
-at once; the fits on (j, k) serve the inner cross-validation of both (j,) and (k,), so nested cross-validation of K folds costs 1 + K + K (K - 1) / 2 paths.
+Cases are split once into folds. A *subset* is named by the folds left out of it: () is everything, (2,) all but fold 2.
+A method fits several subsets at once; the fits on (j, k) serve the inner cross-validation of both (j,) and (k,), so
+nested cross-validation of K folds costs 1 + K + K (K - 1) / 2 paths.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ Subset = tuple[int, ...]
 
 
 def drive(plan: Plan[R], engine: Engine, pinned: Pinned) -> R:
-    """Run a plan to its end: answer its asks with one pass a round. The plan's own arithmetic runs on one thread too."""
+    """Run a plan to its end: answer its asks with one pass a round.
+
+    The plan's own arithmetic runs on one thread too.
+    """
     try:
         with one_thread():
             asks = next(plan)
@@ -66,8 +72,9 @@ def together(plans: Mapping[K, Plan[R]]) -> Plan[dict[K, R]]:
 class Task:
     """One softmax problem to be fitted on several subsets of the cases.
 
-    `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included; `folds`: case indices of each fold; `subsets` asked for;
-    `logits`: raw logits are known; `validation`: cases pinned beside them, of no subset and no fold, for methods that stop or choose by them.
+    `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included;
+    `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known; `validation`: cases pinned
+    beside them, of no subset and no fold, for methods that stop or choose by them.
     """
 
     part: int
@@ -88,14 +95,20 @@ class Task:
         rest = [k for k in range(len(self.folds)) if k not in subset]
         return rest if len(rest) >= 2 else []
 
-    def ask(self, accumulator: accumulate.Accumulator, subset: Subset, level: Level, expert: Expert | None = None) -> Ask:
+    def ask(
+        self, accumulator: accumulate.Accumulator, subset: Subset, level: Level, expert: Expert | None = None
+    ) -> Ask:
         """`accumulator` over the cases of a subset, or over one expert's voxels in them."""
         cases = self.members(subset)
-        return Ask(accumulator, self.part, None if cases == self.cases and not self.validation else cases, level, expert=expert)
+        return Ask(
+            accumulator, self.part, None if cases == self.cases and not self.validation else cases, level, expert=expert
+        )
 
 
 class Problem(Protocol):
-    """What a solver minimises: its variables to an accumulator, the accumulator's answer to value, gradient and curvature in those variables."""
+    """What a solver minimises: its variables to an accumulator, the accumulator's answer to value, gradient and
+    curvature in those variables.
+    """
 
     def accumulator(self, query: Query) -> accumulate.Accumulator:
         """What to sum over voxels for a query."""
@@ -106,7 +119,9 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class Binding:
-    """How a solver's queries become asks: what it varies, on which subset, at which level, under which penalty, for which expert."""
+    """How a solver's queries become asks: what it varies, on which subset, at which level, under which penalty, for
+    which expert.
+    """
 
     task: Task
     subset: Subset

@@ -1,7 +1,8 @@
 """Promises as data: what a calibrator guarantees, and why.
 
-Each of the three promises is `proven` (from parameters), `measured` (on data, by an audit) or `no`. `reasons` says why in a sentence.
-Preservation is weak (K26's closed cones): an order may become a tie in exact arithmetic; what is *delivered* keeps the winner strictly first.
+Each of the three promises is `proven` (from parameters), `measured` (on data, by an audit) or `no`. `reasons` says why
+in a sentence. Preservation is weak (K26's closed cones): an order may become a tie in exact arithmetic; what is
+*delivered* keeps the winner strictly first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ Status = Literal["proven", "measured", "no"]
 
 @dataclass(frozen=True)
 class Guarantees:
-    """`translation_invariant`: adding a constant to all logits of a voxel changes nothing. `preserves_argmax`: the label stays. `preserves_order`: the ranking of classes stays."""
+    """`translation_invariant`: adding a constant to all logits of a voxel changes nothing.
+
+    `preserves_argmax`: the label stays. `preserves_order`: the ranking of classes stays.
+    """
 
     translation_invariant: Status
     preserves_argmax: Status
@@ -32,7 +36,10 @@ class Guarantees:
 
 
 def weakest(all_of: list[Guarantees]) -> Guarantees:
-    """What holds for several maps at once: each promise at its weakest. No map: UsageError is not needed, everything holds vacuously."""
+    """What holds for several maps at once: each promise at its weakest.
+
+    No map: UsageError is not needed, everything holds vacuously.
+    """
     rank: dict[Status, int] = {"no": 0, "measured": 1, "proven": 2}
 
     def low(name: str) -> Status:

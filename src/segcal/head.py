@@ -1,10 +1,13 @@
-"""The head of a network: softmax over classes, or one sigmoid a region. Nothing else in the library tells the two apart.
+"""The head of a network: softmax over classes, or one sigmoid a region. Nothing else in the library tells the two
+apart.
 
-A head turns labels into targets, scores into canonical rows, and rows into the decision a user publishes. To the rest of the
-library every problem is a softmax problem: a region head of R regions is R binary problems ("parts", rows of two: outside, inside),
-a softmax head is one part with C rows. Rows of all parts are stacked: `rows` has `sum of part sizes` channels.
+A head turns labels into targets, scores into canonical rows, and rows into the decision a user publishes. To the rest
+of the library every problem is a softmax problem: a region head of R regions is R binary problems ("parts", rows of
+two: outside, inside), a softmax head is one part with C rows. Rows of all parts are stacked: `rows` has `sum of part
+sizes` channels.
 
-Ties go to the lowest index (the first maximum, as np.argmax has it), so a region at exactly p = 0.5 is decided "outside", as nnU-Net's `p > 0.5` does.
+Ties go to the lowest index (the first maximum, as np.argmax has it), so a region at exactly p = 0.5 is decided
+"outside", as nnU-Net's `p > 0.5` does.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ NO_TARGET = -1
 
 @dataclass(frozen=True)
 class Softmax:
-    """One probability a class, summing to one. `background` is the index left out of Dice and IoU (None: every class counts); `ignore` the label never scored."""
+    """One probability a class, summing to one.
+
+    `background` is the index left out of Dice and IoU (None: every class counts); `ignore` the label never scored.
+    """
 
     classes: tuple[str, ...]
     background: int | None = None
@@ -34,7 +40,12 @@ class Softmax:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise UsageError("classes", found=f"{len(self.classes)} class(es)", expected="at least 2", do="A single sigmoid output is a region head: Regions(...).")
+            raise UsageError(
+                "classes",
+                found=f"{len(self.classes)} class(es)",
+                expected="at least 2",
+                do="A single sigmoid output is a region head: Regions(...).",
+            )
 
     @property
     def channels(self) -> int:
@@ -85,7 +96,9 @@ class Softmax:
         return winner(scores)[None]
 
     def ranking(self, scores: Tensor, kind: Kind) -> Tensor:
-        """Numbers (rows, n) in the order of the scores as given, ties to the lowest index: what `decide` and a ranking of the classes are read off."""
+        """Numbers (rows, n) in the order of the scores as given, ties to the lowest index: what `decide` and a ranking
+        of the classes are read off.
+        """
         return scores
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -110,7 +123,8 @@ class Softmax:
 class Regions:
     """One sigmoid a region, as nnU-Net's region-based training.
 
-    `members[r]`: the labels that make up region r. `order[r]`: the label written where region r is decided, later regions over earlier ones.
+    `members[r]`: the labels that make up region r. `order[r]`: the label written where region r is decided, later
+    regions over earlier ones.
     """
 
     names: tuple[str, ...]
@@ -122,7 +136,10 @@ class Regions:
         if not self.names or not (len(self.names) == len(self.members) == len(self.order)):
             raise UsageError(
                 "regions",
-                found=f"{len(self.names)} names, {len(self.members)} member lists, {len(self.order)} entries of regions_class_order",
+                found=(
+                    f"{len(self.names)} names, {len(self.members)} member lists, {len(self.order)} entries of"
+                    " regions_class_order"
+                ),
                 expected="one of each a region",
                 do="Check `labels` and `regions_class_order` in dataset.json.",
             )
@@ -175,7 +192,12 @@ class Regions:
     def check(self, scores: Tensor, kind: Kind, where: str) -> None:
         """Raise ScoreError if `scores` (R, n) cannot be of `kind`; region probabilities need not sum to one."""
         if kind not in ("probs", "logits"):
-            raise UsageError("kind", found=repr(kind), expected="'probs' or 'logits' for a region head", do="Region heads put out one sigmoid a region.")
+            raise UsageError(
+                "kind",
+                found=repr(kind),
+                expected="'probs' or 'logits' for a region head",
+                do="Region heads put out one sigmoid a region.",
+            )
         scores_.check(scores, kind, where, classes_sum=False)
 
     def canonical(self, scores: Tensor, kind: Kind) -> Tensor:
@@ -197,12 +219,17 @@ class Regions:
         return (scores > (0.5 if kind == "probs" else 0.0)).long()
 
     def ranking(self, scores: Tensor, kind: Kind) -> Tensor:
-        """Numbers (rows, n) in whose order each region is decided outside or inside; at exactly the threshold outside."""
+        """Numbers (rows, n) in whose order each region is decided outside or inside; at exactly the threshold
+        outside.
+        """
         threshold = torch.full_like(scores, 0.5 if kind == "probs" else 0.0)
         return torch.stack([threshold, scores], 1).flatten(0, 1)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Target of each part, shape (R, n): 1 where the label belongs to the region; the ignored label becomes NO_TARGET."""
+        """Target of each part, shape (R, n):
+
+        1 where the label belongs to the region; the ignored label becomes NO_TARGET.
+        """
         y = labels.long()
         inside = torch.stack([torch.isin(y, torch.tensor(m)) for m in self.members]).long()
         return torch.where(y == self.ignore, NO_TARGET, inside) if self.ignore is not None else inside
@@ -212,7 +239,9 @@ class Regions:
         return log_rows[1::2].exp()
 
     def label_map(self, probabilities: Tensor) -> Tensor:
-        """The label map for delivered region probabilities (R, n): regions written in order where p > 0.5, later over earlier."""
+        """The label map for delivered region probabilities (R, n): regions written in order where p > 0.5, later over
+        earlier.
+        """
         out = torch.zeros(probabilities.shape[1:], dtype=torch.int64)
         for r, label in enumerate(self.order):
             out[probabilities[r] > 0.5] = label
@@ -220,7 +249,13 @@ class Regions:
 
     def to_json(self) -> dict[str, Any]:
         """A plain description, from which `from_json` makes the same head."""
-        return {"type": "regions", "names": list(self.names), "members": [list(m) for m in self.members], "order": list(self.order), "ignore": self.ignore}
+        return {
+            "type": "regions",
+            "names": list(self.names),
+            "members": [list(m) for m in self.members],
+            "order": list(self.order),
+            "ignore": self.ignore,
+        }
 
 
 Head = Softmax | Regions
@@ -230,11 +265,19 @@ def from_json(described: dict[str, Any]) -> Head:
     """The head that `to_json` described."""
     if described["type"] == "softmax":
         return Softmax(tuple(described["classes"]), described["background"], described["ignore"])
-    return Regions(tuple(described["names"]), tuple(tuple(m) for m in described["members"]), tuple(described["order"]), described["ignore"])
+    return Regions(
+        tuple(described["names"]),
+        tuple(tuple(m) for m in described["members"]),
+        tuple(described["order"]),
+        described["ignore"],
+    )
 
 
 def check_labels(head: Head, labels: Tensor, where: str) -> None:
-    """Raise LabelError, naming `where`, if a label is neither the ignored one nor in 0 .. head.labels - 1. No voxel: nothing to check."""
+    """Raise LabelError, naming `where`, if a label is neither the ignored one nor in 0 .. head.labels - 1.
+
+    No voxel: nothing to check.
+    """
     known = (labels >= 0) & (labels < head.labels)
     if head.ignore is not None:
         known |= labels == head.ignore

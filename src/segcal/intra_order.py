@@ -1,10 +1,14 @@
-"""Intra-order-preserving functions (Rahimi et al., NeurIPS 2020): scores whose order is that of their input, whatever the parameters.
+"""Intra-order-preserving functions (Rahimi et al., NeurIPS 2020): scores whose order is that of their input, whatever
+the parameters.
 
-With x the log-probabilities sorted from highest to lowest and d_j = x_(j) - x_(j+1) >= 0 their gaps, u_(j) = sum over k >= j of d_k f_k(x), where f > 0 is the softplus of a
-small net of the sorted x. Sums of non-negative terms do not fall, so the order is kept exactly, also in floating point, up to ties. The original appends a constant 1 to the
-gaps; its term is common to all classes, so the softmax does not see it, and it is left out. It would be the only term that is not translation-invariant on logits.
+With x the log-probabilities sorted from highest to lowest and d_j = x_(j) - x_(j+1) >= 0 their gaps, u_(j) = sum over k
+>= j of d_k f_k(x), where f > 0 is the softplus of a small net of the sorted x. Sums of non-negative terms do not fall,
+so the order is kept exactly, also in floating point, up to ties. The original appends a constant 1 to the gaps; its
+term is common to all classes, so the softmax does not see it, and it is left out. It would be the only term that is not
+translation-invariant on logits.
 
-The net: two hidden layers, tanh, of log(1 - x), which keeps it calm for any score; C - 1 outputs. C = 2: one factor that depends on the confidence. No voxel: empty results.
+The net: two hidden layers, tanh, of log(1 - x), which keeps it calm for any score; C - 1 outputs. C = 2: one factor
+that depends on the confidence. No voxel: empty results.
 """
 
 from __future__ import annotations

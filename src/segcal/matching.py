@@ -1,7 +1,9 @@
-"""Whether a calibrator fits what it is about to be applied to: classes, pooling, number of networks, test-time augmentation, step size, cases.
+"""Whether a calibrator fits what it is about to be applied to: classes, pooling, number of networks, test-time
+augmentation, step size, cases.
 
-A mismatch of classes is always an error. A mismatch of how scores were made (fitted on one fold's validation predictions, applied to a mean of five networks)
-is an error unless the caller says to go on, and then a list of warnings. What is not known on either side is not compared.
+A mismatch of classes is always an error. A mismatch of how scores were made (fitted on one fold's validation
+predictions, applied to a mean of five networks) is an error unless the caller says to go on, and then a list of
+warnings. What is not known on either side is not compared.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) 
             cohort.name,
             found="; ".join(found),
             expected="scores made as those the calibrator was fitted on",
-            do="Fit on predictions made the same way (the same networks, pooled the same way), or pass --go-on to apply it all the same.",
+            do=(
+                "Fit on predictions made the same way (the same networks, pooled the same way), or pass --go-on to"
+                " apply it all the same."
+            ),
         )
     return found
 
@@ -45,9 +50,15 @@ def differences(calibrator: Calibrator, cohort: Cohort) -> list[str]:
         return []
     was, now = calibrator.data.provenance, cohort.provenance
     out = []
-    networks = (was.networks, now.networks) if was.networks is not None and now.networks is not None else (was.members, now.members)
+    networks = (
+        (was.networks, now.networks)
+        if was.networks is not None and now.networks is not None
+        else (was.members, now.members)
+    )
     if networks[0] != networks[1]:
-        out.append(f"probabilities of {_count(networks[1])}, but the calibrator was fitted on those of {_count(networks[0])}")
+        out.append(
+            f"probabilities of {_count(networks[1])}, but the calibrator was fitted on those of {_count(networks[0])}"
+        )
     elif was.members > 1 and now.members > 1 and calibrator.data.pool != cohort.pool:
         out.append(f"members pooled as {cohort.pool}, but as {calibrator.data.pool} in the fit")
     if was.tta is not None and now.tta is not None and was.tta != now.tta:
@@ -58,7 +69,9 @@ def differences(calibrator: Calibrator, cohort: Cohort) -> list[str]:
 
 
 def fitted_cases(calibrator: Calibrator, records: Sequence[Record]) -> list[str]:
-    """Ids of those `records` that the calibrator was fitted on, by the digest of their scores or labels, whatever they are called."""
+    """Ids of those `records` that the calibrator was fitted on, by the digest of their scores or labels, whatever they
+    are called.
+    """
     if calibrator.data is None:
         return []
     scores = {r.scores for r in calibrator.data.records}
@@ -72,8 +85,14 @@ def _check_head(calibrator: Calibrator, cohort: Cohort) -> None:
     if not same_type or ours.channels != theirs.channels:
         raise MismatchError(
             cohort.name,
-            found=f"{theirs.channels} {'regions' if isinstance(theirs, Regions) else 'classes'} ({', '.join(theirs.classes)})",
-            expected=f"{ours.channels} {'regions' if isinstance(ours, Regions) else 'classes'} ({', '.join(ours.classes)}), on which the calibrator was fitted",
+            found=(
+                f"{theirs.channels} {'regions' if isinstance(theirs, Regions) else 'classes'}"
+                f" ({', '.join(theirs.classes)})"
+            ),
+            expected=(
+                f"{ours.channels} {'regions' if isinstance(ours, Regions) else 'classes'} ({', '.join(ours.classes)}),"
+                " on which the calibrator was fitted"
+            ),
             do="Use the calibrator of this data set.",
         )
     if ours.classes != theirs.classes and not _numbered(ours.classes) and not _numbered(theirs.classes):

@@ -1,8 +1,9 @@
-"""Ensemble members to one score field, streaming: one member in memory at a time, float64 sums in the order of the members.
+"""Ensemble members to one score field, streaming: one member in memory at a time, float64 sums in the order of the
+members.
 
-`probs`: mean of probabilities p = mean_m S(z_m). `logits`: mean of logits, a product of experts. Where members are stored as probabilities,
-`logits` averages their canonical log-probabilities, which gives the same S(z_bar): member-wise shifts cancel (definitions 1.1).
-A single member is passed on as it is. No member: UsageError.
+`probs`: mean of probabilities p = mean_m S(z_m). `logits`: mean of logits, a product of experts. Where members are
+stored as probabilities, `logits` averages their canonical log-probabilities, which gives the same S(z_bar): member-wise
+shifts cancel (definitions 1.1). A single member is passed on as it is. No member: UsageError.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ def pooled_kind(kind: Kind, pool: Pool, members: int, head: Head) -> Kind:
 
 
 def pool_members(members: Iterable[Tensor], count: int, kind: Kind, pool: Pool, head: Head) -> Tensor:
-    """Mean of `count` members (each (channels, n)), in the sense of `pool`: shape (channels, n); a single member is returned unchanged, several as float64."""
+    """Mean of `count` members (each (channels, n)), in the sense of `pool`: shape (channels, n); a single member is
+    returned unchanged, several as float64.
+    """
     if count < 1:
-        raise UsageError("members", found="no member", expected="at least one", do="Name at least one folder of predictions.")
+        raise UsageError(
+            "members", found="no member", expected="at least one", do="Name at least one folder of predictions."
+        )
     total: Tensor | None = None
     for member in members:
         if count == 1:

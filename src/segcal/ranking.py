@@ -1,8 +1,10 @@
-"""Which class is the largest at each voxel, and the order of all of them: ties to the lowest index, as everywhere in segcal.
+"""Which class is the largest at each voxel, and the order of all of them: ties to the lowest index, as everywhere in
+segcal.
 
-`winner` and `descending` say what `argmax` and a stable descending `sort` of the rows say, a column a voxel; tests hold them equal. They exist for speed
-(`benchmarks/operations.py`): over the leading axis torch's `argmax` takes several times as long as `max` with its indices, and few classes are sorted faster by exchanging rows.
-Promises: plain tensor operations that can be traced; NaN is not expected. No voxel: an empty result.
+`winner` and `descending` say what `argmax` and a stable descending `sort` of the rows say, a column a voxel; tests hold
+them equal. They exist for speed (`benchmarks/operations.py`): over the leading axis torch's `argmax` takes several
+times as long as `max` with its indices, and few classes are sorted faster by exchanging rows. Promises: plain tensor
+operations that can be traced; NaN is not expected. No voxel: an empty result.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ def winner(values: Tensor) -> Tensor:
 
 
 def descending(values: Tensor) -> Tensor:
-    """Classes of each column of `values` (C, n) from the largest down, the lower index first where two are equal: int64, (C, n)."""
+    """Classes of each column of `values` (C, n) from the largest down, the lower index first where two are equal:
+    int64, (C, n).
+    """
     count = values.shape[0]
     if count > FEW:
         # over rows of one voxel, which is much the faster way round

@@ -1,18 +1,23 @@
-"""Which calibrator to use: the simplest method that the data cannot tell from the best one, among those that keep what the user wants kept; or none, if none gains.
+"""Which calibrator to use: the simplest method that the data cannot tell from the best one, among those that keep what
+the user wants kept; or none, if none gains.
 
-Every method is fitted on all cases and again without each fold of groups, over shared passes; every case is scored by the fit without its group, all methods in one more pass.
-A method is allowed if all its fits, on all cases and without each fold, are proven to keep what is asked: the label of every voxel; on request, invariance to an offset of the
-logits. What counts are the guarantees of the fitted maps, not names. The uncalibrated scores are allowed too, as the method without a parameter. The allowed one of lowest mean NLL
-over cases is the best. Chosen is the one with fewest identifiable parameters whose NLL is above the best one's by no more than the standard error of that paired difference,
-clustered by group, or by less than a thousandth of the uncalibrated NLL; the scores themselves tie up to a hundredth of it, since among a dozen methods one gains that much by
-luck. Where the choice would be the scores, a method with no more than one parameter a part of the head (a temperature) goes before them if its mean gain is that hundredth: it can
-hardly over-fit, and with few cases a standard error hides gains that are there.
-Otherwise the answer is "no gain"; the calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
+Every method is fitted on all cases and again without each fold of groups, over shared passes; every case is scored by
+the fit without its group, all methods in one more pass. A method is allowed if all its fits, on all cases and without
+each fold, are proven to keep what is asked: the label of every voxel; on request, invariance to an offset of the
+logits. What counts are the guarantees of the fitted maps, not names. The uncalibrated scores are allowed too, as the
+method without a parameter. The allowed one of lowest mean NLL over cases is the best. Chosen is the one with fewest
+identifiable parameters whose NLL is above the best one's by no more than the standard error of that paired difference,
+clustered by group, or by less than a thousandth of the uncalibrated NLL; the scores themselves tie up to a hundredth of
+it, since among a dozen methods one gains that much by luck. Where the choice would be the scores, a method with no more
+than one parameter a part of the head (a temperature) goes before them if its mean gain is that hundredth: it can hardly
+over-fit, and with few cases a standard error hides gains that are there. Otherwise the answer is "no gain"; the
+calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
 
-With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the probability of one standard error under a normal (1.14 times for
-5 groups). The cross-fitted numbers of the choice are those of a method chosen on the same cases, and so a little flattering.
-Source: the one-standard-error rule of Breiman et al. (1984).
-Costs: the passes of the hardest fit and one survey. Cases of one group only: UsageError, as nothing can be held out.
+With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the
+probability of one standard error under a normal (1.14 times for 5 groups). The cross-fitted numbers of the choice are
+those of a method chosen on the same cases, and so a little flattering. Source: the one-standard-error rule of Breiman
+et al. (1984). Costs: the passes of the hardest fit and one survey. Cases of one group only: UsageError, as nothing can
+be held out.
 """
 
 from __future__ import annotations
@@ -49,9 +54,11 @@ FEW_GROUPS = 10
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One method compared. `parameters`: identifiable ones, of all parts of the head. `keeps_map`, `invariant`: proven for all its fits. `allowed`: it keeps what is asked.
+    """One method compared. `parameters`: identifiable ones, of all parts of the head. `keeps_map`, `invariant`: proven
+    for all its fits. `allowed`: it keeps what is asked.
 
-    `evaluation`: its cross-fitted numbers. `excess`: its NLL minus that of the best allowed method, over cases. `fit` is None for the uncalibrated scores.
+    `evaluation`: its cross-fitted numbers. `excess`: its NLL minus that of the best allowed method, over cases. `fit`
+    is None for the uncalibrated scores.
     """
 
     name: str
@@ -76,9 +83,13 @@ class Candidate:
 
     @property
     def ties(self) -> bool:
-        """Whether its NLL is above the best allowed one's by no more than one standard error, or by less than anyone would notice."""
+        """Whether its NLL is above the best allowed one's by no more than one standard error, or by less than anyone
+        would notice.
+        """
         least = WORTHWHILE if self.name == UNCALIBRATED else NOTICEABLE
-        return self.excess.mean <= max(one_standard_error(self.excess), least * float(self.evaluation.uncalibrated.block["nll"]))
+        return self.excess.mean <= max(
+            one_standard_error(self.excess), least * float(self.evaluation.uncalibrated.block["nll"])
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -91,7 +102,9 @@ class Candidate:
             "allowed": self.allowed,
             "within_one_standard_error": self.ties,
             **{name: self.after.block[name] for name in names},
-            "differences": {name: self.evaluation.differences[name].to_json() for name in ("nll", "ece", "dice", "flip_rate")},
+            "differences": {
+                name: self.evaluation.differences[name].to_json() for name in ("nll", "ece", "dice", "flip_rate")
+            },
             "excess": self.excess.to_json(),
         }
 
@@ -100,9 +113,10 @@ class Candidate:
 class Recommendation:
     """What was chosen, and why.
 
-    `chosen`: a name of `candidates`, `UNCALIBRATED` where nothing gains. `best`: the allowed one of lowest NLL. `unconstrained`: what would be chosen if everything were
-    allowed. `calibrator`: the chosen one, fitted on all cases; the identity where nothing gains. `reasons`: sentences for a person. `candidates`: by number of parameters,
-    the uncalibrated scores first.
+    `chosen`: a name of `candidates`, `UNCALIBRATED` where nothing gains. `best`: the allowed one of lowest NLL.
+    `unconstrained`: what would be chosen if everything were allowed. `calibrator`: the chosen one, fitted on all cases;
+    the identity where nothing gains. `reasons`: sentences for a person. `candidates`: by number of parameters, the
+    uncalibrated scores first.
     """
 
     chosen: str
@@ -152,14 +166,20 @@ def recommend(
     folds: int = FOLDS,
     seed: int = SEED,
 ) -> Recommendation:
-    """Compare `methods` (None: every registered one that is fitted exactly, at its defaults) on a labelled cohort and choose one.
+    """Compare `methods` (None: every registered one that is fitted exactly, at its defaults) on a labelled cohort and
+    choose one.
 
-    `keep_map`: only methods proven to keep the label of every voxel. `invariant`: only methods proven invariant to an offset of all logits. No method, or one called
-    `UNCALIBRATED`: UsageError; so are cases of one group.
+    `keep_map`: only methods proven to keep the label of every voxel. `invariant`: only methods proven invariant to an
+    offset of all logits. No method, or one called `UNCALIBRATED`: UsageError; so are cases of one group.
     """
     compared = automatic() if methods is None else dict(methods)
     if not compared or UNCALIBRATED in compared:
-        raise UsageError("methods", found=str(list(compared)), expected=f"at least one method, none called {UNCALIBRATED!r}", do="Leave it out to compare all of them.")
+        raise UsageError(
+            "methods",
+            found=str(list(compared)),
+            expected=f"at least one method, none called {UNCALIBRATED!r}",
+            do="Leave it out to compare all of them.",
+        )
     fits = fit_methods(compared, cohort, engine, crossfit=True, folds=folds, seed=seed)
     classes = [len(cohort.head.part_classes(part)) for part in range(len(cohort.head.parts))]
     parameters = {name: sum(method.identifiable(c) for c in classes) for name, method in compared.items()}
@@ -174,8 +194,23 @@ def recommend(
     unconstrained = _simplest(_against(cohort, candidates, _best(candidates)), len(classes))
     why = _reasons(cohort, candidates, best, chosen, unconstrained, keep_map, invariant)
     fit = candidates[chosen].fit
-    calibrator = fit.calibrator if fit is not None else _identity(cohort, next(iter(fits.values())).calibrator, candidates[UNCALIBRATED], why)
-    return Recommendation(chosen, best, unconstrained, calibrator, candidates, why, keep_map, invariant, len(next(iter(fits.values())).folds), seed)
+    calibrator = (
+        fit.calibrator
+        if fit is not None
+        else _identity(cohort, next(iter(fits.values())).calibrator, candidates[UNCALIBRATED], why)
+    )
+    return Recommendation(
+        chosen,
+        best,
+        unconstrained,
+        calibrator,
+        candidates,
+        why,
+        keep_map,
+        invariant,
+        len(next(iter(fits.values())).folds),
+        seed,
+    )
 
 
 def automatic() -> dict[str, AnyMethod]:
@@ -184,7 +219,12 @@ def automatic() -> dict[str, AnyMethod]:
 
 
 def _candidates(
-    cohort: Cohort, fits: Mapping[str, Fit], evaluations: Mapping[str, Evaluation], parameters: Mapping[str, int], keep_map: bool, invariant: bool
+    cohort: Cohort,
+    fits: Mapping[str, Fit],
+    evaluations: Mapping[str, Evaluation],
+    parameters: Mapping[str, int],
+    keep_map: bool,
+    invariant: bool,
 ) -> dict[str, Candidate]:
     first = next(iter(evaluations.values()))
     before = first.uncalibrated
@@ -194,14 +234,28 @@ def _candidates(
         given = weakest([c.guarantees() for c in (fit.calibrator, *fit.held_out)])
         keeps, offsets = given.preserves_argmax == "proven", given.translation_invariant == "proven"
         allowed = (keeps or not keep_map) and (offsets or not invariant)
-        found.append(Candidate(name, parameters[name], keeps, offsets, allowed, evaluations[name], evaluations[name].differences["nll"], fit))
+        found.append(
+            Candidate(
+                name,
+                parameters[name],
+                keeps,
+                offsets,
+                allowed,
+                evaluations[name],
+                evaluations[name].differences["nll"],
+                fit,
+            )
+        )
     by_name = {c.name: c for c in sorted(found, key=lambda c: c.parameters)}
     return _against(cohort, by_name, _best({name: c for name, c in by_name.items() if c.allowed}))
 
 
 def _against(cohort: Cohort, candidates: Mapping[str, Candidate], best: str) -> dict[str, Candidate]:
     """Candidates with their excess over the one called `best`."""
-    return {name: replace(c, excess=compare(cohort, candidates[best].after, c.after)["nll"]) for name, c in candidates.items()}
+    return {
+        name: replace(c, excess=compare(cohort, candidates[best].after, c.after)["nll"])
+        for name, c in candidates.items()
+    }
 
 
 def _best(candidates: Mapping[str, Candidate]) -> str:
@@ -209,7 +263,10 @@ def _best(candidates: Mapping[str, Candidate]) -> str:
 
 
 def _simplest(candidates: Mapping[str, Candidate], parts: int) -> str:
-    """Fewest parameters among those that tie with the best; then invariant ones, then lower NLL. A temperature that gains in the mean goes before nothing at all."""
+    """Fewest parameters among those that tie with the best; then invariant ones, then lower NLL.
+
+    A temperature that gains in the mean goes before nothing at all.
+    """
     tied = [c for c in candidates.values() if c.ties]
     first = min(tied, key=lambda c: (c.parameters, not c.invariant, c.nll))
     if first.name == UNCALIBRATED:
@@ -234,27 +291,70 @@ def _free(c: Calibrator) -> Calibrator:
 def _identity(cohort: Cohort, fitted: Calibrator, uncalibrated: Candidate, reasons: Sequence[str]) -> Calibrator:
     nll = uncalibrated.after.block["nll_pooled"]
     solution = Solution(
-        nll, nll, "optimal", " ".join(r for r in reasons if r.startswith("No gain")), 0, {"gap": 0.0, "proof": "nothing is fitted", "gradient": 0.0, "evaluations": 0}
+        nll,
+        nll,
+        "optimal",
+        " ".join(r for r in reasons if r.startswith("No gain")),
+        0,
+        {"gap": 0.0, "proof": "nothing is fitted", "gradient": 0.0, "evaluations": 0},
     )
-    return Calibrator(cohort.head, cohort.pooled_kind, [ScaleMap(1.0) for _ in cohort.head.parts], UNCALIBRATED, solution=solution, data=fitted.data)
+    return Calibrator(
+        cohort.head,
+        cohort.pooled_kind,
+        [ScaleMap(1.0) for _ in cohort.head.parts],
+        UNCALIBRATED,
+        solution=solution,
+        data=fitted.data,
+    )
 
 
-def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, chosen: str, unconstrained: str, keep_map: bool, invariant: bool) -> tuple[str, ...]:
+def _reasons(
+    cohort: Cohort,
+    candidates: Mapping[str, Candidate],
+    best: str,
+    chosen: str,
+    unconstrained: str,
+    keep_map: bool,
+    invariant: bool,
+) -> tuple[str, ...]:
     groups = len(set(cohort.groups))
     top, choice = candidates[best], candidates[chosen]
-    out = [f"{len(candidates) - 1} methods compared on {len(cohort)} cases in {groups} groups; every case was scored by a fit without its group."]
-    wanted = [word for word, asked in (("the label of every voxel", keep_map), ("invariance to the logits' offset", invariant)) if asked]
+    out = [
+        f"{len(candidates) - 1} methods compared on {len(cohort)} cases in {groups} groups; every case was scored by a"
+        " fit without its group."
+    ]
+    wanted = [
+        word
+        for word, asked in (("the label of every voxel", keep_map), ("invariance to the logits' offset", invariant))
+        if asked
+    ]
     barred = [name for name, c in candidates.items() if not c.allowed]
     if wanted:
-        out.append(f"Must keep {' and '.join(wanted)}: " + (f"{', '.join(barred)} may not, and {'is' if len(barred) == 1 else 'are'} left out." if barred else "all of them do."))
+        out.append(
+            f"Must keep {' and '.join(wanted)}: "
+            + (
+                f"{', '.join(barred)} may not, and {'is' if len(barred) == 1 else 'are'} left out."
+                if barred
+                else "all of them do."
+            )
+        )
     if best != UNCALIBRATED:
-        out.append(f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated; it {_gained(top.evaluation.differences['nll'])}.")
+        out.append(
+            f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated; it"
+            f" {_gained(top.evaluation.differences['nll'])}."
+        )
     if chosen == UNCALIBRATED:
-        why = f"{best}, the best, gains no more than one standard error, or a hundredth of the NLL" if best != UNCALIBRATED else "no method has a lower NLL on cases it did not see"
+        why = (
+            f"{best}, the best, gains no more than one standard error, or a hundredth of the NLL"
+            if best != UNCALIBRATED
+            else "no method has a lower NLL on cases it did not see"
+        )
         out.append(f"No gain: {why}. The scores are left as they are.")
     elif candidates[UNCALIBRATED].ties:
         gained = _gained(choice.evaluation.differences["nll"])
-        out.append(f"Chosen: {chosen} ({counted(choice)}). It {gained}, which is not certain; but so few can hardly over-fit.")
+        out.append(
+            f"Chosen: {chosen} ({counted(choice)}). It {gained}, which is not certain; but so few can hardly over-fit."
+        )
     elif chosen == best:
         out.append(f"Chosen: {chosen} ({counted(choice)}). No simpler one comes within one standard error of it.")
     else:
@@ -263,7 +363,10 @@ def _reasons(cohort: Cohort, candidates: Mapping[str, Candidate], best: str, cho
     if barred and wanted:
         out.append(_price(cohort, candidates, chosen, unconstrained))
     if groups < FEW_GROUPS:
-        out.append(f"With {groups} groups the standard errors are uncertain themselves: more cases would make the choice firmer.")
+        out.append(
+            f"With {groups} groups the standard errors are uncertain themselves: more cases would make the choice"
+            " firmer."
+        )
     return tuple(out)
 
 

@@ -1,9 +1,10 @@
 """What a score is: its declared kind, its free energy, and its canonical log-probabilities.
 
 Promises: the kind is declared by the caller and never guessed from values. From logits, canonical log-probabilities are
-x = z - F(z) with F(z) = log sum_c exp z_c, never floored (K26 Eq. 8, 9); only *probabilities* are floored, at `FLOOR`, before
-the logarithm. All of it is computed in float64. An empty set of voxels gives an empty result.
-Deviation: probabilities and log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
+x = z - F(z) with F(z) = log sum_c exp z_c, never floored (K26 Eq. 8, 9); only *probabilities* are floored, at `FLOOR`,
+before the logarithm. All of it is computed in float64. An empty set of voxels gives an empty result. Deviation:
+probabilities and log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that
+F(x) = 0 holds exactly.
 """
 
 from __future__ import annotations
@@ -32,21 +33,28 @@ def check_kind(kind: str) -> Kind:
             "kind",
             found=repr(kind),
             expected="one of " + ", ".join(KINDS),
-            do="Declare what the model puts out: raw network outputs are 'logits', softmax outputs 'probs', positive unnormalised outputs 'scores'.",
+            do=(
+                "Declare what the model puts out: raw network outputs are 'logits', softmax outputs 'probs', positive"
+                " unnormalised outputs 'scores'."
+            ),
         )
     return kind  # type: ignore[return-value]  # narrowed by the membership test above
 
 
 def free_energy(logits: Tensor, dim: int = 0) -> Tensor:
-    """F(z) = log sum_c exp z_c in float64 (K26 Eq. 9; its sign is opposite to the energy of the OOD literature). Shape: that of `logits` without `dim`."""
+    """F(z) = log sum_c exp z_c in float64 (K26 Eq.
+
+    9; its sign is opposite to the energy of the OOD literature). Shape: that of `logits` without `dim`.
+    """
     return torch.logsumexp(logits.double(), dim)
 
 
 def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: bool = True) -> None:
     """Raise ScoreError, naming `where`, if `scores` (classes on `dim`) cannot be of `kind`.
 
-    NaN and infinities are refused (minus infinity is a valid log-probability); probabilities must lie in [0, 1] and, with `classes_sum`,
-    sum to one within `SUM_TOLERANCE`; `scores` must be >= 0 with a positive sum. No voxel: nothing to check.
+    NaN and infinities are refused (minus infinity is a valid log-probability); probabilities must lie in [0, 1] and,
+    with `classes_sum`, sum to one within `SUM_TOLERANCE`; `scores` must be >= 0 with a positive sum. No voxel: nothing
+    to check.
     """
     if scores.numel() == 0:
         return
@@ -83,20 +91,28 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
         return
     if classes_sum:
         total = scores.double().sum(dim) if kind == "probs" else scores.double().logsumexp(dim).exp()
-        worst = total[(total - 1).abs().argmax()] if total.dim() == 1 else total.flatten()[(total.flatten() - 1).abs().argmax()]
+        worst = (
+            total[(total - 1).abs().argmax()]
+            if total.dim() == 1
+            else total.flatten()[(total.flatten() - 1).abs().argmax()]
+        )
         if abs(worst.item() - 1) > SUM_TOLERANCE:
             raise ScoreError(
                 where,
                 found=f"a voxel whose probabilities sum to {worst.item():.6g}",
                 expected=f"a sum of 1 within {SUM_TOLERANCE:g} over the classes",
-                do="Check the class axis; for sigmoid (region) outputs use a region head, for raw outputs --kind logits.",
+                do=(
+                    "Check the class axis; for sigmoid (region) outputs use a region head, for raw outputs --kind"
+                    " logits."
+                ),
             )
 
 
 def canonical(scores: Tensor, kind: Kind, dim: int = 0, floor: float = FLOOR) -> Tensor:
     """Canonical log-probabilities x = log S(z) in float64, with the shape of `scores`; logsumexp of x over `dim` is 0.
 
-    logits: z - F(z), never floored. probs: log(max(p, floor)). scores: normalised over classes, then as probs. log_probs: at least log(floor).
+    logits: z - F(z), never floored. probs: log(max(p, floor)). scores: normalised over classes, then as probs.
+    log_probs: at least log(floor).
     """
     s = scores.double()
     if kind == "probs":

@@ -1,11 +1,12 @@
 """Partitions of cases in which every group (subject, sequence) stays whole, and where groups come from.
 
-`folds` balances the folds by cases, or by given weights: groups are shuffled by the seed, taken from the heaviest down, and each goes to the lightest fold.
-Promises: the same seed gives the same folds for the same groups, whatever the order of the cases; every case is in exactly one fold, no fold is empty, no group is
-in two. Fewer groups than folds asked for: fewer folds, and the result says so. Fewer than two groups: UsageError, there is nothing to hold out.
-`partition` deals whole groups out to calibration, validation and test, one random order a repeat (K26 4.1).
-Groups are read from names (`groups_by_pattern`), a table (`groups_from_table`), or runs of neighbouring frames (`consecutive`); each returns case id to group. `grouped` reads one
-word for all of these.
+`folds` balances the folds by cases, or by given weights: groups are shuffled by the seed, taken from the heaviest down,
+and each goes to the lightest fold. Promises: the same seed gives the same folds for the same groups, whatever the order
+of the cases; every case is in exactly one fold, no fold is empty, no group is in two. Fewer groups than folds asked
+for: fewer folds, and the result says so. Fewer than two groups: UsageError, there is nothing to hold out. `partition`
+deals whole groups out to calibration, validation and test, one random order a repeat (K26 4.1). Groups are read from
+names (`groups_by_pattern`), a table (`groups_from_table`), or runs of neighbouring frames (`consecutive`); each returns
+case id to group. `grouped` reads one word for all of these.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _TABLES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Folds:
-    """`test[i]`: indices of the cases held out in fold i, ascending. `requested`: folds asked for. `groups`: number of groups."""
+    """`test[i]`: indices of the cases held out in fold i, ascending.
+
+    `requested`: folds asked for. `groups`: number of groups.
+    """
 
     test: tuple[tuple[int, ...], ...]
     requested: int
@@ -55,11 +59,17 @@ class Folds:
     @property
     def message(self) -> str:
         """What to tell the user where there are fewer folds than asked for; else empty."""
-        return f"{len(self.test)} folds instead of {self.requested}: there are only {self.groups} groups, and a group is never split" if self.reduced else ""
+        return (
+            f"{len(self.test)} folds instead of {self.requested}: there are only {self.groups} groups, and a group is"
+            " never split"
+            if self.reduced
+            else ""
+        )
 
 
 def folds(groups: Sequence[str], k: int, seed: int = 0, weights: Sequence[float] | None = None) -> Folds:
-    """Partition cases (`groups`: the group of each) into `k` folds, balanced by `weights` (one a case, not negative; else by cases).
+    """Partition cases (`groups`: the group of each) into `k` folds, balanced by `weights` (one a case, not negative;
+    else by cases).
 
     Raises UsageError for k < 2, for fewer than two groups, and for weights that are not such.
     """
@@ -84,7 +94,10 @@ def folds(groups: Sequence[str], k: int, seed: int = 0, weights: Sequence[float]
         )
     names = sorted(cases)
     shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    weight = {name: float(len(cases[name])) if weights is None else sum(sorted(weights[i] for i in cases[name])) for name in names}
+    weight = {
+        name: float(len(cases[name])) if weights is None else sum(sorted(weights[i] for i in cases[name]))
+        for name in names
+    }
     count = min(k, len(names))
     load, members = [0.0] * count, [list[str]() for _ in range(count)]
     for name in sorted(shuffled, key=lambda n: -weight[n]):
@@ -99,7 +112,9 @@ CALIBRATION, VALIDATION, TEST, UNUSED = "calibration", "validation", "test", "un
 
 @dataclass(frozen=True)
 class Partition:
-    """Cases dealt out in a random `order` (indices, groups together): the first `calibration` are fitted on, the next `validation` chosen by, the next `test` scored."""
+    """Cases dealt out in a random `order` (indices, groups together): the first `calibration` are fitted on, the next
+    `validation` chosen by, the next `test` scored.
+    """
 
     order: tuple[int, ...]
     calibration: int
@@ -119,11 +134,14 @@ class Partition:
         return tuple(i for i in self.order if self.roles[i] == role)
 
 
-def partition(groups: Sequence[str], calibration: int, validation: int, test: int | None, *, seed: int = 0, repeat: int = 0) -> Partition:
-    """Deal whole groups out at random until calibration, then validation, then test hold at least so many cases; `test` None: all that are left.
+def partition(
+    groups: Sequence[str], calibration: int, validation: int, test: int | None, *, seed: int = 0, repeat: int = 0
+) -> Partition:
+    """Deal whole groups out at random until calibration, then validation, then test hold at least so many cases; `test`
+    None: all that are left.
 
-    A group is never split, so a part may hold up to one group less one case more than asked for. The order depends on `seed`, `repeat` and the names of groups alone. Raises
-    UsageError where the groups do not suffice.
+    A group is never split, so a part may hold up to one group less one case more than asked for. The order depends on
+    `seed`, `repeat` and the names of groups alone. Raises UsageError where the groups do not suffice.
     """
     cases: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
@@ -143,7 +161,10 @@ def partition(groups: Sequence[str], calibration: int, validation: int, test: in
     if any(got < wanted for got, wanted in zip(ends, wanted_all, strict=True)):
         raise UsageError(
             "split",
-            found=f"{len(groups)} cases in {len(names)} groups, of which a random order gives {ends[0]}, {ends[1]} and {ends[2]} cases",
+            found=(
+                f"{len(groups)} cases in {len(names)} groups, of which a random order gives {ends[0]}, {ends[1]} and"
+                f" {ends[2]} cases"
+            ),
             expected=f"at least {calibration} to calibrate, {validation} to validate and {wanted_all[2]} to test",
             do="Ask for fewer cases, add cases, or give finer groups; a group is never split.",
         )
@@ -151,13 +172,18 @@ def partition(groups: Sequence[str], calibration: int, validation: int, test: in
 
 
 def grouped(cohort: Cohort, how: str) -> Cohort:
-    """The cohort with the groups a word asks for: a table (.csv, .tsv), 'consecutive:20' or 'consecutive:20:PATTERN', 'source' for what the files say, else a pattern on names."""
+    """The cohort with the groups a word asks for: a table (.csv, .tsv), 'consecutive:20' or 'consecutive:20:PATTERN',
+    'source' for what the files say, else a pattern on names.
+    """
     ids = [case.id for case in cohort]
     if how == "source":
         bare = [case.id for case in cohort if not case.group]
         if bare:
             raise UsageError(
-                "groups", found=f"'source', and no group for {bare[0]} in the files", expected="files that name groups", do="Give a table, a pattern, or consecutive:N."
+                "groups",
+                found=f"'source', and no group for {bare[0]} in the files",
+                expected="files that name groups",
+                do="Give a table, a pattern, or consecutive:N.",
             )
         return cohort
     if (run := runs_of(how)) is not None:
@@ -174,7 +200,9 @@ def runs_of(how: str) -> tuple[int, str | None] | None:
 
 
 def groups_by_pattern(ids: Sequence[str], pattern: str) -> dict[str, str]:
-    """The group of each case from its id: what the first parenthesis of the regular expression matches, or the whole match. An id without a match, or a bad pattern: UsageError."""
+    """The group of each case from its id: what the first parenthesis of the regular expression matches, or the whole
+    match. An id without a match, or a bad pattern: UsageError.
+    """
     compiled = _compiled(pattern)
     out = {}
     for case in ids:
@@ -192,9 +220,11 @@ def groups_by_pattern(ids: Sequence[str], pattern: str) -> dict[str, str]:
 
 
 def groups_from_table(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Groups from a CSV or TSV file (UTF-8) whose header names the columns `case` and `group`; other columns are left alone.
+    """Groups from a CSV or TSV file (UTF-8) whose header names the columns `case` and `group`; other columns are left
+    alone.
 
-    Raises MissingError (no file, no such column, an empty cell), UnreadableError (not text), DataError (a case in two groups). A table without rows: an empty mapping.
+    Raises MissingError (no file, no such column, an empty cell), UnreadableError (not text), DataError (a case in two
+    groups). A table without rows: an empty mapping.
     """
     where = str(path)
     try:
@@ -202,14 +232,27 @@ def groups_from_table(path: str | os.PathLike[str]) -> dict[str, str]:
         separator = "\t" if "\t" in text.partition("\n")[0] else ","
         table = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except FileNotFoundError as error:
-        raise MissingError(where, found="no such file", expected="a table with the columns case and group", do="Check the path given with --groups.") from error
+        raise MissingError(
+            where,
+            found="no such file",
+            expected="a table with the columns case and group",
+            do="Check the path given with --groups.",
+        ) from error
     except (UnicodeDecodeError, csv.Error, IsADirectoryError, PermissionError) as error:
         raise UnreadableError(
-            where, found=f"something that cannot be read as a table ({type(error).__name__})", expected="CSV or TSV in UTF-8", do="Save the table as CSV."
+            where,
+            found=f"something that cannot be read as a table ({type(error).__name__})",
+            expected="CSV or TSV in UTF-8",
+            do="Save the table as CSV.",
         ) from error
     header = [name.strip() for name in table[0]] if table else []
     if "case" not in header or "group" not in header:
-        raise MissingError(where, found=f"the columns {header[:8]}", expected="columns named case and group, separated by commas or tabs", do="Name them in the first line.")
+        raise MissingError(
+            where,
+            found=f"the columns {header[:8]}",
+            expected="columns named case and group, separated by commas or tabs",
+            do="Name them in the first line.",
+        )
     case_at, group_at = header.index("case"), header.index("group")
     out: dict[str, str] = {}
     for number, row in enumerate(table[1:], 2):
@@ -217,45 +260,83 @@ def groups_from_table(path: str | os.PathLike[str]) -> dict[str, str]:
             continue
         case, group = (row[at].strip() if at < len(row) else "" for at in (case_at, group_at))
         if not case or not group:
-            raise MissingError(f"{where}, row {number}", found="an empty case or group", expected="both", do="Complete the line or remove it.")
+            raise MissingError(
+                f"{where}, row {number}",
+                found="an empty case or group",
+                expected="both",
+                do="Complete the line or remove it.",
+            )
         if out.setdefault(case, group) != group:
-            raise DataError(f"{where}, row {number}", found=f"case {case!r} in group {group!r} and in {out[case]!r}", expected="one group a case", do="Remove one of the lines.")
+            raise DataError(
+                f"{where}, row {number}",
+                found=f"case {case!r} in group {group!r} and in {out[case]!r}",
+                expected="one group a case",
+                do="Remove one of the lines.",
+            )
     return out
 
 
 def consecutive(ids: Sequence[str], length: int, sequence: str | None = None) -> dict[str, str]:
     """Runs of `length` neighbouring frames as groups, each named by its first frame; the last run may be shorter.
 
-    Frames are ordered by name, numbers in it as numbers. `sequence`: a regular expression (as in `groups_by_pattern`) naming the sequence of each frame;
-    runs do not cross sequences. No frame: an empty mapping.
+    Frames are ordered by name, numbers in it as numbers. `sequence`: a regular expression (as in `groups_by_pattern`)
+    naming the sequence of each frame; runs do not cross sequences. No frame: an empty mapping.
     """
     if length < 1:
-        raise UsageError("length", found=str(length), expected="at least 1 frame", do="Give the number of neighbouring frames that belong together.")
-    out = {frame: frames[position - position % length] for frames in _sequences(ids, sequence) for position, frame in enumerate(frames)}
+        raise UsageError(
+            "length",
+            found=str(length),
+            expected="at least 1 frame",
+            do="Give the number of neighbouring frames that belong together.",
+        )
+    out = {
+        frame: frames[position - position % length]
+        for frames in _sequences(ids, sequence)
+        for position, frame in enumerate(frames)
+    }
     return {case: out[case] for case in ids}
 
 
 def between_runs(ids: Sequence[str], length: int, gap: int, sequence: str | None = None) -> frozenset[str]:
-    """The first `gap` frames of every run but a sequence's first: left out, they keep neighbouring runs (as in `consecutive`) so many frames apart.
+    """The first `gap` frames of every run but a sequence's first: left out, they keep neighbouring runs (as in
+    `consecutive`) so many frames apart.
 
     Raises UsageError for a gap that leaves nothing of a run.
     """
     if not 0 <= gap < length:
-        raise UsageError("gap", found=str(gap), expected=f"from 0 to {length - 1}, less than the length of a run", do="Give longer runs or a smaller gap.")
-    return frozenset(frame for frames in _sequences(ids, sequence) for position, frame in enumerate(frames) if position >= length and position % length < gap)
+        raise UsageError(
+            "gap",
+            found=str(gap),
+            expected=f"from 0 to {length - 1}, less than the length of a run",
+            do="Give longer runs or a smaller gap.",
+        )
+    return frozenset(
+        frame
+        for frames in _sequences(ids, sequence)
+        for position, frame in enumerate(frames)
+        if position >= length and position % length < gap
+    )
 
 
 def _sequences(ids: Sequence[str], sequence: str | None) -> list[list[str]]:
     """Frames of each sequence in their natural order."""
     belongs = groups_by_pattern(ids, sequence) if sequence is not None else dict.fromkeys(ids, "")
-    return [sorted((i for i in ids if belongs[i] == name), key=lambda frame: (natural(frame), frame)) for name in sorted(set(belongs.values()))]
+    return [
+        sorted((i for i in ids if belongs[i] == name), key=lambda frame: (natural(frame), frame))
+        for name in sorted(set(belongs.values()))
+    ]
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UsageError("groups", found=f"the pattern {pattern!r} ({error})", expected="a regular expression", do="Escape special characters with a backslash.") from error
+        raise UsageError(
+            "groups",
+            found=f"the pattern {pattern!r} ({error})",
+            expected="a regular expression",
+            do="Escape special characters with a backslash.",
+        ) from error
 
 
 def natural(name: str) -> list[tuple[int, str]]:

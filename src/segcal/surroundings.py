@@ -1,13 +1,16 @@
-"""The surroundings of voxels: the scores of an open case as planes with a margin, tile by tile, for maps that look at neighbours.
+"""The surroundings of voxels: the scores of an open case as planes with a margin, tile by tile, for maps that look at
+neighbours.
 
-A case is seen as (A, B, W): a volume as it is, an image as one plane. Planes are its slices along one of these axes (the first unless told otherwise), and a neighbour is a voxel
-of the same plane at most `MARGIN` rows and columns away. A `Tile` is a run of consecutive voxels: whole slices of the first axis, or rows of one. Beyond an edge of a plane the
-field is reflected, or, along a side of fewer than `MARGIN` + 1 voxels, its last voxel repeated. Ignored, masked and padded voxels are surroundings like any other; the exact
-zeros of crop padding are floored as `scores.canonical` does.
+A case is seen as (A, B, W): a volume as it is, an image as one plane. Planes are its slices along one of these axes
+(the first unless told otherwise), and a neighbour is a voxel of the same plane at most `MARGIN` rows and columns away.
+A `Tile` is a run of consecutive voxels: whole slices of the first axis, or rows of one. Beyond an edge of a plane the
+field is reflected, or, along a side of fewer than `MARGIN` + 1 voxels, its last voxel repeated. Ignored, masked and
+padded voxels are surroundings like any other; the exact zeros of crop padding are floored as `scores.canonical` does.
 
-Promises: tiles depend on the shape, the slice axis and a limit alone, so that what is computed from one does not depend on the block that asked for it. Costs: one tile with its
-margin in memory; scores are read again beside the blocks. With another slice axis than the first a margin may be whole slices, up to nine readings of a large volume. No voxel:
-no tile.
+Promises: tiles depend on the shape, the slice axis and a limit alone, so that what is computed from one does not depend
+on the block that asked for it. Costs: one tile with its margin in memory; scores are read again beside the blocks. With
+another slice axis than the first a margin may be whole slices, up to nine readings of a large volume. No voxel: no
+tile.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ class Grid:
 
     @classmethod
     def of(cls, spatial: tuple[int, ...], axis: int, where: str) -> Grid:
-        """The grid of a spatial shape of two or three axes (ShapeError otherwise); an image is one plane whatever the axis."""
+        """The grid of a spatial shape of two or three axes (ShapeError otherwise); an image is one plane whatever the
+        axis.
+        """
         if len(spatial) == 2:
             return cls((1, *spatial), 0)
         if len(spatial) == 3:
@@ -44,7 +49,10 @@ class Grid:
             where,
             found=f"{len(spatial)} spatial axes",
             expected="two or three: a voxel of a table has no neighbours",
-            do="Give images (B, C, H, W) or volumes (B, C, D, H, W); for tables choose a method without neighbours, such as ts.",
+            do=(
+                "Give images (B, C, H, W) or volumes (B, C, D, H, W); for tables choose a method without neighbours,"
+                " such as ts."
+            ),
         )
 
     @property
@@ -74,7 +82,9 @@ class Grid:
 
 
 def margin_index(start: int, stop: int, side: int) -> list[int]:
-    """Positions start - MARGIN .. stop + MARGIN on an axis of `side` voxels: those beyond an end are reflected, or, on a side shorter than MARGIN + 1, that end again."""
+    """Positions start - MARGIN .. stop + MARGIN on an axis of `side` voxels: those beyond an end are reflected, or, on
+    a side shorter than MARGIN + 1, that end again.
+    """
     wanted = range(start - MARGIN, stop + MARGIN)
     if side <= MARGIN:
         return [min(max(i, 0), side - 1) for i in wanted]
@@ -120,7 +130,8 @@ def tiles(grid: Grid, limit: int, start: int = 0, stop: int | None = None) -> It
 class Neighbourhood:
     """Planes of a tile with their margin, float64.
 
-    `log_probs` (head.rows, slices, rows + 8, columns + 8), and `free_energy` (slices, rows + 8, columns + 8) where logits are known.
+    `log_probs` (head.rows, slices, rows + 8, columns + 8), and `free_energy` (slices, rows + 8, columns + 8) where
+    logits are known.
     """
 
     log_probs: Tensor
@@ -128,7 +139,10 @@ class Neighbourhood:
 
 
 class Surroundings:
-    """Neighbourhoods of one open case. The last few are kept, since neighbouring blocks, and several maps, ask for the same."""
+    """Neighbourhoods of one open case.
+
+    The last few are kept, since neighbouring blocks, and several maps, ask for the same.
+    """
 
     def __init__(self, reader: CaseReader) -> None:
         self.reader = reader

@@ -1,14 +1,19 @@
-"""Training by epochs: examples drawn from a cohort, Adam, a falling learning rate, early stopping; for methods whose problem is not convex.
+"""Training by epochs: examples drawn from a cohort, Adam, a falling learning rate, early stopping; for methods whose
+problem is not convex.
 
-An `Example` is a tile of a case with its margin and its targets; a `Lesson` says which cases to learn from and which to validate on; `train` runs the epochs. Each epoch visits
-the cases in an order drawn by the seed and draws some tiles of each; one step follows the mean gradient of a batch of them (Adam; weight decay is coupled, on all parameters).
-The very first step follows the gradient itself. After each epoch the NLL of fixed tiles of the validation cases is taken: its best state is kept, a plateau divides the learning
-rate by ten, and `patience` epochs without a better one end the training.
+An `Example` is a tile of a case with its margin and its targets; a `Lesson` says which cases to learn from and which to
+validate on; `train` runs the epochs. Each epoch visits the cases in an order drawn by the seed and draws some tiles of
+each; one step follows the mean gradient of a batch of them (Adam; weight decay is coupled, on all parameters). The very
+first step follows the gradient itself. After each epoch the NLL of fixed tiles of the validation cases is taken: its
+best state is kept, a plateau divides the learning rate by ten, and `patience` epochs without a better one end the
+training.
 
-Promises: the same seed gives the same bits, for any number of workers, any order of the cases and any memory limit: cases are ordered by name, the examples of a batch are worked
-on by one thread each, and their gradients are added in order. Arithmetic is float32, parameters and sums are float64. Ignored and masked voxels and crop padding carry no loss,
-but their scores are surroundings of their neighbours. Costs: examples stay in memory up to a third of the engine's limit; the others are read again in each epoch. Without a
-second group of cases nothing can be held out: then the training cases are validated on, and the result says so.
+Promises: the same seed gives the same bits, for any number of workers, any order of the cases and any memory limit:
+cases are ordered by name, the examples of a batch are worked on by one thread each, and their gradients are added in
+order. Arithmetic is float32, parameters and sums are float64. Ignored and masked voxels and crop padding carry no loss,
+but their scores are surroundings of their neighbours. Costs: examples stay in memory up to a third of the engine's
+limit; the others are read again in each epoch. Without a second group of cases nothing can be held out: then the
+training cases are validated on, and the result says so.
 """
 
 from __future__ import annotations
@@ -41,9 +46,11 @@ LOOK = 4
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A tile: float32 `log_probs` (head.rows, slices, rows + 8, columns + 8), `free_energy` (slices, rows + 8, columns + 8) or None, `image` (channels, ...) or None.
+    """A tile: float32 `log_probs` (head.rows, slices, rows + 8, columns + 8), `free_energy` (slices, rows + 8, columns
+    + 8) or None, `image` (channels, ...) or None.
 
-    `targets` (parts, slices, rows, columns): int16, NO_TARGET where a voxel is not scored. `counted` (slices, rows, columns): all but crop padding.
+    `targets` (parts, slices, rows, columns): int16, NO_TARGET where a voxel is not scored. `counted` (slices, rows,
+    columns): all but crop padding.
     """
 
     log_probs: Tensor
@@ -55,11 +62,18 @@ class Example:
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
-        return sum(t.numel() * t.element_size() for t in (self.log_probs, self.free_energy, self.image, self.targets, self.counted) if t is not None)
+        return sum(
+            t.numel() * t.element_size()
+            for t in (self.log_probs, self.free_energy, self.image, self.targets, self.counted)
+            if t is not None
+        )
 
 
 class Examples:
-    """The tiles of a labelled cohort, kept in memory up to `limit` bytes and read again beyond that. `image`: with the image of each case."""
+    """The tiles of a labelled cohort, kept in memory up to `limit` bytes and read again beyond that.
+
+    `image`: with the image of each case.
+    """
 
     def __init__(self, cohort: Cohort, engine: Engine, limit: int, image: bool) -> None:
         self.cohort, self.engine, self.image = cohort.labelled(), engine, image
@@ -94,12 +108,16 @@ class Examples:
         assert block.labels is not None
         scored = block.role == SCORED
         # what is not scored may carry any label, outside a mask even one the head does not know
-        targets = torch.where(scored, self.cohort.head.targets(torch.where(scored, block.labels, 0)), NO_TARGET).to(torch.int16)
+        targets = torch.where(scored, self.cohort.head.targets(torch.where(scored, block.labels, 0)), NO_TARGET).to(
+            torch.int16
+        )
         found = around.scores(grid, tile)
         image = around.image(grid, tile).float() if self.image else None
         energy = None if found.free_energy is None else found.free_energy.float()
         counted = grid.tiled(around.counted(grid, tile)[None], tile)[0]
-        return Example(found.log_probs.float(), energy, image, grid.tiled(targets, tile).contiguous(), counted.contiguous())
+        return Example(
+            found.log_probs.float(), energy, image, grid.tiled(targets, tile).contiguous(), counted.contiguous()
+        )
 
     def _keep(self, key: tuple[int, int, Tile], example: Example) -> None:
         with self._lock:
@@ -112,7 +130,8 @@ class Examples:
 class Settings:
     """How to train.
 
-    `learning_rate` and `weight_decay` are Adam's; at most `epochs`, `patience` of them without a better validation NLL; `batch` units a step, up to `draws` of each case an epoch.
+    `learning_rate` and `weight_decay` are Adam's; at most `epochs`, `patience` of them without a better validation NLL;
+    `batch` units a step, up to `draws` of each case an epoch.
     """
 
     learning_rate: float
@@ -141,7 +160,8 @@ class Unit:
 class Lesson:
     """One softmax problem to be learnt from some cases.
 
-    `part` of the head; `cases` (indices) of the cohort behind `examples`; `validation`: cases of a cohort of their own, or None; `start`: what the method's plan found.
+    `part` of the head; `cases` (indices) of the cohort behind `examples`; `validation`: cases of a cohort of their own,
+    or None; `start`: what the method's plan found.
     """
 
     examples: Examples
@@ -162,13 +182,25 @@ class Lesson:
         if self.validation is not None:
             held = self.validation.cohort
             order = sorted(range(len(held)), key=lambda i: held[i].id)
-            return [(self.examples, i) for i in mine], [(self.validation, i) for i in order], f"{len(order)} validation cases"
+            return (
+                [(self.examples, i) for i in mine],
+                [(self.validation, i) for i in order],
+                f"{len(order)} validation cases",
+            )
         groups = [cohort.groups[i] for i in mine]
         if len(set(groups)) < 2:
-            return [(self.examples, i) for i in mine], [(self.examples, i) for i in mine], "the training cases themselves: there is one group of cases only"
+            return (
+                [(self.examples, i) for i in mine],
+                [(self.examples, i) for i in mine],
+                "the training cases themselves: there is one group of cases only",
+            )
         out = set(splits.folds(groups, HELD_OUT, seed).test[0])
         held_out = [(self.examples, i) for k, i in enumerate(mine) if k in out]
-        return [(self.examples, i) for k, i in enumerate(mine) if k not in out], held_out, f"{len(held_out)} of {len(mine)} cases"
+        return (
+            [(self.examples, i) for k, i in enumerate(mine) if k not in out],
+            held_out,
+            f"{len(held_out)} of {len(mine)} cases",
+        )
 
 
 class Model(Protocol):
@@ -178,12 +210,16 @@ class Model(Protocol):
         """What can be drawn of a case."""
 
     def loss(self, unit: Unit, parameters: Sequence[Tensor], gradient: bool) -> tuple[float, int, list[Tensor]]:
-        """Sum of the NLL over the scored voxels of a unit, their number, and, if asked for, its gradient in each parameter."""
+        """Sum of the NLL over the scored voxels of a unit, their number, and, if asked for, its gradient in each
+        parameter.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """How a training ended: the best `parameters`, their validation NLL, the `epoch` they are from, the learning curve, and whether it ended by itself."""
+    """How a training ended: the best `parameters`, their validation NLL, the `epoch` they are from, the learning curve,
+    and whether it ended by itself.
+    """
 
     parameters: list[Tensor]
     validation: float
@@ -216,10 +252,15 @@ def train(
     engine: Engine,
     each_step: Callable[[int, list[Tensor]], None] = lambda step, gradients: None,
 ) -> Learnt:
-    """Train from `start` (float64) and return the state of the best validation NLL; epoch 0 is the start itself. `each_step` is shown the gradient of each step."""
+    """Train from `start` (float64) and return the state of the best validation NLL; epoch 0 is the start itself.
+
+    `each_step` is shown the gradient of each step.
+    """
     parameters = [p.detach().double().clone().requires_grad_() for p in start]
     adam = torch.optim.Adam(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.1, patience=max(1, settings.patience // 2), threshold=0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        adam, factor=0.1, patience=max(1, settings.patience // 2), threshold=0
+    )
     watched = looked_at(model, validate)
     units = [model.units(*case) for case in learn]
     best, best_at = [p.detach().clone() for p in parameters], 0
@@ -235,7 +276,9 @@ def train(
             if not voxels:
                 continue
             total, count = total + sum(value for value, _, _ in found), count + voxels
-            gradients = [torch.stack(parts).sum(0) / voxels for parts in zip(*(g for _, n, g in found if n), strict=True)]
+            gradients = [
+                torch.stack(parts).sum(0) / voxels for parts in zip(*(g for _, n, g in found if n), strict=True)
+            ]
             for p, g in zip(parameters, gradients, strict=True):
                 p.grad = g
             each_step(step, gradients)
@@ -246,7 +289,14 @@ def train(
             step += 1
         now = nll(model, watched, parameters, engine)
         now = now if np.isfinite(now) else float("inf")
-        curve.append({"epoch": float(epoch), "training": total / max(1, count), "validation": now, "learning_rate": float(adam.param_groups[0]["lr"])})
+        curve.append(
+            {
+                "epoch": float(epoch),
+                "training": total / max(1, count),
+                "validation": now,
+                "learning_rate": float(adam.param_groups[0]["lr"]),
+            }
+        )
         plateau.step(now)
         if now < lowest:
             best, best_at, lowest = [p.detach().clone() for p in parameters], epoch, now
@@ -257,7 +307,10 @@ def train(
 
 
 def _along(parameters: Sequence[Tensor], most: float) -> None:
-    """One step along the gradient itself, of at most `most` in any parameter: Adam's first step sees signs only, and moves alike what has to become different."""
+    """One step along the gradient itself, of at most `most` in any parameter:
+
+    Adam's first step sees signs only, and moves alike what has to become different.
+    """
     steepest = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
     with torch.no_grad():
         for p in parameters:
@@ -266,7 +319,9 @@ def _along(parameters: Sequence[Tensor], most: float) -> None:
 
 
 def _drawn(units: Sequence[list[Unit]], settings: Settings, epoch: int) -> list[Unit]:
-    """The units of one epoch: of each case some, together, cases in random order; all cases again while that makes fewer than STEPS steps."""
+    """The units of one epoch: of each case some, together, cases in random order; all cases again while that makes
+    fewer than STEPS steps.
+    """
     rng = np.random.default_rng([settings.seed, epoch])
     out: list[Unit] = []
     while True:

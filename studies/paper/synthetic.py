@@ -1,4 +1,5 @@
-"""Predictions of the shape of the paper's three data sets, made up: to see `brats.yaml`, `cityscapes.yaml` and `roadseg.yaml` work without the data.
+"""Predictions of the shape of the paper's three data sets, made up: to see `brats.yaml`, `cityscapes.yaml` and
+`roadseg.yaml` work without the data.
 
     python studies/paper/synthetic.py brats OUT
     BRATS=OUT segcal study studies/paper/brats.yaml --dry-run
@@ -6,10 +7,12 @@
     python studies/paper/synthetic.py brats OUT --cases 24
     segcal study OUT/study.yaml -o STUDY
 
-OUT receives member0 ... member4 as five calls of `nnUNetv2_predict --save_probabilities` leave them (`--layout npz`: CASE.npz with key `logits`), labels, folders mild and strong
-of the same shape where the paper has corrupted images, and study.yaml: the paper's configuration on these folders, its split scaled to the number of cases.
-Number of cases, classes, members, names and groups are those of the data; images are tiny, and what is on them is noise with patches: no number made from them says anything.
-Promises: a case depends on the data set, its name and the seed alone. An OUT that is not empty is refused.
+OUT receives member0 ... member4 as five calls of `nnUNetv2_predict --save_probabilities` leave them (`--layout npz`:
+CASE.npz with key `logits`), labels, folders mild and strong of the same shape where the paper has corrupted images, and
+study.yaml: the paper's configuration on these folders, its split scaled to the number of cases. Number of cases,
+classes, members, names and groups are those of the data; images are tiny, and what is on them is noise with patches: no
+number made from them says anything. Promises: a case depends on the data set, its name and the seed alone. An OUT that
+is not empty is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ PATCH = 1.5
 
 @dataclass(frozen=True)
 class DataSet:
-    """What one of the paper's held-out pools looks like (K26 Table 1). `shape`: of an image here, (z, y, x). `shifted`: folders of corrupted images, and their noise."""
+    """What one of the paper's held-out pools looks like (K26 Table 1).
+
+    `shape`: of an image here, (z, y, x). `shifted`: folders of corrupted images, and their noise.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -56,7 +62,9 @@ class DataSet:
 def brats_names(count: int) -> list[str]:
     """Patients of one, two or three visits, numbered from 100 as in BraTS GLI 2024."""
     visits = ((patient, visit) for patient in range(2000, 2000 + count) for visit in range(1 + patient % 3))
-    return sorted(f"BraTS-GLI-{patient:05d}-{100 + visit}" for (patient, visit), _ in zip(visits, range(count), strict=False))
+    return sorted(
+        f"BraTS-GLI-{patient:05d}-{100 + visit}" for (patient, visit), _ in zip(visits, range(count), strict=False)
+    )
 
 
 def cityscapes_names(count: int) -> list[str]:
@@ -94,7 +102,15 @@ DATA_SETS = {
     d.name: d
     for d in (
         DataSet("brats", ("background", "NETC", "SNFH", "ET", "RC"), brats_names, 271, (5, 8, 9), ".nii.gz"),
-        DataSet("cityscapes", ("background", *SCENE, "motorcycle", "bicycle"), cityscapes_names, 500, (1, 8, 10), ".png", (("mild", 0.6), ("strong", 2.0))),
+        DataSet(
+            "cityscapes",
+            ("background", *SCENE, "motorcycle", "bicycle"),
+            cityscapes_names,
+            500,
+            (1, 8, 10),
+            ".png",
+            (("mild", 0.6), ("strong", 2.0)),
+        ),
         DataSet("roadseg", ("background", "road"), roads_names, 243, (1, 10, 10), ".png"),
     )
 }
@@ -109,14 +125,18 @@ class Predicted:
 
 
 def predicted(data: DataSet, name: str, noise: float, seed: int = 0) -> Predicted:
-    """Overconfident networks that disagree, and see less the more `noise` there is; each voxel's logits have an offset that means nothing."""
+    """Overconfident networks that disagree, and see less the more `noise` there is; each voxel's logits have an offset
+    that means nothing.
+    """
     rng = np.random.default_rng([seed, *name.encode()])
     widths = (0.0, *(PATCH if n > 1 else 0.0 for n in data.shape))
     truth = ndimage.gaussian_filter(rng.normal(size=(len(data.classes), *data.shape)), widths)
     truth *= 2.5 / truth.std()
     truth[0] += 1.5
     labels = (truth + rng.gumbel(size=truth.shape)).argmax(0).astype(np.uint8)
-    logits = [2 * (truth + rng.normal(0, 0.5 + noise, truth.shape)) + rng.normal(0, 2, data.shape) for _ in range(MEMBERS)]
+    logits = [
+        2 * (truth + rng.normal(0, 0.5 + noise, truth.shape)) + rng.normal(0, 2, data.shape) for _ in range(MEMBERS)
+    ]
     return Predicted(labels, tuple(z.astype(np.float32) for z in logits))
 
 
@@ -141,7 +161,10 @@ def write(data: DataSet, folder: Path, cases: int, *, layout: str = "nnunet", se
                     save_prediction(data, member, name, logits)
                 else:
                     # axes as in the label files: (x, y, z) for NIfTI, (y, x) for pictures
-                    np.savez_compressed(member / f"{name}.npz", logits=logits.transpose(0, 3, 2, 1) if data.ending == ".nii.gz" else logits[:, 0])
+                    np.savez_compressed(
+                        member / f"{name}.npz",
+                        logits=logits.transpose(0, 3, 2, 1) if data.ending == ".nii.gz" else logits[:, 0],
+                    )
     reduced = folder / "study.yaml"
     reduced.write_text("\n".join(scaled(data, folder, cases)) + "\n", encoding="utf-8")
     return reduced
@@ -152,9 +175,23 @@ def describe(data: DataSet, folder: Path, seed: int, cases: int) -> None:
     labels = {name: k for k, name in enumerate(data.classes)}
     axes = [0, 1, 2]
     for name, content in (
-        ("dataset.json", {"channel_names": {"0": "image"}, "labels": labels, "numTraining": cases, "file_ending": data.ending}),
-        ("plans.json", {"dataset_name": f"Dataset900_{data.name}", "plans_name": "nnUNetResEncUNetMPlans", "transpose_forward": axes, "transpose_backward": axes}),
-        ("predict_from_raw_data_args.json", {"save_probabilities": True, "use_mirroring": True, "tile_step_size": 0.5, "use_folds": ["all"]}),
+        (
+            "dataset.json",
+            {"channel_names": {"0": "image"}, "labels": labels, "numTraining": cases, "file_ending": data.ending},
+        ),
+        (
+            "plans.json",
+            {
+                "dataset_name": f"Dataset900_{data.name}",
+                "plans_name": "nnUNetResEncUNetMPlans",
+                "transpose_forward": axes,
+                "transpose_backward": axes,
+            },
+        ),
+        (
+            "predict_from_raw_data_args.json",
+            {"save_probabilities": True, "use_mirroring": True, "tile_step_size": 0.5, "use_folds": ["all"]},
+        ),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
@@ -185,7 +222,9 @@ def save_map(data: DataSet, path: Path, labels: NDArray[np.uint8]) -> None:
 
 
 def scaled(data: DataSet, folder: Path, cases: int) -> Iterator[str]:
-    """The paper's configuration on `folder`, line by line, with its split and calibration set sizes in proportion to `cases`; sizes leave two cases to validate."""
+    """The paper's configuration on `folder`, line by line, with its split and calibration set sizes in proportion to
+    `cases`; sizes leave two cases to validate.
+    """
     left = 0
     for line in (HERE / f"{data.name}.yaml").read_text(encoding="utf-8").splitlines():
         found = re.match(r"(  (calibration|validation|test|sizes): )([\d\[\], ]+)$", line)

@@ -23,7 +23,13 @@ Array = NDArray[Any]
 
 
 def _cohort(
-    members: Sequence[Sequence[Array]], labels: Sequence[Array] | None = None, *, head: Head | None = None, kind: Any = "logits", pool: Any = "logits", **more: Any
+    members: Sequence[Sequence[Array]],
+    labels: Sequence[Array] | None = None,
+    *,
+    head: Head | None = None,
+    kind: Any = "logits",
+    pool: Any = "logits",
+    **more: Any,
 ) -> Cohort:
     cases = []
     for k, own in enumerate(members):
@@ -44,7 +50,14 @@ def make_cohort() -> Callable[..., Cohort]:
 def random_cohort() -> Callable[..., Cohort]:
     """Seeded logits of two cases."""
 
-    def make(classes: int = 3, shape: tuple[int, ...] = (20, 30), members: int = 2, labelled: bool = True, seed: int = 0, **more: Any) -> Cohort:
+    def make(
+        classes: int = 3,
+        shape: tuple[int, ...] = (20, 30),
+        members: int = 2,
+        labelled: bool = True,
+        seed: int = 0,
+        **more: Any,
+    ) -> Cohort:
         rng = np.random.default_rng(seed)
         z = [[(3 * rng.normal(size=(classes, *shape))).astype(np.float32) for _ in range(members)] for _ in range(2)]
         y = [rng.integers(classes, size=shape) for _ in range(2)] if labelled else None
@@ -66,7 +79,9 @@ def make_calibrator() -> Callable[..., Calibrator]:
 @pytest.fixture(scope="session")
 def unequal() -> AffineMap:
     """Matrix scaling of raw logits whose row sums differ: 1, 1.5 and 0.2."""
-    return AffineMap(torch.tensor([[1.0, 0.1, -0.1], [0.2, 1.0, 0.3], [0.0, -0.5, 0.7]]), torch.tensor([0.1, 0.0, -0.2]), logits=True)
+    return AffineMap(
+        torch.tensor([[1.0, 0.1, -0.1], [0.2, 1.0, 0.3], [0.0, -0.5, 0.7]]), torch.tensor([0.1, 0.0, -0.2]), logits=True
+    )
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +91,18 @@ def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     def predicted(name: str) -> Cohort:
         pytest.importorskip("onnxruntime", reason="the networks of the real ensembles need onnxruntime")
         out = tmp_path_factory.mktemp(name)
-        command = [sys.executable, str(shared / "zoo" / "write_predictions.py"), name, str(out), "--layout", "npz", "--limit", "4", "--members", "2"]
+        command = [
+            sys.executable,
+            str(shared / "zoo" / "write_predictions.py"),
+            name,
+            str(out),
+            "--layout",
+            "npz",
+            "--limit",
+            "4",
+            "--members",
+            "2",
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         return open_cohort([out / "member0", out / "member1"], out / "labels", pool="logits", background=0)
 

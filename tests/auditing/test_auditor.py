@@ -1,4 +1,6 @@
-"""`segcal.audit` as a whole: numbers against what NumPy gives from the same arrays, roles, regions, callables, verdicts, and real ensembles."""
+"""`segcal.audit` as a whole: numbers against what NumPy gives from the same arrays, roles, regions, callables,
+verdicts, and real ensembles.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from segcal.surroundings import Surroundings
 
 
 def pooled(cohort: Cohort, case: int) -> np.ndarray:
-    return np.mean([f.array.astype(np.float64) for f in cohort[case].scores], 0)  # type: ignore[attr-defined]  # made from arrays
+    return np.mean([f.array.astype(np.float64) for f in cohort[case].scores], 0)  # type: ignore[attr-defined]
 
 
 def softmax(u: np.ndarray) -> np.ndarray:
@@ -43,7 +45,9 @@ def cohort(random_cohort: Any) -> Cohort:
     return made
 
 
-def test_matrix_scaling_is_measured_as_numpy_computes_it(cohort: Cohort, make_calibrator: Any, unequal: AffineMap) -> None:
+def test_matrix_scaling_is_measured_as_numpy_computes_it(
+    cohort: Cohort, make_calibrator: Any, unequal: AffineMap
+) -> None:
     found = segcal.audit(make_calibrator(cohort.head, unequal), cohort, Serial(), shifts=(10,), seed=3)
     w, b = unequal.weight.numpy(), unequal.bias.numpy()
     changed = harmful = beneficial = 0
@@ -58,7 +62,7 @@ def test_matrix_scaling_is_measured_as_numpy_computes_it(cohort: Cohort, make_ca
         beneficial += int(((old != new) & (new == y)).sum())
         members = [torch.from_numpy(f.array.reshape(3, -1)) for f in cohort[case].scores]  # type: ignore[attr-defined]
         for unit in ("voxel", "member"):
-            shift = Probe(unit, 10.0, 3).shifted(cohort, case, 0, members).numpy() - z  # type: ignore[arg-type]  # one of the two
+            shift = Probe(unit, 10.0, 3).shifted(cohort, case, 0, members).numpy() - z  # type: ignore[arg-type]
             # W (z + delta 1) + b = W z + b + delta W 1
             moved = softmax(w @ z + b[:, None] + shift[0] * w.sum(1)[:, None])
             largest[unit] = max(largest[unit], float(np.abs(moved - p).max()))
@@ -73,7 +77,9 @@ def test_matrix_scaling_is_measured_as_numpy_computes_it(cohort: Cohort, make_ca
     assert {f.verdict for f in found.findings} == {"does not hold"} and found.broken == []
 
 
-def test_the_change_grows_with_the_shift_and_ends_at_one_class(cohort: Cohort, make_calibrator: Any, unequal: AffineMap) -> None:
+def test_the_change_grows_with_the_shift_and_ends_at_one_class(
+    cohort: Cohort, make_calibrator: Any, unequal: AffineMap
+) -> None:
     found = segcal.audit(make_calibrator(cohort.head, unequal), cohort, Serial(), shifts=(0.1, 1, 10, 1000))
     for unit in ("voxel", "member"):
         means = [m.mean for p, m in found.shifts.items() if p.unit == unit]
@@ -93,16 +99,25 @@ def test_preserving_calibrators_hold_what_they_promise(cohort: Cohort, make_cali
 
 
 def test_an_invariant_map_of_raw_logits_is_no_worse_than_a_softmax(cohort: Cohort, make_calibrator: Any) -> None:
-    equal = AffineMap(torch.tensor([[1.0, 0.25, -0.25], [0.5, 1.0, -0.5], [0.0, -0.5, 1.5]]), torch.tensor([0.1, 0.0, -0.2]), logits=True)
+    equal = AffineMap(
+        torch.tensor([[1.0, 0.25, -0.25], [0.5, 1.0, -0.5], [0.0, -0.5, 1.5]]),
+        torch.tensor([0.1, 0.0, -0.2]),
+        logits=True,
+    )
     found = segcal.audit(make_calibrator(cohort.head, equal), cohort, Serial())
-    assert finding(found, "translation_invariant").verdict == "holds" and finding(found, "preserves_argmax").verdict == "does not hold"
+    assert (
+        finding(found, "translation_invariant").verdict == "holds"
+        and finding(found, "preserves_argmax").verdict == "does not hold"
+    )
     assert max(m.exact for m in found.shifts.values() if m.exact is not None) < 1e-12
 
 
 class Liar(ScaleMap):
     """Says that it preserves the label, and turns the scores around."""
 
-    def forward(self, log_probs: torch.Tensor, free_energy: torch.Tensor | None = None, given: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, log_probs: torch.Tensor, free_energy: torch.Tensor | None = None, given: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return torch.log_softmax(-log_probs, 0)
 
 
@@ -110,7 +125,9 @@ def test_a_proven_promise_that_is_seen_broken_is_named(cohort: Cohort, make_cali
     # delivery repairs the label, so that only the order is seen to break
     found = segcal.audit(make_calibrator(cohort.head, Liar(1.0)), cohort, Serial(), shifts=())
     assert found.broken == ["preserves_order"]
-    assert finding(found, "preserves_order").verdict == "broken" and finding(found, "translation_invariant").held is None
+    assert (
+        finding(found, "preserves_order").verdict == "broken" and finding(found, "translation_invariant").held is None
+    )
     assert found.guarantees().preserves_order == "no" and found.guarantees().preserves_argmax == "proven"
     assert found.to_json()["broken"] == ["preserves_order"]
 
@@ -139,7 +156,14 @@ def test_a_callable_may_look_at_neighbours(cohort: Cohort) -> None:
         return torch.softmax(torch.nn.functional.avg_pool2d(z, 3, 1, 1, count_include_pad=False), 1)
 
     found = segcal.audit(blurred, cohort, Serial(), shifts=(100,))
-    expected = sum(int((blurred(torch.from_numpy(pooled(cohort, k))[None])[0].argmax(0).numpy() != pooled(cohort, k).argmax(0)).sum()) for k in range(2))
+    expected = sum(
+        int(
+            (
+                blurred(torch.from_numpy(pooled(cohort, k))[None])[0].argmax(0).numpy() != pooled(cohort, k).argmax(0)
+            ).sum()
+        )
+        for k in range(2)
+    )
     assert found.preserved.labels_changed == expected > 100
     assert finding(found, "translation_invariant").verdict == "seen to hold"
 
@@ -150,7 +174,9 @@ def test_any_engine_gives_the_same_bits(cohort: Cohort, make_calibrator: Any, un
     assert json.dumps(one) == json.dumps(two)
 
 
-def test_without_labels_the_flip_audit_is_left_out(random_cohort: Any, make_calibrator: Any, unequal: AffineMap) -> None:
+def test_without_labels_the_flip_audit_is_left_out(
+    random_cohort: Any, make_calibrator: Any, unequal: AffineMap
+) -> None:
     bare, full = random_cohort(labelled=False), random_cohort()
     calibrator = make_calibrator(bare.head, unequal)
     found = segcal.audit(calibrator, bare, Serial(), shifts=())
@@ -164,9 +190,13 @@ def test_free_energy_spread_is_that_of_the_voxels(cohort: Cohort, make_calibrato
     found = segcal.audit(make_calibrator(cohort.head, ScaleMap(1.0)), cohort, Serial(), shifts=())
     stds = [float(np.log(np.exp(pooled(cohort, k)).sum(0)).std()) for k in range(2)]
     assert found.spread is not None
-    assert found.spread.mean == pytest.approx(np.mean(stds), abs=1e-7) and found.spread.p50 == pytest.approx(np.percentile(stds, 50), abs=1e-7)
+    assert found.spread.mean == pytest.approx(np.mean(stds), abs=1e-7) and found.spread.p50 == pytest.approx(
+        np.percentile(stds, 50), abs=1e-7
+    )
     assert [row["free_energy_std"] for row in found.per_case] == pytest.approx(stds, abs=1e-7)
-    assert found.spread.mean == pytest.approx(mean_known(row["free_energy_std"] for row in segcal.evaluate(cohort, None, Serial()).uncalibrated.per_case))
+    assert found.spread.mean == pytest.approx(
+        mean_known(row["free_energy_std"] for row in segcal.evaluate(cohort, None, Serial()).uncalibrated.per_case)
+    )
 
 
 def test_padding_is_counted_and_left_out(random_cohort: Any, make_calibrator: Any, unequal: AffineMap) -> None:
@@ -174,7 +204,10 @@ def test_padding_is_counted_and_left_out(random_cohort: Any, make_calibrator: An
     cropped, full = random_cohort(crop=crop), random_cohort()
     calibrator = make_calibrator(cropped.head, unequal)
     found = segcal.audit(calibrator, cropped, Serial(), shifts=(10,))
-    assert found.roles["padding"] == 2 * (20 * 30 - 16 * 20) and found.preserved.voxels == found.saturated.voxels == 2 * 16 * 20
+    assert (
+        found.roles["padding"] == 2 * (20 * 30 - 16 * 20)
+        and found.preserved.voxels == found.saturated.voxels == 2 * 16 * 20
+    )
     assert all(m.voxels == 2 * 16 * 20 for m in found.shifts.values())
     inside = sum(
         int(((unequal.weight.numpy() @ z + unequal.bias.numpy()[:, None]).argmax(0) != z.argmax(0)).sum())
@@ -185,11 +218,18 @@ def test_padding_is_counted_and_left_out(random_cohort: Any, make_calibrator: An
     assert by_callable.preserved == found.preserved and by_callable.flips == found.flips
 
 
-def test_a_temperature_of_a_case_is_that_of_apply(random_cohort: Any, make_calibrator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temperature_of_a_case_is_that_of_apply(
+    random_cohort: Any, make_calibrator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Crop padding is no part of the mean, neither where a case is read by blocks nor where it is held whole."""
     cohort = random_cohort(crop=((2, 18), (5, 25)))
     map_ = LocalMap.start(3, image_level=True)
-    calibrator = make_calibrator(cohort.head, LocalMap(torch.randn(7, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 0.03, map_.bias, image_level=True))
+    calibrator = make_calibrator(
+        cohort.head,
+        LocalMap(
+            torch.randn(7, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 0.03, map_.bias, image_level=True
+        ),
+    )
     audited: list[torch.Tensor] = []
     deliver = WholeCase.deliver
 
@@ -215,7 +255,9 @@ def test_near_a_boundary_of_the_prediction(make_cohort: Any, make_calibrator: An
     weak = [19, 18, 15, 8]  # 0, 1, 4 and 11 voxels from the boundary: a bias of 1 turns these
     z[0, 0, weak] = 0.5
     cohort = make_cohort([[z]])
-    found = segcal.audit(make_calibrator(cohort.head, AffineMap(torch.eye(2), torch.tensor([0.0, 1.0]))), cohort, Serial(), shifts=())
+    found = segcal.audit(
+        make_calibrator(cohort.head, AffineMap(torch.eye(2), torch.tensor([0.0, 1.0]))), cohort, Serial(), shifts=()
+    )
     assert found.flips.changed == 4 and found.flips.within == {1: 2, 3: 2, 7: 3}
     assert found.to_json()["flips"]["near_boundary"]["7"] == {"voxels": 3, "share": 0.75}
 
@@ -254,21 +296,37 @@ def test_scores_that_are_probabilities_have_no_gauge_and_saturate(make_cohort: A
 def test_json_is_plain_and_complete(cohort: Cohort, make_calibrator: Any, unequal: AffineMap) -> None:
     found = segcal.audit(make_calibrator(cohort.head, unequal, method="ms"), cohort, Serial(), shifts=(1,)).to_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert {"subject", "voxels", "findings", "broken", "guarantees", "parameters", "preservation", "shifts", "flips", "saturation", "free_energy_std", "per_case", "notes"} <= set(
-        found
-    )
+    assert {
+        "subject",
+        "voxels",
+        "findings",
+        "broken",
+        "guarantees",
+        "parameters",
+        "preservation",
+        "shifts",
+        "flips",
+        "saturation",
+        "free_energy_std",
+        "per_case",
+        "notes",
+    } <= set(found)
     assert (found["parameters"]["optimised"], found["parameters"]["identifiable"]) == (12, 8)
     assert [row["case"] for row in found["per_case"]] == ["case0", "case1"]
     assert sum(row["labels_changed"] for row in found["per_case"]) == found["preservation"]["labels_changed"]
 
 
-def test_what_cannot_be_audited_is_said(cohort: Cohort, random_cohort: Any, make_calibrator: Any, unequal: AffineMap, tmp_path: Path) -> None:
+def test_what_cannot_be_audited_is_said(
+    cohort: Cohort, random_cohort: Any, make_calibrator: Any, unequal: AffineMap, tmp_path: Path
+) -> None:
     with pytest.raises(MismatchError):
         segcal.audit(make_calibrator(Softmax(("a", "b")), ScaleMap(1.0)), cohort, Serial())
     with pytest.raises(MismatchError, match="raw logits"):
         segcal.audit(make_calibrator(cohort.head, unequal), random_cohort(pool="probs"), Serial())
     with pytest.raises(UsageError, match="energy_maps"):
-        segcal.audit(make_calibrator(cohort.head, ScaleMap(1.0)), random_cohort(pool="probs"), Serial(), energy_maps=tmp_path)
+        segcal.audit(
+            make_calibrator(cohort.head, ScaleMap(1.0)), random_cohort(pool="probs"), Serial(), energy_maps=tmp_path
+        )
     broken = random_cohort()
     broken[1].scores[0].array[0, 0, 0] = np.nan
     with pytest.raises(ScoreError, match="not finite"):
@@ -279,7 +337,15 @@ def test_what_cannot_be_audited_is_said(cohort: Cohort, random_cohort: Any, make
 def test_real_ensembles_keep_what_is_promised(real: Any, name: str) -> None:
     cohort = real(name)
     engine = Serial()
-    fits = segcal.fit_methods({"ts": segcal.TemperatureScaling(), "ms": segcal.MatrixScaling(lambda_=0, mu=0), "dc": segcal.DirichletCalibration(lambda_=0, mu=0)}, cohort, engine)
+    fits = segcal.fit_methods(
+        {
+            "ts": segcal.TemperatureScaling(),
+            "ms": segcal.MatrixScaling(lambda_=0, mu=0),
+            "dc": segcal.DirichletCalibration(lambda_=0, mu=0),
+        },
+        cohort,
+        engine,
+    )
     for method, fit in fits.items():
         found = segcal.audit(fit.calibrator, cohort, engine, shifts=(100,))
         assert found.broken == []

@@ -42,7 +42,9 @@ def test_tiles_give_what_the_whole_image_gives(shape: tuple[int, ...], seed: int
     labels[tuple(slice(0, 4) for _ in shape)] = NOWHERE
     changed = np.flatnonzero(rng.random(labels.size) < 0.2)
     border = boundary(labels)
-    distance = ndimage.distance_transform_edt(~border).ravel()[changed] if border.any() else np.full(len(changed), np.inf)
+    distance = (
+        ndimage.distance_transform_edt(~border).ravel()[changed] if border.any() else np.full(len(changed), np.inf)
+    )
     expected = tuple(int((distance <= d).sum()) for d in (1, 3, 7))
     assert near_boundary(labels, changed, tile=200) == expected
     assert near_boundary(labels, changed) == expected

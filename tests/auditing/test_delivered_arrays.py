@@ -1,6 +1,8 @@
-"""No preserving calibrator changes a delivered label, and no order-preserving one swaps a strict order in the float32 array: adversarial scores, every kind of map.
+"""No preserving calibrator changes a delivered label, and no order-preserving one swaps a strict order in the float32
+array: adversarial scores, every kind of map.
 
-`MADE` holds maps that promise to preserve, made by hand, for each registered kind; a kind without an entry fails here, so that a new one is tried too.
+`MADE` holds maps that promise to preserve, made by hand, for each registered kind; a kind without an entry fails here,
+so that a new one is tried too.
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ from hypothesis import strategies as st
 
 from segcal import accumulate
 from segcal.auditing.measures import Preservation
-from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, Calibrator, ConditionalMap, IntraOrderMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import (
+    REGISTERED,
+    AffineMap,
+    BinnedMap,
+    Calibrator,
+    ConditionalMap,
+    IntraOrderMap,
+    Map,
+    MixtureMap,
+    ScaleMap,
+)
 from segcal.experts import Coordinates, Gaps, Margins, Scores
 from segcal.head import Regions, Softmax
 from segcal.scores import check_kind
@@ -44,15 +56,28 @@ def _conditional(c: int) -> list[ConditionalMap]:
 def _net(c: int, size: float) -> IntraOrderMap:
     g = torch.Generator().manual_seed(c)
     shapes = [(3, c), (3, 3), (c - 1, 3)]
-    return IntraOrderMap([(size * torch.randn(s, dtype=torch.float64, generator=g), size * torch.randn(s[0], dtype=torch.float64, generator=g)) for s in shapes])
+    return IntraOrderMap(
+        [
+            (
+                size * torch.randn(s, dtype=torch.float64, generator=g),
+                size * torch.randn(s[0], dtype=torch.float64, generator=g),
+            )
+            for s in shapes
+        ]
+    )
 
 
 MADE: dict[type[Map], Any] = {
     ScaleMap: lambda c: [ScaleMap(beta) for beta in (1e-10, 1e-4, 0.3, 1.0, 7.0, 1e4)],
-    MixtureMap: lambda c: [MixtureMap(0.4, torch.tensor(w)) for w in ([1.0, 0.0, 0.0], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0])] + [MixtureMap(1e4, torch.tensor([0.5, 0.5, 0.0]))],
+    MixtureMap: lambda c: (
+        [MixtureMap(0.4, torch.tensor(w)) for w in ([1.0, 0.0, 0.0], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0])]
+        + [MixtureMap(1e4, torch.tensor([0.5, 0.5, 0.0]))]
+    ),
     ConditionalMap: _conditional,
     # with more than two classes, classes that share a bin tie, and nothing is promised
-    BinnedMap: lambda c: [BinnedMap(torch.linspace(0.1, 0.9, bins).repeat(2, 1), 6.0) for bins in (2, 30)] if c == 2 else [],
+    BinnedMap: lambda c: (
+        [BinnedMap(torch.linspace(0.1, 0.9, bins).repeat(2, 1), 6.0) for bins in (2, 30)] if c == 2 else []
+    ),
     IntraOrderMap: lambda c: [_net(c, size) for size in (0.0, 1.0, 30.0)],
     AffineMap: lambda c: [_tempered(c, 0.5, False), _tempered(c, 3.0, True)],
 }
@@ -82,7 +107,11 @@ def test_no_label_and_no_order_changes_in_what_is_delivered(kind_of_map: type[Ma
     classes = data.draw(st.integers(2, 6).filter(lambda c: bool(MADE[kind_of_map](c))))
     head = Softmax(tuple("abcdef"[:classes]))
     m = data.draw(st.sampled_from(MADE[kind_of_map](classes)))
-    kind = "logits" if m.needs_logits else data.draw(st.sampled_from([check_kind(k) for k in ("logits", "log_probs", "probs", "scores")]))
+    kind = (
+        "logits"
+        if m.needs_logits
+        else data.draw(st.sampled_from([check_kind(k) for k in ("logits", "log_probs", "probs", "scores")]))
+    )
     z = data.draw(scores(head, kind, 60))
     labels, orders = broken(Calibrator(head, kind, [m], "made"), z, kind)
     assert labels == 0
@@ -104,7 +133,9 @@ def test_no_region_changes_its_side_under_any_map(data: st.DataObject) -> None:
 def test_a_map_that_preserves_nothing_is_noticed() -> None:
     head = Softmax(("a", "b", "c"))
     turned = AffineMap(-torch.eye(3), torch.zeros(3))
-    labels, orders = broken(Calibrator(head, "logits", [turned], "made"), np.random.default_rng(0).normal(size=(3, 100)), "logits")
+    labels, orders = broken(
+        Calibrator(head, "logits", [turned], "made"), np.random.default_rng(0).normal(size=(3, 100)), "logits"
+    )
     assert labels == 100 and orders == 100
 
 

@@ -81,7 +81,10 @@ def by_pairs(z: np.ndarray, p: np.ndarray) -> tuple[int, int, int]:
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(0, 30))
 def test_counts_are_those_of_every_pair(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
-    z, p = rng.integers(0, 4, (classes, n)).astype(np.float64), (rng.integers(0, 4, (classes, n)) / 8).astype(np.float32)
+    z, p = (
+        rng.integers(0, 4, (classes, n)).astype(np.float64),
+        (rng.integers(0, 4, (classes, n)) / 8).astype(np.float32),
+    )
     head = Softmax(tuple("abcde"[:classes]))
     found = preserved(z, p, head=head)
     assert (found.labels_changed, found.orders_changed, found.ties) == by_pairs(z, p)
@@ -91,7 +94,14 @@ def test_counts_are_those_of_every_pair(seed: int, classes: int, n: int) -> None
 def test_pieces_sum_to_the_whole(seed: int, cut: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     z, p = torch.from_numpy(rng.normal(size=(3, n))), torch.from_numpy(rng.random((3, n))).float()
-    views = [View(torch.from_numpy(rng.random((3, n))).float(), torch.from_numpy(rng.random((3, n))), torch.from_numpy(rng.random((3, n)))) for _ in range(2)]
+    views = [
+        View(
+            torch.from_numpy(rng.random((3, n))).float(),
+            torch.from_numpy(rng.random((3, n))),
+            torch.from_numpy(rng.random((3, n))),
+        )
+        for _ in range(2)
+    ]
     pieces = [torch.arange(n) < cut, torch.arange(n) >= cut]
     for measure, fold in (
         (Preservation(THREE), lambda m, k: m.fold(z[:, k], "logits", p[:, k])),
@@ -133,5 +143,7 @@ def test_saturated_scores_are_counted_in_every_kind(kind: Any, scores: Any, coun
 
 def test_a_saturated_region_counts_on_either_side() -> None:
     measure = Saturation(REGIONS)
-    found = accumulate.result(measure, accumulate.lift(measure, measure.fold(torch.tensor([[1.0, 0.5], [0.0, 0.5]]), "probs")))
+    found = accumulate.result(
+        measure, accumulate.lift(measure, measure.fold(torch.tensor([[1.0, 0.5], [0.0, 0.5]]), "probs"))
+    )
     assert (found.scores, found.scores_at_floor, found.voxels_at_floor) == (8, 2, 1)

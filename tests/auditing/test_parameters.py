@@ -30,7 +30,11 @@ def test_entries_of_experts_at_zero_are_counted_by_expert() -> None:
     a[1, 0, 1] = a[1, 1, 0] = 0
     g = torch.tensor([[0.1, 0.2], [0.0, 0.0], [0.3, 0.0]])
     found = at_bounds(ConditionalMap(a, g, Margins()), ("x", "y", "z"))
-    assert [(b.name, b.meaning.split(":")[0]) for b in found] == [("A of expert y", "2 of 4 entries"), ("g of expert y", "2 of 2 entries"), ("g of expert z", "1 of 2 entries")]
+    assert [(b.name, b.meaning.split(":")[0]) for b in found] == [
+        ("A of expert y", "2 of 4 entries"),
+        ("g of expert y", "2 of 2 entries"),
+        ("g of expert z", "1 of 2 entries"),
+    ]
     assert at_bounds(ConditionalMap(torch.zeros(2, 2, 2), torch.zeros(2, 2), Scores()), "ab") == []
 
 
@@ -55,7 +59,11 @@ def test_identifiable_counts_are_jacobian_ranks(method: str, classes: int, make_
     theta = 0.5 + torch.rand(optimised, generator=generator, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda t: _softmax_of(t, z, make), theta)
     rank = int(torch.linalg.matrix_rank(jacobian, rtol=1e-10))
-    found = counts(make_calibrator(Softmax(tuple("abcde")[:classes]), AffineMap(torch.eye(classes), torch.zeros(classes)), method=method))
+    found = counts(
+        make_calibrator(
+            Softmax(tuple("abcde")[:classes]), AffineMap(torch.eye(classes), torch.zeros(classes)), method=method
+        )
+    )
     assert (found.optimised, found.identifiable) == (optimised, rank)
 
 

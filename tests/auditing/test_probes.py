@@ -27,19 +27,25 @@ def test_a_voxel_shift_adds_one_constant_a_voxel_to_the_mean_of_logits(random_co
     assert 90 < float(delta.abs().max()) <= 100 and float(delta[0].std()) > 10
 
 
-def test_a_member_shift_is_one_constant_for_the_whole_case_and_differs_between_members_and_cases(random_cohort: Any) -> None:
+def test_a_member_shift_is_one_constant_for_the_whole_case_and_differs_between_members_and_cases(
+    random_cohort: Any,
+) -> None:
     cohort = random_cohort(members=1)
     probe = Probe("member", 10.0)
     deltas = []
     for case in (0, 1):
         members = members_of(cohort, case)
-        first, second = (probe.shifted(cohort, case, start, [m[:, start : start + 100] for m in members]) for start in (0, 100))
+        first, second = (
+            probe.shifted(cohort, case, start, [m[:, start : start + 100] for m in members]) for start in (0, 100)
+        )
         delta = torch.cat([first, second], 1) - members[0][:, :200].double()
         assert float(delta.std()) < 1e-12
         deltas.append(float(delta[0, 0]))
     assert abs(deltas[0] - deltas[1]) > 1e-3 and max(map(abs, deltas)) <= 10
     both = random_cohort(members=2)
-    pooled = Probe("member", 10.0).shifted(both, 0, 0, members_of(both)) - torch.stack([m.double() for m in members_of(both)]).mean(0)
+    pooled = Probe("member", 10.0).shifted(both, 0, 0, members_of(both)) - torch.stack(
+        [m.double() for m in members_of(both)]
+    ).mean(0)
     assert float(pooled.std()) < 1e-12 and float(pooled.abs().max()) > 0
 
 
@@ -72,7 +78,12 @@ def test_members_are_left_as_they_were(random_cohort: Any) -> None:
 
 
 def test_there_is_a_probe_a_unit_and_size_and_none_without_a_gauge(random_cohort: Any) -> None:
-    assert [(p.unit, p.size) for p in probes(random_cohort(), (1, 10), 0)] == [("voxel", 1.0), ("voxel", 10.0), ("member", 1.0), ("member", 10.0)]
+    assert [(p.unit, p.size) for p in probes(random_cohort(), (1, 10), 0)] == [
+        ("voxel", 1.0),
+        ("voxel", 10.0),
+        ("member", 1.0),
+        ("member", 10.0),
+    ]
     assert len(probes(random_cohort(), (1, 1.0), 0)) == 2 and probes(random_cohort(), (), 0) == []
     regions = random_cohort(classes=2, head=Regions(("x", "y"), ((1,), (2,)), (1, 2)))
     assert not has_gauge(regions) and probes(regions, (1,), 0) == []

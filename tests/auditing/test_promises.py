@@ -19,18 +19,45 @@ def test_labels_and_orders_are_counted_in_voxels() -> None:
 
 
 def row(claimed: str, verdict: str, labels: int) -> dict[str, Any]:
-    promises = {name: {"claimed": claimed, "verdict": verdict} for name in ("translation_invariant", "preserves_argmax", "preserves_order")}
+    promises = {
+        name: {"claimed": claimed, "verdict": verdict}
+        for name in ("translation_invariant", "preserves_argmax", "preserves_order")
+    }
     shift = {"largest": 0.0, "units": 1, "exact": 1e-15, "plain": 0.0, "plain_units": 0, "plain_exact": 1e-15}
-    return {"promises": promises, "returned": {"labels": labels, "orders": 0}, "written": {"labels": 0, "orders": 0}, "shifts": {"voxel": shift, "member": shift}}
+    return {
+        "promises": promises,
+        "returned": {"labels": labels, "orders": 0},
+        "written": {"labels": 0, "orders": 0},
+        "shifts": {"voxel": shift, "member": shift},
+    }
 
 
-@pytest.mark.parametrize(("found", "count"), [(row("proven", "holds", 0), 0), (row("proven", "holds", 3), 1), (row("no", "does not hold", 3), 0), (row("proven", "broken", 0), 3)])
+@pytest.mark.parametrize(
+    ("found", "count"),
+    [
+        (row("proven", "holds", 0), 0),
+        (row("proven", "holds", 3), 1),
+        (row("no", "does not hold", 3), 0),
+        (row("proven", "broken", 0), 3),
+    ],
+)
 def test_only_proven_promises_can_be_faults(found: dict[str, Any], count: int) -> None:
     assert len(faults(found)) == count
 
 
 def test_a_page_has_a_line_a_method_and_the_softmax() -> None:
-    pool = {"title": "x", "cases": 1, "voxels": 4, "classes": 3, "fit_cases": 2, "methods": {"ts": row("proven", "holds", 0), "lts": "no image"}}
+    pool = {
+        "title": "x",
+        "cases": 1,
+        "voxels": 4,
+        "classes": 3,
+        "fit_cases": 2,
+        "methods": {"ts": row("proven", "holds", 0), "lts": "no image"},
+    }
     lines = page([pool], "command").splitlines()
-    assert any(line.startswith("| ts | proven | proven | proven | 0 | 0 | 0 | 0 | 0, 1 unit (1.0e-15)") for line in lines)
-    assert any("not fitted: no image" in line for line in lines) and any(line.startswith("| softmax |") for line in lines)
+    assert any(
+        line.startswith("| ts | proven | proven | proven | 0 | 0 | 0 | 0 | 0, 1 unit (1.0e-15)") for line in lines
+    )
+    assert any("not fitted: no image" in line for line in lines) and any(
+        line.startswith("| softmax |") for line in lines
+    )

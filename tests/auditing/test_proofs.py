@@ -80,7 +80,12 @@ def test_a_map_of_log_probabilities_is_invariant_whatever_its_row_sums(unequal: 
 
 @pytest.mark.parametrize(
     "m",
-    [ScaleMap(2.0), MixtureMap(1.5, torch.tensor([0.5, 0.25, 0.25])), AffineMap(form(), torch.zeros(3)), AffineMap(torch.linspace(-1, 2, 9).reshape(3, 3), torch.zeros(3), True)],
+    [
+        ScaleMap(2.0),
+        MixtureMap(1.5, torch.tensor([0.5, 0.25, 0.25])),
+        AffineMap(form(), torch.zeros(3)),
+        AffineMap(torch.linspace(-1, 2, 9).reshape(3, 3), torch.zeros(3), True),
+    ],
 )
 def test_proofs_agree_with_what_the_map_guarantees(m: ScaleMap | MixtureMap | AffineMap) -> None:
     given_ = m.guarantees()
@@ -94,7 +99,9 @@ def margins(classes: int, order: bool) -> np.ndarray:
     return np.concatenate([np.zeros((1, classes - 1)), lower])
 
 
-def made(a: np.ndarray, g: np.ndarray, order: bool, level: np.ndarray, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def made(
+    a: np.ndarray, g: np.ndarray, order: bool, level: np.ndarray, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """W = 1 w^T - K A D, b = beta 1 - K g."""
     classes = len(a) + 1
     d = (order_cone(classes) if order else argmax_cone(classes)).numpy()[1:]
@@ -156,10 +163,16 @@ def test_a_descending_cone_is_not_kept_by_an_argmax_expert_in_general() -> None:
 def test_an_expert_in_canonical_order_is_the_expert_applied(coordinates: Coordinates, seed: int) -> None:
     rng = np.random.default_rng(seed)
     k = coordinates.size(4)
-    m = ConditionalMap(torch.from_numpy(rng.exponential(size=(4, k, k))), torch.from_numpy(rng.exponential(size=(4, k))), coordinates)
+    m = ConditionalMap(
+        torch.from_numpy(rng.exponential(size=(4, k, k))), torch.from_numpy(rng.exponential(size=(4, k))), coordinates
+    )
     x = torch.log_softmax(torch.from_numpy(rng.normal(size=(4, 1))), 0)
     winner = int(x.argmax())
-    order = x[:, 0].argsort(descending=True) if isinstance(coordinates, Gaps) else torch.tensor([winner, *(j for j in range(4) if j != winner)])
+    order = (
+        x[:, 0].argsort(descending=True)
+        if isinstance(coordinates, Gaps)
+        else torch.tensor([winner, *(j for j in range(4) if j != winner)])
+    )
     w, b = canonical_expert(m, winner)
     u = w @ x[order] + b[:, None]
     torch.testing.assert_close(torch.log_softmax(u, 0), m(x)[order], rtol=1e-10, atol=1e-10)

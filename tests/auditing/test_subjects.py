@@ -35,14 +35,20 @@ def test_a_module_is_called_without_gradients() -> None:
     assert not WholeCase(layer, "logits").deliver(torch.zeros(2, 6), (2, 3), {}, ALL).requires_grad
 
 
-@pytest.mark.parametrize(("function", "error"), [(lambda z: z[0], ShapeError), (lambda z: z - 5, ScoreError), (lambda z: z * torch.nan, ScoreError)])
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [(lambda z: z[0], ShapeError), (lambda z: z - 5, ScoreError), (lambda z: z * torch.nan, ScoreError)],
+)
 def test_what_is_no_probability_is_refused(function: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="<lambda>"):
         WholeCase(function, "logits").deliver(torch.zeros(2, 6), (2, 3), {}, ALL)
 
 
 def test_a_calibrator_is_given_the_fields_it_needs_in_the_shape_of_the_case() -> None:
-    subject = WholeCase(Calibrator(HEAD, "logits", [LocalMap.start(2, image_mean=torch.zeros(3), image_scale=torch.ones(3))], "made"), "logits")
+    subject = WholeCase(
+        Calibrator(HEAD, "logits", [LocalMap.start(2, image_mean=torch.zeros(3), image_scale=torch.ones(3))], "made"),
+        "logits",
+    )
     assert subject.fields == ("image",)
     z = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     p = subject.deliver(z, (2, 3), {"image": torch.rand(3, 6).double()}, ALL)

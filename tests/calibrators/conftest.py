@@ -39,7 +39,9 @@ def hostile() -> Callable[..., np.ndarray[Any, Any]]:
 @pytest.fixture(scope="session")
 def softmax_calibrator() -> Callable[..., Calibrator]:
     """A calibrator of one map for a softmax head of `classes` classes."""
-    return lambda m, classes, kind="logits": Calibrator(Softmax(tuple(f"c{k}" for k in range(classes))), kind, [m], "hand-made")
+    return lambda m, classes, kind="logits": Calibrator(
+        Softmax(tuple(f"c{k}" for k in range(classes))), kind, [m], "hand-made"
+    )
 
 
 def _flips(m: Map, z: Tensor, kind: Kind = "logits") -> Tensor:
@@ -60,7 +62,9 @@ def ordinary() -> Callable[..., Tensor]:
 
     def make(seed: int, classes: int, n: int = 8000) -> Tensor:
         g = torch.Generator().manual_seed(seed)
-        z = torch.randn(classes, n, generator=g, dtype=torch.float64) * 10 ** (4 * torch.rand(n, generator=g, dtype=torch.float64) - 2)
+        z = torch.randn(classes, n, generator=g, dtype=torch.float64) * 10 ** (
+            4 * torch.rand(n, generator=g, dtype=torch.float64) - 2
+        )
         near = torch.rand(n, generator=g) < 0.5
         z[0, near] = z[1:, near].amax(0) + 1e-3 * torch.randn(int(near.sum()), generator=g, dtype=torch.float64)
         return z

@@ -17,7 +17,11 @@ from segcal.errors import ScoreError, ShapeError, UsageError
 from segcal.head import Regions, Softmax
 
 HEAD = Softmax(("sky", "road", "tree"))
-SKEWED = AffineMap(torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.2, 0.0], [0.3, 0.0, 0.8]], dtype=torch.float64), torch.tensor([0.1, 0.0, -0.1]), logits=True)
+SKEWED = AffineMap(
+    torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.2, 0.0], [0.3, 0.0, 0.8]], dtype=torch.float64),
+    torch.tensor([0.1, 0.0, -0.1]),
+    logits=True,
+)
 SHAPES = [(4, 3), (2, 3, 5), (2, 3, 4, 5), (2, 3, 3, 4, 2), (1, 3, 1, 1), (0, 3, 4), (2, 3, 0)]
 
 
@@ -84,7 +88,9 @@ def test_scores_of_any_precision_and_a_calibrator_made_half(dtype) -> None:
 
 
 def test_composes_after_a_model_and_needs_no_gradient() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3, padding=1), Calibrator(HEAD, "logits", [ScaleMap(0.5)], "hand-made"))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1), Calibrator(HEAD, "logits", [ScaleMap(0.5)], "hand-made")
+    )
     p = model(torch.randn(1, 1, 6, 6))
     assert p.shape == (1, 3, 6, 6)
     assert sum(t.numel() for t in model[1].parameters()) == 0
@@ -135,7 +141,9 @@ def test_rows_through_a_part_are_what_is_delivered() -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_region_rows_stay_on_the_side_that_is_delivered(keep) -> None:
     head = Regions(("a",), ((1,),), (1,))
-    calibrator = Calibrator(head, "logits", [AffineMap(torch.eye(2), torch.tensor([0.0, 2.0]))], "hand-made", keep_decision=keep)
+    calibrator = Calibrator(
+        head, "logits", [AffineMap(torch.eye(2), torch.tensor([0.0, 2.0]))], "hand-made", keep_decision=keep
+    )
     z = torch.linspace(-4, 4, 41, dtype=torch.float64)[None]
     decision = head.decide(z, "logits")[0]
     rows = Rows(0, 0, head.canonical(z, "logits"), torch.zeros(41, dtype=torch.int64), decision, decision)
@@ -149,4 +157,6 @@ def test_region_rows_stay_on_the_side_that_is_delivered(keep) -> None:
 def test_a_solution_is_plain_data_and_back() -> None:
     part = Solution(0.5, 0.4, "optimal", "m", 3, {"gap": 1e-12}, {"lambda": 1.0}, ({"lambda": None, "nll": 0.5},))
     whole = replace(part, parts={"a": part})
-    assert Solution.from_json(json.loads(json.dumps(whole.to_json()))) == replace(whole, selection=[*part.selection], parts={"a": replace(part, selection=[*part.selection])})
+    assert Solution.from_json(json.loads(json.dumps(whole.to_json()))) == replace(
+        whole, selection=[*part.selection], parts={"a": replace(part, selection=[*part.selection])}
+    )

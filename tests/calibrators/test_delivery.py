@@ -18,7 +18,9 @@ PRESERVING = {
     "T = 1e-4": lambda c: ScaleMap(1e4),
     "T = 1.37": lambda c: ScaleMap(1 / 1.37),
     "T = 1e300": lambda c: ScaleMap(1e-300),
-    "affine temperature": lambda c: AffineMap(0.7 * torch.eye(c, dtype=torch.float64) + torch.linspace(-1, 1, c, dtype=torch.float64)[None], torch.zeros(c)),
+    "affine temperature": lambda c: AffineMap(
+        0.7 * torch.eye(c, dtype=torch.float64) + torch.linspace(-1, 1, c, dtype=torch.float64)[None], torch.zeros(c)
+    ),
     "mixture": lambda c: MixtureMap(0.5, torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)),
     "nearly uniform": lambda c: MixtureMap(0.5, torch.tensor([1e-12, 0.0, 1 - 1e-12], dtype=torch.float64)),
 }

@@ -22,23 +22,46 @@ from segcal.head import Regions, Softmax
 
 HEAD = Softmax(("a", "b", "c"), background=0, ignore=255)
 SOLUTION = Solution(
-    0.123456789012345678, 0.1, "optimal", "T = 1", 7, {"gap": 1e-17, "proof": "x"}, {"lambda": None}, ({"lambda": None, "nll": 0.1, "standard_error": float("nan")},)
+    0.123456789012345678,
+    0.1,
+    "optimal",
+    "T = 1",
+    7,
+    {"gap": 1e-17, "proof": "x"},
+    {"lambda": None},
+    ({"lambda": None, "nll": 0.1, "standard_error": float("nan")},),
 )
-DATA = FitData("cohort", "logits", Provenance(5, 1, False, 0.5), (Record("case", "group", "l" * 32, "s" * 32, (9, 1, 0, 2)),), 9)
+DATA = FitData(
+    "cohort", "logits", Provenance(5, 1, False, 0.5), (Record("case", "group", "l" * 32, "s" * 32, (9, 1, 0, 2)),), 9
+)
 
 
 def affine(seed: int = 0) -> AffineMap:
     g = torch.Generator().manual_seed(seed)
-    return AffineMap(torch.randn(3, 3, generator=g, dtype=torch.float64), torch.randn(3, generator=g, dtype=torch.float64), logits=True)
+    return AffineMap(
+        torch.randn(3, 3, generator=g, dtype=torch.float64),
+        torch.randn(3, generator=g, dtype=torch.float64),
+        logits=True,
+    )
 
 
 def calibrators() -> dict[str, Calibrator]:
     shared = ScaleMap(1 / 3)
     return {
         "scale": Calibrator(HEAD, "probs", [ScaleMap(1 / 3)], "ts", solution=SOLUTION, data=DATA),
-        "affine": Calibrator(HEAD, "logits", [affine()], "ms", solution=SOLUTION, data=DATA, crossfit={"folds": [[0], [1]]}),
-        "mixture": Calibrator(HEAD, "logits", [MixtureMap(1e-4, torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64))], "ets"),
-        "regions": Calibrator(Regions(("r", "s"), ((1, 2), (2,)), (1, 2), 3), "logits", [ScaleMap(0.1), AffineMap(torch.eye(2), torch.ones(2))], "dc", keep_decision=False),
+        "affine": Calibrator(
+            HEAD, "logits", [affine()], "ms", solution=SOLUTION, data=DATA, crossfit={"folds": [[0], [1]]}
+        ),
+        "mixture": Calibrator(
+            HEAD, "logits", [MixtureMap(1e-4, torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64))], "ets"
+        ),
+        "regions": Calibrator(
+            Regions(("r", "s"), ((1, 2), (2,)), (1, 2), 3),
+            "logits",
+            [ScaleMap(0.1), AffineMap(torch.eye(2), torch.ones(2))],
+            "dc",
+            keep_decision=False,
+        ),
         "one map twice": Calibrator(Regions(("r", "s"), ((1, 2), (2,)), (1, 2)), "probs", [shared, shared], "ts"),
     }
 
@@ -49,14 +72,23 @@ def test_comes_back_bit_for_bit(name, tmp_path) -> None:
     path = tmp_path / "new folder" / "cal.safetensors"
     made.save(path)
     back = segcal.load(path)
-    assert (back.head, back.kind, back.method, back.keep_decision, back.crossfit, back.data) == (made.head, made.kind, made.method, made.keep_decision, made.crossfit, made.data)
+    assert (back.head, back.kind, back.method, back.keep_decision, back.crossfit, back.data) == (
+        made.head,
+        made.kind,
+        made.method,
+        made.keep_decision,
+        made.crossfit,
+        made.data,
+    )
     assert back.guarantees() == made.guarantees()
     assert (back.solution is None) == (made.solution is None)
     if made.solution is not None:
         assert json.dumps(back.solution.to_json()) == json.dumps(made.solution.to_json())
     ours, theirs = made.state_dict(), back.state_dict()
     assert ours.keys() == theirs.keys()
-    assert all(ours[k].dtype == theirs[k].dtype and ours[k].numpy().tobytes() == theirs[k].numpy().tobytes() for k in ours)
+    assert all(
+        ours[k].dtype == theirs[k].dtype and ours[k].numpy().tobytes() == theirs[k].numpy().tobytes() for k in ours
+    )
     scores = torch.rand(2, made.head.channels, 7)
     scores = scores / scores.sum(1, keepdim=True) if made.kind == "probs" and isinstance(made.head, Softmax) else scores
     assert torch.equal(made(scores), back(scores))

@@ -1,4 +1,6 @@
-"""A temperature from a voxel's neighbourhood: the definition by hand, the identity, cuts, planes, padding, images, promises."""
+"""A temperature from a voxel's neighbourhood: the definition by hand, the identity, cuts, planes, padding, images,
+promises.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,19 @@ def _one_thread() -> Iterator[None]:
 def some_map(seed: int = 0, classes: int = 3, channels: int = 0, **options: Any) -> LocalMap:
     g = torch.Generator().manual_seed(seed)
     kernels = 8 if channels else 7
-    image = (torch.randn(channels, 5, 5, generator=g) * 0.05, torch.randn(1, generator=g), torch.zeros(channels), torch.ones(channels)) if channels else ()
-    return LocalMap(torch.randn(kernels, classes, 5, 5, generator=g) * 0.03, torch.randn(kernels, generator=g), *image, **options)
+    image = (
+        (
+            torch.randn(channels, 5, 5, generator=g) * 0.05,
+            torch.randn(1, generator=g),
+            torch.zeros(channels),
+            torch.ones(channels),
+        )
+        if channels
+        else ()
+    )
+    return LocalMap(
+        torch.randn(kernels, classes, 5, 5, generator=g) * 0.03, torch.randn(kernels, generator=g), *image, **options
+    )
 
 
 def scores(seed: int, *shape: int) -> torch.Tensor:
@@ -61,7 +74,9 @@ def by_hand(m: LocalMap, x: np.ndarray, image: np.ndarray | None = None) -> np.n
         for c in range(w):
             at = [(reflected(r + 2 * i - 4, h), reflected(c + 2 * j - 4, w)) for i in range(5) for j in range(5)]
             near = np.stack([x[:, a, b] for a, b in at], 1).reshape(-1, 5, 5)
-            t1, t2, t3, t4, a1, a2, a3, *more = (np.einsum("kcij,cij->k", m.weight.numpy(), near) + m.bias.numpy()).tolist()
+            t1, t2, t3, t4, a1, a2, a3, *more = (
+                np.einsum("kcij,cij->k", m.weight.numpy(), near) + m.bias.numpy()
+            ).tolist()
             gate = [1 / (1 + math.exp(-a)) for a in (a1, a2, a3)]
             t = gate[2] * (gate[0] * t1 + (1 - gate[0]) * t2) + (1 - gate[2]) * (gate[1] * t3 + (1 - gate[1]) * t4)
             if image is not None:
@@ -100,7 +115,17 @@ def test_the_image_by_hand() -> None:
     assert torch.allclose(u, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"logits": True}, {"image_level": True}, {"slice_axis": 2}, {"image_mean": torch.zeros(2), "image_scale": torch.ones(2)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"logits": True},
+        {"image_level": True},
+        {"slice_axis": 2},
+        {"image_mean": torch.zeros(2), "image_scale": torch.ones(2)},
+    ],
+    ids=str,
+)
 def test_the_start_is_the_identity(options: dict[str, Any]) -> None:
     m = LocalMap.start(3, **options)
     calibrator = Calibrator(HEAD, "logits", [m], "it")
@@ -114,7 +139,10 @@ def test_the_start_is_the_identity(options: dict[str, Any]) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(
-    shape=st.one_of(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))),
+    shape=st.one_of(
+        st.tuples(st.integers(1, 40), st.integers(1, 40)),
+        st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12)),
+    ),
     step=st.integers(20, 700),
     axis=st.integers(0, 2),
     level=st.booleans(),
@@ -178,7 +206,9 @@ def test_padding_and_ignored_voxels_are_surroundings() -> None:
     """Crop padding of exactly (1, 0, 0) is floored; a mask hides nothing from its neighbours."""
     p = scores(0, 3, 8, 9).softmax(0)
     p[:, :3] = torch.tensor([1.0, 0, 0])[:, None, None]
-    case = Case("one", (ArrayField(p.numpy(), True, "p"),), crop=((3, 8), (0, 9)), mask=ArrayField(np.eye(8, 9), False, "mask"))
+    case = Case(
+        "one", (ArrayField(p.numpy(), True, "p"),), crop=((3, 8), (0, 9)), mask=ArrayField(np.eye(8, 9), False, "mask")
+    )
     cohort = Cohort((case,), HEAD, "probs")
     m = some_map()
     tau = temperatures(Calibrator(HEAD, "probs", [m], "it"), cohort).reshape(8, 9)
@@ -191,7 +221,12 @@ def test_a_temperature_a_case_leaves_crop_padding_out() -> None:
     p = scores(0, 3, 12, 9).softmax(0)
     p[:, :5] = torch.tensor([1.0, 0, 0])[:, None, None]
     case = Case("one", (ArrayField(p.numpy(), True, "p"),), crop=((5, 12), (0, 9)))
-    voxel, image = (temperatures(Calibrator(HEAD, "probs", [some_map(image_level=level)], "it"), Cohort((case,), HEAD, "probs")).reshape(12, 9) for level in (False, True))
+    voxel, image = (
+        temperatures(
+            Calibrator(HEAD, "probs", [some_map(image_level=level)], "it"), Cohort((case,), HEAD, "probs")
+        ).reshape(12, 9)
+        for level in (False, True)
+    )
     t = (voxel[5:] - 1e-6).expm1().log()
     assert torch.allclose(image, torch.nn.functional.softplus(t.mean()) + 1e-6, atol=1e-12)
 
@@ -204,7 +239,13 @@ def test_float32_agrees() -> None:
 
 def test_promises() -> None:
     invariant, raw = some_map().guarantees(), some_map(logits=True).guarantees()
-    assert invariant.translation_invariant == invariant.preserves_order == raw.preserves_order == raw.preserves_argmax == "proven"
+    assert (
+        invariant.translation_invariant
+        == invariant.preserves_order
+        == raw.preserves_order
+        == raw.preserves_argmax
+        == "proven"
+    )
     assert raw.translation_invariant == "no"
     z = scores(0, 1, 3, 9, 9)
     shift = scores(1, 1, 1, 9, 9)

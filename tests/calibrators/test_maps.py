@@ -8,7 +8,16 @@ import pickle
 import pytest
 import torch
 
-from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, ConditionalMap, IntraOrderMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import (
+    REGISTERED,
+    AffineMap,
+    BinnedMap,
+    ConditionalMap,
+    IntraOrderMap,
+    Map,
+    MixtureMap,
+    ScaleMap,
+)
 from segcal.experts import Gaps
 from segcal.intra_order import shapes
 
@@ -18,7 +27,9 @@ MAPS: list[Map] = [
     MixtureMap(0.3, torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)),
     ConditionalMap(torch.rand(2, 1, 1, dtype=torch.float64), torch.rand(2, 1, dtype=torch.float64), Gaps()),
     BinnedMap(torch.tensor([[0.1, 0.4, 0.6, 0.9], [0.2, 0.3, 0.5, 0.8]], dtype=torch.float64), 4.0),
-    IntraOrderMap([(torch.rand(a, b, dtype=torch.float64), torch.rand(a, dtype=torch.float64)) for a, b in shapes(2, 3)]),
+    IntraOrderMap(
+        [(torch.rand(a, b, dtype=torch.float64), torch.rand(a, dtype=torch.float64)) for a, b in shapes(2, 3)]
+    ),
 ]
 
 

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from segcal.calibrators import MixtureMap
 from segcal.errors import UsageError
 
-WEIGHTS = st.tuples(*(st.floats(0, 1) for _ in range(3))).filter(lambda w: sum(w) > 0.1).map(lambda w: torch.tensor([x / sum(w) for x in w], dtype=torch.float64))
+WEIGHTS = (
+    st.tuples(*(st.floats(0, 1) for _ in range(3)))
+    .filter(lambda w: sum(w) > 0.1)
+    .map(lambda w: torch.tensor([x / sum(w) for x in w], dtype=torch.float64))
+)
 
 
 @settings(deadline=None, max_examples=30)

@@ -39,9 +39,20 @@ class Folder:
 
 
 def write_cohort(
-    root: Path, names: Sequence[str], *, classes: int = 3, shape: tuple[int, ...] = (24, 20), temperature: float = 2.0, members: int = 1, seed: int = 0, kind: str = "logits"
+    root: Path,
+    names: Sequence[str],
+    *,
+    classes: int = 3,
+    shape: tuple[int, ...] = (24, 20),
+    temperature: float = 2.0,
+    members: int = 1,
+    seed: int = 0,
+    kind: str = "logits",
 ) -> Folder:
-    """Logits that are too large by a known factor, with labels drawn from the right ones: CASE.npz a member, CASE.npy a label map."""
+    """Logits that are too large by a known factor, with labels drawn from the right ones:
+
+    CASE.npz a member, CASE.npy a label map.
+    """
     rng = np.random.default_rng(seed)
     labels = root / "labels"
     labels.mkdir(parents=True)
@@ -55,7 +66,9 @@ def write_cohort(
         noise = rng.normal(0, 0.2, (members, *z.shape))
         for folder, shift in zip(folders, noise - noise.mean(0), strict=True):
             scaled = (temperature * (z + shift)).astype(np.float32)
-            np.savez_compressed(folder / f"{name}.npz", **{kind: scaled if kind == "logits" else softmax(scaled).astype(np.float32)})
+            np.savez_compressed(
+                folder / f"{name}.npz", **{kind: scaled if kind == "logits" else softmax(scaled).astype(np.float32)}
+            )
     return Folder(folders, labels, temperature)
 
 
@@ -133,12 +146,19 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     root = tmp_path_factory.mktemp("regions")
     folder = write_cohort(root, ["r0", "r1", "r2", "r3"], seed=5)
     rng = np.random.default_rng(6)
-    described = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2], "file_ending": ".npy"}
+    described = {
+        "labels": {"background": 0, "whole": [1, 2], "core": [2]},
+        "regions_class_order": [1, 2],
+        "file_ending": ".npy",
+    }
     (folder.results[0] / "dataset.json").write_text(json.dumps(described))
     for path in folder.results[0].glob("*.npz"):
         z = rng.normal(0, 1.5, (24, 20))
         inside = np.stack([z, z - 1])
         drawn = rng.random((24, 20)) < 1 / (1 + np.exp(-inside))
-        np.save(folder.labels / f"{path.stem}.npy", np.where(drawn[0] & drawn[1], 2, np.where(drawn[0], 1, 0)).astype(np.uint8))
+        np.save(
+            folder.labels / f"{path.stem}.npy",
+            np.where(drawn[0] & drawn[1], 2, np.where(drawn[0], 1, 0)).astype(np.uint8),
+        )
         np.savez_compressed(path, probabilities=(1 / (1 + np.exp(-2 * inside))).astype(np.float32))
     return folder

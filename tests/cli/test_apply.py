@@ -13,7 +13,11 @@ import pytest
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "segcal.json"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "segcal.json"
+    }
 
 
 def test_probabilities_keep_every_label(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path) -> None:
@@ -29,11 +33,23 @@ def test_probabilities_keep_every_label(segcal: Any, heldout: Any, calibrator: P
         np.testing.assert_array_equal(np.load(out / "confidence" / f"{source.stem}.npy"), p.max(0))
 
 
-def test_nnunet_comes_back_in_its_layout_with_the_delivered_map_as_it_was(segcal: Any, nnunet: Any, tmp_path: Path) -> None:
+def test_nnunet_comes_back_in_its_layout_with_the_delivered_map_as_it_was(
+    segcal: Any, nnunet: Any, tmp_path: Path
+) -> None:
     single = nnunet.results[0]
     words = [single, "--labels", nnunet.labels]
     assert segcal("fit", *words, "-o", tmp_path / "cal.safetensors", "--no-crossfit").code == 0
-    said = segcal("apply", tmp_path / "cal.safetensors", single, "-o", tmp_path / "out", "--maps", "error", "--json", tmp_path / "a.json")
+    said = segcal(
+        "apply",
+        tmp_path / "cal.safetensors",
+        single,
+        "-o",
+        tmp_path / "out",
+        "--maps",
+        "error",
+        "--json",
+        tmp_path / "a.json",
+    )
     assert said.code == 0
     assert "padding, passed through unchanged" in said.out
     assert "post-processing" in said.out
@@ -44,7 +60,9 @@ def test_nnunet_comes_back_in_its_layout_with_the_delivered_map_as_it_was(segcal
     assert (found["written"], found["failed"], found["delivered_differs"]) == (4, 0, 0)
 
 
-def test_existing_outputs_are_refused_then_overwritten(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_existing_outputs_are_refused_then_overwritten(
+    segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path
+) -> None:
     words = ["apply", calibrator, *heldout.words, "-o", tmp_path / "out"]
     assert segcal(*words).code == 0
     before = files(tmp_path / "out")
@@ -76,7 +94,9 @@ def test_resume_leaves_finished_cases_alone(segcal: Any, heldout: Any, calibrato
     assert "4 case(s) were finished before" in again.out
 
 
-def test_resume_writes_again_what_is_older_than_the_run(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_resume_writes_again_what_is_older_than_the_run(
+    segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path
+) -> None:
     words = ["apply", calibrator, *heldout.words, "-o", tmp_path / "out"]
     assert segcal(*words).code == 0
     stale = tmp_path / "out" / "q02.npz"
@@ -89,7 +109,9 @@ def test_resume_writes_again_what_is_older_than_the_run(segcal: Any, heldout: An
     assert stale.read_bytes() == right
 
 
-def test_resume_does_not_mix_two_runs(segcal: Any, heldout: Any, fitting: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_resume_does_not_mix_two_runs(
+    segcal: Any, heldout: Any, fitting: Any, calibrator: Path, tmp_path: Path
+) -> None:
     words = ["apply", calibrator, *heldout.words, "-o", tmp_path / "out"]
     assert segcal(*words).code == 0
     maps = segcal(*words, "--resume", "--maps", "entropy")
@@ -129,7 +151,9 @@ def test_a_broken_case_does_not_stop_the_others(segcal: Any, heldout: Any, calib
     assert "3 case(s) were finished before" in repaired.out
 
 
-def test_if_every_case_fails_nothing_is_partly_done(segcal: Any, cohort_writer: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_if_every_case_fails_nothing_is_partly_done(
+    segcal: Any, cohort_writer: Any, calibrator: Path, tmp_path: Path
+) -> None:
     folder = cohort_writer(tmp_path / "in", ["x"])
     np.savez_compressed(folder.results[0] / "x.npz", logits=np.full((3, 24, 20), np.inf, np.float32))
     said = segcal("apply", calibrator, *folder.words, "-o", tmp_path / "out")
@@ -147,7 +171,9 @@ def test_if_every_case_fails_nothing_is_partly_done(segcal: Any, cohort_writer: 
         (["--cases", "nobody"], 2, "nobody"),
     ],
 )
-def test_wrong_arguments_leave_nothing(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path, words: list[str], code: int, told: str) -> None:
+def test_wrong_arguments_leave_nothing(
+    segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path, words: list[str], code: int, told: str
+) -> None:
     said = segcal("apply", calibrator, *heldout.words, "-o", tmp_path / "out", *words)
     assert said.code == code
     assert told in said.err
@@ -163,7 +189,9 @@ def test_inputs_are_never_overwritten(segcal: Any, heldout: Any, calibrator: Pat
     assert not (heldout.results[0] / "segcal.json").exists()
 
 
-def test_a_mismatch_stops_it_unless_told_to_go_on(segcal: Any, cohort_writer: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_a_mismatch_stops_it_unless_told_to_go_on(
+    segcal: Any, cohort_writer: Any, calibrator: Path, tmp_path: Path
+) -> None:
     pair = cohort_writer(tmp_path / "pair", ["x"], members=2, seed=9)
     refused = segcal("apply", calibrator, *pair.words, "-o", tmp_path / "out")
     assert refused.code == 2
@@ -177,4 +205,6 @@ def test_a_mismatch_stops_it_unless_told_to_go_on(segcal: Any, cohort_writer: An
 def test_formats(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path, format: str) -> None:
     assert segcal("apply", calibrator, *heldout.words, "-o", tmp_path / "out", "--format", format).code == 0
     assert len(list((tmp_path / "out").glob(f"*.{format}"))) == 4
-    assert segcal("apply", calibrator, *heldout.words, "-o", tmp_path / "out", "--format", format, "--resume", "--json").json["skipped"] == ["q00", "q01", "q02", "q03"]
+    assert segcal(
+        "apply", calibrator, *heldout.words, "-o", tmp_path / "out", "--format", format, "--resume", "--json"
+    ).json["skipped"] == ["q00", "q01", "q02", "q03"]

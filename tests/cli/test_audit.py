@@ -17,7 +17,9 @@ from segcal.errors import UsageError
 def test_a_temperature_holds_all_its_promises(segcal: Any, calibrator: Path, heldout: Any) -> None:
     said = segcal("audit", calibrator, *heldout.labelled)
     assert said.code == 0
-    assert [line.split()[-1] for line in said.out.splitlines() if line.strip().split("  ")[0] in PROMISES.values()] == ["holds"] * 3
+    assert [line.split()[-1] for line in said.out.splitlines() if line.strip().split("  ")[0] in PROMISES.values()] == [
+        "holds"
+    ] * 3
     assert "no label changed in 1,920 voxels" in said.out and "Constants added to all scores" in said.out
 
 
@@ -26,23 +28,33 @@ def test_the_json_is_the_audit_of_the_library(segcal: Any, calibrator: Path, hel
     assert [(row["unit"], row["size"]) for row in found["shifts"]] == [("voxel", 10.0), ("member", 10.0)]
     assert found["subject"] == "ts" and found["cases"] == 4 and found["broken"] == []
     assert found["flips"]["audit"]["flipped"] == 0
-    other = segcal("audit", calibrator, *heldout.words, "--shifts", "10", "--seed", "5", "--json", tmp_path / "audit.json")
+    other = segcal(
+        "audit", calibrator, *heldout.words, "--shifts", "10", "--seed", "5", "--json", tmp_path / "audit.json"
+    )
     assert "no labels: the flip audit is left out" in other.out and (tmp_path / "audit.json").is_file()
 
 
-def test_a_promise_that_was_never_made_is_no_failure(segcal: Any, calibrator: Path, heldout: Any, tmp_path: Path) -> None:
+def test_a_promise_that_was_never_made_is_no_failure(
+    segcal: Any, calibrator: Path, heldout: Any, tmp_path: Path
+) -> None:
     fitted = load(calibrator)
     w = torch.tensor([[1.0, 0.2, 0.0], [0.0, 0.5, 0.0], [0.3, 0.0, 1.4]])
     path = tmp_path / "ms.safetensors"
-    Calibrator(fitted.head, "logits", [AffineMap(w, torch.tensor([0.5, 0.0, 0.0]), logits=True)], "ms", data=fitted.data).save(path)
+    Calibrator(
+        fitted.head, "logits", [AffineMap(w, torch.tensor([0.5, 0.0, 0.0]), logits=True)], "ms", data=fitted.data
+    ).save(path)
     said = segcal("audit", path, *heldout.labelled)
     assert said.code == 0 and said.out.count("does not hold") == 3
     assert "raising all logits leads to 2, lowering them to 1" in said.out
     assert "Against the truth" in said.out and "within 7" in said.out
 
 
-def test_a_broken_promise_ends_with_code_1(segcal: Any, calibrator: Path, heldout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor.VoxelWise, "deliver", lambda self, scores, kind: torch.softmax(-scores.double(), 0).float())
+def test_a_broken_promise_ends_with_code_1(
+    segcal: Any, calibrator: Path, heldout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        auditor.VoxelWise, "deliver", lambda self, scores, kind: torch.softmax(-scores.double(), 0).float()
+    )
     said = segcal("audit", calibrator, *heldout.labelled)
     assert said.code == 1
     assert "A promise that is proven does not hold: the label map stays, the ranking of classes stays." in said.out

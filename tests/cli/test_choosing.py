@@ -13,12 +13,29 @@ from segcal.calibrators import load
 
 def test_it_chooses_writes_and_says_why(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     path = tmp_path / "cal.safetensors"
-    said = segcal("fit", *fitting.labelled, "--method", "auto", "--among", "ts,ets,isotonic", "-o", path, "--json", tmp_path / "fit.json")
+    said = segcal(
+        "fit",
+        *fitting.labelled,
+        "--method",
+        "auto",
+        "--among",
+        "ts,ets,isotonic",
+        "-o",
+        path,
+        "--json",
+        tmp_path / "fit.json",
+    )
     assert (said.code, said.err) == (0, "")
     calibrator = load(path)
     assert calibrator.method == "ts"
     assert calibrator.maps[0].describe()["temperature"] == pytest.approx(fitting.temperature, rel=0.1)
-    for told in ("Chosen: ts (1 parameter)", "Must keep the label of every voxel", "not allowed", "cal.safetensors", "next: segcal evaluate"):
+    for told in (
+        "Chosen: ts (1 parameter)",
+        "Must keep the label of every voxel",
+        "not allowed",
+        "cal.safetensors",
+        "next: segcal evaluate",
+    ):
         assert told in said.out
     found = json.loads((tmp_path / "fit.json").read_text())
     assert found["recommendation"]["chosen"] == "ts"
@@ -41,7 +58,19 @@ def test_no_gain_is_said_and_the_file_changes_nothing(segcal: Any, cohort_writer
 
 
 def test_labels_may_change_where_that_is_allowed(segcal: Any, fitting: Any, tmp_path: Path) -> None:
-    said = segcal("fit", *fitting.labelled, "--method", "auto", "--may-change-labels", "--invariant", "--among", "ts,vs", "-o", tmp_path, "--json")
+    said = segcal(
+        "fit",
+        *fitting.labelled,
+        "--method",
+        "auto",
+        "--may-change-labels",
+        "--invariant",
+        "--among",
+        "ts,vs",
+        "-o",
+        tmp_path,
+        "--json",
+    )
     found = said.json["recommendation"]
     assert (found["keep_map"], found["invariant"]) == (False, True)
     assert {c["name"] for c in found["candidates"]} == {"uncalibrated", "ts", "vs"}
@@ -49,7 +78,9 @@ def test_labels_may_change_where_that_is_allowed(segcal: Any, fitting: Any, tmp_
 
 
 def test_regions(segcal: Any, regions: Any, tmp_path: Path) -> None:
-    said = segcal("fit", *regions.labelled, "--method", "auto", "--among", "ts,isotonic", "-o", tmp_path / "cal.safetensors")
+    said = segcal(
+        "fit", *regions.labelled, "--method", "auto", "--among", "ts,isotonic", "-o", tmp_path / "cal.safetensors"
+    )
     assert said.code == 0
     assert "isotonic, free" in said.out
     assert load(tmp_path / "cal.safetensors").keeps_label
@@ -70,7 +101,9 @@ def test_regions(segcal: Any, regions: Any, tmp_path: Path) -> None:
         (["--method", "ts", "--invariant"], "--invariant"),
     ],
 )
-def test_wrong_arguments_are_code_2_and_leave_nothing(segcal: Any, fitting: Any, tmp_path: Path, words: list[str], told: str) -> None:
+def test_wrong_arguments_are_code_2_and_leave_nothing(
+    segcal: Any, fitting: Any, tmp_path: Path, words: list[str], told: str
+) -> None:
     said = segcal("fit", *fitting.labelled, "-o", tmp_path / "cal.safetensors", *words)
     assert said.code == 2
     assert told in said.err

@@ -64,7 +64,9 @@ def test_wrong_usage(segcal: Any, images: Path, tmp_path: Path, words: tuple[str
     assert not (tmp_path / "out").exists()
 
 
-def test_artefacts_without_the_extra(segcal: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artefacts_without_the_extra(
+    segcal: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torchio", None)
     said = segcal("corrupt", images, "-o", tmp_path / "out", "--artefact", "spike")
     assert said.code == 2

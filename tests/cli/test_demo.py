@@ -21,11 +21,17 @@ from segcal.simulate import Design
 def test_the_commands_it_prints_do_the_same(segcal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     design = Design(classes=("background", "organ"), shape=(6, 16, 16), margin=(1, 2, 2), members=2)
-    monkeypatch.setattr(demonstration, "run", functools.partial(demonstration.run, design=design, fitting=6, held_out=3))
+    monkeypatch.setattr(
+        demonstration, "run", functools.partial(demonstration.run, design=design, fitting=6, held_out=3)
+    )
     monkeypatch.setattr(demonstration, "METHODS", ("ts", "dc"))
     said = segcal("demo", "--json", tmp_path / "demo.json")
     assert (said.code, said.err) == (0, "")
-    rows = [line.split() for line in said.out.splitlines() if line.split() and line.split()[0] in ("uncalibrated", *demonstration.METHODS)]
+    rows = [
+        line.split()
+        for line in said.out.splitlines()
+        if line.split() and line.split()[0] in ("uncalibrated", *demonstration.METHODS)
+    ]
     assert [r[0] for r in rows] == ["uncalibrated", *demonstration.METHODS]
     assert float(rows[-1][6]) < float(rows[0][6])
     assert (tmp_path / "demo.json").is_file()
@@ -56,7 +62,13 @@ def test_a_used_folder_is_left_alone(segcal: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_whole_demo_ends_within_two_minutes(tmp_path: Path) -> None:
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "segcal", "demo", "-o", str(tmp_path / "demo")], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "segcal", "demo", "-o", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - begun < 120
     assert "uncalibrated" in done.stdout

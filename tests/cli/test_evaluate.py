@@ -14,7 +14,16 @@ CONTRACT = {"nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice",
 
 
 def test_json_has_what_the_contract_says(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path) -> None:
-    said = segcal("evaluate", *heldout.labelled, "--calibrator", calibrator, "--json", tmp_path / "e.json", "--csv", tmp_path / "e.csv")
+    said = segcal(
+        "evaluate",
+        *heldout.labelled,
+        "--calibrator",
+        calibrator,
+        "--json",
+        tmp_path / "e.json",
+        "--csv",
+        tmp_path / "e.csv",
+    )
     assert (said.code, said.err) == (0, "")
     found = json.loads((tmp_path / "e.json").read_text())
     assert {"cases", "voxels", "uncalibrated", "calibrated", "per_case"} <= set(found)
@@ -47,7 +56,9 @@ def test_without_a_calibrator_the_scores_are_taken_as_they_are(segcal: Any, held
     assert "uncalibrated" in shown.out
 
 
-def test_cases_of_the_fit_are_no_test_whatever_they_are_called(segcal: Any, fitting: Any, heldout: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_cases_of_the_fit_are_no_test_whatever_they_are_called(
+    segcal: Any, fitting: Any, heldout: Any, calibrator: Path, tmp_path: Path
+) -> None:
     for source, target in ((fitting.results[0], tmp_path / "results"), (fitting.labels, tmp_path / "labels")):
         target.mkdir()
         for k, path in enumerate(sorted(source.iterdir())[:2]):
@@ -67,7 +78,9 @@ def test_cases_of_the_fit_are_no_test_whatever_they_are_called(segcal: Any, fitt
     assert "In-sample: 2 of 6" in segcal(*words, "--fitted", "include").out
 
 
-def test_scores_made_in_another_way_are_refused_unless_told_to_go_on(segcal: Any, cohort_writer: Any, calibrator: Path, tmp_path: Path) -> None:
+def test_scores_made_in_another_way_are_refused_unless_told_to_go_on(
+    segcal: Any, cohort_writer: Any, calibrator: Path, tmp_path: Path
+) -> None:
     pair = cohort_writer(tmp_path / "pair", ["x", "y"], members=2, seed=9)
     words = ["evaluate", *pair.labelled, "--calibrator", calibrator]
     refused = segcal(*words)

@@ -32,7 +32,9 @@ def test_it_finds_the_temperature_and_keeps_cross_fitted_numbers(segcal: Any, fi
 
 def test_cross_fitted_numbers_do_not_depend_on_workers(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     for workers in (1, 2):
-        assert segcal("fit", *fitting.labelled, "-o", tmp_path / f"{workers}.safetensors", "--workers", workers).code == 0
+        assert (
+            segcal("fit", *fitting.labelled, "-o", tmp_path / f"{workers}.safetensors", "--workers", workers).code == 0
+        )
     assert load(tmp_path / "1.safetensors").crossfit == load(tmp_path / "2.safetensors").crossfit
 
 
@@ -41,7 +43,12 @@ def test_the_seed_reaches_what_is_trained(segcal: Any, fitting: Any, tmp_path: P
     found = []
     for run, seed in enumerate((0, 0, 1)):
         path = tmp_path / f"{run}.safetensors"
-        assert segcal("fit", *fitting.labelled, "--method", method, "--epochs", 1, "--seed", seed, "--no-crossfit", "-o", path).code == 0
+        assert (
+            segcal(
+                "fit", *fitting.labelled, "--method", method, "--epochs", 1, "--seed", seed, "--no-crossfit", "-o", path
+            ).code
+            == 0
+        )
         found.append([v.numpy().tobytes() for v in load(path).maps[0].state_dict().values()])
     assert found[0] == found[1]
     assert found[0] != found[2]
@@ -59,14 +66,25 @@ def test_several_methods_make_a_folder(segcal: Any, fitting: Any, tmp_path: Path
 
 
 def test_methods_that_may_change_labels_are_named(segcal: Any, fitting: Any, tmp_path: Path) -> None:
-    said = segcal("fit", *fitting.labelled, "--method", "ts,vs", "--lambda", "0.01", "--no-crossfit", "-o", tmp_path / "cals")
+    said = segcal(
+        "fit", *fitting.labelled, "--method", "ts,vs", "--lambda", "0.01", "--no-crossfit", "-o", tmp_path / "cals"
+    )
     assert "note: vs may change labels" in said.out
     assert "No cross-fitted numbers: left out, as asked" in said.out
     assert load(tmp_path / "cals" / "vs.safetensors").crossfit is None
 
 
 def test_one_group_is_fitted_and_says_why_there_are_no_numbers(segcal: Any, fitting: Any, tmp_path: Path) -> None:
-    said = segcal("fit", *fitting.labelled, "--groups", "^(p)", "-o", tmp_path / "cal.safetensors", "--json", tmp_path / "fit.json")
+    said = segcal(
+        "fit",
+        *fitting.labelled,
+        "--groups",
+        "^(p)",
+        "-o",
+        tmp_path / "cal.safetensors",
+        "--json",
+        tmp_path / "fit.json",
+    )
     assert said.code == 0
     assert "nothing can be held out" in said.out
     assert "--groups" in said.out
@@ -97,7 +115,9 @@ def test_an_existing_file_is_replaced_whole(segcal: Any, fitting: Any, tmp_path:
         (["--cases", "zz*"], "zz*"),
     ],
 )
-def test_wrong_arguments_are_code_2_and_leave_nothing(segcal: Any, fitting: Any, tmp_path: Path, words: list[str], told: str) -> None:
+def test_wrong_arguments_are_code_2_and_leave_nothing(
+    segcal: Any, fitting: Any, tmp_path: Path, words: list[str], told: str
+) -> None:
     said = segcal("fit", *fitting.labelled, "-o", tmp_path / "cal.safetensors", *words)
     assert said.code == 2
     assert told in said.err
@@ -159,7 +179,9 @@ def test_the_papers_recipe_is_a_solver(segcal: Any, fitting: Any, tmp_path: Path
         (("--method", "dc", "--solver", "recipe", "--lambda", "0.1"), "searches its strengths"),
     ],
 )
-def test_options_of_the_recipe_are_checked_before_any_work(segcal: Any, fitting: Any, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+def test_options_of_the_recipe_are_checked_before_any_work(
+    segcal: Any, fitting: Any, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
     pytest.importorskip("optuna")
     said = segcal("fit", *fitting.labelled, *words, "-o", tmp_path / "cal.safetensors")
     assert said.code == 2

@@ -21,9 +21,13 @@ def images(fitting: Any, heldout: Any, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def test_fit_evaluate_and_apply_with_images(segcal: Any, fitting: Any, heldout: Any, images: Path, tmp_path: Path) -> None:
+def test_fit_evaluate_and_apply_with_images(
+    segcal: Any, fitting: Any, heldout: Any, images: Path, tmp_path: Path
+) -> None:
     cal = tmp_path / "lts.safetensors"
-    said = segcal("fit", *fitting.labelled, "--method", "lts-image", "--images", images, *QUICK, "--folds", "2", "-o", cal)
+    said = segcal(
+        "fit", *fitting.labelled, "--method", "lts-image", "--images", images, *QUICK, "--folds", "2", "-o", cal
+    )
     assert said.code == 0, said.err
     assert "Cross-fitted" in said.out
     found = segcal("evaluate", *heldout.labelled, "--calibrator", cal, "--images", images, "--json").json
@@ -44,13 +48,23 @@ def test_fit_evaluate_and_apply_with_images(segcal: Any, fitting: Any, heldout: 
     assert segcal("inspect", cal).code == 0
 
 
-def test_images_that_are_missing_are_asked_for(segcal: Any, fitting: Any, heldout: Any, images: Path, tmp_path: Path) -> None:
+def test_images_that_are_missing_are_asked_for(
+    segcal: Any, fitting: Any, heldout: Any, images: Path, tmp_path: Path
+) -> None:
     said = segcal("fit", *fitting.labelled, "--method", "lts-image", "-o", tmp_path / "lts.safetensors")
     assert said.code == 3
     assert "--images" in said.err
     cal = tmp_path / "lts.safetensors"
-    assert segcal("fit", *fitting.labelled, "--method", "lts-image", "--images", images, *QUICK, "--no-crossfit", "-o", cal).code == 0
-    for words in (["evaluate", *heldout.labelled, "--calibrator", cal], ["apply", cal, *heldout.words, "-o", tmp_path / "out"]):
+    assert (
+        segcal(
+            "fit", *fitting.labelled, "--method", "lts-image", "--images", images, *QUICK, "--no-crossfit", "-o", cal
+        ).code
+        == 0
+    )
+    for words in (
+        ["evaluate", *heldout.labelled, "--calibrator", cal],
+        ["apply", cal, *heldout.words, "-o", tmp_path / "out"],
+    ):
         said = segcal(*words)
         assert said.code == 3
         assert "--images" in said.err
@@ -58,7 +72,19 @@ def test_images_that_are_missing_are_asked_for(segcal: Any, fitting: Any, heldou
 
 
 def test_both_sources_and_levels_in_one_call(segcal: Any, fitting: Any, tmp_path: Path) -> None:
-    said = segcal("fit", *fitting.labelled, "--method", "ts,lts,lts-raw", "--level", "image", *QUICK, "--no-crossfit", "-o", tmp_path / "cals", "--json")
+    said = segcal(
+        "fit",
+        *fitting.labelled,
+        "--method",
+        "ts,lts,lts-raw",
+        "--level",
+        "image",
+        *QUICK,
+        "--no-crossfit",
+        "-o",
+        tmp_path / "cals",
+        "--json",
+    )
     assert said.code == 0, said.err
     assert {p.stem for p in (tmp_path / "cals").iterdir()} == {"ts", "lts", "lts-raw"}
     found = {name: m["solution"] for name, m in said.json["methods"].items()}

@@ -38,7 +38,15 @@ def test_json_before_the_file_does_not_write_over_it(segcal: Any, calibrator: Pa
 def test_text_and_json_together(segcal: Any, calibrator: Path, tmp_path: Path) -> None:
     said = segcal("inspect", calibrator, "--json", tmp_path / "i.json")
     assert json.loads((tmp_path / "i.json").read_text())["method"] == "ts"
-    for told in ("temperature", "Promises", "proven", "Solution: optimal", "8 cases in 8 groups", "Cross-fitted", "made by segcal"):
+    for told in (
+        "temperature",
+        "Promises",
+        "proven",
+        "Solution: optimal",
+        "8 cases in 8 groups",
+        "Cross-fitted",
+        "made by segcal",
+    ):
         assert told in said.out
 
 
@@ -61,5 +69,7 @@ def test_a_region_calibrator_names_its_regions(segcal: Any, regions: Any, tmp_pa
     shown = segcal("inspect", path).out
     assert "whole: temperature" in shown
     freed = tmp_path / "freed.safetensors"
-    assert segcal("fit", *regions.labelled, "--method", "vs", "--lambda", "0.1", "--free-decision", "-o", freed).code == 0
+    assert (
+        segcal("fit", *regions.labelled, "--method", "vs", "--lambda", "0.1", "--free-decision", "-o", freed).code == 0
+    )
     assert segcal("inspect", freed, "--json").json["keeps_decision"] is False

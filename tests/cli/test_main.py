@@ -20,14 +20,24 @@ NAMES = [c.__name__ for c in COMMANDS]
 
 
 def process(*words: object, **settings: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "segcal", *map(str, words)], capture_output=True, text=True, timeout=120, check=False, **settings)
+    return subprocess.run(
+        [sys.executable, "-m", "segcal", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **settings,
+    )
 
 
 def test_help_names_every_command_in_the_order_of_use_and_no_other(segcal: Any) -> None:
     said = segcal("--help")
     assert said.code == 0
     commands = said.out[said.out.index("Commands") :]
-    places = [commands.index(f" {name} ") for name in ("demo", "check", "fit", "evaluate", "apply", "audit", "corrupt", "inspect")]
+    places = [
+        commands.index(f" {name} ")
+        for name in ("demo", "check", "fit", "evaluate", "apply", "audit", "corrupt", "inspect")
+    ]
     assert places == sorted(places)
     assert not any(f"│ {absent} " in said.out for absent in ("export", "serve"))
 
@@ -58,7 +68,10 @@ def test_every_option_has_a_help_text_that_is_shown(segcal: Any, name: str) -> N
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; from segcal.cli import run; run(['--help']); run(['fit', '--help']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from segcal.cli import run; run(['--help']); run(['fit', '--help']); sys.exit('torch' in"
+        " sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -142,7 +155,9 @@ def test_a_log_holds_results_only(fitting: Any) -> None:
 def test_a_terminal_shows_progress(fitting: Any) -> None:
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "segcal", "check", *fitting.labelled, "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    ) as running:
         os.close(follower)
         shown = b""
         while True:
@@ -192,4 +207,4 @@ def test_words_that_are_not_json_stay_as_they_are(words: list[str]) -> None:
 
 def test_paragraphs_are_left_to_the_terminal_and_examples_are_not() -> None:
     text = "One line.\n\nTwo\nlines.\n\n    an example\n    another\n\nParameters\n----------\nx\n    None."
-    assert reflowed(text) == "One line.\n\nTwo lines.\n\n    an example\n    another"
+    assert reflowed(text)[0] == "One line.\n\nTwo lines.\n\n    an example\n    another"

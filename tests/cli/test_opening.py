@@ -17,7 +17,17 @@ from segcal.head import Softmax
 from segcal.splits import grouped
 
 
-@pytest.mark.parametrize(("text", "size"), [("4GB", 2**32), ("512MB", 2**29), ("512MiB", 2**29), ("0.5g", 2**29), (" 300 M ", 300 * 2**20), ("268435456", 2**28)])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GB", 2**32),
+        ("512MB", 2**29),
+        ("512MiB", 2**29),
+        ("0.5g", 2**29),
+        (" 300 M ", 300 * 2**20),
+        ("268435456", 2**28),
+    ],
+)
 def test_sizes(text: str, size: int) -> None:
     assert memory_of(text) == size
 
@@ -96,9 +106,21 @@ def test_the_calibrators_pooling_stands_in(cohort_writer: Any, tmp_path: Path, s
 
 
 def test_options_can_be_typed_again() -> None:
-    given = Labelled(labels=Path("my labels"), pool="logits", groups=r"s_(\d+)", ignore_index=255, background=0, cases=("a*",), zyx=True, channel_axis=-1, classes=("a", "b"))
+    given = Labelled(
+        labels=Path("my labels"),
+        pool="logits",
+        groups=r"s_(\d+)",
+        ignore_index=255,
+        background=0,
+        cases=("a*",),
+        zyx=True,
+        channel_axis=-1,
+        classes=("a", "b"),
+    )
     words = given.words()
-    assert typed("segcal", "fit", words).startswith("segcal fit --labels 'my labels' --pool logits --groups 's_(\\d+)' --ignore-index 255")
+    assert typed("segcal", "fit", words).startswith(
+        "segcal fit --labels 'my labels' --pool logits --groups 's_(\\d+)' --ignore-index 255"
+    )
     assert words[words.index("--cases") + 1] == "a*"
     assert "--zyx" in words
     assert Labelled().words() == []

@@ -82,7 +82,9 @@ def test_the_example_is_yaml(segcal: Call, capsys: pytest.CaptureFixture[str]) -
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(words: list[str], code: int, said: str, segcal: Call, configuration: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(
+    words: list[str], code: int, said: str, segcal: Call, configuration: Path, tmp_path: Path
+) -> None:
     places = {"CONFIGURATION": str(configuration), "OUT": str(tmp_path / "out")}
     found = segcal("study", *(places.get(word, word) for word in words))
     assert found.code == code

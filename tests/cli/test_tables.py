@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from segcal.cli.tables import interval, number, short, write_cases
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0, "0"), (0.25, "0.2500"), (0.0005, "0.0005"), (0.00012, "1.2e-04"), (-0.0123, "-0.0123")])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (0, "0"), (0.25, "0.2500"), (0.0005, "0.0005"), (0.00012, "1.2e-04"), (-0.0123, "-0.0123")],
+)
 def test_numbers(value: float | None, shown: str) -> None:
     assert number(value) == shown
 
@@ -38,4 +41,6 @@ def test_what_a_calibrator_keeps_is_small() -> None:
 def test_cases_as_csv(tmp_path: Path) -> None:
     rows = [{"case": 'a,"b"', "group": "g", "in_sample": False, "uncalibrated": {"nll": 0.5, "dice": None}}]
     write_cases(tmp_path / "cases.csv", rows)
-    assert (tmp_path / "cases.csv").read_text() == 'case,group,in_sample,uncalibrated.nll,uncalibrated.dice\n"a,""b""",g,False,0.5,\n'
+    assert (
+        tmp_path / "cases.csv"
+    ).read_text() == 'case,group,in_sample,uncalibrated.nll,uncalibrated.dice\n"a,""b""",g,False,0.5,\n'

@@ -1,4 +1,6 @@
-"""Pin, reduce, survey, map: answers are sums over the right voxels, one pass a reduce, failures leave nothing behind."""
+"""Pin, reduce, survey, map: answers are sums over the right voxels, one pass a reduce, failures leave nothing
+behind.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def small(bad: int | None = None) -> Cohort:
 def nll(beta: float, cohort: Cohort, case: int) -> float:
     z = torch.from_numpy(cohort[case].scores[0].array).double()
     y = torch.from_numpy(cohort[case].labels.array)
-    return torch.nn.functional.cross_entropy(beta * torch.log_softmax(z, 0)[None], y[None], reduction="sum", ignore_index=255).item()
+    return torch.nn.functional.cross_entropy(
+        beta * torch.log_softmax(z, 0)[None], y[None], reduction="sum", ignore_index=255
+    ).item()
 
 
 def value(ask: Ask, state) -> float:
@@ -67,7 +71,9 @@ def test_a_reduction_is_the_sum_over_the_scored_voxels_of_the_cases_asked_for(en
     direct = [nll(0.7, cohort, i) for i in range(4)]
     assert value(asks["all"], found["all"]) == pytest.approx(sum(direct), rel=1e-6)
     assert value(asks["some"], found["some"]) == pytest.approx(direct[1] + direct[2], rel=1e-6)
-    assert {i: value(asks["each"], s) for i, s in found["each"].items()} == pytest.approx(dict(enumerate(direct)), rel=1e-6)
+    assert {i: value(asks["each"], s) for i, s in found["each"].items()} == pytest.approx(
+        dict(enumerate(direct)), rel=1e-6
+    )
     assert int(found["none"]["voxels"]) == 0
 
 
@@ -110,7 +116,11 @@ def test_rows_are_mapped_once_for_all_asks_that_look_through_the_same_map():
 
     through, other = Counting(), Counting()
     cohort = small()
-    asks = {(name, k): Ask(ScaleNLL(0.5 + k), through=t) for k in range(3) for name, t in (("one", through), ("other", other), ("bare", None))}
+    asks = {
+        (name, k): Ask(ScaleNLL(0.5 + k), through=t)
+        for k in range(3)
+        for name, t in (("one", through), ("other", other), ("bare", None))
+    }
     Serial().survey(cohort, asks)
     assert calls == 2 * len(cohort)
 
@@ -124,7 +134,9 @@ def test_a_calibrator_is_looked_through_with_its_own_decision():
     z = torch.from_numpy(np.stack([c.scores[0].array for c in cohort])).double()
     y = torch.from_numpy(np.stack([c.labels.array for c in cohort]))
     for measured, beta in ((after, 0.25), (before, 1.0)):
-        assert measured.nll == pytest.approx(torch.nn.functional.cross_entropy(beta * z, y, ignore_index=255).item(), rel=1e-12)
+        assert measured.nll == pytest.approx(
+            torch.nn.functional.cross_entropy(beta * z, y, ignore_index=255).item(), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -137,7 +149,9 @@ def test_regions_are_reduced_one_by_one(engine):
     with engine.pin(cohort) as pinned:
         found = engine.reduce(pinned, asks)
     for part, members in enumerate(head.members):
-        direct = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(z[:, part]).double(), torch.from_numpy(np.isin(y, members)).double(), reduction="sum")
+        direct = torch.nn.functional.binary_cross_entropy_with_logits(
+            torch.from_numpy(z[:, part]).double(), torch.from_numpy(np.isin(y, members)).double(), reduction="sum"
+        )
         assert value(asks[part], found[part]) == pytest.approx(direct.item(), rel=1e-6)
 
 

@@ -1,4 +1,6 @@
-"""Filed rows: every voxel under its expert, in order where asked, in whole chunks, the same bits wherever it lies; filed once for all passes."""
+"""Filed rows: every voxel under its expert, in order where asked, in whole chunks, the same bits wherever it lies;
+filed once for all passes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def facts(engine, pinned, kind, level=Level.ALL, **options):
 def rows_by_hand(pinned):
     """(C, n) rows, targets and decisions of a pinned cohort, together."""
     blocks = [pinned.shelf.load(case, start, kept).part(pinned.cohort.head, 0) for case, start, kept in pinned.blocks]
-    return torch.cat([b.log_probs for b in blocks], 1).double(), torch.cat([b.targets for b in blocks]), torch.cat([b.decision for b in blocks])
+    return (
+        torch.cat([b.log_probs for b in blocks], 1).double(),
+        torch.cat([b.targets for b in blocks]),
+        torch.cat([b.decision for b in blocks]),
+    )
 
 
 @pytest.mark.parametrize("kind", [Scores(), Margins(), Gaps()], ids=lambda k: k.name)
@@ -76,7 +82,11 @@ def test_rows_are_filed_once_and_read_once_a_pass() -> None:
 def test_the_same_bits_wherever_rows_lie_and_whoever_folds_them(kind, engine) -> None:
     cohort = learnable_cohort(5)
     strata = [0, 1, 0, 1, 2]
-    asks = {(e, level): Ask(ConditionalNLL(Expert(kind, e), 3, THETA, 2, (0, 2, 4)), level=level, expert=Expert(kind, e)) for e in range(3) for level in Level}
+    asks = {
+        (e, level): Ask(ConditionalNLL(Expert(kind, e), 3, THETA, 2, (0, 2, 4)), level=level, expert=Expert(kind, e))
+        for e in range(3)
+        for level in Level
+    }
     with pinned_of(Serial(), cohort, strata) as pinned:
         expected = Serial().reduce(pinned, asks)
     with pinned_of(engine, cohort, strata) as pinned:
@@ -93,10 +103,15 @@ def test_cases_can_be_chosen_and_told_apart() -> None:
     with pinned_of(engine, cohort, [0, 1, 0, 1, 1]) as pinned:
         whole = facts(engine, pinned, Margins())[1].voxels
         ask = Ask(ExpertFacts(expert), expert=expert, by_case=True)
-        each = {case: accumulate.result(ask.accumulator, state).voxels for case, state in engine.reduce(pinned, {"it": ask})["it"].items()}
+        each = {
+            case: accumulate.result(ask.accumulator, state).voxels
+            for case, state in engine.reduce(pinned, {"it": ask})["it"].items()
+        }
         assert sum(each.values()) == whole
         for some in (frozenset({1, 3, 4}), frozenset({0, 4}), frozenset({2})):
-            assert facts(engine, pinned, Margins(), cases=some)[1].voxels == sum(n for case, n in each.items() if case in some)
+            assert facts(engine, pinned, Margins(), cases=some)[1].voxels == sum(
+                n for case, n in each.items() if case in some
+            )
 
 
 def test_an_expert_without_a_voxel_gives_the_zero_state() -> None:
@@ -113,7 +128,9 @@ def test_regions_are_filed_part_by_part() -> None:
     with pinned_of(engine, learnable_regions()) as pinned:
         for part in (0, 1):
             asks = {e: Ask(ExpertFacts(Expert(Margins(), e)), part, expert=Expert(Margins(), e)) for e in (0, 1)}
-            found = {e: accumulate.result(asks[e].accumulator, s).voxels for e, s in engine.reduce(pinned, asks).items()}
+            found = {
+                e: accumulate.result(asks[e].accumulator, s).voxels for e, s in engine.reduce(pinned, asks).items()
+            }
             inside = sum(int(pinned.shelf.load(c, s, k).decision[part].sum()) for c, s, k in pinned.blocks)
             assert found[1] == inside
             assert sum(found.values()) == pinned.voxels
@@ -127,7 +144,12 @@ def test_a_large_expert_gives_a_thin_even_sample_for_curvature() -> None:
     cohort = cohort_from_arrays(z, rng.integers(0, 2, (2, n)))
     assert 2 * n < SAMPLE_ROWS
     with pinned_of(engine, cohort) as pinned:
-        asks = {level: Ask(ExpertFacts(Expert(Scores(), 0)), level=level, expert=Expert(Scores(), 0)) for level in Level}
-        found = {level: accumulate.result(asks[level].accumulator, s).voxels for level, s in engine.reduce(pinned, asks).items()}
+        asks = {
+            level: Ask(ExpertFacts(Expert(Scores(), 0)), level=level, expert=Expert(Scores(), 0)) for level in Level
+        }
+        found = {
+            level: accumulate.result(asks[level].accumulator, s).voxels
+            for level, s in engine.reduce(pinned, asks).items()
+        }
     assert found[Level.SAMPLE] == found[Level.ALL]
     assert abs(found[Level.CURVATURE] - EXPERT_ROWS) < 5 * np.sqrt(EXPERT_ROWS)

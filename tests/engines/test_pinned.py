@@ -1,4 +1,6 @@
-"""Pinned rows: what is kept is what was prepared, wherever it lies; samples are even, nested and the same every time."""
+"""Pinned rows: what is kept is what was prepared, wherever it lies; samples are even, nested and the same every
+time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ from segcal.journal import Scratch
 from segcal.objectives import ScaleNLL
 from tests.lazy import random_cohort
 
-HEADS = [Softmax(("a", "b", "c")), Softmax(tuple(str(k) for k in range(300))), Regions(("a", "b"), ((1, 2), (2,)), (1, 2))]
+HEADS = [
+    Softmax(("a", "b", "c")),
+    Softmax(tuple(str(k) for k in range(300))),
+    Regions(("a", "b"), ((1, 2), (2,)), (1, 2)),
+]
 
 
 def prepared(head, n, energy, seed=0):
@@ -51,7 +57,11 @@ def test_what_comes_back_is_what_was_kept(head, energy, limit, scratch):
         assert torch.equal(again.log_probs, block.log_probs.float())
         assert torch.equal(again.targets.long(), block.targets)
         assert torch.equal(again.decision.long(), block.decision)
-        assert (again.free_energy is None) if block.free_energy is None else torch.equal(again.free_energy, block.free_energy)
+        assert (
+            (again.free_energy is None)
+            if block.free_energy is None
+            else torch.equal(again.free_energy, block.free_energy)
+        )
         assert (again.case, again.start) == (3, 70)
 
 
@@ -72,7 +82,9 @@ def test_slabs_are_mapped_one_after_another(scratch, monkeypatch):
     blocks = [prepared(head, 1000, False, seed=k) for k in range(9)]
     kept = [shelf.keep(b, file) for b in blocks]
     file.close()
-    assert sum(not isinstance(k.place, Path) for k in kept) == 5  # two in each slab of 40,000 bytes, one in the last of 20,000
+    assert (
+        sum(not isinstance(k.place, Path) for k in kept) == 5
+    )  # two in each slab of 40,000 bytes, one in the last of 20,000
     for block, where in zip(blocks, kept, strict=True):
         assert torch.equal(shelf.load(0, 0, where).log_probs, block.log_probs.float())
 
@@ -122,7 +134,10 @@ def test_samples_are_even_over_cases_and_as_large_as_they_say(sampled):
 
 
 def test_samples_are_nested(sampled):
-    columns = {level: {tuple(row) for chunk in sampled.chunks(level) for row in chunk.rows.log_probs.T.tolist()} for level in (Level.SAMPLE, Level.CURVATURE)}
+    columns = {
+        level: {tuple(row) for chunk in sampled.chunks(level) for row in chunk.rows.log_probs.T.tolist()}
+        for level in (Level.SAMPLE, Level.CURVATURE)
+    }
     assert columns[Level.CURVATURE] < columns[Level.SAMPLE]
 
 
@@ -141,7 +156,10 @@ def test_a_small_cohort_is_its_own_sample():
         pinned.resample([0, 0, 0])
         asks = {level: Ask(ScaleNLL(0.7), level=level) for level in Level}
         found = Serial().reduce(pinned, asks)
-    values = {level: ask.accumulator.result({n: leaf.value(found[level][n]) for n, leaf in ask.accumulator.leaves.items()}) for level, ask in asks.items()}
+    values = {
+        level: ask.accumulator.result({n: leaf.value(found[level][n]) for n, leaf in ask.accumulator.leaves.items()})
+        for level, ask in asks.items()
+    }
     assert values[Level.SAMPLE].voxels == values[Level.CURVATURE].voxels == values[Level.ALL].voxels == 1500
     assert values[Level.SAMPLE].value == pytest.approx(values[Level.ALL].value, rel=1e-12)
 
@@ -160,5 +178,15 @@ def test_a_sample_does_not_depend_on_the_other_cases_or_their_order():
     for one, index in ((cohort, 0), (turned, 1)):
         with Serial(max_memory=256 * MIB).pin(one) as pinned:
             pinned.resample([0, 0])
-            found.append(torch.cat([c.rows.log_probs[:, a:b] for c in pinned.chunks(Level.CURVATURE) for case, a, b in c.spans if case == index], 1))
+            found.append(
+                torch.cat(
+                    [
+                        c.rows.log_probs[:, a:b]
+                        for c in pinned.chunks(Level.CURVATURE)
+                        for case, a, b in c.spans
+                        if case == index
+                    ],
+                    1,
+                )
+            )
     assert torch.equal(*found)

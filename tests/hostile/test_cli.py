@@ -1,4 +1,6 @@
-"""Bad input to the command line: one message, the right code, nothing partial, and interruptions that leave complete cases only."""
+"""Bad input to the command line: one message, the right code, nothing partial, and interruptions that leave complete
+cases only.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from segcal.cli import run
 SHAPE = (20, 16)
 
 
-def write(root: Path, names: Sequence[str], classes: int = 3, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[Path, Path]:
+def write(
+    root: Path, names: Sequence[str], classes: int = 3, shape: tuple[int, ...] = SHAPE, seed: int = 0
+) -> tuple[Path, Path]:
     rng = np.random.default_rng(seed)
     results, labels = root / "results", root / "labels"
     results.mkdir(parents=True)
@@ -62,15 +66,27 @@ def test_results_that_are_not_there_or_empty(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"random bytes", pickle.dumps({"a": os.getcwd}), b'\x10\x00\x00\x00\x00\x00\x00\x00{"__metadata__"', b"\xff" * 64],
+    [
+        b"",
+        b"random bytes",
+        pickle.dumps({"a": os.getcwd}),
+        b'\x10\x00\x00\x00\x00\x00\x00\x00{"__metadata__"',
+        b"\xff" * 64,
+    ],
     ids=["empty", "text", "pickle", "cut", "ones"],
 )
 @pytest.mark.parametrize("command", ["inspect", "evaluate", "apply"])
-def test_what_is_no_calibrator(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, command: str) -> None:
+def test_what_is_no_calibrator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, command: str
+) -> None:
     results, labels = write(tmp_path / "data", ["x"])
     path = tmp_path / "cal.safetensors"
     path.write_bytes(content)
-    words = {"inspect": [path], "evaluate": [results, "--labels", labels, "--calibrator", path], "apply": [path, results, "-o", tmp_path / "out"]}[command]
+    words = {
+        "inspect": [path],
+        "evaluate": [results, "--labels", labels, "--calibrator", path],
+        "apply": [path, results, "-o", tmp_path / "out"],
+    }[command]
     code, err = call(capsys, command, *words)
     assert code == 3
     assert str(path) in err
@@ -79,7 +95,10 @@ def test_what_is_no_calibrator(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_calibrator_of_other_classes(tmp_path: Path, cal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, labels = write(tmp_path / "four", ["x"], classes=4)
-    for words in (["apply", cal, results, "-o", tmp_path / "out"], ["evaluate", results, "--labels", labels, "--calibrator", cal]):
+    for words in (
+        ["apply", cal, results, "-o", tmp_path / "out"],
+        ["evaluate", results, "--labels", labels, "--calibrator", cal],
+    ):
         code, err = call(capsys, *words)
         assert code == 2
         assert "4 classes" in err
@@ -88,7 +107,9 @@ def test_a_calibrator_of_other_classes(tmp_path: Path, cal: Path, capsys: pytest
 
 @pytest.mark.parametrize("command", ["check", "fit", "evaluate"])
 @pytest.mark.parametrize("harm", ["truncated", "nan", "label", "shape", "one class more"])
-def test_bad_data_are_code_3_and_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, harm: str) -> None:
+def test_bad_data_are_code_3_and_name_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, harm: str
+) -> None:
     results, labels = write(tmp_path / "data", ["good", "harmed"])
     path = results / "harmed.npz"
     if harm == "truncated":
@@ -144,17 +165,34 @@ def test_a_result_may_go_to_a_new_folder(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(tmp_path: Path, cal: Path, number: int, code: int) -> None:
+def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(
+    tmp_path: Path, cal: Path, number: int, code: int
+) -> None:
     names = [f"case{k:02d}" for k in range(80)]  # enough that a busy machine's signal still comes in the middle
     results, _ = write(tmp_path / "new", names, shape=(160, 160))
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "segcal", "apply", str(cal), str(results), "-o", str(out), "--maps", "entropy", "--workers", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "segcal",
+        "apply",
+        str(cal),
+        str(results),
+        "-o",
+        str(out),
+        "--maps",
+        "entropy",
+        "--workers",
+        "1",
+    ]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "SEGCAL_SCRATCH": str(scratch)}
     # whoever runs the tests in the background has interrupts ignored, and what it starts inherits that
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard) as running:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard
+    ) as running:
         deadline = time.monotonic() + 60
         while not list(out.glob("*.npz")) and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -169,13 +207,17 @@ def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(tmp_path: Path, 
     for path in written:
         assert np.load(path)["probabilities"].shape == (3, 160, 160)
         assert np.load(out / "entropy" / f"{path.stem}.npy").shape == (160, 160)
-    done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=120, check=False, env=environment)
+    done = subprocess.run(
+        [*words, "--resume"], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert f"{len(written)} case(s) were finished before" in done.stdout
     assert sorted(p.stem for p in out.glob("*.npz")) == names
 
 
-def test_an_interrupted_fit_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_fit_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     results, labels = write(tmp_path / "data", ["a", "b"])
     before = sorted(p.name for p in tmp_path.rglob("*"))
 

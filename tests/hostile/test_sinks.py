@@ -1,4 +1,6 @@
-"""Full disks, refused writes, odd references, cases larger than memory: nothing partial stays, and the error says so."""
+"""Full disks, refused writes, odd references, cases larger than memory: nothing partial stays, and the error
+says so.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def small_disk(tmp_path):
     place.mkdir()
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root on Linux")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     try:
@@ -92,9 +96,16 @@ def test_a_disk_with_room_for_some_files_only(tmp_path, small_disk):
     """The npz fits, the maps after it do not: none of them stays."""
     cohort = cohort_in(tmp_path / "in")
     even, labels = torch.full((3, 4096), 1 / 3), torch.zeros(4096, dtype=torch.int64)
-    flat = [Delivered(d.start, even, labels, dict(zip(("entropy", "error", "confidence"), d.probabilities, strict=True))) for d in blocks()]
+    flat = [
+        Delivered(d.start, even, labels, dict(zip(("entropy", "error", "confidence"), d.probabilities, strict=True)))
+        for d in blocks()
+    ]
     sink = sink_for(cohort, small_disk, ("entropy", "error", "confidence"))
-    with Scratch(0) as scratch, pytest.raises(OutputError, match="no space left"), sink.case(cohort, cohort[0], scratch) as writer:
+    with (
+        Scratch(0) as scratch,
+        pytest.raises(OutputError, match="no space left"),
+        sink.case(cohort, cohort[0], scratch) as writer,
+    ):
         for delivered in flat:
             writer.write(delivered)
     assert left(small_disk) == []
@@ -248,11 +259,17 @@ def test_a_case_of_160_mb_is_written_within_80_mb(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(MEMORY))
     command = [sys.executable, str(script), str(tmp_path / "out"), "npz", "zarr", "nifti"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "SEGCAL_SCRATCH": str(tmp_path)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "SEGCAL_SCRATCH": str(tmp_path)}
+    )
     growth = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
     assert list(growth) == ["npz", "zarr", "nifti"]
     assert max(growth.values()) < 80, growth
     with np.load(tmp_path / "out" / "a.npz") as archive:
         stored = archive["probabilities"]
-    assert stored.shape == (4, 250, 200, 200) and np.array_equal(stored[3], zarr.open_array(tmp_path / "out" / "a.zarr", mode="r")[3])
-    assert np.array_equal(np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj[:, :, 7, 2]), stored[2, :, :, 7])
+    assert stored.shape == (4, 250, 200, 200) and np.array_equal(
+        stored[3], zarr.open_array(tmp_path / "out" / "a.zarr", mode="r")[3]
+    )
+    assert np.array_equal(
+        np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj[:, :, 7, 2]), stored[2, :, :, 7]
+    )

@@ -1,4 +1,6 @@
-"""Bad input, from the outside: every message names the file, says what was found and expected and what to do, and nothing is left behind."""
+"""Bad input, from the outside: every message names the file, says what was found and expected and what to do, and
+nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcal.errors import DataError, LabelError, MissingError, OutputError, ScoreError, SegcalError, ShapeError, UnreadableError, UnsafeFileError
+from segcal.errors import (
+    DataError,
+    LabelError,
+    MissingError,
+    OutputError,
+    ScoreError,
+    SegcalError,
+    ShapeError,
+    UnreadableError,
+    UnsafeFileError,
+)
 from segcal.journal import Scratch
 from segcal.sources.discover import open_cohort
 
@@ -27,7 +39,9 @@ CLASSES = {"background": 0, "a": 1, "b": 2}
 
 @pytest.fixture(scope="module")
 def writers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("source_writers", Path(__file__).parents[1] / "sources" / "writers.py")
+    spec = importlib.util.spec_from_file_location(
+        "source_writers", Path(__file__).parents[1] / "sources" / "writers.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -191,14 +205,25 @@ def empty(root: Path, writers: ModuleType) -> None:
     ],
 )
 def test_every_message_names_the_file(
-    spoil: Callable[[Path, ModuleType], None], error: type[SegcalError], where: str, words: str, limit: int, folders: Path, writers: ModuleType
+    spoil: Callable[[Path, ModuleType], None],
+    error: type[SegcalError],
+    where: str,
+    words: str,
+    limit: int,
+    folders: Path,
+    writers: ModuleType,
 ) -> None:
     use(folders, limit)
     spoil(folders, writers)
     with pytest.raises(error) as caught:
         use(folders, limit)
     assert caught.value.where == str(folders / where)
-    assert words in str(caught.value) and caught.value.found and caught.value.expected and re.match(r"[A-Z]", caught.value.do)
+    assert (
+        words in str(caught.value)
+        and caught.value.found
+        and caught.value.expected
+        and re.match(r"[A-Z]", caught.value.do)
+    )
     assert isinstance(caught.value, DataError) and caught.value.exit_code == 3
     assert not (folders / "ran").exists() and not any((folders / "s").iterdir())
 

@@ -38,7 +38,7 @@ def affine(order: int, logits: bool) -> Factory:
 
 
 FACTORIES: dict[str, Factory] = {
-    **{type(make(2, 0)).__name__: (lambda classes, make=make: make(classes, 0)) for make in REGISTERED},
+    **{type(make(2, 0)).__name__: lambda classes, make=make: make(classes, 0) for make in REGISTERED},
     "ScaleNLL": lambda classes: ScaleNLL(0.7),
     "ScaleNLL far out": lambda classes: ScaleNLL(1e4),
     "LabelCount": LabelCount,
@@ -47,11 +47,15 @@ FACTORIES: dict[str, Factory] = {
     "AffineNLL, value": affine(0, False),
     "AffineNLL, gradient": affine(1, True),
     "AffineNLL, curvature": affine(2, False),
-    "ConditionalNLL, margins": lambda classes: ConditionalNLL(Expert(Margins(), 1), classes, bounded(classes), 2, (0, 1)),
+    "ConditionalNLL, margins": lambda classes: ConditionalNLL(
+        Expert(Margins(), 1), classes, bounded(classes), 2, (0, 1)
+    ),
     "ConditionalNLL, gaps": lambda classes: ConditionalNLL(Expert(Gaps(), 0), classes, bounded(classes), 2, (0, 1)),
     "ExpertFacts": lambda classes: ExpertFacts(Expert(Margins(), 0)),
     "GridCount": GridCount,
-    "IntraOrderNLL": lambda classes: IntraOrderNLL(classes, 2, tuple(np.random.default_rng(0).normal(size=2 * classes + 2 + 6 + 3 * (classes - 1)).tolist())),
+    "IntraOrderNLL": lambda classes: IntraOrderNLL(
+        classes, 2, tuple(np.random.default_rng(0).normal(size=2 * classes + 2 + 6 + 3 * (classes - 1)).tolist())
+    ),
 }
 
 
@@ -63,8 +67,20 @@ def test_keeps_the_law(name: str, law: Law[Any]) -> None:
 
 def test_no_accumulator_is_left_out() -> None:
     """An accumulator is any class of the library, outside the kit, with leaves, a fold of rows and a result."""
-    names = [m.name for m in pkgutil.walk_packages(segcal.__path__, "segcal.") if not m.name.startswith(("segcal.testing", "segcal.__main__"))]
-    classes = {c for name in names for _, c in inspect.getmembers(importlib.import_module(name), inspect.isclass) if c.__module__.startswith("segcal.")}
-    accumulators = {c for c in classes if all(hasattr(c, part) for part in ("leaves", "fold", "result"))} - {Accumulator, PlacedAccumulator}
+    names = [
+        m.name
+        for m in pkgutil.walk_packages(segcal.__path__, "segcal.")
+        if not m.name.startswith(("segcal.testing", "segcal.__main__"))
+    ]
+    classes = {
+        c
+        for name in names
+        for _, c in inspect.getmembers(importlib.import_module(name), inspect.isclass)
+        if c.__module__.startswith("segcal.")
+    }
+    accumulators = {c for c in classes if all(hasattr(c, part) for part in ("leaves", "fold", "result"))} - {
+        Accumulator,
+        PlacedAccumulator,
+    }
     accumulators = {c for c in accumulators if list(inspect.signature(c.fold).parameters) == ["self", "rows"]}
     assert {type(make(2)) for make in FACTORIES.values()} == accumulators

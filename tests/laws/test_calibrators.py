@@ -23,8 +23,19 @@ def local(classes: int, channels: int = 0, **options: Any) -> LocalMap:
     """A map that looks at neighbours, far from its start."""
     g = torch.Generator().manual_seed(classes)
     kernels = 8 if channels else 7
-    image = (torch.randn(channels, 5, 5, generator=g), torch.randn(1, generator=g), torch.zeros(channels), torch.ones(channels)) if channels else ()
-    return LocalMap(0.02 * torch.randn(kernels, classes, 5, 5, generator=g), torch.randn(kernels, generator=g), *image, **options)
+    image = (
+        (
+            torch.randn(channels, 5, 5, generator=g),
+            torch.randn(1, generator=g),
+            torch.zeros(channels),
+            torch.ones(channels),
+        )
+        if channels
+        else ()
+    )
+    return LocalMap(
+        0.02 * torch.randn(kernels, classes, 5, 5, generator=g), torch.randn(kernels, generator=g), *image, **options
+    )
 
 
 CALIBRATORS: dict[str, Calibrator] = {
@@ -34,10 +45,14 @@ CALIBRATORS: dict[str, Calibrator] = {
     "affine": Calibrator(HEAD, "log_probs", [AffineMap(MATRIX, BIAS)], "it"),
     "affine on logits": Calibrator(HEAD, "logits", [AffineMap(MATRIX, BIAS, logits=True)], "it"),
     "affine, large": Calibrator(HEAD, "scores", [AffineMap(1e4 * MATRIX, BIAS)], "it"),
-    "steps": Calibrator(HEAD, "probs", [BinnedMap(torch.linspace(0.02, 0.98, 12, dtype=torch.float64).reshape(3, 4), 4.0)], "it"),
+    "steps": Calibrator(
+        HEAD, "probs", [BinnedMap(torch.linspace(0.02, 0.98, 12, dtype=torch.float64).reshape(3, 4), 4.0)], "it"
+    ),
     "two classes": Calibrator(BINARY, "logits", [ScaleMap(1e-10)], "it"),
     "regions kept": Calibrator(NESTED, "probs", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it"),
-    "regions free": Calibrator(NESTED, "logits", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it", keep_decision=False),
+    "regions free": Calibrator(
+        NESTED, "logits", [ScaleMap(0.6), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it", keep_decision=False
+    ),
     "local": Calibrator(HEAD, "logits", [local(3)], "it"),
     "local, at its start": Calibrator(HEAD, "log_probs", [LocalMap.start(3)], "it"),
     "local on logits": Calibrator(HEAD, "logits", [local(3, logits=True)], "it"),

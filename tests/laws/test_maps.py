@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import REGISTERED, AffineMap, BinnedMap, ConditionalMap, IntraOrderMap, Map, MixtureMap, ScaleMap
+from segcal.calibrators import (
+    REGISTERED,
+    AffineMap,
+    BinnedMap,
+    ConditionalMap,
+    IntraOrderMap,
+    Map,
+    MixtureMap,
+    ScaleMap,
+)
 from segcal.calibrators.conditional import temperature_experts
 from segcal.experts import Gaps, Margins, Scores
 from segcal.intra_order import shapes
@@ -28,11 +37,19 @@ def weights(*shares: float) -> torch.Tensor:
 def net(size: float, last: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Layers of a net of three classes and four units."""
     generator = torch.Generator().manual_seed(0)
-    drawn = [(size * torch.randn(a, b, generator=generator, dtype=torch.float64), size * torch.randn(a, generator=generator, dtype=torch.float64)) for a, b in shapes(3, 4)]
+    drawn = [
+        (
+            size * torch.randn(a, b, generator=generator, dtype=torch.float64),
+            size * torch.randn(a, generator=generator, dtype=torch.float64),
+        )
+        for a, b in shapes(3, 4)
+    ]
     return [*drawn[:-1], (drawn[-1][0], drawn[-1][1] + last)]
 
 
-SMALL = torch.tensor([[[0.7, 0.2], [0.0, 1.1]], [[0.0, 0.0], [0.3, 0.4]], [[1.3, 0.1], [0.2, 0.6]]], dtype=torch.float64)
+SMALL = torch.tensor(
+    [[[0.7, 0.2], [0.0, 1.1]], [[0.0, 0.0], [0.3, 0.4]], [[1.3, 0.1], [0.2, 0.6]]], dtype=torch.float64
+)
 STEPS = torch.tensor([[0.1, 0.0], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
 OWN = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1]], dtype=torch.float64)
 FREE = torch.stack([MATRIX, MATRIX.T, IDENTITY])
@@ -48,17 +65,25 @@ MAPS: dict[str, Map] = {
     "affine on logits": AffineMap(MATRIX, BIAS, logits=True),
     "affine on logits, equal row sums": AffineMap(EQUAL_SUMS, BIAS, logits=True),
     "affine that is a temperature": AffineMap(0.7 * IDENTITY + ROWS, torch.full((3,), 2.0), logits=True),
-    "affine with factors that hardly differ": AffineMap(torch.diag(weights(1, 1.01, 0.99)), torch.zeros(3), logits=True),
+    "affine with factors that hardly differ": AffineMap(
+        torch.diag(weights(1, 1.01, 0.99)), torch.zeros(3), logits=True
+    ),
     "affine with biases that hardly differ": AffineMap(IDENTITY, weights(0, 1e-3, 0)),
     "affine, large": AffineMap(1e4 * MATRIX, 1e3 * BIAS),
     "affine that turns scores around": AffineMap(-IDENTITY, torch.zeros(3)),
     "experts in scores": ConditionalMap(FREE, BIAS.repeat(3, 1), Scores()),
     "experts in scores that are one temperature": ConditionalMap(*temperature_experts(0.6, 3, Scores()), Scores()),
-    "experts in scores of different temperatures": ConditionalMap(torch.stack([0.5 * IDENTITY, IDENTITY, 2 * IDENTITY]), torch.zeros(3, 3), Scores()),
-    "experts in scores that move competitors by the winner's own": ConditionalMap(torch.stack([OWN, IDENTITY, IDENTITY]), torch.zeros(3, 3), Scores()),
+    "experts in scores of different temperatures": ConditionalMap(
+        torch.stack([0.5 * IDENTITY, IDENTITY, 2 * IDENTITY]), torch.zeros(3, 3), Scores()
+    ),
+    "experts in scores that move competitors by the winner's own": ConditionalMap(
+        torch.stack([OWN, IDENTITY, IDENTITY]), torch.zeros(3, 3), Scores()
+    ),
     "experts in margins": ConditionalMap(SMALL, STEPS, Margins()),
     "experts in margins that are one temperature": ConditionalMap(*temperature_experts(0.6, 3, Margins()), Margins()),
-    "experts in margins, one entry below zero": ConditionalMap(SMALL - 0.5 * torch.eye(2, dtype=torch.float64), STEPS, Margins()),
+    "experts in margins, one entry below zero": ConditionalMap(
+        SMALL - 0.5 * torch.eye(2, dtype=torch.float64), STEPS, Margins()
+    ),
     "experts in margins, uniform": ConditionalMap(torch.zeros(3, 2, 2), torch.zeros(3, 2), Margins()),
     "experts in gaps": ConditionalMap(SMALL, STEPS, Gaps()),
     "experts in gaps, large": ConditionalMap(1e4 * SMALL, 1e3 * STEPS, Gaps()),
@@ -70,7 +95,9 @@ MAPS: dict[str, Map] = {
     "steps, the same for all": BinnedMap(RISING.expand(3, -1), 16.0),
     "steps, two classes, sides kept": BinnedMap(torch.stack([RISING, 1 - RISING.flip(0)]), 4.0),
     "steps, two classes, sides not kept": BinnedMap(torch.stack([RISING**2, 1 - RISING.flip(0) ** 2]), 4.0),
-    "steps, almost certain": BinnedMap(torch.tensor([[1e-12, 1 - 1e-12], [1e-12, 1 - 1e-12]], dtype=torch.float64), 16.0),
+    "steps, almost certain": BinnedMap(
+        torch.tensor([[1e-12, 1 - 1e-12], [1e-12, 1 - 1e-12]], dtype=torch.float64), 16.0
+    ),
 }
 
 

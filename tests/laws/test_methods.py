@@ -75,7 +75,9 @@ def test_vector_scaling_with_the_papers_penalty_keeps_all_laws_but_one(law: Law[
 
 
 RECIPE: dict[str, Method] = {
-    name: method(solver=Recipe(trials=2, epochs=12)) for name, method in REGISTERED.items() if name in ("ts", "ets", "ms-c", "dc", "cdc", "cms-ap", "cms-op")
+    name: method(solver=Recipe(trials=2, epochs=12))
+    for name, method in REGISTERED.items()
+    if name in ("ts", "ets", "ms-c", "dc", "cdc", "cms-ap", "cms-op")
 }  # type: ignore[call-arg]  # methods are dataclasses
 
 
@@ -93,10 +95,16 @@ def calibrator(name: str, head: str) -> Calibrator:
 
 
 @pytest.mark.parametrize("head", ["softmax", "regions"])
-@pytest.mark.parametrize("name", [n if n not in TRAINED or n == "lts" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
+@pytest.mark.parametrize(
+    "name", [n if n not in TRAINED or n == "lts" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
+)
 def test_what_is_fitted_keeps_the_laws_of_calibrators_and_its_promises(name: str, head: str) -> None:
     for part in calibrator(name, head).maps if name in REGISTERED else ():
-        for promise in (maps.translation_promise_is_honest, maps.argmax_promise_is_honest, maps.order_promise_is_honest):
+        for promise in (
+            maps.translation_promise_is_honest,
+            maps.argmax_promise_is_honest,
+            maps.order_promise_is_honest,
+        ):
             promise.check(part)  # type: ignore[arg-type]  # a ModuleList of maps
     for law in CALIBRATOR_LAWS:
         law.check(calibrator(name, head))

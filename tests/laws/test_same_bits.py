@@ -1,4 +1,6 @@
-"""Same bits: fitted parameters, cross-fitted numbers and evaluations do not depend on engine, workers, memory, or the order of cases and merges."""
+"""Same bits: fitted parameters, cross-fitted numbers and evaluations do not depend on engine, workers, memory, or the
+order of cases and merges.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ def cohort(cases: int = 4, voxels: int = 70_000) -> Cohort:
 
 
 def spilling(engine: Engine) -> Engine:
-    """The engine with no memory at all: every row goes to a file. A limit that engines refuse, set behind their back."""
+    """The engine with no memory at all: every row goes to a file.
+
+    A limit that engines refuse, set behind their back.
+    """
     engine.max_memory = 0
     return engine
 
@@ -103,7 +108,10 @@ def test_files_and_arrays_windows_and_streams_give_the_same_bits(tmp_path):
         of = open_cohort(tmp_path / name, tmp_path / "labels", kind="logits")
         for engine in (Serial(), spilling(Threads(2))):
             found = evaluate(of, None, engine).to_json()
-            assert (found["uncalibrated"], [row["uncalibrated"] for row in found["per_case"]]) == (expected["uncalibrated"], [row["uncalibrated"] for row in expected["per_case"]])
+            assert (found["uncalibrated"], [row["uncalibrated"] for row in found["per_case"]]) == (
+                expected["uncalibrated"],
+                [row["uncalibrated"] for row in expected["per_case"]],
+            )
 
 
 @pytest.fixture(scope="module")

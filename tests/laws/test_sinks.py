@@ -37,7 +37,9 @@ def from_nnunet(folder: Path) -> Cohort:
     cases = []
     for case in cohort:
         label_map, properties = folder / f"{case.id}.nii.gz", folder / f"{case.id}.pkl"
-        nibabel.save(nibabel.Nifti1Image(np.zeros(case.shape[::-1], np.uint8), np.diag([1.5, 2.0, 3.0, 1.0])), label_map)
+        nibabel.save(
+            nibabel.Nifti1Image(np.zeros(case.shape[::-1], np.uint8), np.diag([1.5, 2.0, 3.0, 1.0])), label_map
+        )
         properties.write_bytes(b"never a pickle")
         cases.append(replace(case, files={"folder": folder, "properties": properties, "label_map": label_map}))
     return replace(cohort, cases=tuple(cases))

@@ -1,4 +1,6 @@
-"""Every source keeps the laws of sources: arrays, tensors, tables, files of every format, nnU-Net's folders, simulated predictions."""
+"""Every source keeps the laws of sources: arrays, tensors, tables, files of every format, nnU-Net's folders, simulated
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _SPEC.loader.exec_module(WRITERS)
 SHAPE = (3, 4, 5)
 Z, Y = learnable(2, SHAPE)
 Z32 = Z.astype(np.float32)
-P32 = (np.exp(Z - Z.max(1, keepdims=True)) / np.exp(Z - Z.max(1, keepdims=True)).sum(1, keepdims=True)).astype(np.float32)
+P32 = (np.exp(Z - Z.max(1, keepdims=True)) / np.exp(Z - Z.max(1, keepdims=True)).sum(1, keepdims=True)).astype(
+    np.float32
+)
 AFFINE = np.diag([1.5, 2.0, 3.0, 1.0])
 
 
@@ -38,7 +42,9 @@ def labels_in(folder: Path) -> Path:
     return folder
 
 
-def written(write: Callable[[Path, Any], None], ending: str, scores: Any = Z32, **options: Any) -> Callable[[Path], Cohort]:
+def written(
+    write: Callable[[Path, Any], None], ending: str, scores: Any = Z32, **options: Any
+) -> Callable[[Path], Cohort]:
     """A plain folder of scores beside a folder of NIfTI labels."""
 
     def open_(base: Path) -> Cohort:
@@ -93,7 +99,9 @@ def regions(base: Path) -> Cohort:
     folder = base / "predictions"
     if not folder.exists():
         p = (1 / (1 + np.exp(-Z[:, :2]))).astype(np.float32)
-        WRITERS.describe(folder, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, forward=(2, 0, 1), order=[1, 2])
+        WRITERS.describe(
+            folder, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, forward=(2, 0, 1), order=[1, 2]
+        )
         for k in range(2):
             WRITERS.save_case(folder, f"case{k}", p[k], delivered=Y[k], box=[[0, 3], [1, 4], [0, 4]], forward=(2, 0, 1))
             WRITERS.save_map(base / "labels" / f"case{k}.nii.gz", np.where(Y[k] == 1, 3, Y[k]))
@@ -102,7 +110,9 @@ def regions(base: Path) -> Cohort:
 
 def table(base: Path) -> Cohort:
     del base
-    return cohort_from_arrays(np.moveaxis(Z, 1, -1).reshape(-1, 3), Y.ravel(), groups=np.repeat(["a", "b", "a", "c"], Y.size // 4))
+    return cohort_from_arrays(
+        np.moveaxis(Z, 1, -1).reshape(-1, 3), Y.ravel(), groups=np.repeat(["a", "b", "a", "c"], Y.size // 4)
+    )
 
 
 OPENERS: dict[str, Callable[[Path], Cohort]] = {
@@ -115,8 +125,12 @@ OPENERS: dict[str, Callable[[Path], Cohort]] = {
     "npz, stored": written(lambda path, z: np.savez(path, probabilities=z), ".npz", P32),
     "npz, classes last": written(lambda path, z: np.savez(path, logits=np.moveaxis(z, 0, -1)), ".npz", channel_axis=-1),
     "npy": written(lambda path, z: np.save(path, z), ".npy", kind="logits"),
-    "npy, axes reversed": written(lambda path, z: np.save(path, np.ascontiguousarray(z.transpose(0, 3, 2, 1))), ".npy", kind="logits", zyx=True),
-    "npy in Fortran order, big endian": written(lambda path, z: np.save(path, np.asfortranarray(z.astype(">f8"))), ".npy", kind="logits"),
+    "npy, axes reversed": written(
+        lambda path, z: np.save(path, np.ascontiguousarray(z.transpose(0, 3, 2, 1))), ".npy", kind="logits", zyx=True
+    ),
+    "npy in Fortran order, big endian": written(
+        lambda path, z: np.save(path, np.asfortranarray(z.astype(">f8"))), ".npy", kind="logits"
+    ),
     "zarr": written(save_zarr, ".zarr", kind="logits"),
     "nifti": written(save_nifti, ".nii.gz", kind="logits"),
     "png labels": palettes,

@@ -40,7 +40,9 @@ def _softmax(u: Array) -> Array:
     return np.asarray(e / e.sum(0))
 
 
-def _truth(seed: int, cases: int, voxels: int, weight: Array, bias: Array, spread: float = 2.0, by_case: float = 0.0) -> tuple[Array, Array]:
+def _truth(
+    seed: int, cases: int, voxels: int, weight: Array, bias: Array, spread: float = 2.0, by_case: float = 0.0
+) -> tuple[Array, Array]:
     """Logits (cases, C, voxels) with offsets, and labels drawn from S(weight log S(z) + bias + noise of each case)."""
     rng = np.random.default_rng(seed)
     c = len(bias)

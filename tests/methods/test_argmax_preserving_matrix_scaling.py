@@ -1,4 +1,6 @@
-"""ArgmaxPreservingMatrixScaling: what it recovers, what it promises, and that fitted maps keep it on real predictions."""
+"""ArgmaxPreservingMatrixScaling: what it recovers, what it promises, and that fitted maps keep it on real
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,24 @@ from segcal.experts import Margins
 
 
 def test_experts_that_made_the_labels_are_recovered() -> None:
-    """Labels drawn from known experts in margins, one entry at its bound: every parameter within four standard errors of its own, from the exact curvature at the truth."""
+    """Labels drawn from known experts in margins, one entry at its bound: every parameter within four standard errors
+    of its own, from the exact curvature at the truth.
+    """
     rng = np.random.default_rng(0)
     n = 60_000
-    a = torch.tensor([[[0.8, 0.0], [0.3, 0.6]], [[0.5, 0.2], [0.1, 0.9]], [[0.7, 0.4], [0.0, 0.5]]], dtype=torch.float64)
+    a = torch.tensor(
+        [[[0.8, 0.0], [0.3, 0.6]], [[0.5, 0.2], [0.1, 0.9]], [[0.7, 0.4], [0.0, 0.5]]], dtype=torch.float64
+    )
     g = torch.tensor([[0.2, 0.0], [0.1, 0.4], [0.3, 0.2]], dtype=torch.float64)
     truth = ConditionalMap(a, g, Margins())
     z = torch.from_numpy(1.5 * rng.normal(size=(3, n)))
     p = truth(z.log_softmax(0)).exp().numpy()
     y = (rng.random(n) > p.cumsum(0)).sum(0).clip(max=2)
-    made = ArgmaxPreservingMatrixScaling(0.0, eps=0.0).fit(z.T.numpy(), y, groups=np.arange(n) % 50, engine=Serial()).maps[0]
+    made = (
+        ArgmaxPreservingMatrixScaling(0.0, eps=0.0)
+        .fit(z.T.numpy(), y, groups=np.arange(n) % 50, engine=Serial())
+        .maps[0]
+    )
     x = z.log_softmax(0)
     winner = z.argmax(0)
     for e in range(3):
@@ -29,9 +39,15 @@ def test_experts_that_made_the_labels_are_recovered() -> None:
         psi = torch.cat([m, torch.ones(1, m.shape[1], dtype=torch.float64)])
         q = truth(x[:, winner == e]).exp()[[k for k in range(3) if k != e]]
         weighted = (q[:, None] * psi[None]).reshape(6, -1)
-        information = torch.block_diag(*(weighted.reshape(2, 3, -1)[k] @ psi.T for k in range(2))) - weighted @ weighted.T
+        information = (
+            torch.block_diag(*(weighted.reshape(2, 3, -1)[k] @ psi.T for k in range(2))) - weighted @ weighted.T
+        )
         error = torch.linalg.inv(information).diagonal().sqrt()
-        away = (torch.cat([made.weight[e], made.bias[e][:, None]], 1) - torch.cat([a[e], g[e][:, None]], 1)).flatten().abs()
+        away = (
+            (torch.cat([made.weight[e], made.bias[e][:, None]], 1) - torch.cat([a[e], g[e][:, None]], 1))
+            .flatten()
+            .abs()
+        )
         assert bool((away <= 4 * error).all())
         assert float(error.max()) < 0.2
 

@@ -9,7 +9,14 @@ import torch
 from segcal import cohort_from_arrays
 from segcal.methods import REGISTERED
 
-METHODS = {"ts": {}, "ets": {}, "vs": {"lambda_": 0.0}, "ms": {"lambda_": 0.0}, "ms-c": {"lambda_": 0.0}, "dc": {"lambda_": 0.0}}
+METHODS = {
+    "ts": {},
+    "ets": {},
+    "vs": {"lambda_": 0.0},
+    "ms": {"lambda_": 0.0},
+    "ms-c": {"lambda_": 0.0},
+    "dc": {"lambda_": 0.0},
+}
 PENALISED = ("vs", "ms", "ms-c", "dc")
 
 
@@ -46,7 +53,9 @@ SAID = {
 def test_every_method_ends_finite_usable_and_reported(name, arrays, fit) -> None:
     z, y = data(name, *arrays)
     cohort = cohort_from_arrays(z, y)
-    methods = {key: REGISTERED[key](**options) for key, options in METHODS.items()} | {f"{key} by data": REGISTERED[key]() for key in PENALISED}
+    methods = {key: REGISTERED[key](**options) for key, options in METHODS.items()} | {
+        f"{key} by data": REGISTERED[key]() for key in PENALISED
+    }
     for key, made in fit(methods, cohort).items():
         calibrator, solution = made.calibrator, made.calibrator.solution
         p = calibrator(torch.from_numpy(z))

@@ -1,4 +1,6 @@
-"""Dirichlet calibration: recovers a known map, matches marginals, bounds what an absent class would send to infinity."""
+"""Dirichlet calibration: recovers a known map, matches marginals, bounds what an absent class would send to
+infinity.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def test_marginals_match_and_so_do_scores(arrays) -> None:
     z, y = arrays
     calibrator = DirichletCalibration(0.0).fit(z, y, engine=Serial())
     x = torch.log_softmax(torch.from_numpy(z).double(), 1)
-    residual = calibrator.log_probs(torch.from_numpy(z)).exp() - torch.nn.functional.one_hot(torch.from_numpy(y), 3).movedim(-1, 1)
+    residual = calibrator.log_probs(torch.from_numpy(z)).exp() - torch.nn.functional.one_hot(
+        torch.from_numpy(y), 3
+    ).movedim(-1, 1)
     assert torch.einsum("bin,bjn->ij", residual, x).abs().max() / y.size < 1e-6
     assert residual.mean((0, 2)).abs().max() < 1e-6
 

@@ -10,7 +10,9 @@ from segcal import EnsembleTemperatureScaling, TemperatureScaling, cohort_from_a
 from segcal.engines import Serial
 
 
-def mixed(seed: int, weights: tuple[float, float, float], temperature: float, n: int = 6000) -> tuple[np.ndarray, np.ndarray]:
+def mixed(
+    seed: int, weights: tuple[float, float, float], temperature: float, n: int = 6000
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels of a mixture of a tempered softmax, the softmax and the uniform."""
     rng = np.random.default_rng(seed)
     z = 3 * rng.normal(size=(n, 4))
@@ -20,7 +22,10 @@ def mixed(seed: int, weights: tuple[float, float, float], temperature: float, n:
     return z, y
 
 
-@pytest.mark.parametrize(("weights", "temperature"), [((0.9, 0.0, 0.1), 1.0), ((0.5, 0.3, 0.2), 3.0), ((1.0, 0.0, 0.0), 2.0), ((0.0, 0.0, 1.0), 1.0)])
+@pytest.mark.parametrize(
+    ("weights", "temperature"),
+    [((0.9, 0.0, 0.1), 1.0), ((0.5, 0.3, 0.2), 3.0), ((1.0, 0.0, 0.0), 2.0), ((0.0, 0.0, 1.0), 1.0)],
+)
 def test_is_no_worse_than_temperature_scaling_and_certified(weights, temperature, fit) -> None:
     z, y = mixed(1, weights, temperature)
     fits = fit({"ets": EnsembleTemperatureScaling(), "ts": TemperatureScaling()}, cohort_from_arrays(z, y))
@@ -30,7 +35,10 @@ def test_is_no_worse_than_temperature_scaling_and_certified(weights, temperature
     assert ets.certificate["proof"] == "Frank-Wolfe"
     described = fits["ets"].calibrator.maps[0].describe()
     assert sum(described["weights"]) == pytest.approx(1)
-    assert ets.nll == pytest.approx(torch.nn.functional.nll_loss(fits["ets"].calibrator.log_probs(torch.from_numpy(z)), torch.from_numpy(y)).item(), abs=1e-6)
+    assert ets.nll == pytest.approx(
+        torch.nn.functional.nll_loss(fits["ets"].calibrator.log_probs(torch.from_numpy(z)), torch.from_numpy(y)).item(),
+        abs=1e-6,
+    )
 
 
 def test_weights_meet_their_condition(fit) -> None:
@@ -38,7 +46,9 @@ def test_weights_meet_their_condition(fit) -> None:
     z, y = mixed(3, (0.6, 0.2, 0.2), 3.0)
     m = fit({"ets": EnsembleTemperatureScaling()}, cohort_from_arrays(z, y))["ets"].calibrator.maps[0]
     x = torch.log_softmax(torch.from_numpy(z), 1)
-    q = torch.stack([torch.softmax(m.beta * x, 1), x.exp(), torch.full_like(x, 0.25)])[:, torch.arange(len(y)), torch.from_numpy(y)]
+    q = torch.stack([torch.softmax(m.beta * x, 1), x.exp(), torch.full_like(x, 0.25)])[
+        :, torch.arange(len(y)), torch.from_numpy(y)
+    ]
     ratio = (q / (m.weights @ q)).mean(1)
     used = m.weights > 1e-9
     assert (ratio[used] - 1).abs().max() < 1e-5
@@ -47,7 +57,9 @@ def test_weights_meet_their_condition(fit) -> None:
 
 def test_a_uniform_share_is_found_where_voxels_are_noise(fit) -> None:
     z, y = mixed(5, (0.0, 0.8, 0.2), 1.0, 20_000)
-    described = fit({"ets": EnsembleTemperatureScaling()}, cohort_from_arrays(z, y))["ets"].calibrator.maps[0].describe()
+    described = (
+        fit({"ets": EnsembleTemperatureScaling()}, cohort_from_arrays(z, y))["ets"].calibrator.maps[0].describe()
+    )
     assert described["weights"][2] == pytest.approx(0.2, abs=0.05)
 
 

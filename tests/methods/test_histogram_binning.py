@@ -44,7 +44,9 @@ def test_a_class_rarer_than_it_says_is_lowered(truth) -> None:
     share, before = (y == 2).mean(), special.softmax(z, 1).mean((0, 2))[2]
     after = HistogramBinning().fit(z, y, engine=Serial())(torch.from_numpy(z)).mean((0, 2)).numpy()[2]
     assert before - share > 0.1
-    assert abs(after - share) < 0.3 * (before - share)  # not zero: each class is fitted alone, and then they are normalised
+    assert abs(after - share) < 0.3 * (
+        before - share
+    )  # not zero: each class is fitted alone, and then they are normalised
 
 
 @pytest.mark.parametrize("bins", [0, 1, 3, 30, 1024, 2.0])

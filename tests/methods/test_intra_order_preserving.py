@@ -1,4 +1,6 @@
-"""Intra-order-preserving functions: the order whatever the net, the gradient of the sums, and fits that learn, stop and say how."""
+"""Intra-order-preserving functions: the order whatever the net, the gradient of the sums, and fits that learn, stop and
+say how.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,18 @@ def test_validation_cases_decide_when_to_stop() -> None:
     assert "temperature scaling alone reaches" in solution.message
 
 
-@pytest.mark.parametrize("options", [{"hidden": 0}, {"epochs": 0}, {"patience": 0}, {"seed": -1}, {"learning_rate": 0.0}, {"weight_decay": -1.0}, {"learning_rate": float("nan")}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": 0},
+        {"epochs": 0},
+        {"patience": 0},
+        {"seed": -1},
+        {"learning_rate": 0.0},
+        {"weight_decay": -1.0},
+        {"learning_rate": float("nan")},
+    ],
+)
 def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         IntraOrderPreserving(**options)  # type: ignore[arg-type]

@@ -37,7 +37,9 @@ def test_it_is_scipys_on_the_binned_data(arrays) -> None:
         count = np.bincount(at, minlength=GRID)
         hits = np.bincount(at, y.ravel() == k, minlength=GRID)
         seen = count > 0
-        expected = isotonic_regression(hits[seen] / count[seen], weights=count[seen]).x.clip(1 / (n + 2), 1 - 1 / (n + 2))
+        expected = isotonic_regression(hits[seen] / count[seen], weights=count[seen]).x.clip(
+            1 / (n + 2), 1 - 1 / (n + 2)
+        )
         np.testing.assert_allclose(calibrator.maps[0].table[k].numpy()[seen], expected, atol=1e-6)
     assert calibrator.solution.status == "optimal"
     assert calibrator.solution.certificate["gap"] < 1e-12

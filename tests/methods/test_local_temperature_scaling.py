@@ -1,4 +1,6 @@
-"""Local temperature scaling: the start, the symmetry trap, learning what is there to learn, early stopping, determinism, regions, images, cross-fitting."""
+"""Local temperature scaling: the start, the symmetry trap, learning what is there to learn, early stopping,
+determinism, regions, images, cross-fitting.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ SHAPE = (32, 40)
 QUICK: dict[str, Any] = {"epochs": 4, "patience": 3, "learning_rate": 3e-3}
 
 
-def field(cases: int = 6, shape: tuple[int, ...] = SHAPE, seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, labels and images of a network that is far too sure in the bright half of each image and right in the dark one; its scores are larger there too."""
+def field(
+    cases: int = 6, shape: tuple[int, ...] = SHAPE, seed: int = 0, classes: int = 3
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, labels and images of a network that is far too sure in the bright half of each image and right in the
+    dark one; its scores are larger there too.
+    """
     rng = np.random.default_rng(seed)
     bright = (np.arange(shape[-1]) >= shape[-1] // 2) * np.ones(shape)
     image = bright[None] + 0.05 * rng.normal(size=(cases, *shape))
@@ -44,7 +50,12 @@ def cohort(cases: int = 6, **options: Any) -> Cohort:
 def by_case(cases: int = 12, shape: tuple[int, ...] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels of a network that is far too sure in every other case."""
     z, y, _ = field(cases, shape)
-    return z / (1 + 3 * (np.arange(shape[-1]) >= shape[-1] // 2)) * np.where(np.arange(cases) % 2, 4.0, 1.0)[:, None, None, None], y
+    return (
+        z
+        / (1 + 3 * (np.arange(shape[-1]) >= shape[-1] // 2))
+        * np.where(np.arange(cases) % 2, 4.0, 1.0)[:, None, None, None],
+        y,
+    )
 
 
 def nll(method: Any, of: Cohort) -> float:
@@ -71,7 +82,15 @@ def test_the_gates_get_a_signal(start: str) -> None:
         seen.clear()
         settings = Settings(1e-2, 0.0, 1, 1, 4, 1, 0)
         cases = [(examples, i) for i in range(len(of))]
-        train(TreeModel(method, 0, first), [first.weight, first.bias], cases, cases, settings, Serial(), lambda step, found: seen.append([g.clone() for g in found]))
+        train(
+            TreeModel(method, 0, first),
+            [first.weight, first.bias],
+            cases,
+            cases,
+            settings,
+            Serial(),
+            lambda step, found: seen.append([g.clone() for g in found]),
+        )
         return [float(found[0][4:].abs().max()) for found in seen]
 
     random = LocalMap.start(3)
@@ -91,7 +110,9 @@ def test_it_learns_a_temperature_that_varies_in_space(learnt) -> None:
     of, other = cohort(), cohort(seed=1)
     assert learnt.solution.nll < nll(TemperatureScaling(), of) - 0.02
     held = evaluate(other, learnt, Serial()).calibrated.block["nll"]
-    assert held < evaluate(other, TemperatureScaling().fit(of, engine=Serial()), Serial()).calibrated.block["nll"] - 0.02
+    assert (
+        held < evaluate(other, TemperatureScaling().fit(of, engine=Serial()), Serial()).calibrated.block["nll"] - 0.02
+    )
     tau = temperature(learnt, field(seed=1)[0])
     assert np.median(tau[..., 20:]) > 2 * np.median(tau[..., :20])
     assert learnt.guarantees().preserves_order == learnt.guarantees().translation_invariant == "proven"
@@ -123,7 +144,10 @@ def test_the_image_tells_what_scores_do_not() -> None:
 
 def test_an_image_s_unit_does_not_matter() -> None:
     z, y, image = field(4)
-    made = [LocalTemperatureScaling(image=True, **QUICK).fit(z, y, image=scale * image + 7 * scale, engine=Serial()) for scale in (1.0, 1000.0)]
+    made = [
+        LocalTemperatureScaling(image=True, **QUICK).fit(z, y, image=scale * image + 7 * scale, engine=Serial())
+        for scale in (1.0, 1000.0)
+    ]
     assert made[0].solution.nll == pytest.approx(made[1].solution.nll, abs=1e-5)
 
 
@@ -138,17 +162,26 @@ def test_a_temperature_a_case() -> None:
     assert np.median(tau[1::2, 0]) > 2 * np.median(tau[::2, 0])
 
 
-@pytest.mark.parametrize("options", [{}, {"level": "image"}, {"image": True}, {"source": "logits", "patch": 700, "draws": 2, "learning_rate": 1e-3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"level": "image"}, {"image": True}, {"source": "logits", "patch": 700, "draws": 2, "learning_rate": 1e-3}],
+    ids=str,
+)
 def test_the_same_bits_for_any_workers_memory_and_order_of_cases(options: dict[str, Any]) -> None:
     of = cohort_from_arrays(*by_case(6, (16, 20))) if "level" in options else cohort()
     method = LocalTemperatureScaling(**{**QUICK, "epochs": 2, **options})
     small = Threads(2)
     small.max_memory = 0
     turned = Cohort(tuple(reversed(of.cases)), of.head, of.kind, of.pool)
-    found = [method.fit(c, engine=e).state_dict() for c, e in ((of, Serial()), (of, Threads(3)), (of, Serial(256 * MIB)), (of, small), (turned, Serial()))]
+    found = [
+        method.fit(c, engine=e).state_dict()
+        for c, e in ((of, Serial()), (of, Threads(3)), (of, Serial(256 * MIB)), (of, small), (turned, Serial()))
+    ]
     assert float(found[0]["maps.0.weight"][:4].abs().max()) > 0
     for other in found[1:]:
-        assert {k: v.numpy().tobytes() for k, v in other.items()} == {k: v.numpy().tobytes() for k, v in found[0].items()}
+        assert {k: v.numpy().tobytes() for k, v in other.items()} == {
+            k: v.numpy().tobytes() for k, v in found[0].items()
+        }
     again = replace(method, seed=1).fit(of, engine=Serial()).state_dict()
     assert not torch.equal(again["maps.0.weight"], found[0]["maps.0.weight"])
 
@@ -159,7 +192,11 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
     examples = Examples(of, Serial(), 2**30, True)
     for options in ({}, {"image": True}, {"level": "image"}, {"level": "image", "image": True, "patch": 100}):
         method = LocalTemperatureScaling(**options)
-        first = LocalMap.start(3, image_mean=torch.tensor([0.5]), image_scale=torch.tensor([0.5])) if method.image else LocalMap.start(3)
+        first = (
+            LocalMap.start(3, image_mean=torch.tensor([0.5]), image_scale=torch.tensor([0.5]))
+            if method.image
+            else LocalMap.start(3)
+        )
         model = TreeModel(method, 0, first)
         rng = np.random.default_rng(0)
         start = [first.weight, first.bias, *([first.image_weight, first.image_bias] if method.image else [])]
@@ -168,7 +205,10 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
         _, _, gradients = model.loss(unit, start, True)
         direction = [torch.from_numpy(rng.normal(size=p.shape)) for p in start]
         step = 1e-3
-        up, down = (model.loss(unit, [p + s * step * d for p, d in zip(start, direction, strict=True)], False)[0] for s in (1, -1))
+        up, down = (
+            model.loss(unit, [p + s * step * d for p, d in zip(start, direction, strict=True)], False)[0]
+            for s in (1, -1)
+        )
         slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
         assert slope == pytest.approx((up - down) / (2 * step), rel=2e-2), options
 
@@ -215,7 +255,10 @@ def test_temperature_scaling_kept_by_a_training_cut_short_is_stopped_too() -> No
 
 
 def test_weight_decay_pulls_to_the_identity() -> None:
-    free, held = (LocalTemperatureScaling(start="identity", weight_decay=a, **QUICK).fit(cohort(), engine=Serial()) for a in (0.0, 0.03))
+    free, held = (
+        LocalTemperatureScaling(start="identity", weight_decay=a, **QUICK).fit(cohort(), engine=Serial())
+        for a in (0.0, 0.03)
+    )
     assert 0 < held.maps[0].weight[:4].norm() < free.maps[0].weight[:4].norm()
 
 
@@ -224,7 +267,9 @@ def test_a_validation_cohort_is_what_it_stops_by() -> None:
     # the same scores, but here the bright half is right to be sure, and the dark half knows nothing
     z, y, image = field(4, seed=3)
     wrong = cohort_from_arrays(z, np.where(image > 0.5, z.argmax(1), np.random.default_rng(0).integers(0, 3, y.shape)))
-    with_good, with_wrong = (LocalTemperatureScaling(**QUICK).fit(of, validation=v, engine=Serial()) for v in (good, wrong))
+    with_good, with_wrong = (
+        LocalTemperatureScaling(**QUICK).fit(of, validation=v, engine=Serial()) for v in (good, wrong)
+    )
     assert "validated on 4 validation cases" in with_good.solution.message
     assert with_good.solution.settings["epoch"] > 0
     assert with_wrong.solution.settings["epoch"] == 0
@@ -249,7 +294,9 @@ def test_volumes_learn_in_planes_of_the_axis_asked_for() -> None:
     z, y, _ = field(4, shape=(4, 16, 20))
     made = [LocalTemperatureScaling(slice_axis=axis, **QUICK).fit(z, y, engine=Serial()) for axis in (0, 1)]
     assert made[0].solution.nll != made[1].solution.nll
-    turned = LocalTemperatureScaling(slice_axis=1, **QUICK).fit(np.moveaxis(z, 2, 3), np.moveaxis(y, 1, 2), engine=Serial())
+    turned = LocalTemperatureScaling(slice_axis=1, **QUICK).fit(
+        np.moveaxis(z, 2, 3), np.moveaxis(y, 1, 2), engine=Serial()
+    )
     assert turned.solution.nll == pytest.approx(made[0].solution.nll, abs=1e-6)
 
 
@@ -263,7 +310,10 @@ def test_ignored_and_masked_voxels_are_context_without_loss() -> None:
     assert torch.equal(ignored.maps[0].weight, masked.maps[0].weight)
     other = z.copy()
     other[np.broadcast_to(hidden[:, None], z.shape)] *= 3
-    assert not torch.equal(LocalTemperatureScaling(**QUICK).fit(other, y, mask=~hidden, engine=Serial()).maps[0].weight, masked.maps[0].weight)
+    assert not torch.equal(
+        LocalTemperatureScaling(**QUICK).fit(other, y, mask=~hidden, engine=Serial()).maps[0].weight,
+        masked.maps[0].weight,
+    )
 
 
 def test_a_region_each() -> None:
@@ -283,10 +333,14 @@ def test_a_region_each() -> None:
 
 def test_crossfitted_beside_other_methods() -> None:
     of = cohort()
-    fits = fit_methods({"ts": TemperatureScaling(), "lts": LocalTemperatureScaling(**QUICK)}, of, Serial(), crossfit=True, folds=2)
+    fits = fit_methods(
+        {"ts": TemperatureScaling(), "lts": LocalTemperatureScaling(**QUICK)}, of, Serial(), crossfit=True, folds=2
+    )
     assert len(fits["lts"].held_out) == 2
     for fold, calibrator in zip(fits["lts"].folds, fits["lts"].held_out, strict=True):
-        alone = LocalTemperatureScaling(**QUICK).fit(of.select([c.id for i, c in enumerate(of) if i not in fold]), engine=Serial())
+        alone = LocalTemperatureScaling(**QUICK).fit(
+            of.select([c.id for i, c in enumerate(of) if i not in fold]), engine=Serial()
+        )
         assert torch.allclose(alone.maps[0].weight, calibrator.maps[0].weight, atol=1e-6)
     found = crossfitted(of, fits, Serial())
     assert found["lts"].calibrated.block["nll"] < found["ts"].calibrated.block["nll"]

@@ -13,7 +13,9 @@ from segcal.engines import Serial
 def test_on_probabilities_it_coincides_with_its_canonical_form(arrays) -> None:
     z, y = arrays
     p = torch.softmax(torch.from_numpy(z).double(), 1)
-    ms, dc = (method(0.0, 0.0).fit(p, y, kind="probs", engine=Serial()) for method in (MatrixScaling, DirichletCalibration))
+    ms, dc = (
+        method(0.0, 0.0).fit(p, y, kind="probs", engine=Serial()) for method in (MatrixScaling, DirichletCalibration)
+    )
     assert torch.equal(ms.maps[0].weight, dc.maps[0].weight)
     assert torch.equal(ms.maps[0].bias, dc.maps[0].bias)
     assert "coincides with its canonical form" in ms.solution.message
@@ -39,7 +41,9 @@ def test_residuals_are_orthogonal_to_the_scores(arrays) -> None:
     """Optimality 9.5: mean (p - e) phi^T = 0 and mean p = class frequencies, up to the ridge's pull."""
     z, y = arrays
     calibrator = MatrixScaling(0.0, 0.0).fit(z, y, engine=Serial())
-    residual = calibrator.log_probs(torch.from_numpy(z)).exp() - torch.nn.functional.one_hot(torch.from_numpy(y), 3).movedim(-1, 1)
+    residual = calibrator.log_probs(torch.from_numpy(z)).exp() - torch.nn.functional.one_hot(
+        torch.from_numpy(y), 3
+    ).movedim(-1, 1)
     assert torch.einsum("bin,bjn->ij", residual, torch.from_numpy(z).double()).abs().max() / y.size < 1e-6
     assert residual.mean((0, 2)).abs().max() < 1e-6
 

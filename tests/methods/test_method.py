@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from segcal import DirichletCalibration, EnsembleTemperatureScaling, MatrixScaling, TemperatureScaling, VectorScaling, cohort_from_arrays, fit_methods
+from segcal import (
+    DirichletCalibration,
+    EnsembleTemperatureScaling,
+    MatrixScaling,
+    TemperatureScaling,
+    VectorScaling,
+    cohort_from_arrays,
+    fit_methods,
+)
 from segcal.calibrators import Calibrator
 from segcal.engines import Serial, Threads
 from segcal.engines.pinned import Stored
@@ -19,7 +27,10 @@ MIB = 2**20
 
 def bits(calibrator: Calibrator) -> bytes:
     """Every parameter's bits, and the objective's."""
-    return b"".join(t.numpy().tobytes() for t in calibrator.state_dict().values()) + np.float64(calibrator.solution.objective).tobytes()
+    return (
+        b"".join(t.numpy().tobytes() for t in calibrator.state_dict().values())
+        + np.float64(calibrator.solution.objective).tobytes()
+    )
 
 
 def test_arrays_tensors_tables_and_cohorts_are_one_fit(arrays) -> None:
@@ -55,7 +66,10 @@ def test_kinds_agree(kind, arrays) -> None:
     z, y = arrays
     p = torch.softmax(torch.from_numpy(z).double(), 1)
     given = {"probs": p, "log_probs": p.log(), "scores": 5 * p}[kind]
-    a, b = DirichletCalibration(0.1).fit(z, y, engine=Serial()), DirichletCalibration(0.1).fit(given, y, kind=kind, engine=Serial())
+    a, b = (
+        DirichletCalibration(0.1).fit(z, y, engine=Serial()),
+        DirichletCalibration(0.1).fit(given, y, kind=kind, engine=Serial()),
+    )
     torch.testing.assert_close(a.maps[0].weight, b.maps[0].weight, atol=1e-5, rtol=0)
     assert b.kind == kind
 
@@ -109,14 +123,22 @@ def test_a_fit_is_deterministic_for_any_engine_and_memory(arrays) -> None:
     with outside.pin(cohort) as pinned:
         assert all(isinstance(kept, Stored) for _, _, kept in pinned.blocks)
     engines = [Serial(), Serial(), Threads(2), Threads(4, 256 * MIB), outside]
-    found = [{name: bits(made.calibrator) for name, made in fit_methods(methods, cohort, engine).items()} for engine in engines]
+    found = [
+        {name: bits(made.calibrator) for name, made in fit_methods(methods, cohort, engine).items()}
+        for engine in engines
+    ]
     assert all(other == found[0] for other in found[1:])
 
 
 def test_what_is_fitted_beside_it_does_not_matter(arrays) -> None:
     z, y = arrays
     cohort = cohort_from_arrays(z, y)
-    methods = {"ts": TemperatureScaling(), "ets": EnsembleTemperatureScaling(), "vs": VectorScaling(), "ms": MatrixScaling(0.1)}
+    methods = {
+        "ts": TemperatureScaling(),
+        "ets": EnsembleTemperatureScaling(),
+        "vs": VectorScaling(),
+        "ms": MatrixScaling(0.1),
+    }
     beside = fit_methods(methods, cohort, Serial())
     for name, method in methods.items():
         alone = fit_methods({name: method}, cohort, Serial())[name].calibrator
@@ -147,15 +169,21 @@ def test_regions_are_fitted_each_on_its_own(keep) -> None:
     inside = rng.random(p.shape) < p**2
     y = np.where(inside[:, 1], 2, inside[:, 0].astype(int))
     cohort = cohort_from_arrays(p, y, kind="probs", head=head)
-    made = fit_methods({"dc": DirichletCalibration(0.0), "ms": MatrixScaling(0.0)}, cohort, Serial(), keep_decision=keep)
+    made = fit_methods(
+        {"dc": DirichletCalibration(0.0), "ms": MatrixScaling(0.0)}, cohort, Serial(), keep_decision=keep
+    )
     calibrator = made["dc"].calibrator
     assert calibrator.keep_decision == (keep is None)
     assert set(calibrator.solution.parts) == {"whole", "core"}
-    assert calibrator.solution.certificate["gap"] == max(s.certificate["gap"] for s in calibrator.solution.parts.values())
+    assert calibrator.solution.certificate["gap"] == max(
+        s.certificate["gap"] for s in calibrator.solution.parts.values()
+    )
     assert all("coincides" in s.message for s in made["ms"].calibrator.solution.parts.values())
     out = calibrator(torch.from_numpy(p)).numpy()
     if keep is None:
         np.testing.assert_array_equal(out > 0.5, p > 0.5)
     for r in range(2):
         member = np.isin(y, head.members[r])
-        assert calibrator.log_probs(torch.from_numpy(p)).exp()[:, r].mean().item() == pytest.approx(member.mean(), abs=1e-5)
+        assert calibrator.log_probs(torch.from_numpy(p)).exp()[:, r].mean().item() == pytest.approx(
+            member.mean(), abs=1e-5
+        )

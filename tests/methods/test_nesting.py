@@ -1,4 +1,6 @@
-"""On real predictions at lambda = mu = 0: nesting (definitions 9.4) and optimality (9.5), each method by its own certificate and no fallback."""
+"""On real predictions at lambda = mu = 0: nesting (definitions 9.4) and optimality (9.5), each method by its own
+certificate and no fallback.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ CONDITIONAL = ("cdc", "cms-ap", "cms-op")
 
 def fits(cohort: Cohort, fit: Any) -> dict[str, Calibrator]:
     """All methods, unpenalised, over shared passes."""
-    methods = {"ts": TemperatureScaling(), "ets": EnsembleTemperatureScaling(), **{name: REGISTERED[name](0.0, 0.0) for name in (*AFFINE, *CONDITIONAL)}}
+    methods = {
+        "ts": TemperatureScaling(),
+        "ets": EnsembleTemperatureScaling(),
+        **{name: REGISTERED[name](0.0, 0.0) for name in (*AFFINE, *CONDITIONAL)},
+    }
     return {name: made.calibrator for name, made in fit(methods, cohort).items()}
 
 
@@ -44,7 +50,11 @@ def fitted(request: pytest.FixtureRequest) -> Mapping[str, Calibrator]:
 
 def pull(m: AffineMap, classes: int) -> np.ndarray:
     """Gradient of the ridge at a map, (C, C + 1)."""
-    return ridge(classes, 1e-8).gradient(np.column_stack([m.weight.numpy(), m.bias.numpy()]).ravel()).reshape(classes, classes + 1)
+    return (
+        ridge(classes, 1e-8)
+        .gradient(np.column_stack([m.weight.numpy(), m.bias.numpy()]).ravel())
+        .reshape(classes, classes + 1)
+    )
 
 
 def test_every_method_is_certified_and_none_fell_back(fitted) -> None:
@@ -60,11 +70,16 @@ def test_every_method_is_certified_and_none_fell_back(fitted) -> None:
 
 
 def test_larger_families_reach_lower(fitted) -> None:
-    """The ridge is the same function of [W | b] in every family, so penalised objectives nest up to the certified gap alone."""
+    """The ridge is the same function of [W | b] in every family, so penalised objectives nest up to the certified gap
+    alone.
+    """
     found = {name: c.solution for name, c in fitted.items()}
     for larger, smaller in CONTAINS:
         assert found[larger].objective <= found[smaller].objective + found[larger].certificate["gap"]
-        assert found[larger].nll <= found[smaller].nll + (found[smaller].objective - found[smaller].nll) + found[larger].certificate["gap"]
+        assert (
+            found[larger].nll
+            <= found[smaller].nll + (found[smaller].objective - found[smaller].nll) + found[larger].certificate["gap"]
+        )
     classes = fitted["ts"].head.channels
     beta = fitted["ts"].maps[0].beta.item()
     at_temperature = ridge(classes, 1e-8).value(np.column_stack([beta * np.eye(classes), np.zeros(classes)]).ravel())
@@ -79,7 +94,11 @@ def test_larger_families_reach_lower(fitted) -> None:
 
 @pytest.mark.parametrize("pair", [("hippocampus", "three_classes"), ("camvid", "eleven_classes")], ids=lambda p: p[0])
 def test_optimality_conditions_hold_on_the_data(pair, request, table) -> None:
-    """TS: E_p z = z_y. VS: the same a class, and marginals. MS_c, MS, DC: residuals orthogonal to all scores. The ridge's pull accounts for what is left."""
+    """TS:
+
+    E_p z = z_y. VS: the same a class, and marginals. MS_c, MS, DC: residuals orthogonal to all scores. The ridge's pull
+    accounts for what is left.
+    """
     cohort, fitted = request.getfixturevalue(pair[0]), request.getfixturevalue(pair[1])
     z, y = (torch.from_numpy(a) for a in table(cohort, 1))
     z, c = z.double().T, cohort.head.channels

@@ -1,4 +1,6 @@
-"""OrderPreservingMatrixScaling: what it recovers, what it promises, and that fitted maps keep it on real predictions."""
+"""OrderPreservingMatrixScaling: what it recovers, what it promises, and that fitted maps keep it on real
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def swaps(z: np.ndarray, p: np.ndarray) -> int:
 def test_steps_between_ranks_that_made_the_labels_are_recovered() -> None:
     rng = np.random.default_rng(0)
     n = 60_000
-    a = torch.eye(2, dtype=torch.float64).repeat(3, 1, 1) * torch.tensor([0.5, 0.8, 1.1], dtype=torch.float64)[:, None, None]
+    a = (
+        torch.eye(2, dtype=torch.float64).repeat(3, 1, 1)
+        * torch.tensor([0.5, 0.8, 1.1], dtype=torch.float64)[:, None, None]
+    )
     g = torch.tensor([[0.2, 0.1], [0.0, 0.4], [0.3, 0.0]], dtype=torch.float64)
     truth = ConditionalMap(a, g, Gaps())
     z = torch.from_numpy(1.5 * rng.normal(size=(3, n)))
@@ -38,7 +43,11 @@ def test_promises(arrays) -> None:
     z, y = arrays
     made = OrderPreservingMatrixScaling(0.0).fit(z, y, engine=Serial())
     found = made.guarantees()
-    assert (found.translation_invariant, found.preserves_argmax, found.preserves_order) == ("proven", "proven", "proven")
+    assert (found.translation_invariant, found.preserves_argmax, found.preserves_order) == (
+        "proven",
+        "proven",
+        "proven",
+    )
     flat = np.moveaxis(z, 1, -1).reshape(-1, 3)
     assert swaps(flat, made(torch.from_numpy(flat)).numpy()) == 0
 

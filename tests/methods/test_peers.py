@@ -30,11 +30,15 @@ def test_a_peer_s_parameters_are_read_as_it_means_them(arrays) -> None:
 
 
 def test_no_worse_than_the_peer_on_three_classes(hippocampus, table) -> None:
-    runs = fiducio_fits.compare("hippocampus", *sampled(table, hippocampus, 2000), fiducio_fits.Effort(adam=60, lbfgs=60, repeats=1), METHODS)
+    runs = fiducio_fits.compare(
+        "hippocampus", *sampled(table, hippocampus, 2000), fiducio_fits.Effort(adam=60, lbfgs=60, repeats=1), METHODS
+    )
     found = fiducio_fits.behind(runs)
     assert set(found) == {("hippocampus", name) for name in METHODS}
     assert max(found.values()) <= 1e-6
-    assert "| hippocampus, 2000 voxels, 3 classes | ts | segcal |" in fiducio_fits.page(runs, {"hippocampus": (2000, 3)}, fiducio_fits.Effort(), "x")
+    assert "| hippocampus, 2000 voxels, 3 classes | ts | segcal |" in fiducio_fits.page(
+        runs, {"hippocampus": (2000, 3)}, fiducio_fits.Effort(), "x"
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""What the affine methods share: options, strength by cross-validation, limits, certificates against an independent optimum."""
+"""What the affine methods share: options, strength by cross-validation, limits, certificates against an independent
+optimum.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ FAMILIES = [VectorScaling, MatrixScaling, ConstrainedMatrixScaling, DirichletCal
 EYE = torch.eye(3, dtype=torch.float64)
 
 
-def objective(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+def objective(
+    method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     """The penalised objective and its gradient in the family's variables, by NumPy, from the formulas alone."""
     flat = np.moveaxis(z.astype(float), 1, 0).reshape(z.shape[1], -1)
     energy = np.logaddexp.reduce(flat, 0)
@@ -55,7 +59,12 @@ def objective(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float
         w, b = m[:, :c], m[:, c]
         u = m @ psi
         log_p = u - np.logaddexp.reduce(u, 0)
-        value = -log_p[at, np.arange(n)].mean() + (on_w * (w - centre) ** 2).sum() + mu * (b**2).mean() + method.eps * (((w - eye) ** 2).mean() + (b**2).mean())
+        value = (
+            -log_p[at, np.arange(n)].mean()
+            + (on_w * (w - centre) ** 2).sum()
+            + mu * (b**2).mean()
+            + method.eps * (((w - eye) ** 2).mean() + (b**2).mean())
+        )
         residual = np.exp(log_p)
         residual[at, np.arange(n)] -= 1
         g = residual @ psi.T / n
@@ -68,10 +77,20 @@ def objective(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float
 
 def independent(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float) -> float:
     """The optimum by scipy's L-BFGS-B, restarted until it moves no more."""
-    start = np.linalg.lstsq(method.design(z.shape[1]), np.column_stack([beta * np.eye(z.shape[1]), np.zeros(z.shape[1])]).ravel(), rcond=None)[0]
+    start = np.linalg.lstsq(
+        method.design(z.shape[1]),
+        np.column_stack([beta * np.eye(z.shape[1]), np.zeros(z.shape[1])]).ravel(),
+        rcond=None,
+    )[0]
     value = np.inf
     for _ in range(5):
-        found = scipy.optimize.minimize(objective(method, z, y, beta), start, jac=True, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-12, "maxiter": 3000, "maxcor": 30})
+        found = scipy.optimize.minimize(
+            objective(method, z, y, beta),
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options={"ftol": 0, "gtol": 1e-12, "maxiter": 3000, "maxcor": 30},
+        )
         start = found.x
         if value - found.fun < 1e-12:
             break
@@ -80,9 +99,15 @@ def independent(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: flo
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-@pytest.mark.parametrize("options", [{"lambda_": 0.0}, {"lambda_": 0.2, "mu": 0.03}, {"lambda_": 0.2, "mu": 0.03, "penalty": "odir"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"lambda_": 0.0}, {"lambda_": 0.2, "mu": 0.03}, {"lambda_": 0.2, "mu": 0.03, "penalty": "odir"}],
+    ids=str,
+)
 def test_the_optimum_is_scipys(family, options, arrays) -> None:
-    """An independent solver on an independent objective finds nothing better, and what it finds is within the certificate."""
+    """An independent solver on an independent objective finds nothing better, and what it finds is within the
+    certificate.
+    """
     z, y = arrays
     method = family(**options)
     solution = method.fit(z, y, engine=Serial()).solution
@@ -128,9 +153,14 @@ def test_odir_leaves_the_diagonal_free(truth) -> None:
 @pytest.mark.parametrize("penalty", ["ts", "odir"])
 def test_the_nll_falls_as_the_penalty_does(penalty, arrays) -> None:
     z, y = arrays
-    found = [MatrixScaling(strength, penalty=penalty).fit(z, y, engine=Serial()).solution for strength in (10.0, 1.0, 0.1, 0.0)]
+    found = [
+        MatrixScaling(strength, penalty=penalty).fit(z, y, engine=Serial()).solution
+        for strength in (10.0, 1.0, 0.1, 0.0)
+    ]
     assert all(a.nll >= b.nll - 1e-9 for a, b in itertools.pairwise(found))
-    assert [s.settings["strengths"] for s in found] == [({"lambda": x, "mu": x, "weight": 1.0},) for x in (10.0, 1.0, 0.1, 0.0)]
+    assert [s.settings["strengths"] for s in found] == [
+        ({"lambda": x, "mu": x, "weight": 1.0},) for x in (10.0, 1.0, 0.1, 0.0)
+    ]
 
 
 def test_mu_acts_on_the_bias_alone(arrays) -> None:
@@ -152,14 +182,29 @@ KEPT = ({"lambda": None, "mu": None, "weight": 1.0},)
 
 
 def test_where_nothing_is_to_be_gained_the_average_loses_little(truth, fit) -> None:
-    """Few cases of a pure temperature, biases that differ by case: what is left to learn is noise. Most weight stays with strong penalties, and little is lost on new cases."""
+    """Few cases of a pure temperature, biases that differ by case: what is left to learn is noise.
+
+    Most weight stays with strong penalties, and little is lost on new cases.
+    """
     lost, strong = [], []
     for seed in range(6):
-        found = fit({"dc": DirichletCalibration(), "ts": TemperatureScaling(), "free": DirichletCalibration(0.0)}, cases(truth, seed, 5, np.eye(3) / 1.5, by_case=0.4))
+        found = fit(
+            {"dc": DirichletCalibration(), "ts": TemperatureScaling(), "free": DirichletCalibration(0.0)},
+            cases(truth, seed, 5, np.eye(3) / 1.5, by_case=0.4),
+        )
         z, y = truth(seed + 100, 40, 150, np.eye(3) / 1.5, np.zeros(3), by_case=0.4)
-        nll = {k: torch.nn.functional.nll_loss(f.calibrator.log_probs(torch.from_numpy(z)), torch.from_numpy(y)).item() for k, f in found.items()}
+        nll = {
+            k: torch.nn.functional.nll_loss(f.calibrator.log_probs(torch.from_numpy(z)), torch.from_numpy(y)).item()
+            for k, f in found.items()
+        }
         lost.append([nll["dc"] - nll["ts"], nll["free"] - nll["ts"]])
-        strong.append(sum(s["weight"] for s in found["dc"].calibrator.solution.settings["strengths"] if s["lambda"] is None or s["lambda"] >= 1))
+        strong.append(
+            sum(
+                s["weight"]
+                for s in found["dc"].calibrator.solution.settings["strengths"]
+                if s["lambda"] is None or s["lambda"] >= 1
+            )
+        )
     assert np.mean(strong) >= 0.7
     assert np.mean(lost, 0)[0] <= np.mean(lost, 0)[1] / 2
 
@@ -167,7 +212,14 @@ def test_where_nothing_is_to_be_gained_the_average_loses_little(truth, fit) -> N
 def test_cross_validation_lets_go_where_the_truth_is_far_from_a_temperature(truth, fit) -> None:
     weight = np.array([[0.3, 0.6, 0.0], [0.0, 1.5, -0.4], [0.5, 0.0, 0.6]])
     calibrator = fit({"dc": DirichletCalibration()}, cases(truth, 1, 8, weight, 1500))["dc"].calibrator
-    assert sum(s["weight"] for s in calibrator.solution.settings["strengths"] if s["lambda"] is not None and s["lambda"] <= 0.1) > 0.9
+    assert (
+        sum(
+            s["weight"]
+            for s in calibrator.solution.settings["strengths"]
+            if s["lambda"] is not None and s["lambda"] <= 0.1
+        )
+        > 0.9
+    )
     assert "cross-validated" in calibrator.solution.message
     assert calibrator.solution.certificate["gap"] <= 1e-9
 
@@ -178,24 +230,36 @@ def test_the_selection_is_a_whole_table_with_the_weights_used(penalty, truth, fi
     solution = fit({"ms": MatrixScaling(penalty=penalty)}, cases(truth, 2, 6, weight, 500))["ms"].calibrator.solution
     table = solution.selection
     assert [row["lambda"] for row in table] == [None, *PATH]
-    assert all(set(row) == {"lambda", "nll", "gain", "standard_error", "excess", "excess_standard_error", "weight"} for row in table)
+    assert all(
+        set(row) == {"lambda", "nll", "gain", "standard_error", "excess", "excess_standard_error", "weight"}
+        for row in table
+    )
     assert all(row["gain"] == pytest.approx(table[0]["nll"] - row["nll"], abs=1e-12) for row in table)
     lowest = min(row["nll"] for row in table)
     assert all(row["excess"] == pytest.approx(row["nll"] - lowest, abs=1e-12) for row in table)
     assert sum(row["weight"] for row in table) == pytest.approx(1, abs=1e-12)
     assert min(row["weight"] for row in table if row["weight"]) >= LEAST
-    assert [(s["lambda"], s["weight"]) for s in solution.settings["strengths"]] == [(row["lambda"], row["weight"]) for row in table if row["weight"]]
+    assert [(s["lambda"], s["weight"]) for s in solution.settings["strengths"]] == [
+        (row["lambda"], row["weight"]) for row in table if row["weight"]
+    ]
 
 
-@pytest.mark.parametrize("method", [DirichletCalibration, VectorScaling, ClassConditionalDirichlet, OrderPreservingMatrixScaling])
+@pytest.mark.parametrize(
+    "method", [DirichletCalibration, VectorScaling, ClassConditionalDirichlet, OrderPreservingMatrixScaling]
+)
 def test_what_is_delivered_is_the_mean_of_the_fits_by_weight(method, truth) -> None:
-    """Fits at each strength made one by one; on data no fit has seen, the mean's NLL is at most the mean NLL, since NLL is convex."""
+    """Fits at each strength made one by one; on data no fit has seen, the mean's NLL is at most the mean NLL, since NLL
+    is convex.
+    """
     weight = np.array([[0.9, 0.1, 0.0], [0.0, 0.7, 0.0], [0.1, 0.0, 0.5]])
     z, y = truth(3, 5, 300, weight, np.zeros(3), by_case=0.3)
     made = method().fit(z, y, engine=Serial())
     strengths = made.solution.settings["strengths"]
     assert len(strengths) >= 2
-    single = [(TemperatureScaling() if s["lambda"] is None else method(s["lambda"])).fit(z, y, engine=Serial()) for s in strengths]
+    single = [
+        (TemperatureScaling() if s["lambda"] is None else method(s["lambda"])).fit(z, y, engine=Serial())
+        for s in strengths
+    ]
     weights = [s["weight"] for s in strengths]
 
     def parameters(calibrator) -> torch.Tensor:
@@ -209,7 +273,9 @@ def test_what_is_delivered_is_the_mean_of_the_fits_by_weight(method, truth) -> N
     mean = sum(w * parameters(c) for w, c in zip(weights, single, strict=True))
     torch.testing.assert_close(parameters(made), mean, atol=2e-4, rtol=2e-4)
     assert made.solution.nll == pytest.approx(nll_of(made, z, y), abs=1e-7)  # rows are kept as float32
-    assert made.solution.objective == pytest.approx(sum(w * c.solution.objective for w, c in zip(weights, single, strict=True)), abs=1e-8)
+    assert made.solution.objective == pytest.approx(
+        sum(w * c.solution.objective for w, c in zip(weights, single, strict=True)), abs=1e-8
+    )
     assert made.solution.certificate["gap"] <= 1e-8
     new = truth(30, 6, 300, weight, np.zeros(3), by_case=0.3)
     assert nll_of(made, *new) <= sum(w * nll_of(c, *new) for w, c in zip(weights, single, strict=True)) + 1e-9
@@ -221,10 +287,15 @@ def nll_of(calibrator, z: np.ndarray, y: np.ndarray) -> float:
 
 @pytest.mark.parametrize("method", [DirichletCalibration, OrderPreservingMatrixScaling])
 def test_validation_cases_take_the_place_of_the_folds(method, truth) -> None:
-    """Every strength is judged by its NLL on the validation cases, none of which is fitted on; a strength that is given needs none."""
+    """Every strength is judged by its NLL on the validation cases, none of which is fitted on; a strength that is given
+    needs none.
+    """
     weight = np.array([[0.5, 0.3, 0.0], [0.0, 1.2, 0.0], [0.2, 0.0, 0.8]])
     z, y = truth(5, 8, 400, weight, np.zeros(3))
-    mine, theirs = cohort_from_arrays(z[:4], y[:4], groups=list("abcd")), cohort_from_arrays(z[4:], y[4:], groups=list("efgh"))
+    mine, theirs = (
+        cohort_from_arrays(z[:4], y[:4], groups=list("abcd")),
+        cohort_from_arrays(z[4:], y[4:], groups=list("efgh")),
+    )
     solution = method().fit(mine, validation=theirs, engine=Serial()).solution
     assert "chosen on validation cases" in solution.message
     table = {row["lambda"]: row["nll"] for row in solution.selection}
@@ -240,7 +311,9 @@ def test_validation_cases_take_the_place_of_the_folds(method, truth) -> None:
 
 
 def test_the_table_is_that_of_fits_made_one_by_one(truth, fit) -> None:
-    """Each case's NLL under a fit without its fold, recomputed from separate cohorts; the path is solved to a gain of 1e-7, hence the tolerance."""
+    """Each case's NLL under a fit without its fold, recomputed from separate cohorts; the path is solved to a gain of
+    1e-7, hence the tolerance.
+    """
     weight = np.array([[0.5, 0.3, 0.0], [0.0, 1.2, 0.0], [0.2, 0.0, 0.8]])
     z, y = truth(5, 4, 400, weight, np.zeros(3))
     made = fit({"dc": DirichletCalibration(), "ts": TemperatureScaling()}, cohort_from_arrays(z, y), crossfit=True)
@@ -252,7 +325,11 @@ def test_the_table_is_that_of_fits_made_one_by_one(truth, fit) -> None:
             method = TemperatureScaling() if strength is None else DirichletCalibration(strength)
             calibrator = method.fit(z[rest], y[rest], engine=Serial())
             for i in fold:
-                expected[strength].append(torch.nn.functional.nll_loss(calibrator.log_probs(torch.from_numpy(z[i : i + 1])), torch.from_numpy(y[i : i + 1])).item())
+                expected[strength].append(
+                    torch.nn.functional.nll_loss(
+                        calibrator.log_probs(torch.from_numpy(z[i : i + 1])), torch.from_numpy(y[i : i + 1])
+                    ).item()
+                )
     for strength, values in expected.items():
         assert table[strength] == pytest.approx(np.mean(values), abs=5e-5)
 

@@ -1,4 +1,6 @@
-"""What the class-conditional methods share: the optimum of an independent solver, parity with the peer's objective, empty and thin experts, options."""
+"""What the class-conditional methods share: the optimum of an independent solver, parity with the peer's objective,
+empty and thin experts, options.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcal import ArgmaxPreservingMatrixScaling, ClassConditionalDirichlet, DirichletCalibration, OrderPreservingMatrixScaling, TemperatureScaling, cohort_from_arrays
+from segcal import (
+    ArgmaxPreservingMatrixScaling,
+    ClassConditionalDirichlet,
+    DirichletCalibration,
+    OrderPreservingMatrixScaling,
+    TemperatureScaling,
+    cohort_from_arrays,
+)
 from segcal.engines import Serial
 from segcal.errors import UsageError
 from segcal.methods.penalised import PATH
@@ -26,7 +35,9 @@ OPTIONS = [
 
 
 def independent(method: PenalisedConditional, z: np.ndarray, y: np.ndarray, beta: float) -> float:
-    """The joint optimum over all experts at once, by L-BFGS-B on an objective written from the formulas alone, with autograd."""
+    """The joint optimum over all experts at once, by L-BFGS-B on an objective written from the formulas alone, with
+    autograd.
+    """
     c = z.shape[1]
     x = torch.from_numpy(np.moveaxis(z.astype(float), 1, 0).reshape(c, -1)).log_softmax(0).float().double()
     at, winner = torch.from_numpy(y.ravel()), x.argmax(0)
@@ -39,10 +50,16 @@ def independent(method: PenalisedConditional, z: np.ndarray, y: np.ndarray, beta
     def penalty(a: torch.Tensor, g: torch.Tensor, winner_row: int) -> torch.Tensor:
         ridge = method.eps * (((a - torch.eye(k, dtype=torch.float64)) ** 2).mean() + (g**2).mean())
         if method.penalty == "ts":
-            return method.lambda_ * ((a - beta * torch.eye(k, dtype=torch.float64)) ** 2).mean() + mu * (g**2).mean() + ridge
+            return (
+                method.lambda_ * ((a - beta * torch.eye(k, dtype=torch.float64)) ** 2).mean()
+                + mu * (g**2).mean()
+                + ridge
+            )
         if free:
             return method.lambda_ * (a[off] ** 2).mean() + mu * (g**2).mean() + ridge
-        spread = torch.cat([torch.zeros(1, k), torch.ones(k, k).tril() if ranked else torch.eye(k, dtype=torch.float64)]).double()
+        spread = torch.cat(
+            [torch.zeros(1, k), torch.ones(k, k).tril() if ranked else torch.eye(k, dtype=torch.float64)]
+        ).double()
         d = torch.zeros(k, c, dtype=torch.float64)
         for j in range(k):
             d[j, j if ranked else 0] = 1
@@ -86,7 +103,12 @@ def independent(method: PenalisedConditional, z: np.ndarray, y: np.ndarray, beta
     value = np.inf
     for _ in range(6):
         found = scipy.optimize.minimize(
-            at_theta, theta, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 0, "gtol": 1e-12, "maxiter": 4000, "maxcor": 30, "maxfun": 10**5}
+            at_theta,
+            theta,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"ftol": 0, "gtol": 1e-12, "maxiter": 4000, "maxcor": 30, "maxfun": 10**5},
         )
         theta = found.x
         if value - found.fun < 1e-12:
@@ -98,7 +120,9 @@ def independent(method: PenalisedConditional, z: np.ndarray, y: np.ndarray, beta
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_optimum_is_scipys(family, options, arrays) -> None:
-    """An independent solver on an independent objective finds nothing better, and what it finds is within the certificate."""
+    """An independent solver on an independent objective finds nothing better, and what it finds is within the
+    certificate.
+    """
     z, y = arrays
     method = family(**options)
     solution = method.fit(z, y, engine=Serial()).solution
@@ -121,7 +145,9 @@ def test_the_pinned_gauge_is_scipys_too(family, arrays) -> None:
 @pytest.mark.parametrize("name", ["cms-ap", "cms-op", "cdc"])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_peers_own_objective_agrees_and_its_optimiser_finds_nothing_better(name, classes) -> None:
-    """fiducio's joint objective, pinned gauge: at our parameters it has our value, and 400 steps of its L-BFGS end above."""
+    """fiducio's joint objective, pinned gauge: at our parameters it has our value, and 400 steps of its L-BFGS end
+    above.
+    """
     fiducio = pytest.importorskip("fiducio", reason="the peer library is not installed")
     family, peer = {
         "cms-ap": (ArgmaxPreservingMatrixScaling, fiducio.ArgmaxPreservingMatrixScaling),
@@ -132,17 +158,32 @@ def test_the_peers_own_objective_agrees_and_its_optimiser_finds_nothing_better(n
     z = (2 * rng.normal(size=(1500, classes))).astype(np.float32)
     y = np.array([rng.choice(classes, p=np.exp(0.7 * r) / np.exp(0.7 * r).sum()) for r in z.astype(float)])
     gauge = {} if name == "cdc" else {"gauge": "pinned"}
-    solution = (ours := family(0.13, 0.07, "odir", eps=1e-9, **gauge).fit(z, y, groups=list(range(1500)), engine=Serial())).solution
-    theirs = peer(lambda_reg=0.13, mu_reg=0.07, optimizer="lbfgs", max_iter=400, device="cpu").fit(torch.from_numpy(z), torch.from_numpy(y))
+    solution = (
+        ours := family(0.13, 0.07, "odir", eps=1e-9, **gauge).fit(z, y, groups=list(range(1500)), engine=Serial())
+    ).solution
+    theirs = peer(lambda_reg=0.13, mu_reg=0.07, optimizer="lbfgs", max_iter=400, device="cpu").fit(
+        torch.from_numpy(z), torch.from_numpy(y)
+    )
     x = torch.log_softmax(torch.from_numpy(z).double(), 1)
 
     def objective(raw_b: torch.Tensor, raw_mu: torch.Tensor) -> float:
-        value = torch.nn.functional.cross_entropy(theirs._route(x, classes, raw_b=raw_b, raw_mu=raw_mu), torch.from_numpy(y))
-        each = [theirs._ms_regularization(*theirs._logit_affine(classes, e, theirs._positive(raw_b[e]), theirs._positive(raw_mu[e])), 0.13, 0.07) for e in range(classes)]
+        value = torch.nn.functional.cross_entropy(
+            theirs._route(x, classes, raw_b=raw_b, raw_mu=raw_mu), torch.from_numpy(y)
+        )
+        each = [
+            theirs._ms_regularization(
+                *theirs._logit_affine(classes, e, theirs._positive(raw_b[e]), theirs._positive(raw_mu[e])), 0.13, 0.07
+            )
+            for e in range(classes)
+        ]
         return float(value + torch.stack(each).mean())
 
     weight, bias = ours.maps[0].weight, ours.maps[0].bias
-    raw = (weight.transpose(1, 2), bias) if name == "cdc" else (torch.log(torch.expm1(weight)), torch.log(torch.expm1(bias)))
+    raw = (
+        (weight.transpose(1, 2), bias)
+        if name == "cdc"
+        else (torch.log(torch.expm1(weight)), torch.log(torch.expm1(bias)))
+    )
     assert objective(*raw) == pytest.approx(solution.objective, abs=1e-7)
     state = theirs._get_state()
     assert objective(*raw) <= objective(state["raw_b"].double(), state["raw_mu"].double()) + 1e-9
@@ -153,7 +194,12 @@ def test_a_strong_penalty_leaves_temperature_scaling(family, arrays) -> None:
     z, y = arrays
     ts = TemperatureScaling().fit(z, y, engine=Serial())
     strong = family(1e9).fit(z, y, engine=Serial())
-    torch.testing.assert_close(strong.maps[0].weight, ts.maps[0].beta * torch.eye(strong.maps[0].weight.shape[1]).double().expand_as(strong.maps[0].weight), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        strong.maps[0].weight,
+        ts.maps[0].beta * torch.eye(strong.maps[0].weight.shape[1]).double().expand_as(strong.maps[0].weight),
+        atol=1e-6,
+        rtol=0,
+    )
     assert strong.solution.nll == pytest.approx(ts.solution.nll, abs=1e-6)
 
 
@@ -201,7 +247,13 @@ def test_a_thin_expert_is_held_by_the_penalty_and_named() -> None:
 
 @pytest.mark.parametrize(
     ("options", "where"),
-    [({"experts": "shared"}, "experts"), ({"gauge": "fixed"}, "gauge"), ({"penalty": "l2"}, "penalty"), ({"lambda_": -1.0}, "lambda_"), ({"eps": "cv"}, "eps")],
+    [
+        ({"experts": "shared"}, "experts"),
+        ({"gauge": "fixed"}, "gauge"),
+        ({"penalty": "l2"}, "penalty"),
+        ({"lambda_": -1.0}, "lambda_"),
+        ({"eps": "cv"}, "eps"),
+    ],
     ids=str,
 )
 def test_options_that_make_no_sense_are_refused(options, where) -> None:
@@ -213,7 +265,9 @@ def test_options_that_make_no_sense_are_refused(options, where) -> None:
 @settings(deadline=None, max_examples=4)
 @given(st.integers(0, 10**6), st.sampled_from(FAMILIES))
 def test_strength_is_chosen_and_temperature_kept_where_nothing_is_gained(seed, family) -> None:
-    """Labels drawn from one temperature: an expressive family must not be chosen for its noise, at most a step from it at a harmless strength."""
+    """Labels drawn from one temperature: an expressive family must not be chosen for its noise, at most a step from it
+    at a harmless strength.
+    """
     rng = np.random.default_rng(seed)
     z = 2 * rng.normal(size=(6, 3, 200))
     p = np.exp(0.6 * z) / np.exp(0.6 * z).sum(1, keepdims=True)
@@ -244,6 +298,12 @@ def test_scores_on_a_small_scale_are_not_called_degenerate(family, arrays) -> No
 
 
 def test_options_of_the_exact_solver_are_refused_beside_the_recipe() -> None:
-    for options in ({"gauge": "pinned"}, {"experts": "independent"}, {"penalty": "odir"}, {"eps": 1e-3}, {"lambda_": 0.1}):
+    for options in (
+        {"gauge": "pinned"},
+        {"experts": "independent"},
+        {"penalty": "odir"},
+        {"eps": 1e-3},
+        {"lambda_": 0.1},
+    ):
         with pytest.raises(UsageError, match="recipe"):
             OrderPreservingMatrixScaling(solver=Recipe(trials=1), **options)

@@ -12,7 +12,10 @@ from segcal.places import BoundaryDistance
 
 
 def test_taking_contact_with_ignored_voxels_for_a_boundary_lowers_ba_ece(camvid_whole: Cohort) -> None:
-    asks = {literal: Ask(SpatialCalibration(11, distance=BoundaryDistance(literal=literal)), by_case=True) for literal in (True, False)}
+    asks = {
+        literal: Ask(SpatialCalibration(11, distance=BoundaryDistance(literal=literal)), by_case=True)
+        for literal in (True, False)
+    }
     answers = Serial().survey(camvid_whole, asks)[0]
     mean = {k: np.mean([result(asks[k].accumulator, s).ba_ece for s in answers[k].values()]) for k in asks}
     assert 0 < mean[True] < mean[False]

@@ -44,7 +44,9 @@ def test_a_scale_of_the_scores_is_undone(scale, arrays) -> None:
     z, y = arrays
     plain, scaled = (TemperatureScaling().fit(s * z, y, engine=Serial()) for s in (1.0, scale))
     assert scaled.solution.nll == pytest.approx(plain.solution.nll, abs=1e-6)
-    assert scaled.maps[0].describe()["temperature"] == pytest.approx(scale * plain.maps[0].describe()["temperature"], rel=1e-4)
+    assert scaled.maps[0].describe()["temperature"] == pytest.approx(
+        scale * plain.maps[0].describe()["temperature"], rel=1e-4
+    )
 
 
 def test_every_voxel_right_is_reported(arrays) -> None:

@@ -29,7 +29,9 @@ def test_marginals_and_scaled_scores_match(arrays) -> None:
     """Optimality 9.5: mean p_k = mean y_k and mean z_k p_k = mean z_k y_k, up to the ridge's pull."""
     z, y = arrays
     calibrator = VectorScaling(0.0, 0.0).fit(z, y, engine=Serial())
-    residual = calibrator.log_probs(torch.from_numpy(z)).exp() - torch.nn.functional.one_hot(torch.from_numpy(y), 3).movedim(-1, 1)
+    residual = calibrator.log_probs(torch.from_numpy(z)).exp() - torch.nn.functional.one_hot(
+        torch.from_numpy(y), 3
+    ).movedim(-1, 1)
     assert residual.mean((0, 2)).abs().max() < 1e-6
     assert (residual * torch.from_numpy(z).double()).mean((0, 2)).abs().max() < 1e-6
 
@@ -37,7 +39,9 @@ def test_marginals_and_scaled_scores_match(arrays) -> None:
 def test_promises_follow_the_input(arrays) -> None:
     z, y = arrays
     logits = VectorScaling(0.0, 0.0).fit(z, y, engine=Serial())
-    canonical = VectorScaling(0.0, 0.0).fit(torch.softmax(torch.from_numpy(z).double(), 1), y, kind="probs", engine=Serial())
+    canonical = VectorScaling(0.0, 0.0).fit(
+        torch.softmax(torch.from_numpy(z).double(), 1), y, kind="probs", engine=Serial()
+    )
     assert (logits.guarantees().translation_invariant, canonical.guarantees().translation_invariant) == ("no", "proven")
     assert logits.needs_logits
     assert not canonical.needs_logits

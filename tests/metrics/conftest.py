@@ -13,7 +13,14 @@ from segcal.cases import Rows
 from segcal.metrics.spatial import AROUND_FOREGROUND, IN_VOXELS
 
 
-def _rows(probs: Any, targets: Any, decision: Any = None, reference: Any = None, energy: Any = None, dtype: torch.dtype = torch.float64) -> Rows:
+def _rows(
+    probs: Any,
+    targets: Any,
+    decision: Any = None,
+    reference: Any = None,
+    energy: Any = None,
+    dtype: torch.dtype = torch.float64,
+) -> Rows:
     p = torch.as_tensor(np.asarray(probs, np.float64))
     y = torch.as_tensor(np.asarray(targets, np.int64))
     d = p.argmax(0) if decision is None else torch.as_tensor(np.asarray(decision, np.int64))
@@ -21,7 +28,10 @@ def _rows(probs: Any, targets: Any, decision: Any = None, reference: Any = None,
     f = None if energy is None else torch.as_tensor(np.asarray(energy, np.float64))
     # somewhere, always the same for a number of voxels: half of them within the region
     where = np.random.default_rng(y.numel())
-    places = {IN_VOXELS: torch.from_numpy(where.integers(20, size=y.numel()).astype(np.float64)), AROUND_FOREGROUND: torch.from_numpy(where.integers(2, size=y.numel()) * 1.0)}
+    places = {
+        IN_VOXELS: torch.from_numpy(where.integers(20, size=y.numel()).astype(np.float64)),
+        AROUND_FOREGROUND: torch.from_numpy(where.integers(2, size=y.numel()) * 1.0),
+    }
     return Rows(0, 0, p.log().to(dtype), y, d, r, f, places)
 
 

@@ -37,7 +37,14 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cut["nll"] == pytest.approx(whole["nll"], rel=1e-12) and cut["ece"] == pytest.approx(whole["ece"], rel=1e-10)
 
 
-@pytest.mark.parametrize("convert", [torch.from_numpy, lambda a: torch.from_numpy(a).requires_grad_(a.dtype.kind == "f"), lambda a: a.astype(a.dtype.newbyteorder(">"))])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        torch.from_numpy,
+        lambda a: torch.from_numpy(a).requires_grad_(a.dtype.kind == "f"),
+        lambda a: a.astype(a.dtype.newbyteorder(">")),
+    ],
+)
 def test_tensors_gradients_and_foreign_byte_orders_are_taken(convert: Any) -> None:
     p, y = batch(3)
     assert evaluate_arrays(convert(p), convert(y)) == evaluate_arrays(p, y)
@@ -66,13 +73,18 @@ def test_flips_against_a_reference() -> None:
     reference = np.where(np.random.default_rng(1).random(y.shape) < 0.2, y, p.argmax(1))
     got = evaluate_arrays(p, y, reference=reference)
     changed = reference != p.argmax(1)
-    assert got["flip_rate"] == pytest.approx(changed.mean()) and got["flips"]["harmful"] == changed.sum() == got["flips"]["flipped"]
+    assert (
+        got["flip_rate"] == pytest.approx(changed.mean())
+        and got["flips"]["harmful"] == changed.sum() == got["flips"]["flipped"]
+    )
 
 
 def test_background_is_declared() -> None:
     p, y = batch(7)
     all_classes, foreground = evaluate_arrays(p, y), evaluate_arrays(p, y, background=0)
-    assert foreground["dice"] == pytest.approx(np.mean([row["dice"] for row in all_classes["per_class"][1:]]), rel=1e-12)
+    assert foreground["dice"] == pytest.approx(
+        np.mean([row["dice"] for row in all_classes["per_class"][1:]]), rel=1e-12
+    )
     assert all_classes["dice"] != foreground["dice"]
 
 

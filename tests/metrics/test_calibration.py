@@ -47,8 +47,14 @@ def test_errors_are_those_of_a_loop_over_bins(random_rows: Any, seed: int, n: in
     confidence = rows.log_probs.exp().amax(0).numpy()
     correct = (rows.decision == rows.targets).numpy()
     for bins in (7, 15, 50):
-        np.testing.assert_allclose((got.ece(bins), got.ace(bins)), brute(confidence, correct, bins), rtol=1e-10, atol=1e-12)
-    assert got.confidence == pytest.approx(confidence.mean()) and got.accuracy == pytest.approx(correct.mean()) and got.voxels == n
+        np.testing.assert_allclose(
+            (got.ece(bins), got.ace(bins)), brute(confidence, correct, bins), rtol=1e-10, atol=1e-12
+        )
+    assert (
+        got.confidence == pytest.approx(confidence.mean())
+        and got.accuracy == pytest.approx(correct.mean())
+        and got.voxels == n
+    )
 
 
 @pytest.mark.parametrize("bins", [10, 15, 50])
@@ -75,7 +81,9 @@ def test_padding_taken_as_logits_has_the_error_of_the_oracle() -> None:
     logits[0] = 1
     y = torch.zeros(100, dtype=torch.int64)
     got = measure(Rows(0, 0, Softmax(tuple("abcde")).canonical(logits, "logits"), y, y, y), (50,))
-    assert got.confidence == pytest.approx(0.4046097, abs=5e-8) and got.ece(50) == pytest.approx(1 - 0.4046097, abs=5e-8)
+    assert got.confidence == pytest.approx(0.4046097, abs=5e-8) and got.ece(50) == pytest.approx(
+        1 - 0.4046097, abs=5e-8
+    )
 
 
 def test_forty_million_voxels_in_one_bin_keep_their_error(binary: Any) -> None:
@@ -104,7 +112,9 @@ def test_a_trillion_voxels_are_counted_one_by_one(binary: Any) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 40))
-def test_pooled_error_is_at_most_the_mean_over_images_of_one_size(random_rows: Any, seed: int, images: int, n: int) -> None:
+def test_pooled_error_is_at_most_the_mean_over_images_of_one_size(
+    random_rows: Any, seed: int, images: int, n: int
+) -> None:
     metric = CalibrationError(3, (15, 50))
     states = [fold(metric, random_rows(seed + i, n, 3)) for i in range(images)]
     total = zero(metric)

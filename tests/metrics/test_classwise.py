@@ -14,7 +14,9 @@ from segcal.metrics.classwise import ClasswiseCalibrationError
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(2, 6), st.sampled_from([10, 15]))
-def test_each_class_is_what_a_loop_over_bins_gives(random_rows: Any, seed: int, n: int, classes: int, bins: int) -> None:
+def test_each_class_is_what_a_loop_over_bins_gives(
+    random_rows: Any, seed: int, n: int, classes: int, bins: int
+) -> None:
     rows = random_rows(seed, n, classes)
     metric = ClasswiseCalibrationError(classes, bins)
     got = result(metric, fold(metric, rows))

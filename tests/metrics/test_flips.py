@@ -15,7 +15,11 @@ from segcal.metrics.flips import FlipAudit, Flips
 def test_every_flip_is_harmful_beneficial_or_neutral(random_rows: Any, seed: int, n: int, classes: int) -> None:
     rows = random_rows(seed, n, classes)
     got = result(Flips(classes), fold(Flips(classes), rows))
-    triples = [t for t in zip(rows.reference.tolist(), rows.decision.tolist(), rows.targets.tolist(), strict=True) if t[0] != t[1]]
+    triples = [
+        t
+        for t in zip(rows.reference.tolist(), rows.decision.tolist(), rows.targets.tolist(), strict=True)
+        if t[0] != t[1]
+    ]
     assert got.harmful == sum(r == y for r, d, y in triples)
     assert got.beneficial == sum(d == y for r, d, y in triples)
     assert got.neutral == sum(r != y != d for r, d, y in triples)

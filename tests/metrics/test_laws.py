@@ -1,4 +1,7 @@
-"""What the conformance kit cannot know of metrics: rows kept in float32 give nearly the state of float64 rows. The laws themselves are run in tests/laws."""
+"""What the conformance kit cannot know of metrics: rows kept in float32 give nearly the state of float64 rows.
+
+The laws themselves are run in tests/laws.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""BA-ECE and errors by place: the oracle, formulas written out in NumPy, edges that are met exactly, and what is not defined."""
+"""BA-ECE and errors by place: the oracle, formulas written out in NumPy, edges that are met exactly, and what is not
+defined.
+"""
 
 from __future__ import annotations
 
@@ -100,19 +102,26 @@ def test_arrays_and_a_cohort_give_the_same_numbers() -> None:
     logits, labels = images(1, (7, 9, 11))
     cohort = cohort_from_arrays(logits, labels, kind="logits", background=0, ignore_index=255)
     block = evaluate(cohort, None, Serial()).uncalibrated.block
-    arrays = evaluate_arrays(torch.softmax(torch.from_numpy(logits).double(), 1), labels, ignore_index=255, background=0)
+    arrays = evaluate_arrays(
+        torch.softmax(torch.from_numpy(logits).double(), 1), labels, ignore_index=255, background=0
+    )
     for name in ("ba_ece", "ece_boundary", "ece_interior", "ece_roi", "ece_correct", "ece_incorrect"):
         assert block[name] == pytest.approx(arrays[name], rel=1e-9)
     assert [b["voxels"] for b in block["bands"]] == [b["voxels"] for b in arrays["bands"]]
 
 
-def placed(distance: list[float], classes: int = 2, region: list[float] | None = None, **options: Any) -> tuple[SpatialCalibration, Rows]:
+def placed(
+    distance: list[float], classes: int = 2, region: list[float] | None = None, **options: Any
+) -> tuple[SpatialCalibration, Rows]:
     metric = SpatialCalibration(classes, **options)
     n = len(distance)
     p = torch.full((2, n), 0.2, dtype=torch.float64)
     p[0] = 0.8
     zeros = torch.zeros(n, dtype=torch.int64)
-    places = {metric.distance: torch.tensor(distance, dtype=torch.float64), metric.region: torch.tensor(region or [0.0] * n, dtype=torch.float64)}
+    places = {
+        metric.distance: torch.tensor(distance, dtype=torch.float64),
+        metric.region: torch.tensor(region or [0.0] * n, dtype=torch.float64),
+    }
     return metric, Rows(0, 0, p.log(), zeros, zeros, zeros, places=places)
 
 
@@ -151,7 +160,10 @@ def test_a_table_of_voxels_has_no_neighbours_in_a_cohort_either() -> None:
     assert found.notes == ["BA-ECE is not defined for 1 case(s) with one label only, or of a table: table"]
 
 
-@pytest.mark.parametrize("options", [{"bands": ()}, {"bands": (3, 3)}, {"bands": (7, 3)}, {"curve": (0, 1)}, {"curve": (math.inf,)}, {"bins": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"bands": ()}, {"bands": (3, 3)}, {"bands": (7, 3)}, {"curve": (0, 1)}, {"curve": (math.inf,)}, {"bins": 0}],
+)
 def test_bands_and_bins_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         SpatialCalibration(2, **options)
@@ -163,14 +175,18 @@ def test_other_maps_of_the_same_block_share_places_but_not_confidence() -> None:
     other = replace(rows, log_probs=torch.tensor([[0.6], [0.4]], dtype=torch.float64).log().expand(2, 3))
     assert result(metric, fold(metric, other)).curve.confidence_sum.sum() == pytest.approx(1.8)
     assert state_bits(fold(metric, rows)) == state_bits(first)
-    moved = replace(rows, places={metric.distance: rows.places[metric.distance], metric.region: torch.zeros(3, dtype=torch.float64)})
+    moved = replace(
+        rows, places={metric.distance: rows.places[metric.distance], metric.region: torch.zeros(3, dtype=torch.float64)}
+    )
     assert result(metric, fold(metric, moved)).region.voxels == 0
     assert result(metric, fold(metric, rows)).region.voxels == 2
 
 
 @pytest.mark.parametrize("engine", [Serial(), Threads(1), Threads(2), Threads(4)])
 @pytest.mark.parametrize("spatial", [(30, 40), (9, 20, 11)])
-def test_a_survey_is_the_same_bits_for_any_engine_and_the_counts_for_any_cut(engine: Any, spatial: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_survey_is_the_same_bits_for_any_engine_and_the_counts_for_any_cut(
+    engine: Any, spatial: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     logits, labels = images(2, spatial)
     cohort = cohort_from_arrays(logits, labels, kind="logits", background=0, ignore_index=255)
     metric = SpatialCalibration(3, distance=BoundaryDistance(literal=True), region=ForegroundRegion(5))
@@ -178,7 +194,7 @@ def test_a_survey_is_the_same_bits_for_any_engine_and_the_counts_for_any_cut(eng
     expected, found = (e.survey(cohort, asks)[0] for e in (Serial(), engine))
     assert state_bits(found[0]) == state_bits(expected[0])
     assert {k: state_bits(s) for k, s in found[1].items()} == {k: state_bits(s) for k, s in expected[1].items()}
-    monkeypatch.setattr("segcal.cases.block_length", lambda channels: 100)
+    monkeypatch.setattr("segcal.cases.cohort.block_length", lambda channels: 100)
     cut = engine.survey(cohort, asks)[0]
     for name in ("counts", "band_counts"):
         assert (cut[0][name] == found[0][name]).all()
@@ -190,7 +206,10 @@ def test_a_survey_is_the_same_bits_for_any_engine_and_the_counts_for_any_cut(eng
 
 def test_pinned_rows_do_not_know_where_they_lie() -> None:
     logits, labels = images(3)
-    with Serial().pin(cohort_from_arrays(logits, labels, kind="logits", ignore_index=255)) as pinned, pytest.raises(UsageError, match="needs places"):
+    with (
+        Serial().pin(cohort_from_arrays(logits, labels, kind="logits", ignore_index=255)) as pinned,
+        pytest.raises(UsageError, match="needs places"),
+    ):
         Serial().reduce(pinned, {0: Ask(SpatialCalibration(3))})
 
 
@@ -206,7 +225,9 @@ def test_regions_share_the_boundaries_of_the_label_map() -> None:
     rng = np.random.default_rng(0)
     labels = images(4)[1] % 255
     head = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))
-    block = evaluate(cohort_from_arrays(rng.normal(size=(3, 2, 30, 40)), labels, kind="logits", head=head), None, Serial()).uncalibrated.block
+    block = evaluate(
+        cohort_from_arrays(rng.normal(size=(3, 2, 30, 40)), labels, kind="logits", head=head), None, Serial()
+    ).uncalibrated.block
     whole, core = (block["regions"][name] for name in ("whole", "core"))
     assert [b["voxels"] for b in whole["bands"]] == [b["voxels"] for b in core["bands"]]
     assert block["ba_ece"] == pytest.approx((whole["ba_ece"] + core["ba_ece"]) / 2)

@@ -20,7 +20,13 @@ def states(metrics: dict[str, Any], rows: Rows) -> dict[str, Any]:
     return {name: fold(m, rows) for name, m in metrics.items()}
 
 
-def evaluate(blocks: dict[str, Rows], classes: int = 4, background: int | None = 0, bins: tuple[int, ...] = (), names: tuple[str, ...] | None = None) -> Summary:
+def evaluate(
+    blocks: dict[str, Rows],
+    classes: int = 4,
+    background: int | None = 0,
+    bins: tuple[int, ...] = (),
+    names: tuple[str, ...] | None = None,
+) -> Summary:
     metrics = suite(classes, background, bins)
     return summarise(metrics, {case: states(metrics, rows) for case, rows in blocks.items()}, names)
 
@@ -59,7 +65,10 @@ def test_means_of_images_are_means_of_images_and_pooled_is_pooled(cohort: dict[s
     assert block["ece_pooled"] == whole["calibration"].ece(50) and block["ace"] == whole["calibration"].ace(15)
     assert block["classwise_ece"] == whole["classwise"].cece
     assert block["accuracy"] == whole["overlap"].accuracy and block["confidence"] == whole["calibration"].confidence
-    assert block["flips"]["flipped"] == whole["flips"].flipped and block["flips"]["harmful_share"] == whole["flips"].shares[0]
+    assert (
+        block["flips"]["flipped"] == whole["flips"].flipped
+        and block["flips"]["harmful_share"] == whole["flips"].shares[0]
+    )
     assert sum(block["reliability"]["counts"]) == 357 and len(block["reliability"]["counts"]) == 15
 
 
@@ -67,7 +76,11 @@ def test_rows_of_cases_are_flat_numbers(cohort: dict[str, Rows]) -> None:
     got = evaluate(cohort)
     assert [row["case"] for row in got.per_case] == ["a", "b", "c"]
     for row in got.per_case:
-        assert all(isinstance(v, (int, float)) for k, v in row.items() if k != "case" and (k not in SPATIAL or row["voxels"] > 10))
+        assert all(
+            isinstance(v, (int, float))
+            for k, v in row.items()
+            if k != "case" and (k not in SPATIAL or row["voxels"] > 10)
+        )
         assert row["voxels"] == cohort[row["case"]].voxels
     assert got.block["nll"] == pytest.approx(np.mean([row["nll"] for row in got.per_case]))
 
@@ -86,13 +99,22 @@ def test_the_order_of_cases_does_not_change_a_bit(cohort: dict[str, Rows]) -> No
 def test_the_per_class_table(cohort: dict[str, Rows], make_rows: Any) -> None:
     only = {**cohort, "d": make_rows(np.full((4, 5), 0.25), [0] * 5)}
     table = evaluate(only, names=("air", "x", "y", "z")).block["per_class"]
-    assert [row["name"] for row in table] == ["air", "x", "y", "z"] and [row["background"] for row in table] == [True, False, False, False]
+    assert [row["name"] for row in table] == ["air", "x", "y", "z"] and [row["background"] for row in table] == [
+        True,
+        False,
+        False,
+        False,
+    ]
     labels = {case: rows.targets.numpy() for case, rows in only.items()}
     for k, row in enumerate(table):
         assert row["voxels"] == sum((y == k).sum() for y in labels.values())
         assert row["cases"] == sum((y == k).any() for y in labels.values())
     assert sum(row["voxels"] for row in table) == 362
-    assert sum(row["frequency"] for row in table) == pytest.approx(1) == pytest.approx(sum(row["probability"] for row in table))
+    assert (
+        sum(row["frequency"] for row in table)
+        == pytest.approx(1)
+        == pytest.approx(sum(row["probability"] for row in table))
+    )
 
 
 def test_an_image_of_background_only_is_left_out_of_dice_and_is_null_in_its_row(make_rows: Any) -> None:
@@ -126,7 +148,10 @@ def test_regions_are_averaged_and_kept(random_rows: Any) -> None:
     assert list(got.block["regions"]) == list(names) and got.block["regions"]["core"] == each[1].block
     assert [row["name"] for row in got.block["per_class"]] == list(names)
     assert got.block["per_class"][2]["dice"] == each[2].block["per_class"][1]["dice"]
-    assert got.block["flips"]["harmful"] == sum(s.block["flips"]["harmful"] for s in each) and got.block["flips"]["voxels"] == 300
+    assert (
+        got.block["flips"]["harmful"] == sum(s.block["flips"]["harmful"] for s in each)
+        and got.block["flips"]["voxels"] == 300
+    )
     assert got.block["reliability"] is None and got.block["bands"] is None and got.block["regions"]["core"]["bands"]
     assert [row["case"] for row in got.per_case] == ["a", "b"] and got.per_case[0]["voxels"] == 40
     assert got.per_case[1]["nll"] == pytest.approx(np.mean([s.per_case[1]["nll"] for s in each]))
@@ -136,7 +161,10 @@ def test_regions_are_averaged_and_kept(random_rows: Any) -> None:
 
 def test_a_region_without_dice_in_a_case_is_left_out_of_that_mean(make_rows: Any) -> None:
     even = np.full((2, 4), 0.5)
-    empty, full = evaluate({"a": make_rows(even, [0] * 4)}, classes=2), evaluate({"a": make_rows(even, [0, 0, 1, 1], [0, 1, 1, 1])}, classes=2)
+    empty, full = (
+        evaluate({"a": make_rows(even, [0] * 4)}, classes=2),
+        evaluate({"a": make_rows(even, [0, 0, 1, 1], [0, 1, 1, 1])}, classes=2),
+    )
     assert combine_parts([empty, full], ("r", "s")).per_case[0]["dice"] == pytest.approx(0.8)
 
 
@@ -149,4 +177,7 @@ def test_regions_over_different_cases_are_refused(random_rows: Any) -> None:
 
 def test_helpers_for_what_is_missing() -> None:
     assert mean_known([1.0, None, math.nan, 3.0]) == 2 and math.isnan(mean_known([None]))
-    assert plain({"a": (np.float64("nan"), np.int64(3)), 1: [math.inf, True, "x"]}) == {"a": [None, 3], "1": [None, True, "x"]}
+    assert plain({"a": (np.float64("nan"), np.int64(3)), 1: [math.inf, True, "x"]}) == {
+        "a": [None, 3],
+        "1": [None, True, "x"],
+    }

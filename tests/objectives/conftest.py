@@ -49,10 +49,14 @@ def evaluate() -> Callable[[accumulate.Accumulator, Rows], Any]:
 
 
 @pytest.fixture(scope="session")
-def differences() -> Callable[[Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+def differences() -> Callable[
+    [Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], np.ndarray[Any, Any]], np.ndarray[Any, Any]
+]:
     """Central differences of a function of a vector: one column an entry."""
 
-    def of(function: Callable[[np.ndarray[Any, Any]], Any], at: np.ndarray[Any, Any], step: float = 1e-5) -> np.ndarray[Any, Any]:
+    def of(
+        function: Callable[[np.ndarray[Any, Any]], Any], at: np.ndarray[Any, Any], step: float = 1e-5
+    ) -> np.ndarray[Any, Any]:
         columns = []
         for k in range(len(at)):
             e = np.zeros(len(at))

@@ -74,8 +74,13 @@ def test_logits_see_the_offset_and_log_probs_do_not(make_rows, evaluate) -> None
     rng = np.random.default_rng(0)
     z, y, theta = rng.normal(size=(3, 30)), rng.integers(3, size=30), tuple(random_map(0, 3))
     plain, shifted = make_rows(z, y), make_rows(z + 5, y)
-    assert evaluate(AffineNLL(3, theta), plain).value == pytest.approx(evaluate(AffineNLL(3, theta), shifted).value, rel=1e-12)
-    assert abs(evaluate(AffineNLL(3, theta, 1, True), plain).value - evaluate(AffineNLL(3, theta, 1, True), shifted).value) > 1e-3
+    assert evaluate(AffineNLL(3, theta), plain).value == pytest.approx(
+        evaluate(AffineNLL(3, theta), shifted).value, rel=1e-12
+    )
+    assert (
+        abs(evaluate(AffineNLL(3, theta, 1, True), plain).value - evaluate(AffineNLL(3, theta, 1, True), shifted).value)
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -104,7 +109,9 @@ def test_unit_keeps_huge_scores_within_exact_sums(random_rows, make_rows, evalua
     assert not np.isfinite(evaluate(AffineNLL(3, theta, 2), huge).curvature).all()
     found = evaluate(AffineNLL(3, theta, 2, False, 2.0**-20), huge)
     assert np.isfinite(found.curvature).all()
-    assert found.value == pytest.approx(evaluate(AffineNLL(3, tuple(np.column_stack([np.eye(3), np.zeros(3)]).ravel())), rows).value, rel=1e-9)
+    assert found.value == pytest.approx(
+        evaluate(AffineNLL(3, tuple(np.column_stack([np.eye(3), np.zeros(3)]).ravel())), rows).value, rel=1e-9
+    )
 
 
 def test_no_voxel_is_zero(make_rows, evaluate) -> None:

@@ -1,4 +1,6 @@
-"""The NLL of one expert: against autograd, against differences, for some free entries, in any units; facts of its voxels."""
+"""The NLL of one expert: against autograd, against differences, for some free entries, in any units; facts of its
+voxels.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_value_and_derivatives_are_those_of_autograd(kind, expert, unit, evaluat
     np.testing.assert_allclose(found.gradient, gradient.numpy(), atol=1e-12)
     np.testing.assert_allclose(found.curvature, curvature.numpy()[np.ix_(free, free)], atol=1e-11)
     np.testing.assert_allclose(found.curvature, found.curvature.T, atol=1e-13)
-    assert evaluate(ConditionalNLL(Expert(kind, expert), 4, numbers, 0, (), unit), rows).value == pytest.approx(value.item(), abs=1e-12)
+    assert evaluate(ConditionalNLL(Expert(kind, expert), 4, numbers, 0, (), unit), rows).value == pytest.approx(
+        value.item(), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
@@ -60,7 +64,9 @@ def test_blocks_add_up(kind, evaluate) -> None:
     rows = expert_rows(5, 20_000, 3, 1, kind.ranked)
     theta = (1.0, 0.2, 0.1, 0.0, 0.7, 0.0)
     found = evaluate(ConditionalNLL(Expert(kind, 1), 3, theta, 1), rows)
-    assert found.value == pytest.approx(direct(rows, torch.tensor(theta, dtype=torch.float64), kind, 1).item(), abs=1e-12)
+    assert found.value == pytest.approx(
+        direct(rows, torch.tensor(theta, dtype=torch.float64), kind, 1).item(), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", [*KINDS, Scores()], ids=lambda k: k.name)
@@ -70,7 +76,12 @@ def test_no_voxel_is_zeros(kind, evaluate) -> None:
     assert (facts.voxels, facts.rms) == (0, 0.0)
     if kind in KINDS:
         found = evaluate(ConditionalNLL(Expert(kind, 1), 3, (1.0, 0, 0, 0, 1.0, 0), 2, (0, 1)), rows)
-        assert (found.value, found.voxels, found.gradient.tolist(), found.curvature.tolist()) == (0, 0, [0] * 6, [[0, 0], [0, 0]])
+        assert (found.value, found.voxels, found.gradient.tolist(), found.curvature.tolist()) == (
+            0,
+            0,
+            [0] * 6,
+            [[0, 0], [0, 0]],
+        )
 
 
 def test_facts_count_voxels_and_measure_features(evaluate) -> None:

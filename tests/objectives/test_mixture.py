@@ -26,20 +26,28 @@ def test_derivatives_are_those_of_autograd(seed, classes, beta, weights, random_
     w = torch.tensor(weights, dtype=torch.float64)
     found = evaluate(MixtureNLL(beta, weights), rows)
     assert found.value == pytest.approx(nll(w).item(), rel=1e-11)
-    np.testing.assert_allclose(found.gradient, torch.autograd.functional.jacobian(nll, w).numpy(), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(
+        found.gradient, torch.autograd.functional.jacobian(nll, w).numpy(), rtol=1e-9, atol=1e-10
+    )
     np.testing.assert_allclose(found.curvature, torch.autograd.functional.hessian(nll, w).numpy(), rtol=1e-8, atol=1e-9)
     assert np.linalg.eigvalsh(found.curvature).min() >= -1e-10
 
 
 def test_corners_are_temperature_scores_and_uniform(random_rows, evaluate) -> None:
     rows = random_rows(0, 100, 4)
-    assert evaluate(MixtureNLL(0.5, (1.0, 0.0, 0.0)), rows).value == pytest.approx(evaluate(ScaleNLL(0.5), rows).value, rel=1e-12)
-    assert evaluate(MixtureNLL(0.5, (0.0, 1.0, 0.0)), rows).value == pytest.approx(evaluate(ScaleNLL(1.0), rows).value, rel=1e-12)
+    assert evaluate(MixtureNLL(0.5, (1.0, 0.0, 0.0)), rows).value == pytest.approx(
+        evaluate(ScaleNLL(0.5), rows).value, rel=1e-12
+    )
+    assert evaluate(MixtureNLL(0.5, (0.0, 1.0, 0.0)), rows).value == pytest.approx(
+        evaluate(ScaleNLL(1.0), rows).value, rel=1e-12
+    )
     assert evaluate(MixtureNLL(0.5, (0.0, 0.0, 1.0)), rows).value == pytest.approx(np.log(4), rel=1e-12)
 
 
 def test_a_voxel_without_probability_is_no_place_to_stand(make_rows, evaluate) -> None:
-    """The wrong class at a margin of 2000 underflows: the curvature there is not finite, so that no solver accepts the point."""
+    """The wrong class at a margin of 2000 underflows: the curvature there is not finite, so that no solver accepts the
+    point.
+    """
     found = evaluate(MixtureNLL(1.0, (1.0, 0.0, 0.0)), make_rows([[2000.0], [0.0]], [1]))
     assert not np.isfinite(found.curvature).all()
 

@@ -54,7 +54,9 @@ def test_towards_temperature_is_a_mean_of_squares_around_it(seed, classes, lambd
     theta = random_theta(seed, classes)
     w, b = matrix_and_bias(theta, classes)
     penalty = towards_temperature(classes, lambda_, mu, beta)
-    assert penalty.value(theta) == pytest.approx(lambda_ * ((w - beta * np.eye(classes)) ** 2).mean() + mu * (b**2).mean(), rel=1e-12)
+    assert penalty.value(theta) == pytest.approx(
+        lambda_ * ((w - beta * np.eye(classes)) ** 2).mean() + mu * (b**2).mean(), rel=1e-12
+    )
     assert penalty.value(scaled_identity(classes, beta)) == 0
 
 
@@ -63,7 +65,9 @@ def test_ridge_pulls_every_entry_to_the_identity(seed, classes) -> None:
     theta = random_theta(seed, classes)
     w, b = matrix_and_bias(theta, classes)
     penalty = ridge(classes, 1e-3)
-    assert penalty.value(theta) == pytest.approx(1e-3 * (((w - np.eye(classes)) ** 2).mean() + (b**2).mean()), rel=1e-12)
+    assert penalty.value(theta) == pytest.approx(
+        1e-3 * (((w - np.eye(classes)) ** 2).mean() + (b**2).mean()), rel=1e-12
+    )
     assert (penalty.weight > 0).all()
 
 
@@ -129,8 +133,13 @@ def test_the_free_gauge_in_closed_form() -> None:
     off = a - np.diag(np.diag(a))
     spread = (off**2).sum() - (off.sum(0) ** 2).sum() / (c - 1)
     biases = np.append(0, g)
-    expected = lam / (c * (c - 1)) * (((rho - rho.mean()) ** 2).sum() + spread) + mu / c * ((biases - biases.mean()) ** 2).sum()
-    assert experts_odir(c, lam, mu, ranked=False, pinned=False).value(np.column_stack([a, g]).ravel()) == pytest.approx(expected, abs=1e-12)
+    expected = (
+        lam / (c * (c - 1)) * (((rho - rho.mean()) ** 2).sum() + spread)
+        + mu / c * ((biases - biases.mean()) ** 2).sum()
+    )
+    assert experts_odir(c, lam, mu, ranked=False, pinned=False).value(np.column_stack([a, g]).ravel()) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_the_pinned_gauge_in_closed_form() -> None:
@@ -139,11 +148,17 @@ def test_the_pinned_gauge_in_closed_form() -> None:
     a, g = rng.random((4, 4)), rng.random(4)
     off = a - np.diag(np.diag(a))
     expected = 0.7 / 20 * (((1 - a.sum(1)) ** 2).sum() + (off**2).sum()) + 0.3 / 5 * (g**2).sum()
-    assert experts_odir(5, 0.7, 0.3, ranked=False, pinned=True).value(np.column_stack([a, g]).ravel()) == pytest.approx(expected, abs=1e-12)
+    assert experts_odir(5, 0.7, 0.3, ranked=False, pinned=True).value(np.column_stack([a, g]).ravel()) == pytest.approx(
+        expected, abs=1e-12
+    )
     for ranked in (False, True):
         theta = np.array([1.4, 0.5])
-        assert experts_odir(2, 0.7, 0.3, ranked=ranked, pinned=True).value(theta) == pytest.approx(0.35 * 0.16 + 0.15 * 0.25, abs=1e-14)
-        assert experts_odir(2, 0.7, 0.3, ranked=ranked, pinned=False).value(theta) == pytest.approx(0.3 * 0.25 / 4, abs=1e-14)
+        assert experts_odir(2, 0.7, 0.3, ranked=ranked, pinned=True).value(theta) == pytest.approx(
+            0.35 * 0.16 + 0.15 * 0.25, abs=1e-14
+        )
+        assert experts_odir(2, 0.7, 0.3, ranked=ranked, pinned=False).value(theta) == pytest.approx(
+            0.3 * 0.25 / 4, abs=1e-14
+        )
 
 
 @pytest.mark.parametrize("beta", [0.5, 3.0])
@@ -161,7 +176,9 @@ def test_squared_residuals_know_their_derivatives_and_their_least_curvature() ->
     theta, step = rng.random(12), 1e-6 * rng.normal(size=12)
     slope = (penalty.value(theta + step) - penalty.value(theta - step)) / 2
     assert slope == pytest.approx(penalty.gradient(theta) @ step, rel=1e-7)
-    np.testing.assert_allclose(penalty.gradient(theta + step) - penalty.gradient(theta), penalty.curvature @ step, atol=1e-12)
+    np.testing.assert_allclose(
+        penalty.gradient(theta + step) - penalty.gradient(theta), penalty.curvature @ step, atol=1e-12
+    )
     assert np.linalg.eigvalsh(penalty.curvature - np.diag(penalty.convexity))[0] >= -1e-12
     assert penalty.times(2.5).value(theta) == pytest.approx(2.5 * penalty.value(theta))
     diagonal = experts_towards_temperature(3, 0.2, 0.4, 0.8)

@@ -1,4 +1,6 @@
-"""The NLL of a temperature: its value against the definition's numbers, its derivatives against differences and autograd."""
+"""The NLL of a temperature: its value against the definition's numbers, its derivatives against differences and
+autograd.
+"""
 
 from __future__ import annotations
 

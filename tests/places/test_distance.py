@@ -1,4 +1,6 @@
-"""Distances: one answer from the axes, from `edt`, from SciPy and from looking at every pair; in memory and in files; voxels and mm."""
+"""Distances: one answer from the axes, from `edt`, from SciPy and from looking at every pair; in memory and in files;
+voxels and mm.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,17 @@ HEAD = Softmax(("a", "b", "c"), 0, 255)
 
 def map_of(labels: np.ndarray, spacing: tuple[float, ...] | None = None, *, table: bool = False) -> LabelMap:
     """Labels of which 255 is ignored."""
-    return LabelMap("the labels", labels.shape, HEAD, lambda a, b: (labels.ravel()[a:b], labels.ravel()[a:b] != 255), spacing, table)
+    return LabelMap(
+        "the labels", labels.shape, HEAD, lambda a, b: (labels.ravel()[a:b], labels.ravel()[a:b] != 255), spacing, table
+    )
 
 
-def distances(labels: np.ndarray, place: BoundaryDistance | None = None, limit: int = MUCH, spacing: tuple[float, ...] | None = None) -> np.ndarray:
+def distances(
+    labels: np.ndarray,
+    place: BoundaryDistance | None = None,
+    limit: int = MUCH,
+    spacing: tuple[float, ...] | None = None,
+) -> np.ndarray:
     with Scratch(limit) as scratch:
         places = Places(map_of(labels, spacing), scratch, [place or BoundaryDistance()])
         (found,) = places.of(0, labels.size).values()
@@ -84,7 +93,9 @@ def test_all_ways_give_the_same_bits(shape: tuple[int, ...], seed: int, share: f
 
 @settings(max_examples=60)
 @given(SHAPES, st.integers(0, 2**32 - 1), st.lists(st.sampled_from([0.3, 0.7, 1.0, 1.1, 5.0]), min_size=3, max_size=3))
-def test_millimetres_are_those_of_scipy_and_the_same_bits_anywhere(shape: tuple[int, ...], seed: int, spacing: list[float]) -> None:
+def test_millimetres_are_those_of_scipy_and_the_same_bits_anywhere(
+    shape: tuple[int, ...], seed: int, spacing: list[float]
+) -> None:
     labels, steps = blobs(shape, seed), tuple(spacing[: len(shape)])
     edges = edges_of(labels)
     found = distances(labels, BoundaryDistance(mm=True), spacing=steps)
@@ -148,7 +159,9 @@ def test_contact_with_an_ignored_region_counts_only_literally() -> None:
 
 
 @pytest.mark.parametrize("limit", [MUCH, 0])
-@pytest.mark.parametrize("labels", [np.ones((3, 4), int), np.full((2, 2, 2), 255), np.array([0, 255, 1]), np.zeros((1, 1), int)])
+@pytest.mark.parametrize(
+    "labels", [np.ones((3, 4), int), np.full((2, 2, 2), 255), np.array([0, 255, 1]), np.zeros((1, 1), int)]
+)
 def test_without_a_boundary_there_is_no_distance(labels: np.ndarray, limit: int) -> None:
     assert np.isnan(distances(labels, limit=limit)).all()
     assert np.isnan(distances(labels, BoundaryDistance(mm=True), limit, (1.0,) * labels.ndim)).all()

@@ -16,9 +16,17 @@ from segcal.places.label_map import boxes, runs
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
 
 
-def map_of(labels: np.ndarray, scored: np.ndarray | None = None, head: Softmax | Regions | None = None, **more) -> LabelMap:
+def map_of(
+    labels: np.ndarray, scored: np.ndarray | None = None, head: Softmax | Regions | None = None, **more
+) -> LabelMap:
     kept = np.ones(labels.shape, bool) if scored is None else scored
-    return LabelMap("labels", labels.shape, head or Softmax(("a", "b", "c"), 0), lambda a, b: (labels.ravel()[a:b], kept.ravel()[a:b]), **more)
+    return LabelMap(
+        "labels",
+        labels.shape,
+        head or Softmax(("a", "b", "c"), 0),
+        lambda a, b: (labels.ravel()[a:b], kept.ravel()[a:b]),
+        **more,
+    )
 
 
 @given(SHAPES, st.integers(0, 2**32 - 1))

@@ -22,7 +22,9 @@ def region(labels: np.ndarray, size: int, cuts: list[int], background: int | Non
     with Scratch(0) as scratch:
         places = Places(found, scratch, [ForegroundRegion(size)])
         ends = sorted({0, labels.size, *(c % (labels.size + 1) for c in cuts)})
-        return np.concatenate([places.of(a, b)[ForegroundRegion(size)].numpy() for a, b in pairwise(ends)]).reshape(labels.shape)
+        return np.concatenate([places.of(a, b)[ForegroundRegion(size)].numpy() for a, b in pairwise(ends)]).reshape(
+            labels.shape
+        )
 
 
 def padded(inside: np.ndarray, size: int) -> np.ndarray:
@@ -36,15 +38,23 @@ def padded(inside: np.ndarray, size: int) -> np.ndarray:
     return out.reshape(inside.shape)
 
 
-@given(st.lists(st.integers(1, 13), min_size=1, max_size=3).map(tuple), st.integers(1, 12), st.lists(st.integers(0, 3000), max_size=4), st.integers(0, 2**32 - 1))
-def test_any_window_is_a_piece_of_the_dilated_foreground(shape: tuple[int, ...], size: int, cuts: list[int], seed: int) -> None:
+@given(
+    st.lists(st.integers(1, 13), min_size=1, max_size=3).map(tuple),
+    st.integers(1, 12),
+    st.lists(st.integers(0, 3000), max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_window_is_a_piece_of_the_dilated_foreground(
+    shape: tuple[int, ...], size: int, cuts: list[int], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     labels = np.where(rng.random(shape) < 0.05, rng.choice([1, 2, 255], size=shape), 0)
     assert np.array_equal(region(labels, size, cuts), padded((labels != 0) & (labels != 255), size))
 
 
 def test_a_square_of_ten_reaches_four_back_and_five_on() -> None:
-    # the window of a voxel begins 4 before and ends 5 after it: it sees a foreground voxel from 5 before that to 4 after
+    # the window of a voxel begins 4 before and ends 5 after it: it sees a foreground voxel from 5 before that to 4
+    # after
     labels = np.zeros((30, 30), int)
     labels[15, 15] = 1
     assert np.argwhere(region(labels, 10, [])).min(0).tolist() == [10, 10]

@@ -95,7 +95,11 @@ def test_given_time_it_comes_near_the_exact_optimum_and_not_below(name: str) -> 
     make: Any = REGISTERED[name]
     recipe = solution_of(make(solver=Recipe(trials=3, epochs=250)).fit(on, engine=Serial()))
     told = recipe.settings
-    exact = solution_of(make(lambda_=told["strengths"][0]["lambda"], mu=told["strengths"][0]["mu"], penalty="odir", eps=0.0).fit(on, engine=Serial()))
+    exact = solution_of(
+        make(lambda_=told["strengths"][0]["lambda"], mu=told["strengths"][0]["mu"], penalty="odir", eps=0.0).fit(
+            on, engine=Serial()
+        )
+    )
     start = -float(torch.log_softmax(torch.from_numpy(z), 1).gather(1, torch.from_numpy(y)[:, None]).mean())
     assert exact.objective - 1e-9 <= recipe.objective <= exact.objective + 0.1 * (start - exact.objective)
     # the bound is above what is known to remain

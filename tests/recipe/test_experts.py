@@ -91,7 +91,9 @@ def test_first_row_and_first_bias_change_the_penalty_alone(kind: type[ConeExpert
 @pytest.mark.parametrize("kind", [DirichletExpert, *CONES])
 def test_the_penalty_is_odir(kind: type[Expert]) -> None:
     expert = drawn(kind, 4, 2)
-    assert expert.odir(0.3, 0.2).item() == pytest.approx(odir(4, 0.3, 0.2).value(expert.matrix().detach().numpy().ravel()), rel=1e-12)
+    assert expert.odir(0.3, 0.2).item() == pytest.approx(
+        odir(4, 0.3, 0.2).value(expert.matrix().detach().numpy().ravel()), rel=1e-12
+    )
 
 
 def test_biases_are_cascaded() -> None:

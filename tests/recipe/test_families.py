@@ -1,4 +1,6 @@
-"""The papers' parameterisations: their counts, their start, their maps, and the chain from the exact sums to their own parameters."""
+"""The papers' parameterisations: their counts, their start, their maps, and the chain from the exact sums to their own
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -84,12 +86,14 @@ def test_the_chain_is_the_gradient_of_the_objective(name: str, lambda_: float) -
 
     def sums(order: int) -> tuple[float, torch.Tensor]:
         pieces = stage.pieces()
-        (piece, numbers) = next(iter(pieces.items()))
+        piece, numbers = next(iter(pieces.items()))
         accumulator = stage.accumulator(piece, numbers.tolist(), order, made.fitted_on_logits)
         found = accumulate.result(accumulator, accumulate.fold(accumulator, data))
         penalty = stage.penalty(lambda_, 2 * lambda_)
         surrogate = penalty + (torch.from_numpy(found.gradient) * numbers).sum()
-        return found.value + penalty.item(), parameters_to_vector(torch.autograd.grad(surrogate, list(stage.parameters())))
+        return found.value + penalty.item(), parameters_to_vector(
+            torch.autograd.grad(surrogate, list(stage.parameters()))
+        )
 
     _, gradient = sums(1)
     at, numeric = 0, []
@@ -131,7 +135,9 @@ def test_the_bound_holds_at_the_start(name: str) -> None:
     found = accumulate.result(accumulator, accumulate.fold(accumulator, data))
     gap, proof = stage.gap(pieces, {piece: torch.from_numpy(np.asarray(found.gradient))}, 0.0, 0.0)
     optimiser = torch.optim.Adam(stage.parameters(), lr=0.05)
-    features = made.features(data.log_probs + (data.free_energy if made.fitted_on_logits and data.free_energy is not None else 0))
+    features = made.features(
+        data.log_probs + (data.free_energy if made.fitted_on_logits and data.free_energy is not None else 0)
+    )
     for _ in range(150):
         optimiser.zero_grad()
         loss = -made(features).gather(0, data.targets[None]).mean()

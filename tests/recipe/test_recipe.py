@@ -1,4 +1,6 @@
-"""The papers' recipe: a calibrator near the exact one, validated on cases it is not trained on, resumable to the last bit."""
+"""The papers' recipe: a calibrator near the exact one, validated on cases it is not trained on, resumable to the last
+bit.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from segcal import Cohort, DirichletCalibration, EnsembleTemperatureScaling, MatrixScaling, TemperatureScaling, Threads, cohort_from_arrays, fit_methods
+from segcal import (
+    Cohort,
+    DirichletCalibration,
+    EnsembleTemperatureScaling,
+    MatrixScaling,
+    TemperatureScaling,
+    Threads,
+    cohort_from_arrays,
+    fit_methods,
+)
 from segcal.calibrators import Calibrator, Solution
 from segcal.engines import Serial
 from segcal.errors import UsageError
@@ -53,7 +64,9 @@ def nll(calibrator: Calibrator | None, z: np.ndarray, y: np.ndarray) -> float:  
     return -float(x.gather(1, torch.from_numpy(y)[:, None]).mean())
 
 
-@pytest.mark.parametrize("method", [TemperatureScaling, EnsembleTemperatureScaling, MatrixScaling, DirichletCalibration])
+@pytest.mark.parametrize(
+    "method", [TemperatureScaling, EnsembleTemperatureScaling, MatrixScaling, DirichletCalibration]
+)
 def test_numbers_told_are_those_of_the_calibrator(method: type[Method]) -> None:
     """The NLL of the fit and of the validation cases, computed anew from the delivered map."""
     (z, y), (vz, vy) = learnable(3, seed=1), learnable(2, seed=2)
@@ -96,7 +109,9 @@ class PulledPlugError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 4, 11])
-def test_an_interrupted_search_goes_on_to_the_same_end(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_goes_on_to_the_same_end(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def method(storage: Path | None) -> Method:
         return DirichletCalibration(solver=Recipe(trials=12, epochs=8, storage=storage))
 
@@ -136,7 +151,9 @@ def test_a_finished_search_is_not_trained_again_and_can_be_lengthened(tmp_path: 
     longer = solution_of(fitted(DirichletCalibration(solver=Recipe(trials=5, epochs=8, storage=file)), cohort()))
     assert again.passes < 6
     assert list(longer.selection[:3]) == list(again.selection)
-    assert list(longer.selection) == list(solution_of(fitted(DirichletCalibration(solver=Recipe(trials=5, epochs=8)), cohort())).selection)
+    assert list(longer.selection) == list(
+        solution_of(fitted(DirichletCalibration(solver=Recipe(trials=5, epochs=8)), cohort())).selection
+    )
 
 
 def test_the_trials_of_other_data_are_refused(tmp_path: Path) -> None:
@@ -154,7 +171,9 @@ def test_validation_cases_are_remembered_and_not_trained_on() -> None:
     assert found.data.voxels == sum(c.voxels for c in on)
     # training makes the network less sure; validation cases on which it is always right keep the start
     z, _ = learnable(2, (12, 12), 2)
-    other = fitted(DirichletCalibration(solver=Recipe(trials=1, epochs=5)), on, cohort_from_arrays(z, z.argmax(1), head=HEAD))
+    other = fitted(
+        DirichletCalibration(solver=Recipe(trials=1, epochs=5)), on, cohort_from_arrays(z, z.argmax(1), head=HEAD)
+    )
     same = fitted(DirichletCalibration(solver=Recipe(trials=1, epochs=5)), on, validation)
     assert "best at step 0 of" in solution_of(other).message
     assert "best at step 5 of 5" in solution_of(same).message
@@ -162,15 +181,24 @@ def test_validation_cases_are_remembered_and_not_trained_on() -> None:
 
 def test_an_exact_fit_beside_it_does_not_see_the_validation_cases() -> None:
     on, validation = cohort(3, 1), cohort(2, 2)
-    both = fit_methods({"exact": DirichletCalibration(lambda_=0.1), "recipe": DirichletCalibration(solver=SHORT)}, on, Serial(), validation=validation)
+    both = fit_methods(
+        {"exact": DirichletCalibration(lambda_=0.1), "recipe": DirichletCalibration(solver=SHORT)},
+        on,
+        Serial(),
+        validation=validation,
+    )
     alone = fit_methods({"exact": DirichletCalibration(lambda_=0.1)}, on, Serial())
-    for a, b in zip(both["exact"].calibrator.state_dict().values(), alone["exact"].calibrator.state_dict().values(), strict=True):
+    for a, b in zip(
+        both["exact"].calibrator.state_dict().values(), alone["exact"].calibrator.state_dict().values(), strict=True
+    ):
         # its start comes from a sample of another size
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_on_a_sample_that_is_everything_it_is_the_same() -> None:
-    """A cohort smaller than the sample: the same rows in another order, so the same descent up to rounding, and the objective of all voxels."""
+    """A cohort smaller than the sample: the same rows in another order, so the same descent up to rounding, and the
+    objective of all voxels.
+    """
     every, some = (fitted(DirichletCalibration(solver=replace(SHORT, sample=s)), cohort()) for s in (False, True))
     assert some.solution.settings["sample"] is True
     assert some.solution.nll == pytest.approx(every.solution.nll, abs=1e-6)
@@ -189,7 +217,10 @@ def test_validation_cases_must_be_others_made_the_same_way() -> None:
         fitted(method, cohort_from_arrays(z, y, head=HEAD), cohort_from_arrays(z[1:], y[1:], head=HEAD))
     with pytest.raises(UsageError, match="the same way"):
         fitted(method, cohort_from_arrays(z, y), learnable_regions(2))
-    a, b = (cohort_from_arrays(*learnable(2, seed=s), head=HEAD, groups=["anna", name]) for s, name in ((1, "bob"), (2, "carl")))
+    a, b = (
+        cohort_from_arrays(*learnable(2, seed=s), head=HEAD, groups=["anna", name])
+        for s, name in ((1, "bob"), (2, "carl"))
+    )
     with pytest.raises(UsageError, match="'anna'"):
         fitted(method, a, b)
 
@@ -209,7 +240,9 @@ def test_cross_fitted_and_on_several_threads_the_bits_are_the_same() -> None:
     methods = {"dc": DirichletCalibration(solver=SHORT), "ts": TemperatureScaling()}
     serial = fit_methods(methods, cohort(6), Serial(), crossfit=True, folds=3)["dc"]
     threads = fit_methods(methods, cohort(6), Threads(2), crossfit=True, folds=3)["dc"]
-    assert [fit_bits(c) for c in (serial.calibrator, *serial.held_out)] == [fit_bits(c) for c in (threads.calibrator, *threads.held_out)]
+    assert [fit_bits(c) for c in (serial.calibrator, *serial.held_out)] == [
+        fit_bits(c) for c in (threads.calibrator, *threads.held_out)
+    ]
     assert len({str(fit_bits(c)[0]) for c in (serial.calibrator, *serial.held_out)}) == 4
 
 

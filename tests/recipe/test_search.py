@@ -20,7 +20,9 @@ def trials(search: Search, count: int) -> list[Trial]:
     done: list[Trial] = []
     for number in range(count):
         settings, params = search.propose(number, done)
-        done.append(Trial(number, params, abs(np.log10(settings.learning_rate) + 3), "end", (np.array([0.1, number / 3]),)))
+        done.append(
+            Trial(number, params, abs(np.log10(settings.learning_rate) + 3), "end", (np.array([0.1, number / 3]),))
+        )
     return done
 
 
@@ -36,7 +38,10 @@ def test_proposals_lie_in_the_papers_space() -> None:
 
 
 def test_without_a_penalty_there_is_none_to_search() -> None:
-    assert all(set(t.params) == {"learning_rate", "patience"} and t.settings.lambda_ == t.settings.mu == 0 for t in trials(Search(0, False), 12))
+    assert all(
+        set(t.params) == {"learning_rate", "patience"} and t.settings.lambda_ == t.settings.mu == 0
+        for t in trials(Search(0, False), 12)
+    )
 
 
 def test_a_search_taken_up_again_goes_on_as_if_it_had_not_stopped() -> None:
@@ -84,7 +89,17 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "t.json", "a", (0.5, 0.26)).read()
 
 
-@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"segcal_recipe": 2, "searches": {}}', '{"segcal_recipe": 1, "searches": {"a": {"start": [1]}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        '{"segcal_recipe": 2, "searches": {}}',
+        '{"segcal_recipe": 1, "searches": {"a": {"start": [1]}}}',
+    ],
+)
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UnreadableError, match="another file"):

@@ -1,4 +1,6 @@
-"""Figures: complete files that say the numbers they were given, the same bytes for the same numbers, and errors that leave nothing."""
+"""Figures: complete files that say the numbers they were given, the same bytes for the same numbers, and errors that
+leave nothing.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ DRAW: dict[str, Callable[[Path], Path]] = {
     "reliability": lambda path: figures.reliability(BEFORE, AFTER, path, title="made up"),
     "gains": lambda path: figures.gains({"ts": estimate(-0.1), "dc": estimate(-0.15)}, path, highlight="dc"),
     "distances": lambda path: figures.distances(FOUND, path, highlight="dc"),
-    "error_maps": lambda path: figures.error_maps(SLICE, SLICE, {"before": SLICE / 9, "truth": SLICE / 5}, ("air", "bone", "fat"), path, aspect=1.3),
+    "error_maps": lambda path: figures.error_maps(
+        SLICE, SLICE, {"before": SLICE / 9, "truth": SLICE / 5}, ("air", "bone", "fat"), path, aspect=1.3
+    ),
     "field": lambda path: figures.field(np.where(SLICE > 1, np.nan, SLICE), path, title="made up", label="F"),
 }
 
@@ -66,7 +70,13 @@ def test_the_same_numbers_give_the_same_bytes(name: str, ending: str, tmp_path: 
 def test_reliability_says_the_numbers(tmp_path: Path) -> None:
     # matplotlib leaves each text of an SVG in a comment beside its outlines
     text = figures.reliability(BEFORE, AFTER, tmp_path / "r.svg", names=("as predicted", "calibrated")).read_text()
-    for found in ("as predicted", "calibrated", f"ECE  {BEFORE['ece']:.1%}", f"ECE  {AFTER['ece']:.1%}", f"NLL  {AFTER['nll']:.3f}"):
+    for found in (
+        "as predicted",
+        "calibrated",
+        f"ECE  {BEFORE['ece']:.1%}",
+        f"ECE  {AFTER['ece']:.1%}",
+        f"NLL  {AFTER['nll']:.3f}",
+    ):
         assert f"<!-- {found} -->" in text
     assert BEFORE["ece"] > 2 * AFTER["ece"]
 

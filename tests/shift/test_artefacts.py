@@ -34,7 +34,12 @@ def _torchio() -> None:
 
 
 def test_the_four_of_the_definitions() -> None:
-    assert dict(ARTEFACTS) == {"bias": BiasField(0.5, 3), "motion": Motion(30, 10, 2), "ghosting": Ghosting((4, 10), (0.5, 1)), "spike": Spike(1, (1, 3))}
+    assert dict(ARTEFACTS) == {
+        "bias": BiasField(0.5, 3),
+        "motion": Motion(30, 10, 2),
+        "ghosting": Ghosting((4, 10), (0.5, 1)),
+        "spike": Spike(1, (1, 3)),
+    }
 
 
 @pytest.mark.parametrize("kind", ARTEFACTS)
@@ -63,8 +68,12 @@ def test_a_bias_field_is_the_exponential_of_a_cubic() -> None:
     out = choose("bias", "case").apply(x).astype(np.float64)
     inside = x > 0.02
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
-    terms = np.stack([grid[0] ** i * grid[1] ** j * grid[2] ** k for i in range(4) for j in range(4 - i) for k in range(4 - i - j)], -1)[inside]
-    # scaled again: out = (x field - min) / (max - min), with min = 0 where x = 0; the logarithm of the ratio is a polynomial and a constant
+    terms = np.stack(
+        [grid[0] ** i * grid[1] ** j * grid[2] ** k for i in range(4) for j in range(4 - i) for k in range(4 - i - j)],
+        -1,
+    )[inside]
+    # scaled again: out = (x field - min) / (max - min), with min = 0 where x = 0; the logarithm of the ratio is a
+    # polynomial and a constant
     ratio = np.log(out[inside] / x[inside])
     left = ratio - terms @ np.linalg.lstsq(terms, ratio, rcond=None)[0]
     assert terms.shape[1] == 20

@@ -12,12 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcal.errors import DataError, MissingError, OutputError, SegcalError, UnreadableError, UnsafeFileError, UsageError
+from segcal.errors import (
+    DataError,
+    MissingError,
+    OutputError,
+    SegcalError,
+    UnreadableError,
+    UnsafeFileError,
+    UsageError,
+)
 from segcal.shift import artefacts, photometric
 from segcal.shift.folder import TABLE, Artefacts, Photometric, corrupt
 
 RNG = np.random.default_rng(0)
-GREY, COLOUR, DEEP = RNG.integers(0, 256, (12, 16), np.uint8), RNG.integers(0, 256, (12, 16, 3), np.uint8), RNG.integers(0, 65536, (12, 16), np.uint16)
+GREY, COLOUR, DEEP = (
+    RNG.integers(0, 256, (12, 16), np.uint8),
+    RNG.integers(0, 256, (12, 16, 3), np.uint8),
+    RNG.integers(0, 65536, (12, 16), np.uint16),
+)
 
 
 def write(folder: Path, **arrays: Any) -> Path:
@@ -39,14 +51,22 @@ def read(path: Path) -> np.ndarray[Any, Any]:
 
 
 def test_pictures(tmp_path: Path) -> None:
-    images = write(tmp_path / "in", a_png=GREY, b_png=COLOUR, c_tif=DEEP, d_TIFF=(GREY / 255).astype(np.float32), e_jpg=COLOUR)
+    images = write(
+        tmp_path / "in", a_png=GREY, b_png=COLOUR, c_tif=DEEP, d_TIFF=(GREY / 255).astype(np.float32), e_jpg=COLOUR
+    )
     (images / "notes.txt").write_text("not an image")
     (images / ".hidden.png").write_text("not an image either")
     ticks: list[int] = []
     rows = corrupt(images, tmp_path / "out", Photometric("strong"), begin=ticks.append, step=lambda: ticks.append(0))
     assert ticks == [5, 0, 0, 0, 0, 0]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.tif", TABLE, "d.TIFF", "e.png"]
-    for name, source in (("a.png", GREY), ("b.png", COLOUR), ("c.tif", DEEP), ("d.TIFF", (GREY / 255).astype(np.float32)), ("e.png", read(images / "e.jpg"))):
+    for name, source in (
+        ("a.png", GREY),
+        ("b.png", COLOUR),
+        ("c.tif", DEEP),
+        ("d.TIFF", (GREY / 255).astype(np.float32)),
+        ("e.png", read(images / "e.jpg")),
+    ):
         # the name as it came chooses, of e.jpg too
         expected = photometric.choose("e.jpg" if name == "e.png" else name, "strong").apply(source)
         written = read(tmp_path / "out" / name)
@@ -56,10 +76,16 @@ def test_pictures(tmp_path: Path) -> None:
     assert sorted(shown) == ["a.png", "b.png", "c.tif", "d.TIFF", "e.png"] == [r.file for r in rows]
     for name, row in shown.items():
         chosen = photometric.choose("e.jpg" if name == "e.png" else name, "strong")
-        assert (row["kind"], row["severity"], json.loads(row["parameters"])) == (chosen.kind, "strong", chosen.parameters)
+        assert (row["kind"], row["severity"], json.loads(row["parameters"])) == (
+            chosen.kind,
+            "strong",
+            chosen.parameters,
+        )
     again = corrupt(images, tmp_path / "again", Photometric("strong"))
     assert again == rows
-    assert {r.digest for r in rows}.isdisjoint(r.digest for r in corrupt(images, tmp_path / "mild", Photometric("mild")))
+    assert {r.digest for r in rows}.isdisjoint(
+        r.digest for r in corrupt(images, tmp_path / "mild", Photometric("mild"))
+    )
 
 
 def test_one_kind_for_all(tmp_path: Path) -> None:
@@ -95,13 +121,21 @@ def test_volumes(tmp_path: Path) -> None:
     corrupt(tmp_path / "in", tmp_path / "one", Artefacts("bias"))
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["a.nii.gz", "b.nii", TABLE]
     rows = corrupt(tmp_path / "in", tmp_path / "out", Artefacts("bias", replicates=2))
-    assert [r.file for r in rows] == ["replicate0/a.nii.gz", "replicate0/b.nii", "replicate1/a.nii.gz", "replicate1/b.nii"]
+    assert [r.file for r in rows] == [
+        "replicate0/a.nii.gz",
+        "replicate0/b.nii",
+        "replicate1/a.nii.gz",
+        "replicate1/b.nii",
+    ]
     assert len({r.digest for r in rows}) == 4
     for replicate in range(2):
         written = nibabel.load(tmp_path / "out" / f"replicate{replicate}" / "a.nii.gz")
         assert np.array_equal(written.affine, np.diag([1.5, -2.0, 3.0, 1.0]))
         assert written.get_data_dtype() == np.float32
-        assert np.array_equal(np.asarray(written.dataobj), artefacts.choose("bias", "a", replicate=replicate).apply(values, written.affine))
+        assert np.array_equal(
+            np.asarray(written.dataobj),
+            artefacts.choose("bias", "a", replicate=replicate).apply(values, written.affine),
+        )
     assert [json.loads(r["parameters"])["replicate"] for r in table(tmp_path / "out")] == [0, 0, 1, 1]
 
 
@@ -180,6 +214,10 @@ def test_volumes_that_cannot_be_used(tmp_path: Path) -> None:
     nifti(tmp_path / "series" / "a.nii.gz", np.ones((4, 4, 4, 2), np.float32))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.nii.gz").write_bytes(b"nothing")
-    for folder, error, found in (("flat", DataError, "one value everywhere"), ("series", DataError, r"shape \(4, 4, 4, 2\)"), ("broken", UnreadableError, "cannot be read")):
+    for folder, error, found in (
+        ("flat", DataError, "one value everywhere"),
+        ("series", DataError, r"shape \(4, 4, 4, 2\)"),
+        ("broken", UnreadableError, "cannot be read"),
+    ):
         with pytest.raises(error, match=rf"a\.nii\.gz: found .*{found}"):
             corrupt(tmp_path / folder, tmp_path / "out", Artefacts("motion"), overwrite=True)

@@ -1,4 +1,6 @@
-"""Photometric corruptions: the bank of Table 6, the choice by file name, each formula against its own, and what happens to types."""
+"""Photometric corruptions: the bank of Table 6, the choice by file name, each formula against its own, and what happens
+to types.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ def test_blur_against_every_product(blur: GaussianBlur) -> None:
     at = np.arange(-half, half + 1)
     kernel = np.exp(-(at[:, None] ** 2 + at**2) / (2 * blur.sigma**2))
     kernel /= kernel.sum()
-    by_hand = np.array([[(kernel * padded[i : i + blur.size, j : j + blur.size]).sum() for j in range(15)] for i in range(17)])
+    by_hand = np.array(
+        [[(kernel * padded[i : i + blur.size, j : j + blur.size]).sum() for j in range(15)] for i in range(17)]
+    )
     assert np.allclose(blur.apply(x, DRAWS), by_hand, atol=1e-14)
 
 
@@ -162,7 +166,13 @@ def test_hostile() -> None:
     for shape in ((0, 4), (4,), (4, 4, 4), (2, 4, 4, 3), (4, 4, 1)):
         with pytest.raises(ShapeError, match="image: found shape"):
             chosen.apply(np.zeros(shape, np.uint8))
-    for image in (np.full((2, 2), 1.5), np.full((2, 2), -0.1), np.full((2, 2), np.nan), np.zeros((2, 2), np.int32), np.zeros((2, 2), bool)):
+    for image in (
+        np.full((2, 2), 1.5),
+        np.full((2, 2), -0.1),
+        np.full((2, 2), np.nan),
+        np.zeros((2, 2), np.int32),
+        np.zeros((2, 2), bool),
+    ):
         with pytest.raises(DataError, match="image: found"):
             chosen.apply(image)
     with pytest.raises(UsageError, match="kind: found 'rain'"):

@@ -1,4 +1,6 @@
-"""Simulated cases: networks whose distortions cancel, labels drawn exactly from the posterior, the same case for the same seed."""
+"""Simulated cases: networks whose distortions cancel, labels drawn exactly from the posterior, the same case for the
+same seed.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,22 @@ def test_posterior_is_the_truth_of_the_scores(case: SimulatedCase) -> None:
 
 
 def test_scores_stay_where_float32_probabilities_lose_nothing() -> None:
-    lowest = min(Simulation(Design(shape=(8, 20, 20), margin=(0, 0, 0)), Truth.general(4), seed).case(i).members.min() for seed in range(3) for i in range(3))
+    lowest = min(
+        Simulation(Design(shape=(8, 20, 20), margin=(0, 0, 0)), Truth.general(4), seed).case(i).members.min()
+        for seed in range(3)
+        for i in range(3)
+    )
     assert lowest > np.log(1e-12) + 3
 
 
 def test_a_case_depends_on_seed_and_index_alone() -> None:
     simulation = Simulation(SMALL, Truth.general(4), 5)
     simulation.case(3)
-    first, again, other = simulation.case(1), Simulation(SMALL, Truth.general(4), 5).case(1), Simulation(SMALL, Truth.general(4), 6).case(1)
+    first, again, other = (
+        simulation.case(1),
+        Simulation(SMALL, Truth.general(4), 5).case(1),
+        Simulation(SMALL, Truth.general(4), 6).case(1),
+    )
     np.testing.assert_array_equal(first.members, again.members)
     np.testing.assert_array_equal(first.labels, again.labels)
     assert not np.array_equal(first.log_probs, other.log_probs)

@@ -34,7 +34,12 @@ def cohort(folders: list[Path]) -> segcal.Cohort:
 def test_layout(folders: list[Path]) -> None:
     assert sorted(p.name for p in folders[0].parent.iterdir()) == ["labelsTr", "member0", "member1", "member2"]
     assert sorted(p.name for p in folders[1].iterdir()) == sorted(
-        [*(f"case_{i:03d}{e}" for i in (0, 4) for e in (".npz", ".pkl", ".nii.gz")), "dataset.json", "plans.json", "predict_from_raw_data_args.json"]
+        [
+            *(f"case_{i:03d}{e}" for i in (0, 4) for e in (".npz", ".pkl", ".nii.gz")),
+            "dataset.json",
+            "plans.json",
+            "predict_from_raw_data_args.json",
+        ]
     )
 
 

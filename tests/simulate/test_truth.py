@@ -50,7 +50,9 @@ def test_equal_row_sums_are_equal_and_general_ones_are_not(classes: int, seed: i
 
 def test_a_temperature_scales_and_nothing_else() -> None:
     x = some_rows(4, 50).log_probs
-    np.testing.assert_allclose(Truth.temperature(4, 0.4).log_posterior(x.numpy()), torch.log_softmax(0.4 * x, 0).numpy(), atol=1e-12)
+    np.testing.assert_allclose(
+        Truth.temperature(4, 0.4).log_posterior(x.numpy()), torch.log_softmax(0.4 * x, 0).numpy(), atol=1e-12
+    )
 
 
 def test_posterior_of_volumes_is_that_of_their_voxels() -> None:
@@ -72,7 +74,9 @@ def test_distance_against_a_closed_form() -> None:
     # KL((.8, .2) || (.5, .5)) = log 2 - H(.8)
     rows = rows_of(torch.tensor([[0.5], [0.5]], dtype=torch.float64).log())
     truth = Truth(np.eye(2), np.log([0.8, 0.2]))
-    assert distance(DistanceToTruth(truth), rows) == pytest.approx(np.log(2) + 0.8 * np.log(0.8) + 0.2 * np.log(0.2), abs=1e-12)
+    assert distance(DistanceToTruth(truth), rows) == pytest.approx(
+        np.log(2) + 0.8 * np.log(0.8) + 0.2 * np.log(0.2), abs=1e-12
+    )
 
 
 def test_the_distance_keeps_the_laws_of_accumulators() -> None:

@@ -63,7 +63,9 @@ def deliver(sink: Sink, cohort: Cohort, index: int, content: Content, scratch: S
 def block(content: Content, start: int, stop: int) -> Delivered:
     p = torch.from_numpy(content.probabilities.reshape(len(content.probabilities), -1)[:, start:stop])
     labels = torch.from_numpy(content.label_map.reshape(-1)[start:stop])
-    return Delivered(start, p, labels, {k: torch.from_numpy(v.reshape(-1)[start:stop]) for k, v in content.maps.items()})
+    return Delivered(
+        start, p, labels, {k: torch.from_numpy(v.reshape(-1)[start:stop]) for k, v in content.maps.items()}
+    )
 
 
 def cohort_of(
@@ -74,7 +76,15 @@ def cohort_of(
     members: int = 1,
     spacing: tuple[float, ...] | None = None,
 ) -> Cohort:
-    cases = [Case(n, tuple(Unread(f"member{k}/{n}.npz", head.channels, shape) for k in range(members)), files=files(n), spacing=spacing) for n in names]
+    cases = [
+        Case(
+            n,
+            tuple(Unread(f"member{k}/{n}.npz", head.channels, shape) for k in range(members)),
+            files=files(n),
+            spacing=spacing,
+        )
+        for n in names
+    ]
     return Cohort(tuple(cases), head, "probs", provenance=Provenance(members))
 
 
@@ -99,7 +109,14 @@ def scratch(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         assert everything(base) == {}
 
 
-def nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], qform_code: int = 1, sform_code: int = 1, kind: type[nibabel.Nifti1Image] = nibabel.Nifti1Image) -> None:
+def nifti(
+    path: Path,
+    array: NDArray[Any],
+    affine: NDArray[np.float64],
+    qform_code: int = 1,
+    sform_code: int = 1,
+    kind: type[nibabel.Nifti1Image] = nibabel.Nifti1Image,
+) -> None:
     """`array` in file axes (x, y, z), with both forms set apart from each other, so that mixing them up shows."""
     image = kind(array, None)
     image.set_sform(affine, sform_code)
@@ -113,7 +130,11 @@ def nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], qform_co
 
 
 def nnunet_folder(
-    folder: Path, names: Sequence[str], label_map: Callable[[Path], None], ending: str = ".nii.gz", plans: str = '{"plans_name": "nnUNetPlans"}'
+    folder: Path,
+    names: Sequence[str],
+    label_map: Callable[[Path], None],
+    ending: str = ".nii.gz",
+    plans: str = '{"plans_name": "nnUNetPlans"}',
 ) -> Callable[[str], dict[str, Path]]:
     """A prediction folder as nnU-Net leaves it; gives the `files` of a case."""
     folder.mkdir(parents=True)
@@ -123,7 +144,11 @@ def nnunet_folder(
     for name in names:
         (folder / f"{name}.pkl").write_bytes(b"\x80never a pickle " + name.encode())
         label_map(folder / f"{name}{ending}")
-    return lambda name: {"folder": folder, "properties": folder / f"{name}.pkl", "label_map": folder / f"{name}{ending}"}
+    return lambda name: {
+        "folder": folder,
+        "properties": folder / f"{name}.pkl",
+        "label_map": folder / f"{name}{ending}",
+    }
 
 
 @pytest.fixture

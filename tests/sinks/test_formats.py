@@ -17,7 +17,9 @@ def nnunet_files(kit, folder):
 
 def test_layout_follows_the_cases(kit, head, tmp_path):
     assert isinstance(sink_for(kit.cohort_of(SHAPE, head), tmp_path), NpzSink)
-    assert isinstance(sink_for(kit.cohort_of(SHAPE, head, files=nnunet_files(kit, tmp_path / "in")), tmp_path), NnunetSink)
+    assert isinstance(
+        sink_for(kit.cohort_of(SHAPE, head, files=nnunet_files(kit, tmp_path / "in")), tmp_path), NnunetSink
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -35,12 +37,18 @@ def test_every_format_writes_what_it_lists_and_nothing_else(kit, head, scratch, 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_deterministic_and_leaves_nothing_when_interrupted(kit, head, scratch, tmp_path, name):
-    cohort, content = kit.cohort_of(SHAPE, head, files=nnunet_files(kit, tmp_path / "in")), kit.Content.random(head, SHAPE)
+    cohort, content = (
+        kit.cohort_of(SHAPE, head, files=nnunet_files(kit, tmp_path / "in")),
+        kit.Content.random(head, SHAPE),
+    )
     maps = ("error", "probability")
     for folder, step in (("one", 97), ("two", 11)):
         kit.deliver(sink_for(cohort, tmp_path / folder, maps, name), cohort, 0, content, scratch, step)
     assert kit.everything(tmp_path / "one") == kit.everything(tmp_path / "two") != {}
-    with pytest.raises(RuntimeError, match="stop"), sink_for(cohort, tmp_path / "three", maps, name).case(cohort, cohort[0], scratch) as writer:
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        sink_for(cohort, tmp_path / "three", maps, name).case(cohort, cohort[0], scratch) as writer,
+    ):
         for start in range(0, 120, 30):
             writer.write(kit.block(content, start, start + 30))
         raise RuntimeError("stop")

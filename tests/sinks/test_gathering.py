@@ -35,14 +35,22 @@ def block(values, start, stop):
     return Delivered(start, values[:2, start:stop], values[0, start:stop].long(), {"entropy": values[2, start:stop]})
 
 
-@given(cuts=st.lists(st.integers(0, 400), max_size=6), voxels=st.integers(0, 400), limit=st.sampled_from([0, 1 << 20]), piece=st.sampled_from([8, 52, 1 << 22]))
+@given(
+    cuts=st.lists(st.integers(0, 400), max_size=6),
+    voxels=st.integers(0, 400),
+    limit=st.sampled_from([0, 1 << 20]),
+    piece=st.sampled_from([8, 52, 1 << 22]),
+)
 def test_any_cut_gives_the_rows_back(cuts, voxels, limit, piece):
     values = torch.arange(3 * voxels, dtype=torch.float32).reshape(3, voxels)
     edges = [0, *sorted(min(c, voxels) for c in cuts), voxels]
     cohort, normal = cohort_of(voxels), gathering.PIECE
     gathering.PIECE = piece
     try:
-        with Scratch(limit) as scratch, gather(cohort, cohort[0], Requested(("entropy",)), scratch, np.dtype("<u2")) as gathered:
+        with (
+            Scratch(limit) as scratch,
+            gather(cohort, cohort[0], Requested(("entropy",)), scratch, np.dtype("<u2")) as gathered,
+        ):
             for start, stop in itertools.pairwise(edges):
                 gathered.write(block(values, start, stop))
             gathered.check_complete()
@@ -84,7 +92,10 @@ LABELS = torch.zeros(10, dtype=torch.int64)
     ("delivered", "message"),
     [
         (Delivered(1, GOOD, LABELS, {"entropy": GOOD[0]}), "voxels 1 to 11 of 20; expected voxels from 0 on"),
-        (Delivered(0, torch.zeros(2, 21), torch.zeros(21).long(), {"entropy": torch.zeros(21)}), "voxels 0 to 21 of 20"),
+        (
+            Delivered(0, torch.zeros(2, 21), torch.zeros(21).long(), {"entropy": torch.zeros(21)}),
+            "voxels 0 to 21 of 20",
+        ),
         (Delivered(0, torch.zeros(3, 10), LABELS, {"entropy": GOOD[0]}), r"shape \(3, 10\)"),
         (Delivered(0, GOOD.double(), LABELS, {"entropy": GOOD[0]}), "torch.float64"),
         (Delivered(0, GOOD, LABELS, {"error": GOOD[0]}), "the map 'entropy'"),
@@ -95,7 +106,11 @@ LABELS = torch.zeros(10, dtype=torch.int64)
 )
 def test_a_block_that_would_leave_a_wrong_file_is_refused(delivered, message):
     cohort = cohort_of(20)
-    with Scratch(0) as scratch, gather(cohort, cohort[0], Requested(("entropy",)), scratch, np.dtype("u1")) as gathered, pytest.raises(UsageError, match=message):
+    with (
+        Scratch(0) as scratch,
+        gather(cohort, cohort[0], Requested(("entropy",)), scratch, np.dtype("u1")) as gathered,
+        pytest.raises(UsageError, match=message),
+    ):
         gathered.write(delivered)
 
 

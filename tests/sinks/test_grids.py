@@ -34,7 +34,9 @@ def test_pieces_are_the_turned_array_in_file_order(shape, axes, flips, slab, pie
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     normal, grids.PIECE = grids.PIECE, piece
     try:
-        written = b"".join(bytes(p) for p in Grid(nibabel.Nifti1Header(), axes, flips, shape, shape).pieces(row_of(values, slab)))
+        written = b"".join(
+            bytes(p) for p in Grid(nibabel.Nifti1Header(), axes, flips, shape, shape).pieces(row_of(values, slab))
+        )
     finally:
         grids.PIECE = normal
     expected = values.transpose(axes)
@@ -52,7 +54,9 @@ def test_canonical_axes_are_undone(tmp_path, axes, signs):
     affine[:3, :3] = (np.eye(3)[list(axes)] * signs) @ np.array([[1, 0.1, 0], [-0.1, 1, 0.05], [0, -0.05, 1]])
     affine[:3, 3] = (5, -6, 7)
     nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "a.nii")
-    seen = np.ascontiguousarray(nibabel.as_closest_canonical(nibabel.load(tmp_path / "a.nii")).get_fdata(dtype=np.float32).transpose())
+    seen = np.ascontiguousarray(
+        nibabel.as_closest_canonical(nibabel.load(tmp_path / "a.nii")).get_fdata(dtype=np.float32).transpose()
+    )
     grid = grid_of(tmp_path / "a.nii", seen.shape, reversed_axes=True, canonical=True)
     assert b"".join(bytes(p) for p in grid.pieces(row_of(seen, 50))) == stored.tobytes("F")
 
@@ -65,15 +69,30 @@ def test_geometry_is_that_of_the_reference(kit, tmp_path, kind, qform_code, sfor
     kit.nifti(reference, np.zeros((4, 5, 6), np.int16), kit.OBLIQUE, qform_code, sform_code, kind)
     if big_endian:
         image = nibabel.load(reference)
-        reference.write_bytes(gzip.compress(image.header.as_byteswapped(">").binaryblock + bytes(4) + np.zeros(120, ">i2").tobytes()))
+        reference.write_bytes(
+            gzip.compress(image.header.as_byteswapped(">").binaryblock + bytes(4) + np.zeros(120, ">i2").tobytes())
+        )
     grid = grid_of(reference, (6, 5, 4), reversed_axes=True)
     values = np.random.default_rng(1).random((6, 5, 4)).astype(np.float32)
     written.write_bytes(grid.volume(FLOAT) + b"".join(bytes(p) for p in grid.pieces(row_of(values, 64))))
     out, ref = nibabel.load(written), nibabel.load(reference)
     assert type(out) is kind and out.get_data_dtype() == np.float32 and grid.dtype == np.dtype("<i2")
-    assert np.array_equal(out.get_fdata(dtype=np.float32), values.transpose()) and np.array_equal(out.affine, ref.affine)
+    assert np.array_equal(out.get_fdata(dtype=np.float32), values.transpose()) and np.array_equal(
+        out.affine, ref.affine
+    )
     quaternion = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
-    for name in ("dim", "pixdim", "qform_code", "sform_code", *quaternion, "srow_x", "srow_y", "srow_z", "xyzt_units", "descrip"):
+    for name in (
+        "dim",
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        *quaternion,
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "xyzt_units",
+        "descrip",
+    ):
         assert np.array_equal(out.header[name], ref.header[name]), name
     assert out.header["cal_max"] == 0 and out.dataobj.slope == 1 and out.dataobj.inter == 0
     if kind is nibabel.Nifti1Image and not big_endian:  # the bytes themselves: dim, pixdim, units, forms
@@ -85,10 +104,16 @@ def test_series_has_channels_last_on_the_same_grid(kit, tmp_path):
     kit.nifti(tmp_path / "ref.nii.gz", np.zeros((4, 5, 6), np.uint8), kit.OBLIQUE)
     grid = grid_of(tmp_path / "ref.nii.gz", (4, 5, 6), reversed_axes=False)
     values = np.random.default_rng(1).random((2, 4, 5, 6)).astype(np.float32)
-    (tmp_path / "out.nii").write_bytes(grid.series(2, FLOAT) + b"".join(bytes(p) for v in values for p in grid.pieces(row_of(v, 64))))
+    (tmp_path / "out.nii").write_bytes(
+        grid.series(2, FLOAT) + b"".join(bytes(p) for v in values for p in grid.pieces(row_of(v, 64)))
+    )
     out, ref = nibabel.load(tmp_path / "out.nii"), nibabel.load(tmp_path / "ref.nii.gz")
     assert out.shape == (4, 5, 6, 2) and np.array_equal(out.get_fdata(dtype=np.float32), np.moveaxis(values, 0, -1))
-    assert np.array_equal(out.affine, ref.affine) and np.array_equal(out.get_qform(), ref.get_qform()) and out.header.get_zooms()[:3] == ref.header.get_zooms()
+    assert (
+        np.array_equal(out.affine, ref.affine)
+        and np.array_equal(out.get_qform(), ref.get_qform())
+        and out.header.get_zooms()[:3] == ref.header.get_zooms()
+    )
 
 
 def test_intent_stays_with_a_label_map_only(tmp_path):
@@ -114,7 +139,9 @@ def test_a_slice_lies_on_a_flat_file(tmp_path, stored):
 def test_without_a_reference_the_place_is_not_made_up():
     header = nibabel.Nifti1Header(grid_without_reference((4, 5), (0.5, 2.0), reversed_axes=False).volume(FLOAT)[:348])
     assert header.get_data_shape() == (4, 5, 1) and header.get_zooms() == (0.5, 2.0, 1.0)
-    turned = nibabel.Nifti1Header(grid_without_reference((4, 5, 6), (0.5, 2.0, 3.0), reversed_axes=True).volume(FLOAT)[:348])
+    turned = nibabel.Nifti1Header(
+        grid_without_reference((4, 5, 6), (0.5, 2.0, 3.0), reversed_axes=True).volume(FLOAT)[:348]
+    )
     assert turned.get_data_shape() == (6, 5, 4) and turned.get_zooms() == (3.0, 2.0, 0.5)
     assert header["qform_code"] == 0 and header["sform_code"] == 0
     assert isinstance(grid_without_reference((40_000, 2), None, reversed_axes=False).header, nibabel.Nifti2Header)
@@ -132,7 +159,13 @@ def test_references_that_cannot_be_used(kit, tmp_path):
     with pytest.raises(MissingError, match="no such file"):
         grid_of(tmp_path / "b.nii", (4, 5, 6), reversed_axes=False)
     cut, flipped = good.read_bytes()[:40], good.read_bytes()[:60] + b"\xff" * 200
-    for name, data in (("cut.nii.gz", cut), ("text.nii", b"not an image"), ("empty.nii", b""), ("zip.nii.gz", b"PK\3\4" * 200), ("flip.nii.gz", flipped)):
+    for name, data in (
+        ("cut.nii.gz", cut),
+        ("text.nii", b"not an image"),
+        ("empty.nii", b""),
+        ("zip.nii.gz", b"PK\3\4" * 200),
+        ("flip.nii.gz", flipped),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UnreadableError, match=name):
             grid_of(tmp_path / name, (6, 5, 4), reversed_axes=True)

@@ -30,7 +30,10 @@ def test_any_class_names_give_distinct_plain_folder_names(classes):
     assert all(f.startswith("probability_") and not set(f) & set('/\\\0.:*?"<>|\n ') for f in folders)
 
 
-@pytest.mark.parametrize(("names", "found"), [(("entropy", "entropy"), "'entropy'"), (("../x",), "'../x'"), (("",), "''"), (("probability",), "no class names")])
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [(("entropy", "entropy"), "'entropy'"), (("../x",), "'../x'"), (("",), "''"), (("probability",), "no class names")],
+)
 def test_refused(names, found):
     with pytest.raises(UsageError, match=found.replace("..", r"\.\.")):
         Requested(names)

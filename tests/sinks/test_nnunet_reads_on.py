@@ -17,7 +17,9 @@ from segcal.sinks.nnunet import NnunetSink
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # SimpleITK's, when imported: as an error it ends the interpreter
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning"
+    ),  # SimpleITK's, when imported: as an error it ends the interpreter
 ]
 
 SOFTMAX = Softmax(("background", "anterior", "posterior"), background=0)
@@ -31,7 +33,11 @@ def nnunet(tmp_path, monkeypatch):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, os.environ.get(name, str(tmp_path / name)))
-    pytest.importorskip("nnunetv2", reason="nnunetv2 is not installed: pip install --no-deps nnunetv2 and the few packages it needs", exc_type=ImportError)
+    pytest.importorskip(
+        "nnunetv2",
+        reason="nnunetv2 is not installed: pip install --no-deps nnunetv2 and the few packages it needs",
+        exc_type=ImportError,
+    )
     from nnunetv2.ensembling import ensemble
     from nnunetv2.postprocessing import remove_connected_components
 
@@ -44,18 +50,36 @@ def nnunet(tmp_path, monkeypatch):
 
 
 def description(head, ending, reader):
-    labels = {name: k for k, name in enumerate(SOFTMAX.classes)} if isinstance(head, Softmax) else {"background": 0, "whole": [1, 2], "posterior": [2]}
+    labels = (
+        {name: k for k, name in enumerate(SOFTMAX.classes)}
+        if isinstance(head, Softmax)
+        else {"background": 0, "whole": [1, 2], "posterior": [2]}
+    )
     regions = {} if isinstance(head, Softmax) else {"regions_class_order": [1, 2]}
     dataset = {"channel_names": {"0": "image"}, "numTraining": 2, "file_ending": ending, "labels": labels, **regions}
     axes = {"transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}
-    plans = {"dataset_name": "Dataset900_synthetic", "plans_name": "nnUNetPlans", "image_reader_writer": reader, "configurations": {}, **axes}
+    plans = {
+        "dataset_name": "Dataset900_synthetic",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": reader,
+        "configurations": {},
+        **axes,
+    }
     return json.dumps(dataset), json.dumps(plans)
 
 
 def smooth_content(kit, head, shape, seed):
     """Blobs, so that components are worth removing; no value is near a tie."""
     rng = np.random.default_rng(seed)
-    z = np.stack([ndimage.gaussian_filter(rng.normal(size=shape), [0 if n == 1 else 1.2 for n in shape]) for _ in range(head.channels)]) * 20
+    z = (
+        np.stack(
+            [
+                ndimage.gaussian_filter(rng.normal(size=shape), [0 if n == 1 else 1.2 for n in shape])
+                for _ in range(head.channels)
+            ]
+        )
+        * 20
+    )
     p = (np.exp(z) / np.exp(z).sum(0) if isinstance(head, Softmax) else 1 / (1 + np.exp(-z))).astype(np.float32)
     return kit.Content(p, decision(head, p), {"entropy": p[0], "error": p[1]})
 
@@ -115,7 +139,11 @@ def write_member(kit, head, folder, shape, ending, reader, affine, seed):
         rw.write_seg(content.label_map.astype(np.uint8), str(folder / f"{name}{ending}"), properties)
         save_pickle(properties, str(folder / f"{name}.pkl"))
         contents.append(content)
-    return contents, lambda name: {"folder": folder, "properties": folder / f"{name}.pkl", "label_map": folder / f"{name}{ending}"}
+    return contents, lambda name: {
+        "folder": folder,
+        "properties": folder / f"{name}.pkl",
+        "label_map": folder / f"{name}{ending}",
+    }
 
 
 SITK = np.array([[-0.8, 0.1, 0.02, 30], [0.1, -0.9, 0.1, -12], [0.0, 0.12, 2.0, 5], [0, 0, 0, 1.0]])
@@ -136,7 +164,9 @@ TURNED = np.array([[0, 0, 1.5, 3], [-1, 0, 0, 2], [0, 0.7, 0, -9], [0, 0, 0, 1.0
 )
 def test_ensembling_and_post_processing(kit, nnunet, tmp_path, head, shape, ending, reader, affine):
     canonical = "Reorient" in reader
-    members = [write_member(kit, head, tmp_path / "in" / f"member{k}", shape, ending, reader, affine, k) for k in range(3)]
+    members = [
+        write_member(kit, head, tmp_path / "in" / f"member{k}", shape, ending, reader, affine, k) for k in range(3)
+    ]
     files_of_first, written, contents = members[0][1], [], []
     for k, (delivered, files) in enumerate(members):
         out = tmp_path / f"calibrated{k}"
@@ -151,10 +181,16 @@ def test_ensembling_and_post_processing(kit, nnunet, tmp_path, head, shape, endi
         if ending != ".png":  # nnU-Net reads a map on the very grid of the label map
             for name, content in zip(NAMES, delivered, strict=True):
                 image = nibabel.load(out / "entropy" / f"{name}.nii.gz")
-                seen = (nibabel.as_closest_canonical(image) if canonical else image).get_fdata(dtype=np.float32).transpose()
+                seen = (
+                    (nibabel.as_closest_canonical(image) if canonical else image)
+                    .get_fdata(dtype=np.float32)
+                    .transpose()
+                )
                 assert np.array_equal(seen, content.maps["entropy"])
 
-    nnunet.ensemble_folders([str(f) for f in written], str(tmp_path / "merged"), save_merged_probabilities=False, num_processes=1)
+    nnunet.ensemble_folders(
+        [str(f) for f in written], str(tmp_path / "merged"), save_merged_probabilities=False, num_processes=1
+    )
     for index, name in enumerate(NAMES):
         mean = sum(member[index].probabilities.astype(np.float64) for member in contents) / 3
         assert np.array_equal(read(tmp_path / "merged" / f"{name}{ending}", canonical), decision(head, mean))
@@ -166,15 +202,29 @@ def test_ensembling_and_post_processing(kit, nnunet, tmp_path, head, shape, endi
             kit.deliver(sink, cohort, index, contents[1][index], scratch)
     sink.finish(cohort)
     merged_by_one = tmp_path / "merged by one"
-    nnunet.ensemble_folders([str(tmp_path / "pooled")], str(merged_by_one), save_merged_probabilities=False, num_processes=1)
+    nnunet.ensemble_folders(
+        [str(tmp_path / "pooled")], str(merged_by_one), save_merged_probabilities=False, num_processes=1
+    )
     for index, name in enumerate(NAMES):
         own = read(tmp_path / "pooled" / f"{name}{ending}", canonical)
-        assert np.array_equal(own, contents[1][index].label_map) and np.array_equal(own, read(merged_by_one / f"{name}{ending}", canonical))
+        assert np.array_equal(own, contents[1][index].label_map) and np.array_equal(
+            own, read(merged_by_one / f"{name}{ending}", canonical)
+        )
 
     for source in (tmp_path / "pooled", written[1]):
         done = tmp_path / f"post-processed {source.name}"
-        nnunet.apply_postprocessing_to_folder(str(source), str(done), [nnunet.largest_component] * 2, [{"labels_or_regions": 1}, {"labels_or_regions": 2}], num_processes=1)
-        assert sorted(p.name for p in done.iterdir() if not p.name.endswith(".json")) == [f"{name}{ending}" for name in NAMES]
+        nnunet.apply_postprocessing_to_folder(
+            str(source),
+            str(done),
+            [nnunet.largest_component] * 2,
+            [{"labels_or_regions": 1}, {"labels_or_regions": 2}],
+            num_processes=1,
+        )
+        assert sorted(p.name for p in done.iterdir() if not p.name.endswith(".json")) == [
+            f"{name}{ending}" for name in NAMES
+        ]
         for index, name in enumerate(NAMES):
             before = contents[1][index].label_map
-            assert np.array_equal(read(done / f"{name}{ending}", canonical), largest(before)) and not np.array_equal(largest(before), before)
+            assert np.array_equal(read(done / f"{name}{ending}", canonical), largest(before)) and not np.array_equal(
+                largest(before), before
+            )

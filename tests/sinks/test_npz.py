@@ -31,7 +31,9 @@ def test_round_trip(kit, head, content, scratch, tmp_path):
     assert np.array_equal(np.load(tmp_path / "out" / "entropy" / "a.npy"), content.maps["entropy"])
     for c, name in enumerate(("background", "anterior", "posterior_tail")):
         assert np.array_equal(np.load(tmp_path / "out" / f"probability_{name}" / "a.npy"), content.probabilities[c])
-    assert {str(p.relative_to(tmp_path / "out")) for p in sink.outputs(cohort[0])} == set(kit.everything(tmp_path / "out"))
+    assert {str(p.relative_to(tmp_path / "out")) for p in sink.outputs(cohort[0])} == set(
+        kit.everything(tmp_path / "out")
+    )
 
 
 def test_member_is_compressed_and_carries_no_time(kit, head, content, scratch, tmp_path):
@@ -71,7 +73,10 @@ def test_interruption_leaves_an_empty_folder(kit, head, content, scratch, tmp_pa
 
 def test_an_incomplete_case_is_refused_and_leaves_nothing(kit, head, content, scratch, tmp_path):
     cohort = kit.cohort_of(SHAPE, head)
-    with pytest.raises(UsageError, match="100 voxels written; expected all 210"), NpzSink(tmp_path / "out").case(cohort, cohort[0], scratch) as writer:
+    with (
+        pytest.raises(UsageError, match="100 voxels written; expected all 210"),
+        NpzSink(tmp_path / "out").case(cohort, cohort[0], scratch) as writer,
+    ):
         writer.write(kit.block(content, 0, 100))
     assert not (tmp_path / "out").exists()
 
@@ -101,7 +106,9 @@ def test_cases_written_at_once_in_threads_equal_those_written_in_turn(kit, head,
         for thread in threads:
             thread.join()
     assert errors == []
-    assert len(kit.everything(tmp_path / "once")) == 16 and kit.everything(tmp_path / "once") == kit.everything(tmp_path / "turn")
+    assert len(kit.everything(tmp_path / "once")) == 16 and kit.everything(tmp_path / "once") == kit.everything(
+        tmp_path / "turn"
+    )
 
 
 def test_an_existing_case_is_replaced_whole(kit, head, content, scratch, tmp_path):

@@ -27,7 +27,9 @@ def test_a_map_is_stored_bit_for_bit(tmp_path, shape):
         assert np.array_equal(np.asarray(image), values.reshape(7, 9))
 
 
-@pytest.mark.parametrize(("mode", "ending"), [("L", ".png"), ("L", ".bmp"), ("L", ".tif"), ("P", ".png"), ("I;16", ".png"), ("I;16", ".tif")])
+@pytest.mark.parametrize(
+    ("mode", "ending"), [("L", ".png"), ("L", ".bmp"), ("L", ".tif"), ("P", ".png"), ("I;16", ".png"), ("I;16", ".tif")]
+)
 def test_a_label_map_looks_like_its_reference(tmp_path, mode, ending):
     values = np.random.default_rng(0).integers(0, 5, (7, 9)).astype(np.uint16 if mode == "I;16" else np.uint8)
     image = Image.fromarray(np.zeros_like(values))
@@ -45,14 +47,20 @@ def test_a_label_map_looks_like_its_reference(tmp_path, mode, ending):
 def test_labels_beyond_255_make_16_bits(tmp_path):
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "ref.png")
     values = np.array([[0, 300], [5, 1000]])
-    pictures.write_label_map(tmp_path / "out.png", row_of(values, np.dtype("<u2")), picture_of(tmp_path / "ref.png", (1, 2, 2)))
+    pictures.write_label_map(
+        tmp_path / "out.png", row_of(values, np.dtype("<u2")), picture_of(tmp_path / "ref.png", (1, 2, 2))
+    )
     with Image.open(tmp_path / "out.png") as out:
         assert np.array_equal(np.asarray(out), values)
 
 
 def test_what_is_one_picture():
     assert is_picture(Path("a.PNG"), (4, 5)) and is_picture(Path("a.tiff"), (1, 4, 5))
-    assert not is_picture(Path("a.tif"), (3, 4, 5)) and not is_picture(Path("a.nrrd"), (1, 4, 5)) and not is_picture(Path("a"), (4, 5))
+    assert (
+        not is_picture(Path("a.tif"), (3, 4, 5))
+        and not is_picture(Path("a.nrrd"), (1, 4, 5))
+        and not is_picture(Path("a"), (4, 5))
+    )
 
 
 def test_references_that_cannot_be_used(tmp_path):

@@ -28,7 +28,9 @@ def test_nothing_is_in_place_before_the_end_and_all_is_after(tmp_path):
         for part in parts:
             part.write_bytes(part.suffix.encode())
         assert not any(t.exists() for t in targets)
-        assert [p.suffix for p in parts] == [".npz", ".npy"] and [p.parent.parent for p in parts] == [t.parent for t in targets]
+        assert [p.suffix for p in parts] == [".npz", ".npy"] and [p.parent.parent for p in parts] == [
+            t.parent for t in targets
+        ]
     assert [t.read_bytes() for t in targets] == [b".npz", b".npy"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "deep"]
 

@@ -53,7 +53,9 @@ def run() -> Callable[[Steps, Function], Solved]:
 @pytest.fixture(scope="session")
 def quadratic() -> Callable[[Array, Array], Function]:
     """(x - centre)' H (x - centre) / 2."""
-    return lambda h, centre: Function(lambda x: float((x - centre) @ h @ (x - centre) / 2), lambda x: h @ (x - centre), lambda x: h)
+    return lambda h, centre: Function(
+        lambda x: float((x - centre) @ h @ (x - centre) / 2), lambda x: h @ (x - centre), lambda x: h
+    )
 
 
 @pytest.fixture(scope="session")

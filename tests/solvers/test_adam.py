@@ -1,4 +1,6 @@
-"""Adam: its steps are the textbook's, the schedule and the early stop follow the validation value, and the best point is kept."""
+"""Adam: its steps are the textbook's, the schedule and the early stop follow the validation value, and the best point
+is kept.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from segcal.solvers.query import Steps
 Array = np.ndarray[Any, Any]
 
 
-def answered(steps: Steps, train: Callable[[Array], tuple[float, Array]], validation: Callable[[Array], float]) -> tuple[Solved, list[Array]]:
+def answered(
+    steps: Steps, train: Callable[[Array], tuple[float, Array]], validation: Callable[[Array], float]
+) -> tuple[Solved, list[Array]]:
     """The conversation with two functions, and the points visited."""
     points = []
     try:
@@ -26,7 +30,12 @@ def answered(steps: Steps, train: Callable[[Array], tuple[float, Array]], valida
             assert np.array_equal(queries["validation"].theta, x)
             points.append(x)
             value, gradient = train(x)
-            queries = steps.send({"train": Evaluation(value, gradient, None, 1), "validation": Evaluation(validation(x), np.zeros(0), None, 1)})
+            queries = steps.send(
+                {
+                    "train": Evaluation(value, gradient, None, 1),
+                    "validation": Evaluation(validation(x), np.zeros(0), None, 1),
+                }
+            )
     except StopIteration as stop:
         return stop.value, points
 
@@ -66,7 +75,9 @@ def test_no_optimum_is_claimed() -> None:
 @pytest.mark.parametrize("patience", [1, 3, 10])
 def test_stops_after_patience_and_keeps_the_best(patience: int) -> None:
     # the validation optimum is passed on the way to the training optimum
-    solved, points = answered(Adam(0.1, patience, 500).solve(np.array([1.0])), quadratic, lambda x: float((x[0] - 0.6) ** 2))
+    solved, points = answered(
+        Adam(0.1, patience, 500).solve(np.array([1.0])), quadratic, lambda x: float((x[0] - 0.6) ** 2)
+    )
     values = [(x[0] - 0.6) ** 2 for x in points]
     best = int(np.argmin(values))
     assert solved.value == values[best]
@@ -83,14 +94,20 @@ def test_a_worse_validation_value_everywhere_keeps_the_start() -> None:
 
 def test_the_rate_falls_on_a_plateau() -> None:
     # a constant slope: each step is as long as the rate; the validation value is best at the start
-    _, points = answered(Adam(0.1, 10, 100).solve(np.array([0.0])), lambda x: (float(x[0]), np.ones(1)), lambda x: -float(x[0]))
+    _, points = answered(
+        Adam(0.1, 10, 100).solve(np.array([0.0])), lambda x: (float(x[0]), np.ones(1)), lambda x: -float(x[0])
+    )
     lengths = -np.diff([x[0] for x in points])
     np.testing.assert_allclose(lengths[:6], 0.1, rtol=1e-6)
     np.testing.assert_allclose(lengths[6:], 0.01, rtol=1e-6)
 
 
 def test_values_that_are_not_finite_end_the_descent() -> None:
-    solved, points = answered(Adam(0.5, 10, 100).solve(np.array([1.0])), lambda x: (np.nan if x[0] < 0.2 else float(x[0]), np.ones(1)), lambda x: float(x[0]))
+    solved, points = answered(
+        Adam(0.5, 10, 100).solve(np.array([1.0])),
+        lambda x: (np.nan if x[0] < 0.2 else float(x[0]), np.ones(1)),
+        lambda x: float(x[0]),
+    )
     assert "not finite" in solved.notes[1]
     assert solved.theta[0] == points[-2][0]
 

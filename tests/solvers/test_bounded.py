@@ -1,4 +1,6 @@
-"""Newton under bounds: known optima, feasibility of every trial, a certificate that is never too small, KKT residuals."""
+"""Newton under bounds: known optima, feasibility of every trial, a certificate that is never too small, KKT
+residuals.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ def converse(steps, value, gradient, curvature):
                 assert (q.theta >= 0).all()
                 asked.append(q)
                 free = list(q.free)
-                answers[name] = Evaluation(value(q.theta), gradient(q.theta), curvature(q.theta)[np.ix_(free, free)] if q.order > 1 else None, 1)
+                answers[name] = Evaluation(
+                    value(q.theta),
+                    gradient(q.theta),
+                    curvature(q.theta)[np.ix_(free, free)] if q.order > 1 else None,
+                    1,
+                )
             queries = steps.send(answers)
     except StopIteration as stop:
         return stop.value, asked
@@ -38,7 +45,12 @@ def test_quadratics_end_at_the_non_negative_least_squares_solution(seed, d) -> N
     h, c = a.T @ a, a.T @ b
     known, _ = scipy.optimize.nnls(a, b)
     weakest = np.full(d, np.linalg.eigvalsh(h)[0])
-    found, asked = converse(BoundedNewton(rough=False).solve(np.ones(d), bounded_gap(weakest)), lambda x: float(x @ h @ x / 2 - c @ x), lambda x: h @ x - c, lambda x: h)
+    found, asked = converse(
+        BoundedNewton(rough=False).solve(np.ones(d), bounded_gap(weakest)),
+        lambda x: float(x @ h @ x / 2 - c @ x),
+        lambda x: h @ x - c,
+        lambda x: h,
+    )
     np.testing.assert_allclose(found.theta, known, atol=1e-6)
     assert found.converged
     assert found.gap <= 1e-9
@@ -67,10 +79,16 @@ def logistic(seed, d=8, n=200):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_curvature_from_a_sample_is_enough(seed) -> None:
-    """Exact gradients, curvature of a third of the data: the optimum of L-BFGS-B, and a gap that covers the distance to it."""
+    """Exact gradients, curvature of a third of the data: the optimum of L-BFGS-B, and a gap that covers the distance to
+    it.
+    """
     value, gradient, curvature, weakest = logistic(seed)
-    found, _ = converse(BoundedNewton().solve(np.zeros(8), bounded_gap(weakest)), value, gradient, lambda t: curvature(t, slice(0, 70)))
-    other = scipy.optimize.minimize(value, np.zeros(8), jac=gradient, method="L-BFGS-B", bounds=[(0, None)] * 8, options={"ftol": 0, "gtol": 1e-13})
+    found, _ = converse(
+        BoundedNewton().solve(np.zeros(8), bounded_gap(weakest)), value, gradient, lambda t: curvature(t, slice(0, 70))
+    )
+    other = scipy.optimize.minimize(
+        value, np.zeros(8), jac=gradient, method="L-BFGS-B", bounds=[(0, None)] * 8, options={"ftol": 0, "gtol": 1e-13}
+    )
     assert found.value <= other.fun + 1e-12
     assert found.gap <= 1e-9
     assert found.gradient <= 1e-6
@@ -81,7 +99,9 @@ def test_curvature_from_a_sample_is_enough(seed) -> None:
 def test_the_certificate_is_never_below_the_distance_to_the_optimum(problem, seed) -> None:
     """At any point, however far."""
     value, gradient, _, weakest = logistic(problem)
-    best = scipy.optimize.minimize(value, np.zeros(8), jac=gradient, method="L-BFGS-B", bounds=[(0, None)] * 8, options={"ftol": 0, "gtol": 1e-13}).fun
+    best = scipy.optimize.minimize(
+        value, np.zeros(8), jac=gradient, method="L-BFGS-B", bounds=[(0, None)] * 8, options={"ftol": 0, "gtol": 1e-13}
+    ).fun
     rng = np.random.default_rng(seed)
     x = np.maximum(rng.normal(size=8), 0)
     assert bounded_gap(weakest)(x, gradient(x))[0] >= value(x) - best - 1e-12
@@ -104,7 +124,12 @@ def test_the_residual_is_zero_exactly_at_a_solution() -> None:
 
 
 def test_all_at_the_bound_is_found_and_said() -> None:
-    found, asked = converse(BoundedNewton(rough=False).solve(np.ones(3), bounded_gap(np.ones(3))), lambda x: float(x @ x / 2 + x.sum()), lambda x: x + 1, lambda x: np.eye(3))
+    found, asked = converse(
+        BoundedNewton(rough=False).solve(np.ones(3), bounded_gap(np.ones(3))),
+        lambda x: float(x @ x / 2 + x.sum()),
+        lambda x: x + 1,
+        lambda x: np.eye(3),
+    )
     assert found.theta.tolist() == [0, 0, 0]
     assert found.gap == 0
     assert found.converged

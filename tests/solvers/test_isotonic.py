@@ -1,4 +1,6 @@
-"""Pooling adjacent violators against SciPy, optimality of both fits against points around them, and honest certificates."""
+"""Pooling adjacent violators against SciPy, optimality of both fits against points around them, and honest
+certificates.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ LOW, HIGH = 0.01, 0.99
 def problem(seed: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     weight = rng.integers(1, 2000, bins).astype(float)
-    return rng.binomial(weight.astype(int), np.clip(np.linspace(-0.2, 1.2, bins) + rng.normal(0, 0.2, bins), 0, 1)) / weight, weight
+    return (
+        rng.binomial(weight.astype(int), np.clip(np.linspace(-0.2, 1.2, bins) + rng.normal(0, 0.2, bins), 0, 1))
+        / weight,
+        weight,
+    )
 
 
 @given(seed=st.integers(0, 10**6), bins=st.integers(1, 80))

@@ -41,7 +41,12 @@ def test_a_quadratic_takes_one_step(seed, d, run, quadratic) -> None:
 def test_certificate_bounds_the_true_gap(seed, d, ridge, rough, run, logistic) -> None:
     """Stopped early or late: what is left is never more than what the certificate says."""
     x, y = random_features(seed, 80, d)
-    best = run(Newton(rough=False, tolerance=0, certify=0, most=60).solve(np.zeros(d), strong_convexity_gap(ridge * np.eye(d))), logistic(x, y, ridge)).value
+    best = run(
+        Newton(rough=False, tolerance=0, certify=0, most=60).solve(
+            np.zeros(d), strong_convexity_gap(ridge * np.eye(d))
+        ),
+        logistic(x, y, ridge),
+    ).value
     for most in (2, 4, 8, 100):
         f = logistic(x, y, ridge)
         solved = run(Newton(most=most, rough=rough).solve(np.zeros(d), strong_convexity_gap(ridge * np.eye(d))), f)
@@ -57,7 +62,9 @@ def test_the_optimum_is_scipys(seed, d, run, logistic) -> None:
     x, y = random_features(seed, 60, d)
     f = logistic(x, y, 1e-3)
     solved = run(Newton().solve(np.zeros(d), strong_convexity_gap(1e-3 * np.eye(d))), f)
-    other = scipy.optimize.minimize(f.value, np.zeros(d), jac=f.gradient, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-11, "maxiter": 5000})
+    other = scipy.optimize.minimize(
+        f.value, np.zeros(d), jac=f.gradient, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-11, "maxiter": 5000}
+    )
     assert solved.value <= other.fun + 1e-13
     assert other.fun <= solved.value + 1e-8
 
@@ -73,7 +80,11 @@ def test_bad_scaling_does_not_matter(seed, run, logistic) -> None:
     assert solved.evaluations < 60
     norm = np.abs(x).max(0)
     other = scipy.optimize.minimize(
-        lambda t: f.value(t / norm), np.zeros(4), jac=lambda t: f.gradient(t / norm) / norm, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-12, "maxiter": 9000}
+        lambda t: f.value(t / norm),
+        np.zeros(4),
+        jac=lambda t: f.gradient(t / norm) / norm,
+        method="L-BFGS-B",
+        options={"ftol": 0, "gtol": 1e-12, "maxiter": 9000},
     )
     assert solved.value <= other.fun + 1e-9
 
@@ -143,6 +154,9 @@ def test_a_function_that_is_not_finite_around_its_start_ends(run) -> None:
 
 def test_singular_curvature_is_damped(run, quadratic) -> None:
     """A direction without curvature or slope is left alone."""
-    solved = run(Newton(rough=False).solve(np.array([1.0, 7.0]), strong_convexity_gap(np.diag([1.0, 0.0]))), quadratic(np.diag([1.0, 0.0]), np.zeros(2)))
+    solved = run(
+        Newton(rough=False).solve(np.array([1.0, 7.0]), strong_convexity_gap(np.diag([1.0, 0.0]))),
+        quadratic(np.diag([1.0, 0.0]), np.zeros(2)),
+    )
     assert solved.theta[0] == pytest.approx(0, abs=1e-6)
     assert solved.theta[1] == pytest.approx(7)

@@ -38,15 +38,26 @@ def margins(seed: int, wrong: float, scale: float) -> Curve:
     def share(x: float) -> np.ndarray:
         return 1 / (1 + np.exp(np.clip(x * m, -700, 700)))
 
-    return Curve(lambda x: float(np.logaddexp(0, -np.asarray(x) * m).mean()), lambda x: float(-(m * share(x)).mean()), lambda x: float((m**2 * share(x) * (1 - share(x))).mean()))
+    return Curve(
+        lambda x: float(np.logaddexp(0, -np.asarray(x) * m).mean()),
+        lambda x: float(-(m * share(x)).mean()),
+        lambda x: float((m**2 * share(x) * (1 - share(x))).mean()),
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 10**6), wrong=st.floats(0.05, 0.45), scale=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 1e3]), start=st.sampled_from([1e-4, 0.02, 1.0, 300.0, 1e4]))
+@given(
+    seed=st.integers(0, 10**6),
+    wrong=st.floats(0.05, 0.45),
+    scale=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 1e3]),
+    start=st.sampled_from([1e-4, 0.02, 1.0, 300.0, 1e4]),
+)
 def test_finds_the_minimum_from_any_start(seed, wrong, scale, start, run) -> None:
     curve = margins(seed, wrong, scale)
     solved = run(ScalarNewton().solve(start), curve)
-    other = scipy.optimize.minimize_scalar(lambda t: curve.value(np.exp(t)), bounds=(np.log(1e-4), np.log(1e4)), method="bounded", options={"xatol": 1e-10})
+    other = scipy.optimize.minimize_scalar(
+        lambda t: curve.value(np.exp(t)), bounds=(np.log(1e-4), np.log(1e4)), method="bounded", options={"xatol": 1e-10}
+    )
     assert solved.converged
     assert solved.value <= other.fun + 1e-10
     assert solved.value - other.fun <= solved.gap + 1e-10

@@ -15,7 +15,9 @@ from segcal.journal import Scratch
 from segcal.sources.arrays import cohort_from_arrays
 
 
-def blocks(cohort: Cohort, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None, np.ndarray[Any, Any]]:
+def blocks(
+    cohort: Cohort, index: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None, np.ndarray[Any, Any]]:
     """Scores, labels and roles of a case, read by blocks."""
     with Scratch(1) as scratch, cohort.open(index, scratch) as reader:
         got = [reader.block(a, b) for a, b in cohort.cuts(index)]
@@ -24,11 +26,20 @@ def blocks(cohort: Cohort, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray
 
 
 @pytest.mark.parametrize("spatial", [(9,), (4, 5), (3, 4, 5), (300, 301)])
-@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy, lambda a: torch.from_numpy(a).requires_grad_() if a.dtype.kind == "f" else torch.from_numpy(a)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        np.asarray,
+        torch.from_numpy,
+        lambda a: torch.from_numpy(a).requires_grad_() if a.dtype.kind == "f" else torch.from_numpy(a),
+    ],
+)
 def test_batch(make: Any, spatial: tuple[int, ...], rng: np.random.Generator) -> None:
     z, y = rng.normal(size=(2, 3, *spatial)).astype(np.float32), rng.integers(0, 3, (2, *spatial))
     mask = rng.integers(0, 2, (2, *spatial))
-    cohort = cohort_from_arrays(make(z), make(y), mask=make(mask), groups=["a", "b"], classes=["x", "y", "z"], background=1)
+    cohort = cohort_from_arrays(
+        make(z), make(y), mask=make(mask), groups=["a", "b"], classes=["x", "y", "z"], background=1
+    )
     assert [c.id for c in cohort] == ["0", "1"] and cohort.groups == ("a", "b") and cohort.has_logits
     assert cohort.head == Softmax(("x", "y", "z"), 1, None)
     for k, case in enumerate(cohort):
@@ -66,7 +77,11 @@ def test_table_with_the_case_of_each_row(make: Any, rng: np.random.Generator) ->
     for k, case in enumerate(cohort):
         rows = groups == int(case.id)
         scores, labels, roles = blocks(cohort, k)
-        assert np.array_equal(scores, z[rows].T) and np.array_equal(labels, y[rows]) and np.array_equal(roles == 0, mask[rows])
+        assert (
+            np.array_equal(scores, z[rows].T)
+            and np.array_equal(labels, y[rows])
+            and np.array_equal(roles == 0, mask[rows])
+        )
     whole = cohort_from_arrays(make(z), make(y))
     assert len(whole) == 1 and np.array_equal(blocks(whole, 0)[0], z.T)
 
@@ -78,7 +93,10 @@ def test_fields_heads_and_half_precision(rng: np.random.Generator) -> None:
     cohort = cohort_from_arrays(z, head=head, fields={"image": image, "features": features})
     assert cohort.head is head
     assert np.array_equal(blocks(cohort, 0)[0], z[0].float().numpy().reshape(2, -1))
-    assert {k: (f.channels, f.shape) for k, f in cohort[1].fields.items()} == {"image": (None, (4, 5)), "features": (6, (4, 5))}
+    assert {k: (f.channels, f.shape) for k, f in cohort[1].fields.items()} == {
+        "image": (None, (4, 5)),
+        "features": (6, (4, 5)),
+    }
     with Scratch(1) as scratch, cohort[1].fields["features"].open(scratch) as window:
         assert np.array_equal(window.read(3, 9), features[1].reshape(6, -1)[:, 3:9])
 
@@ -115,6 +133,8 @@ Z, Y = np.zeros((2, 3, 4, 5)), np.zeros((2, 4, 5), int)
         (np.float64(3), None, {}, ShapeError, "scores"),
     ],
 )
-def test_errors_name_the_argument(scores: Any, labels: Any, options: dict[str, Any], error: type[SegcalError], where: str) -> None:
+def test_errors_name_the_argument(
+    scores: Any, labels: Any, options: dict[str, Any], error: type[SegcalError], where: str
+) -> None:
     with pytest.raises(error, match=f"^{where}: found "):
         cohort_from_arrays(scores, labels, **options)

@@ -46,14 +46,18 @@ def test_pictures(ending: str, tmp_path: Path) -> None:
 
 def test_palettes_are_looked_up_and_transparency_dropped(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).convert("P").save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read(tmp_path, (6, 7)), np.moveaxis(np.asarray(Image.open(tmp_path / "a.png").convert("RGB")), -1, 0))
+    np.testing.assert_array_equal(
+        read(tmp_path, (6, 7)), np.moveaxis(np.asarray(Image.open(tmp_path / "a.png").convert("RGB")), -1, 0)
+    )
     Image.fromarray(np.dstack([COLOUR, GREY])).save(tmp_path / "b.png")
     np.testing.assert_array_equal(read(tmp_path, (6, 7), case="b"), np.moveaxis(COLOUR, -1, 0))
 
 
 def test_a_photograph(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "a.jpg")
-    np.testing.assert_array_equal(read(tmp_path, (6, 7)), np.moveaxis(np.asarray(Image.open(tmp_path / "a.jpg")), -1, 0))
+    np.testing.assert_array_equal(
+        read(tmp_path, (6, 7)), np.moveaxis(np.asarray(Image.open(tmp_path / "a.jpg")), -1, 0)
+    )
 
 
 def test_volumes_and_one_file_a_channel(tmp_path: Path) -> None:

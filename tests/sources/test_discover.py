@@ -45,7 +45,9 @@ def test_nothing_to_open(tmp_path: Path) -> None:
         open_cohort([])
     with pytest.raises(MissingError, match="no such file or folder"):
         open_cohort(tmp_path / "none")
-    with pytest.raises(MissingError, match=r"an empty folder; expected CASE\.npz.*nnU-Net prediction folder.*nnU-Net results folder"):
+    with pytest.raises(
+        MissingError, match=r"an empty folder; expected CASE\.npz.*nnU-Net prediction folder.*nnU-Net results folder"
+    ):
         open_cohort(tmp_path)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(MissingError, match=r"neither scores nor an nnU-Net layout, but notes\.txt"):
@@ -58,7 +60,10 @@ def test_folder_of_members(tmp_path: Path) -> None:
     for name in ("member0", "member1", "labels"):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "a.npy", np.zeros((2, 3)))
-    with pytest.raises(UsageError, match=r"folders only: labels, member0, member1.*Name the members of the ensemble: \S+member0 \S+member1$"):
+    with pytest.raises(
+        UsageError,
+        match=r"folders only: labels, member0, member1.*Name the members of the ensemble: \S+member0 \S+member1$",
+    ):
         open_cohort(tmp_path)
 
 
@@ -75,7 +80,8 @@ def test_layouts_do_not_mix(writers: ModuleType, tmp_path: Path, rng: np.random.
 SHARED = Path(os.environ.get("SEGCAL_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
 WRITER = SHARED / "zoo" / "write_predictions.py"
 needs_zoo = pytest.mark.skipif(
-    not WRITER.is_file() or importlib.util.find_spec("onnxruntime") is None, reason="needs the real ensembles (SEGCAL_SHARED or ../shared) and onnxruntime"
+    not WRITER.is_file() or importlib.util.find_spec("onnxruntime") is None,
+    reason="needs the real ensembles (SEGCAL_SHARED or ../shared) and onnxruntime",
 )
 
 
@@ -91,27 +97,47 @@ def write(out: Path, dataset: str, *options: str) -> Path:
 
 
 def whole(cohort: Cohort, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Pooled scores, labels and roles of a case, through a budget so small that all goes through files; every block is prepared and noted."""
+    """Pooled scores, labels and roles of a case, through a budget so small that all goes through files; every block is
+    prepared and noted.
+    """
     with Scratch(1 << 16) as scratch, cohort.open(index, scratch) as reader:
         blocks = [reader.block(a, b) for a, b in cohort.cuts(index)]
         record = reader.record([reader.note(b) for b in blocks])
         prepared = sum(reader.prepare(b).targets.shape[1] for b in blocks)
     roles = np.concatenate([b.role.numpy() for b in blocks])
     assert record.roles == tuple(np.bincount(roles, minlength=4)) and prepared == record.roles[0]
-    return np.concatenate([b.scores.numpy() for b in blocks], 1), np.concatenate([b.labels.numpy() for b in blocks if b.labels is not None]), roles
+    return (
+        np.concatenate([b.scores.numpy() for b in blocks], 1),
+        np.concatenate([b.labels.numpy() for b in blocks if b.labels is not None]),
+        roles,
+    )
 
 
 @needs_zoo
 @pytest.mark.parametrize("regions", [(), ("--regions",)])
 def test_real_volumes_as_nnunet_leaves_them(regions: tuple[str, ...], tmp_path: Path) -> None:
-    root = write(tmp_path / "z", "hippocampus", "--layout", "nnunet", "--members", "2", "--crop", "3", "--transpose", "--postprocess", *regions)
+    root = write(
+        tmp_path / "z",
+        "hippocampus",
+        "--layout",
+        "nnunet",
+        "--members",
+        "2",
+        "--crop",
+        "3",
+        "--transpose",
+        "--postprocess",
+        *regions,
+    )
     members = [root / "member0", root / "member1"]
     cohort = open_cohort(members, root / "labelsTr")
     for k, case in enumerate(cohort):
         scores, labels, roles = whole(cohort, k)
         each = [np.load(m / f"{case.id}.npz")["probabilities"] for m in members]
         assert np.allclose(scores, np.mean(each, 0, dtype=np.float64).reshape(scores.shape), rtol=0, atol=1e-15)
-        assert np.array_equal(labels, np.asarray(nibabel.load(root / "labelsTr" / f"{case.id}.nii.gz").dataobj).reshape(-1, order="F"))
+        assert np.array_equal(
+            labels, np.asarray(nibabel.load(root / "labelsTr" / f"{case.id}.nii.gz").dataobj).reshape(-1, order="F")
+        )
         inside = np.zeros(case.shape, bool)
         inside[3:-3, 3:-3, 3:-3] = True
         assert np.array_equal(roles, np.where(inside, 0, 2).reshape(-1))
@@ -125,7 +151,9 @@ def test_real_results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(cohort) == 2
     for k, case in enumerate(cohort):
         scores, labels, _ = whole(cohort, k)
-        assert np.array_equal(scores, np.load(case.files["folder"] / f"{case.id}.npz")["probabilities"].reshape(scores.shape))
+        assert np.array_equal(
+            scores, np.load(case.files["folder"] / f"{case.id}.npz")["probabilities"].reshape(scores.shape)
+        )
         truth = root / "nnUNet_preprocessed" / "Dataset900_hippocampus" / "gt_segmentations" / f"{case.id}.nii.gz"
         assert np.array_equal(labels, np.asarray(nibabel.load(truth).dataobj).reshape(-1, order="F"))
 

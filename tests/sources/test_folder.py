@@ -20,7 +20,9 @@ from segcal.sources.discover import open_cohort
 from segcal.sources.folder import KIND_OF_KEY
 
 
-def ensemble(root: Path, rng: np.random.Generator, members: int = 2, key: str = "logits", cases: tuple[str, ...] = ("b", "a")) -> dict[str, np.ndarray[Any, Any]]:
+def ensemble(
+    root: Path, rng: np.random.Generator, members: int = 2, key: str = "logits", cases: tuple[str, ...] = ("b", "a")
+) -> dict[str, np.ndarray[Any, Any]]:
     """Members' folders root/m0, ... and root/labels; the scores by 'member/case'."""
     made = {}
     (root / "labels").mkdir(parents=True)
@@ -36,17 +38,26 @@ def ensemble(root: Path, rng: np.random.Generator, members: int = 2, key: str = 
 
 
 @pytest.mark.parametrize("key", KIND_OF_KEY)
-def test_the_key_declares_the_kind(key: str, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_the_key_declares_the_kind(
+    key: str, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     made = ensemble(tmp_path, rng, key=key)
-    cohort = open_cohort([tmp_path / "m0", tmp_path / "m1"], tmp_path / "labels", pool="logits", ignore_index=2, background=0)
+    cohort = open_cohort(
+        [tmp_path / "m0", tmp_path / "m1"], tmp_path / "labels", pool="logits", ignore_index=2, background=0
+    )
     assert [c.id for c in cohort] == ["a", "b"] and cohort.kind == KIND_OF_KEY[key] and cohort.pool == "logits"
     assert cohort.head == Softmax(("0", "1", "2"), 0, 2) and cohort.provenance == Provenance(2, None, None, None)
     assert cohort.labelled() is cohort and cohort.name == "m0"
     for case in cohort:
         for k, field in enumerate(case.scores):
             assert np.array_equal(read(field), made[f"m{k}/{case.id}"])
-        assert case.labels is not None and np.array_equal(read(case.labels), np.load(tmp_path / "labels" / f"{case.id}.npy"))
-        assert case.files == {"scores": tmp_path / "m0" / f"{case.id}.npz", "labels": tmp_path / "labels" / f"{case.id}.npy"}
+        assert case.labels is not None and np.array_equal(
+            read(case.labels), np.load(tmp_path / "labels" / f"{case.id}.npy")
+        )
+        assert case.files == {
+            "scores": tmp_path / "m0" / f"{case.id}.npz",
+            "labels": tmp_path / "labels" / f"{case.id}.npy",
+        }
 
 
 @pytest.mark.parametrize("layout", ["npy", "zarr", "group", "nii.gz", "nii"])
@@ -126,7 +137,11 @@ def test_dataset_json_names_the_classes(tmp_path: Path, rng: np.random.Generator
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1, "y": 2, "ignore": 3}}))
     assert open_cohort(both).head == Softmax(("background", "x", "y"), 0, 3)
     assert open_cohort(both, background=None, classes=["p", "q", "r"]).head == Softmax(("p", "q", "r"), None, 3)
-    for options, where in (({"ignore_index": 7}, "ignore_index"), ({"classes": ["p"]}, "classes"), ({"background": 3}, "background")):
+    for options, where in (
+        ({"ignore_index": 7}, "ignore_index"),
+        ({"classes": ["p"]}, "classes"),
+        ({"background": 3}, "background"),
+    ):
         with pytest.raises(UsageError, match=f"^{where}: "):
             open_cohort(both, **options)
     (tmp_path / "m1" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "y": 1, "x": 2}}))
@@ -162,7 +177,9 @@ def test_labels_and_masks(tmp_path: Path, rng: np.random.Generator) -> None:
     with pytest.raises(MissingError, match="case b: found no label file"):
         some.labelled()
     (tmp_path / "labels" / "a.npy").rename(tmp_path / "labels" / "z.npy")
-    with pytest.raises(MissingError, match=r"labels: found files such as z\.npy; expected names as of the cases, such as a"):
+    with pytest.raises(
+        MissingError, match=r"labels: found files such as z\.npy; expected names as of the cases, such as a"
+    ):
         open_cohort(tmp_path / "m0", tmp_path / "labels")
 
 
@@ -173,8 +190,13 @@ def test_nifti_labels_beside_arrays(tmp_path: Path, rng: np.random.Generator, re
     for name, shape in (("xyz", (4, 5, 6)), ("zyx", (6, 5, 4))):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "a.npz", logits=np.zeros((2, *shape)))
-    straight, turned = open_cohort(tmp_path / "xyz", tmp_path / "y")[0], open_cohort(tmp_path / "zyx", tmp_path / "y", zyx=True)[0]
-    assert straight.labels is not None and np.array_equal(read(straight.labels), y) and straight.spacing == (2.0, 3.0, 4.0)
+    straight, turned = (
+        open_cohort(tmp_path / "xyz", tmp_path / "y")[0],
+        open_cohort(tmp_path / "zyx", tmp_path / "y", zyx=True)[0],
+    )
+    assert (
+        straight.labels is not None and np.array_equal(read(straight.labels), y) and straight.spacing == (2.0, 3.0, 4.0)
+    )
     assert turned.labels is not None and np.array_equal(read(turned.labels), y.T) and turned.spacing == (4.0, 3.0, 2.0)
     with pytest.raises(ShapeError, match="zyx=True"):
         open_cohort(tmp_path / "zyx", tmp_path / "y")

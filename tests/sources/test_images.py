@@ -29,15 +29,32 @@ def grey_png(path: Path, labels: np.ndarray[Any, Any], bits: int, colour: int = 
     rows = b"".join(b"\0" + row.tobytes() for row in packed)
     palette = chunk(b"PLTE", bytes(k % 256 for k in range(3 * 2**bits))) if colour == 3 else b""
     header = struct.pack(">IIBBBBB", labels.shape[1], labels.shape[0], bits, colour, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + palette
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 20])
 @pytest.mark.parametrize(
     ("ending", "dtype", "high"),
-    [(".png", "u1", 256), (".png", "u2", 65536), (".tif", "u1", 256), (".tiff", "u2", 65536), (".tif", "i4", 99999), (".tif", "f4", 20), (".png", "?", 2), (".tif", "?", 2)],
+    [
+        (".png", "u1", 256),
+        (".png", "u2", 65536),
+        (".tif", "u1", 256),
+        (".tiff", "u2", 65536),
+        (".tif", "i4", 99999),
+        (".tif", "f4", 20),
+        (".png", "?", 2),
+        (".tif", "?", 2),
+    ],
 )
-def test_round_trip(ending: str, dtype: str, high: int, limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_round_trip(
+    ending: str, dtype: str, high: int, limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     labels = rng.integers(0, high, (7, 11)).astype(dtype)
     Image.fromarray(labels).save(tmp_path / f"a{ending}")
     field = ImageField.find(tmp_path / f"a{ending}")
@@ -48,7 +65,9 @@ def test_round_trip(ending: str, dtype: str, high: int, limit: int, tmp_path: Pa
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("colour", [0, 3])
-def test_few_bits_and_palettes_give_indices(bits: int, colour: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_few_bits_and_palettes_give_indices(
+    bits: int, colour: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     labels = rng.integers(0, 2**bits, (5, 9))
     grey_png(tmp_path / "a.png", labels, bits, colour)
     assert np.array_equal(read(ImageField.find(tmp_path / "a.png")), labels)
@@ -72,7 +91,11 @@ def test_tiff_of_several_pages_is_a_volume(tmp_path: Path, rng: np.random.Genera
     for limit in (1, 1 << 20):
         assert np.array_equal(read(field, limit), volume)
     pages[0].save(tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(volume[1, :3])])
-    with Scratch(1) as scratch, pytest.raises(ShapeError, match="page 1"), ImageField.find(tmp_path / "b.tif").open(scratch):
+    with (
+        Scratch(1) as scratch,
+        pytest.raises(ShapeError, match="page 1"),
+        ImageField.find(tmp_path / "b.tif").open(scratch),
+    ):
         pass
 
 
@@ -88,7 +111,11 @@ def test_white_is_zero_is_refused(tmp_path: Path) -> None:
     Image.new("L", (3, 4), 2).save(tmp_path / "a.tif", tiffinfo={262: 0})
     with Image.open(tmp_path / "a.tif") as image:
         assert image.tag_v2[262] == 0
-    with Scratch(1) as scratch, pytest.raises(UnreadableError, match="zero is white"), ImageField.find(tmp_path / "a.tif").open(scratch):
+    with (
+        Scratch(1) as scratch,
+        pytest.raises(UnreadableError, match="zero is white"),
+        ImageField.find(tmp_path / "a.tif").open(scratch),
+    ):
         pass
 
 
@@ -97,7 +124,10 @@ def test_white_is_zero_is_refused(tmp_path: Path) -> None:
 def test_bomb(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (100, 100)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(10_000 * factor))
-    with pytest.warns(Image.DecompressionBombWarning) if factor > 0.5 else pytest.MonkeyPatch.context(), pytest.raises(UnsafeFileError, match=r"a\.png"):
+    with (
+        pytest.warns(Image.DecompressionBombWarning) if factor > 0.5 else pytest.MonkeyPatch.context(),
+        pytest.raises(UnsafeFileError, match=r"a\.png"),
+    ):
         ImageField.find(tmp_path / "a.png")
 
 
@@ -116,5 +146,9 @@ def test_damaged_files(tmp_path: Path, rng: np.random.Generator) -> None:
         ImageField.find(tmp_path / "text.png")
     Image.fromarray(rng.integers(0, 9, (90, 90)).astype(np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
-    with Scratch(1) as scratch, pytest.raises(UnreadableError, match=r"a\.png.*truncated"), ImageField.find(tmp_path / "a.png").open(scratch):
+    with (
+        Scratch(1) as scratch,
+        pytest.raises(UnreadableError, match=r"a\.png.*truncated"),
+        ImageField.find(tmp_path / "a.png").open(scratch),
+    ):
         pass

@@ -63,7 +63,13 @@ def test_shapes_that_differ(tmp_path: Path) -> None:
 
 
 def test_names(tmp_path: Path) -> None:
-    assert [stem(Path(n)) for n in ("a.nii.gz", "a.nii", "scan.v2.npz", "B.PNG", "a.pkl")] == ["a", "a", "scan.v2", "B", "a.pkl"]
+    assert [stem(Path(n)) for n in ("a.nii.gz", "a.nii", "scan.v2.npz", "B.PNG", "a.pkl")] == [
+        "a",
+        "a",
+        "scan.v2",
+        "B",
+        "a.pkl",
+    ]
     for name in ("b.npz", "a.NPZ", "._a.npz", ".npz", "a.txt"):
         (tmp_path / name).touch()
     assert list(by_case(tmp_path, (".npz",))) == ["a", "b"]

@@ -26,7 +26,9 @@ def save(path: Path, array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] |
 
 @pytest.mark.parametrize("limit", [1, 300, 1 << 20])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_maps_and_scores(ending: str, limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_maps_and_scores(
+    ending: str, limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     labels = rng.integers(0, 200, (5, 6, 7)).astype(np.uint8)
     save(tmp_path / f"y{ending}", labels)
     assert np.array_equal(read(NiftiField.find(tmp_path / f"y{ending}"), limit), labels)
@@ -37,19 +39,27 @@ def test_maps_and_scores(ending: str, limit: int, tmp_path: Path, rng: np.random
         field = NiftiField.find(tmp_path / f"z{ending}", scores=True)
         assert (field.shape, field.channels) == ((5, 6, 7), 3)
         assert np.array_equal(read(field, limit), np.moveaxis(scores, -1, 0))
-        assert np.array_equal(read(NiftiField.find(tmp_path / f"z{ending}", scores=True, axes=REVERSED), limit), scores.T)
+        assert np.array_equal(
+            read(NiftiField.find(tmp_path / f"z{ending}", scores=True, axes=REVERSED), limit), scores.T
+        )
 
 
 @pytest.mark.parametrize("limit", [1, 200, 1 << 20])
-def test_canonical_axes_are_those_of_nibabel(limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_canonical_axes_are_those_of_nibabel(
+    limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     labels = rng.integers(0, 99, (4, 5, 6)).astype(np.int16)
-    for k, (order, signs) in enumerate(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))):
+    for k, (order, signs) in enumerate(
+        itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
+    ):
         affine = np.eye(4)
         affine[:3, :3] = np.eye(3)[list(order)] * np.array(signs) + 0.05
         save(tmp_path / f"{k}.nii", labels, affine)
         expected = np.asarray(nibabel.as_closest_canonical(nibabel.load(tmp_path / f"{k}.nii")).dataobj)
         assert np.array_equal(read(NiftiField.find(tmp_path / f"{k}.nii", axes=Axes(canonical=True)), limit), expected)
-        assert np.array_equal(read(NiftiField.find(tmp_path / f"{k}.nii", axes=Axes(reverse=True, canonical=True)), limit), expected.T)
+        assert np.array_equal(
+            read(NiftiField.find(tmp_path / f"{k}.nii", axes=Axes(reverse=True, canonical=True)), limit), expected.T
+        )
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 20])
@@ -112,7 +122,11 @@ def test_damaged_files(tmp_path: Path, rng: np.random.Generator) -> None:
     (tmp_path / "short.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:-90000])
     field = NiftiField.find(tmp_path / "short.nii.gz")
     for limit in (1, 1 << 24):
-        with Scratch(limit) as scratch, pytest.raises(UnreadableError, match=r"short\.nii\.gz.*truncated"), field.open(scratch):
+        with (
+            Scratch(limit) as scratch,
+            pytest.raises(UnreadableError, match=r"short\.nii\.gz.*truncated"),
+            field.open(scratch),
+        ):
             pass
 
 

@@ -30,7 +30,9 @@ def roles(cohort: Cohort, index: int) -> tuple[int, ...]:
 
 @pytest.fixture
 def predict(writers: ModuleType, tmp_path: Path, rng: np.random.Generator) -> Callable[..., dict[str, Any]]:
-    """Write member folders tmp_path/m0, ... with cases a, b and labels in tmp_path/y; the probabilities by 'member/case'."""
+    """Write member folders tmp_path/m0, ... with cases a, b and labels in tmp_path/y; the probabilities by
+    'member/case'.
+    """
 
     def run(
         members: int = 1,
@@ -49,9 +51,24 @@ def predict(writers: ModuleType, tmp_path: Path, rng: np.random.Generator) -> Ca
             for k in range(members):
                 p = writers.probabilities(rng, 2 if order else 3, shape, sigmoid=order is not None)
                 made[f"m{k}/{case}"] = p
-                writers.save_case(tmp_path / f"m{k}", case, p, box=box, forward=forward, ending=ending, delivered=made[case] if order else None)
+                writers.save_case(
+                    tmp_path / f"m{k}",
+                    case,
+                    p,
+                    box=box,
+                    forward=forward,
+                    ending=ending,
+                    delivered=made[case] if order else None,
+                )
         for k in range(members):
-            writers.describe(tmp_path / f"m{k}", labels or CLASSES, ending=ending, forward=forward, order=order, settings=SETTINGS if settings is None else settings)
+            writers.describe(
+                tmp_path / f"m{k}",
+                labels or CLASSES,
+                ending=ending,
+                forward=forward,
+                order=order,
+                settings=SETTINGS if settings is None else settings,
+            )
         return made
 
     return run
@@ -82,7 +99,9 @@ def test_one_folder(predict: Any, tmp_path: Path, read: Callable[..., Any]) -> N
 def test_several_folders(predict: Any, tmp_path: Path, read: Callable[..., Any]) -> None:
     made = predict(3)
     cohort = open_cohort([tmp_path / f"m{k}" for k in range(3)], tmp_path / "y", pool="logits")
-    assert cohort.members == 3 and cohort.pooled_kind == "log_probs" and cohort.provenance == Provenance(3, 5, True, 0.5)
+    assert (
+        cohort.members == 3 and cohort.pooled_kind == "log_probs" and cohort.provenance == Provenance(3, 5, True, 0.5)
+    )
     assert "delivered" not in cohort[0].fields and cohort[0].files["label_map"] == tmp_path / "m0" / "a.nii.gz"
     for k, field in enumerate(cohort[1].scores):
         assert np.array_equal(read(field), made[f"m{k}/b"])
@@ -125,7 +144,9 @@ def test_pictures_have_one_slice(predict: Any, tmp_path: Path, read: Callable[..
     assert np.array_equal(read(case.fields["delivered"]), made["m0/a"].argmax(0))
 
 
-def test_readers_that_turn_images_to_canonical_axes(writers: ModuleType, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_readers_that_turn_images_to_canonical_axes(
+    writers: ModuleType, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     affine = np.array([[0, 0, -2.0, 5], [3, 0, 0, -4], [0, -1, 0, 9], [0, 0, 0, 1]])
     y = rng.integers(0, 3, (4, 5, 6)).astype(np.uint8)
     (tmp_path / "y").mkdir()
@@ -142,7 +163,13 @@ def test_readers_that_turn_images_to_canonical_axes(writers: ModuleType, tmp_pat
 def test_missing_probabilities_come_with_the_command(predict: Any, tmp_path: Path) -> None:
     predict()
     (tmp_path / "m0" / "b.npz").unlink()
-    with pytest.raises(MissingError, match=r"m0: found no b\.npz; .*nnUNetv2_predict -i IMAGES -o \S*m0 -d Dataset007_Toy -c CONFIGURATION --save_probabilities"):
+    with pytest.raises(
+        MissingError,
+        match=(
+            r"m0: found no b\.npz; .*nnUNetv2_predict -i IMAGES -o \S*m0 -d Dataset007_Toy -c CONFIGURATION"
+            r" --save_probabilities"
+        ),
+    ):
         open_cohort(tmp_path / "m0")
     for path in (tmp_path / "m0").glob("[ab].*"):
         path.unlink()
@@ -178,7 +205,9 @@ def test_other_geometry_and_shapes(predict: Any, writers: ModuleType, tmp_path: 
     with pytest.raises(ShapeError, match=r"y/a\.nii\.gz: found shape \(3, 5, 6\); expected \(4, 5, 6\)"):
         open_cohort(tmp_path / "m0", tmp_path / "y")
     np.savez(tmp_path / "m0" / "a.npz", probabilities=made["m0/a"][:, :3])
-    with pytest.raises(ShapeError, match=r"a\.npz: found probabilities of shape \(3, 5, 6\); expected \(4, 5, 6\) as a\.pkl says"):
+    with pytest.raises(
+        ShapeError, match=r"a\.npz: found probabilities of shape \(3, 5, 6\); expected \(4, 5, 6\) as a\.pkl says"
+    ):
         open_cohort(tmp_path / "m0")
 
 
@@ -189,7 +218,12 @@ def test_properties_that_cannot_be_used(predict: Any, tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({**good, "bbox_used_for_cropping": [[0, 3], [0, 5], [0, 6]]}))
     with pytest.raises(ShapeError, match=r"m1/a\.pkl: found a crop box \(\(0, 3\)"):
         open_cohort([tmp_path / "m0", tmp_path / "m1"])
-    for wrong in ({}, {"shape_before_cropping": (4, 5, 6)}, {**good, "bbox_used_for_cropping": [[0, 3], [0, 5]]}, {**good, "bbox_used_for_cropping": [[0, 3.5], [0, 5], [0, 6]]}):
+    for wrong in (
+        {},
+        {"shape_before_cropping": (4, 5, 6)},
+        {**good, "bbox_used_for_cropping": [[0, 3], [0, 5]]},
+        {**good, "bbox_used_for_cropping": [[0, 3.5], [0, 5], [0, 6]]},
+    ):
         path.write_bytes(pickle.dumps(wrong))
         with pytest.raises(UnreadableError, match=r"m1/a\.pkl: found bbox_used_for_cropping"):
             open_cohort(tmp_path / "m1")
@@ -221,4 +255,8 @@ def test_maps_in_a_format_that_is_not_read(predict: Any, tmp_path: Path) -> None
     for case in "ab":
         (tmp_path / "m0" / f"{case}.nii.gz").rename(tmp_path / "m0" / f"{case}.mha")
     cohort = open_cohort(tmp_path / "m0")
-    assert cohort[0].files["label_map"].name == "a.mha" and "delivered" not in cohort[0].fields and cohort[0].spacing is None
+    assert (
+        cohort[0].files["label_map"].name == "a.mha"
+        and "delivered" not in cohort[0].fields
+        and cohort[0].spacing is None
+    )

@@ -40,7 +40,9 @@ def truth(writers: ModuleType, folder: Path, rng: np.random.Generator) -> dict[s
 
 
 @pytest.mark.parametrize("above", range(4))
-def test_all_folds_from_any_level(above: int, training: Path, writers: ModuleType, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_all_folds_from_any_level(
+    above: int, training: Path, writers: ModuleType, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
     made = truth(writers, tmp_path / "nnUNet_preprocessed" / "Dataset007_Toy" / "gt_segmentations", rng)
     cohort = open_cohort([training, *training.parents][above])
     assert [c.id for c in cohort.labelled()] == list("abcde") and cohort.provenance == Provenance(1, 1, None, None)
@@ -48,10 +50,15 @@ def test_all_folds_from_any_level(above: int, training: Path, writers: ModuleTyp
     for case in cohort:
         assert case.labels is not None and np.array_equal(read(case.labels), made[case.id])
         assert np.array_equal(read(case.fields["delivered"]), read(case.scores[0]).argmax(0))
-    assert cohort[2].files["folder"] == training / "fold_1" / "validation" and cohort[2].files["dataset"] == training / "dataset.json"
+    assert (
+        cohort[2].files["folder"] == training / "fold_1" / "validation"
+        and cohort[2].files["dataset"] == training / "dataset.json"
+    )
 
 
-def test_where_labels_are_looked_for(training: Path, writers: ModuleType, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_labels_are_looked_for(
+    training: Path, writers: ModuleType, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert open_cohort(training)[0].labels is None
     truth(writers, tmp_path / "nnUNet_preprocessed" / "Dataset007_Toy" / "gt_segmentations", rng)
     truth(writers, tmp_path / "elsewhere" / "Dataset007_Toy" / "gt_segmentations", rng)
@@ -69,7 +76,12 @@ def test_where_labels_are_looked_for(training: Path, writers: ModuleType, tmp_pa
 
 
 def test_some_folds(training: Path) -> None:
-    assert [c.id for c in open_cohort([training / "fold_2", training / "fold_0" / "validation"])] == ["a", "b", "d", "e"]
+    assert [c.id for c in open_cohort([training / "fold_2", training / "fold_0" / "validation"])] == [
+        "a",
+        "b",
+        "d",
+        "e",
+    ]
     (training / "fold_all" / "validation").mkdir(parents=True)
     assert len(open_cohort(training)) == 5
     with pytest.raises(UsageError, match="fold_all"):
@@ -82,7 +94,9 @@ def test_some_folds(training: Path) -> None:
 
 def test_several_trainings(training: Path, writers: ModuleType, rng: np.random.Generator) -> None:
     other = train(writers, training.with_name("nnUNetTrainer__nnUNetPlans__2d"), rng)
-    with pytest.raises(UsageError, match="found 2 trainings: nnUNetTrainer__nnUNetPlans__2d, nnUNetTrainer__nnUNetPlans__3d_fullres"):
+    with pytest.raises(
+        UsageError, match="found 2 trainings: nnUNetTrainer__nnUNetPlans__2d, nnUNetTrainer__nnUNetPlans__3d_fullres"
+    ):
         open_cohort(training.parent)
     assert open_cohort([training, other]).provenance == Provenance(2, 1, None, None)
 
@@ -95,11 +109,19 @@ def test_what_is_refused(training: Path, writers: ModuleType, rng: np.random.Gen
     for path in validation.glob("a.*"):
         path.unlink()
     (validation / "c.npz").unlink()
-    with pytest.raises(MissingError, match=r"fold_1/validation: found no c\.npz; .*nnUNetv2_train Dataset007_Toy 3d_fullres 1 -tr nnUNetTrainer -p nnUNetPlans --val --npz"):
+    with pytest.raises(
+        MissingError,
+        match=(
+            r"fold_1/validation: found no c\.npz; .*nnUNetv2_train Dataset007_Toy 3d_fullres 1 -tr nnUNetTrainer -p"
+            r" nnUNetPlans --val --npz"
+        ),
+    ):
         open_cohort(training)
     for path in validation.glob("*"):
         path.unlink()
     validation.rmdir()
-    with pytest.raises(MissingError, match=r"fold_1: found no folder 'validation'.*--val --npz, or name the finished folds"):
+    with pytest.raises(
+        MissingError, match=r"fold_1: found no folder 'validation'.*--val --npz, or name the finished folds"
+    ):
         open_cohort(training)
     assert len(open_cohort([training / "fold_0", training / "fold_2"])) == 4

@@ -22,9 +22,18 @@ from segcal.sources.npz import NpyField, NpzField, keys
 @pytest.mark.parametrize("limit", [1, 900, 1 << 20])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("dtype", ["f2", "f4", ">f8", "i4"])
-def test_npz_round_trip(save: Callable[..., None], dtype: str, limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_npz_round_trip(
+    save: Callable[..., None],
+    dtype: str,
+    limit: int,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    read: Callable[..., Any],
+) -> None:
     x = (rng.normal(size=(3, 5, 6, 7)) * 9).astype(dtype)
-    save(tmp_path / "a.npz", other=np.zeros(3), logits=x, fortran=np.asfortranarray(x), last=np.moveaxis(x, 0, -1).copy())
+    save(
+        tmp_path / "a.npz", other=np.zeros(3), logits=x, fortran=np.asfortranarray(x), last=np.moveaxis(x, 0, -1).copy()
+    )
     assert keys(tmp_path / "a.npz") == ["other", "logits", "fortran", "last"]
     for key, axis in (("logits", 0), ("fortran", 0), ("last", -1)):
         field = NpzField.find(tmp_path / "a.npz", key, channel_axis=axis)
@@ -36,7 +45,12 @@ def test_npz_round_trip(save: Callable[..., None], dtype: str, limit: int, tmp_p
 @pytest.mark.parametrize("limit", [1, 1 << 20])
 def test_npy_round_trip(limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
     x = rng.normal(size=(3, 8, 9)).astype(np.float32)
-    for name, stored, axis in (("c", x, 0), ("f", np.asfortranarray(x), 0), ("last", np.moveaxis(x, 0, -1).copy(), 2), ("middle", np.moveaxis(x, 0, 1).copy(), 1)):
+    for name, stored, axis in (
+        ("c", x, 0),
+        ("f", np.asfortranarray(x), 0),
+        ("last", np.moveaxis(x, 0, -1).copy(), 2),
+        ("middle", np.moveaxis(x, 0, 1).copy(), 1),
+    ):
         np.save(tmp_path / f"{name}.npy", stored)
         assert np.array_equal(read(NpyField.find(tmp_path / f"{name}.npy", channel_axis=axis), limit), x)
     labels = NpyField.find(tmp_path / "c.npy", channel_axis=None)
@@ -163,7 +177,9 @@ def test_peak_memory_of_a_case_larger_than_the_limit(tmp_path: Path, rng: np.ran
         for key, array in (("c", x), ("f", np.asfortranarray(x))):
             with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, array)
-    ran = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "c.npz")], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "c.npz")], capture_output=True, text=True, check=True
+    )
     for key, line in zip("cf", ran.stdout.splitlines(), strict=True):
         peak, total = line.split()
         assert float(total) == x.sum(dtype=np.float64)

@@ -50,7 +50,9 @@ def test_what_nnunet_writes(protocol: int, load: Any) -> None:
 
 
 def test_the_name_numpy_had_before_version_2(load: Any) -> None:
-    assert load(pickle.dumps({"a": np.float64(3)}, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")) == {"a": 3.0}
+    assert load(pickle.dumps({"a": np.float64(3)}, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")) == {
+        "a": 3.0
+    }
 
 
 class Runs:
@@ -62,7 +64,10 @@ class Runs:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(("what", "asked"), [(os.system, "system"), (eval, "eval"), (getattr, "getattr"), (np.load, "load"), (bytearray, "bytearray")])
+@pytest.mark.parametrize(
+    ("what", "asked"),
+    [(os.system, "system"), (eval, "eval"), (getattr, "getattr"), (np.load, "load"), (bytearray, "bytearray")],
+)
 def test_code_is_named_and_not_run(what: Any, asked: str, protocol: int, load: Any, tmp_path: Path) -> None:
     with pytest.raises(UnsafeFileError, match=rf"case\.pkl: found a request for \w+\.\w*{asked}"):
         load(pickle.dumps({"a": Runs(what, f"touch {tmp_path / 'ran'}")}, protocol))
@@ -86,7 +91,10 @@ def test_code_is_named_and_not_run(what: Any, asked: str, protocol: int, load: A
         pickle.dumps({"a": Fraction(1, 2)}),
         pickle.dumps({"a": np.array([{}], dtype=object)}),
         pickle.dumps({"a": np.zeros(2, [("x", "f4")])}),
-        b"\x80\x04" + b"]\x94" * 1 + b"".join(b"](" + b"h" + bytes([k]) + b"h" + bytes([k]) + b"e\x94" for k in range(60)) + b".",
+        b"\x80\x04"
+        + b"]\x94" * 1
+        + b"".join(b"](" + b"h" + bytes([k]) + b"h" + bytes([k]) + b"e\x94" for k in range(60))
+        + b".",
     ],
 )
 def test_hostile_files(data: bytes, load: Any) -> None:
@@ -96,7 +104,12 @@ def test_hostile_files(data: bytes, load: Any) -> None:
 
 def test_nothing_of_a_hostile_file_stays_behind(load: Any) -> None:
     good = pickle.dumps({"a": np.float64(3)}, 2)
-    for name in ("numpy\ndtype", "numpy.core.multiarray\nscalar", "numpy.core.multiarray\n_reconstruct", "_codecs\nencode"):
+    for name in (
+        "numpy\ndtype",
+        "numpy.core.multiarray\nscalar",
+        "numpy.core.multiarray\n_reconstruct",
+        "_codecs\nencode",
+    ):
         with pytest.raises(DataError):
             load(b"\x80\x02}(Va\nc" + name.encode() + b"\nN}(V__call__\nI1\nV_run\nI1\nu\x86bu.")
         assert load(good) == {"a": 3.0}
@@ -111,7 +124,15 @@ def test_size_and_absence(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=40) | st.builds(lambda a, b, k: a[:k] + b + a[k:], st.just(pickle.dumps({"a": np.float64(1), "b": [(1, 2)]})), st.binary(max_size=4), st.integers(0, 90)))
+@given(
+    st.binary(max_size=40)
+    | st.builds(
+        lambda a, b, k: a[:k] + b + a[k:],
+        st.just(pickle.dumps({"a": np.float64(1), "b": [(1, 2)]})),
+        st.binary(max_size=4),
+        st.integers(0, 90),
+    )
+)
 def test_any_bytes_give_a_dictionary_or_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.pkl"
     path.write_bytes(data)

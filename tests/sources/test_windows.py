@@ -23,9 +23,15 @@ def grids(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], Grid]:
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=2, max_size=4)))
     axes = tuple(draw(st.permutations(range(len(shape)))))
     channelled = draw(st.booleans())
-    flips = tuple(draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))) if not channelled and draw(st.booleans()) else ()
+    flips = (
+        tuple(draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape))))
+        if not channelled and draw(st.booleans())
+        else ()
+    )
     dtype = np.dtype(draw(st.sampled_from(["<f4", ">f4", "<f2", "<i2", "u1", "?"])))
-    values = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+    values = (
+        np.random.default_rng(draw(st.integers(0, 9))).integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+    )
     return values, Grid(shape, dtype, axes, channelled, flips=flips)
 
 
@@ -38,7 +44,9 @@ def wanted(values: np.ndarray[Any, Any], lies: Grid) -> np.ndarray[Any, Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(grids(), st.sampled_from([1, 40, 10**6]), st.integers(0, 5), st.data())
-def test_every_layout_reads_as_numpy_says(case: tuple[np.ndarray[Any, Any], Grid], limit: int, offset: int, data: st.DataObject) -> None:
+def test_every_layout_reads_as_numpy_says(
+    case: tuple[np.ndarray[Any, Any], Grid], limit: int, offset: int, data: st.DataObject
+) -> None:
     values, lies = case
     whole = wanted(values, lies)
     with tempfile.TemporaryDirectory() as folder, Scratch(limit) as scratch:
@@ -70,7 +78,12 @@ def test_scaled_values(tmp_path: Path) -> None:
     values = np.arange(24, dtype=np.int16)
     (tmp_path / "v").write_bytes(values.tobytes())
     lies = replace(grid((2, 3, 4), values.dtype, "v", fortran=False, channel_axis=0), slope=0.5, intercept=-1.0)
-    with Scratch(4) as small, Scratch(400) as large, open_file(tmp_path / "v", 0, lies, small, "v") as a, open_stream([values.tobytes()], lies, large, "v") as b:
+    with (
+        Scratch(4) as small,
+        Scratch(400) as large,
+        open_file(tmp_path / "v", 0, lies, small, "v") as a,
+        open_stream([values.tobytes()], lies, large, "v") as b,
+    ):
         for window in (a, b):
             assert np.array_equal(window.read(5, 11), (values.reshape(2, 12)[:, 5:11] * 0.5 - 1.0))
 
@@ -93,9 +106,15 @@ def test_too_few_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "v").write_bytes(bytes(70))
     for limit in (1, 1000):
         with Scratch(limit) as scratch:
-            with pytest.raises(UnreadableError, match="70 bytes of values; expected 80"), open_stream([bytes(70)], lies, scratch, "v"):
+            with (
+                pytest.raises(UnreadableError, match="70 bytes of values; expected 80"),
+                open_stream([bytes(70)], lies, scratch, "v"),
+            ):
                 pass
-            with open_file(tmp_path / "v", 0, lies, scratch, "v") as window, pytest.raises(UnreadableError, match="ends 10 bytes early"):
+            with (
+                open_file(tmp_path / "v", 0, lies, scratch, "v") as window,
+                pytest.raises(UnreadableError, match="ends 10 bytes early"),
+            ):
                 window.read(0, 20)
 
 

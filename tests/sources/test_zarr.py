@@ -17,7 +17,14 @@ from segcal.sources.zarr import ZarrField, is_store, keys
 @pytest.mark.parametrize("limit", [1, 700, 1 << 20])
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("chunks", [(1, 2, 3, 4), (3, 5, 6, 7), (2, 5, 1, 7), (9, 9, 9, 9), (1, 1, 6, 7)])
-def test_round_trip(chunks: tuple[int, ...], version: int, limit: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]) -> None:
+def test_round_trip(
+    chunks: tuple[int, ...],
+    version: int,
+    limit: int,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    read: Callable[..., Any],
+) -> None:
     x = rng.normal(size=(3, 5, 6, 7)).astype(np.float32)
     array = zarr.create_array(tmp_path / "a.zarr", shape=x.shape, chunks=chunks, dtype=x.dtype, zarr_format=version)
     array[...] = x
@@ -37,7 +44,9 @@ def test_groups_shards_and_missing_chunks(tmp_path: Path, rng: np.random.Generat
     assert keys(tmp_path / "a.zarr") == ["labels", "logits"]
     for limit in (1, 1 << 20):
         assert np.array_equal(read(ZarrField.find(tmp_path / "a.zarr", "logits", channel_axis=0), limit), x)
-        assert np.array_equal(read(ZarrField.find(tmp_path / "a.zarr", "labels", channel_axis=None), limit), np.full((8, 8), 4))
+        assert np.array_equal(
+            read(ZarrField.find(tmp_path / "a.zarr", "labels", channel_axis=None), limit), np.full((8, 8), 4)
+        )
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 20])

@@ -15,7 +15,9 @@ from PIL import Image
 AFFINE = np.diag([-1.5, -2.0, 3.0, 1.0])
 
 
-def probabilities(rng: np.random.Generator, channels: int, shape: tuple[int, ...], sigmoid: bool = False) -> NDArray[np.float32]:
+def probabilities(
+    rng: np.random.Generator, channels: int, shape: tuple[int, ...], sigmoid: bool = False
+) -> NDArray[np.float32]:
     """Random probabilities (channels, *shape), summing to one unless `sigmoid`."""
     z = rng.normal(size=(channels, *shape))
     p = 1 / (1 + np.exp(-z)) if sigmoid else np.exp(z) / np.exp(z).sum(0)
@@ -43,11 +45,21 @@ def describe(
 ) -> None:
     """dataset.json, plans.json and, with `settings`, predict_from_raw_data_args.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    described: dict[str, Any] = {"channel_names": {"0": "image"}, "numTraining": 3, "file_ending": ending, "labels": labels}
+    described: dict[str, Any] = {
+        "channel_names": {"0": "image"},
+        "numTraining": 3,
+        "file_ending": ending,
+        "labels": labels,
+    }
     if order is not None:
         described["regions_class_order"] = order
     (folder / "dataset.json").write_text(json.dumps(described))
-    plans = {"dataset_name": "Dataset007_Toy", "transpose_forward": list(forward), "transpose_backward": [int(i) for i in np.argsort(forward)], "image_reader_writer": reader}
+    plans = {
+        "dataset_name": "Dataset007_Toy",
+        "transpose_forward": list(forward),
+        "transpose_backward": [int(i) for i in np.argsort(forward)],
+        "image_reader_writer": reader,
+    }
     (folder / "plans.json").write_text(json.dumps(plans))
     if settings is not None:
         (folder / "predict_from_raw_data_args.json").write_text(json.dumps(settings))

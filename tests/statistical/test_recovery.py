@@ -1,7 +1,9 @@
-"""On cohorts whose truth is known, exact fits find it within errors clustered by case, and what they give is closer to it.
+"""On cohorts whose truth is known, exact fits find it within errors clustered by case, and what they give is closer to
+it.
 
-Errors come from the sandwich over cases: gradients summed within cases, so that labels that cluster in patches do not count as independent voxels. Joint checks are
-Hotelling's T^2 of the cases' gradients, whose null distribution is F(p, G - p). They have power: they fail for a map that is not the truth.
+Errors come from the sandwich over cases: gradients summed within cases, so that labels that cluster in patches do not
+count as independent voxels. Joint checks are Hotelling's T^2 of the cases' gradients, whose null distribution is F(p, G
+- p). They have power: they fail for a map that is not the truth.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def cohort(simulation: Simulation, first: int, last: int) -> segcal.Cohort:
 
 @dataclass(frozen=True)
 class Found:
-    """`estimate` and `truth` in the directions of a family, `covariance` clustered by case, `joint`: p-value of all of them together at the truth."""
+    """`estimate` and `truth` in the directions of a family, `covariance` clustered by case, `joint`: p-value of all of
+    them together at the truth.
+    """
 
     estimate: NDArray[np.float64]
     truth: NDArray[np.float64]
@@ -77,8 +81,12 @@ class Found:
         return (self.estimate - self.truth) / np.sqrt(np.diag(self.covariance))
 
 
-def gradients(data: segcal.Cohort, matrix: NDArray[np.float64], directions: NDArray[np.float64], order: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Gradient of the summed NLL of each case (G, p) and, for order 2, the whole curvature (p, p) along `directions`."""
+def gradients(
+    data: segcal.Cohort, matrix: NDArray[np.float64], directions: NDArray[np.float64], order: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Gradient of the summed NLL of each case (G, p) and, for order 2, the whole curvature (p, p) along
+    `directions`.
+    """
     ask = Ask(AffineNLL(C, tuple(matrix.ravel().tolist()), order), by_case=True)
     answers, _ = segcal.Threads().survey(data, {"all": ask})
     each = [accumulate.result(ask.accumulator, answers["all"][i]) for i in range(len(data))]
@@ -101,7 +109,11 @@ def joined(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> NDArray[np
 
 def recovery(data: segcal.Cohort, method: Any, truth: Truth, directions: NDArray[np.float64]) -> Found:
     fitted = method.fit(data).maps[0]
-    weight, bias = (fitted.beta.item() * np.eye(C), np.zeros(C)) if isinstance(fitted, ScaleMap) else (fitted.weight.numpy(), fitted.bias.numpy())
+    weight, bias = (
+        (fitted.beta.item() * np.eye(C), np.zeros(C))
+        if isinstance(fitted, ScaleMap)
+        else (fitted.weight.numpy(), fitted.bias.numpy())
+    )
     slopes, curvature = gradients(data, joined(weight, bias), directions, 2)
     assert curvature is not None
     inverse = np.linalg.inv(curvature)
@@ -109,7 +121,12 @@ def recovery(data: segcal.Cohort, method: Any, truth: Truth, directions: NDArray
     covariance = inverse @ (slopes.T @ slopes) @ inverse * count / (count - 1)
     coordinates = np.linalg.pinv(directions)
     at_truth, _ = gradients(data, joined(truth.weight, truth.bias), directions, 1)
-    return Found(coordinates @ identifiable(weight, bias).ravel(), coordinates @ truth.identifiable().ravel(), covariance, hotelling(at_truth))
+    return Found(
+        coordinates @ identifiable(weight, bias).ravel(),
+        coordinates @ truth.identifiable().ravel(),
+        covariance,
+        hotelling(at_truth),
+    )
 
 
 def test_dirichlet_calibration_recovers_the_demo() -> None:
@@ -185,14 +202,20 @@ def test_labels_have_the_marginals_of_the_posterior() -> None:
 
 
 def test_calibrated_probabilities_are_closer_to_the_truth() -> None:
-    fit, test = cohort(DEMO, 0, demonstration.FITTING), cohort(DEMO, demonstration.FITTING, demonstration.FITTING + demonstration.HELD_OUT)
+    fit, test = (
+        cohort(DEMO, 0, demonstration.FITTING),
+        cohort(DEMO, demonstration.FITTING, demonstration.FITTING + demonstration.HELD_OUT),
+    )
     affine = {"vs": segcal.VectorScaling, "ms-c": segcal.ConstrainedMatrixScaling, "dc": segcal.DirichletCalibration}
     methods = {"ts": segcal.TemperatureScaling()} | {name: method(lambda_=0.0) for name, method in affine.items()}
     fits = segcal.fit_methods(methods, fit, segcal.Threads())
     through = {None: None} | {name: f.calibrator.through(0) for name, f in fits.items()}
     asks = {name: Ask(demonstration.DistanceToTruth(DEMO.truth, t), by_case=True) for name, t in through.items()}
     answers, _ = segcal.Threads().survey(test, asks)
-    per_case = {name: [accumulate.result(ask.accumulator, answers[name][i]).kl for i in range(len(test))] for name, ask in asks.items()}
+    per_case = {
+        name: [accumulate.result(ask.accumulator, answers[name][i]).kl for i in range(len(test))]
+        for name, ask in asks.items()
+    }
     for before, after in ((None, "ts"), ("ts", "vs"), ("ts", "ms-c"), ("vs", "dc"), ("ms-c", "dc")):
         change = paired_difference(per_case[before], per_case[after], test.groups)
         assert change.high < 0, (before, after)

@@ -36,7 +36,9 @@ def test_shift_scale_order_and_names_of_groups(seed: int, shift: float, scale: f
     x, groups = rng.normal(size=20), rng.integers(0, 6, 20).tolist()
     base = clustered_mean(x, groups)
     moved = clustered_mean(scale * x + shift, groups)
-    assert (moved.mean, moved.standard_error) == pytest.approx((scale * base.mean + shift, scale * base.standard_error), rel=1e-9, abs=1e-9)
+    assert (moved.mean, moved.standard_error) == pytest.approx(
+        (scale * base.mean + shift, scale * base.standard_error), rel=1e-9, abs=1e-9
+    )
     order = rng.permutation(20)
     mixed = clustered_mean(x[order], [f"g{groups[i]}" for i in order])
     assert (mixed.mean, mixed.low, mixed.high) == pytest.approx((base.mean, base.low, base.high), rel=1e-12, abs=1e-12)
@@ -89,7 +91,13 @@ def test_what_is_not_a_number_is_dropped_and_counted() -> None:
 @pytest.mark.parametrize("interval", [clustered_mean, cluster_bootstrap])
 def test_one_group_has_a_mean_and_no_interval(interval: Any) -> None:
     got = interval([1.0, 2.0, 6.0], ["a", "a", "a"])
-    assert got.mean == 3 and math.isnan(got.low) and math.isnan(got.high) and "one group" in got.reason and not got.excludes_zero
+    assert (
+        got.mean == 3
+        and math.isnan(got.low)
+        and math.isnan(got.high)
+        and "one group" in got.reason
+        and not got.excludes_zero
+    )
     json.dumps(got.to_json(), allow_nan=False)
     assert got.to_json()["low"] is None and got.to_json()["mean"] == 3
 
@@ -143,7 +151,10 @@ def test_of_groups_that_agree_one_is_certain_and_ties_go_to_the_first() -> None:
 
 
 def test_groups_are_drawn_whole() -> None:
-    """Ten cases of one group are no more certain than one case of it with ten times the weight in the mean: 10 w a - (1 - w) b."""
+    """Ten cases of one group are no more certain than one case of it with ten times the weight in the mean:
+
+    10 w a - (1 - w) b.
+    """
     found = lowest_probabilities([[0.0] * 10 + [9.0], [1.0] * 10 + [0.0]], ["a"] * 10 + ["b"])
     assert found[0] == pytest.approx(1 - 9 / 19, abs=4 * 0.5 / np.sqrt(REPLICATES))
 

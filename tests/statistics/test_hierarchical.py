@@ -26,7 +26,9 @@ def test_the_two_levels_add_their_variances() -> None:
 
 
 def test_a_repeat_drawn_twice_has_its_cases_drawn_twice() -> None:
-    """With one repeat of two cases in two identical copies a replicate mixes four independent draws: five values, not three."""
+    """With one repeat of two cases in two identical copies a replicate mixes four independent draws: five values, not
+    three.
+    """
     from_two = hierarchical_bootstrap([[0.0, 1.0], [0.0, 1.0]], replicates=4000)
     assert from_two.standard_error**2 == pytest.approx(0.25 / 4, rel=0.1)
 

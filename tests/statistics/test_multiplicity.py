@@ -32,7 +32,15 @@ def comparison(low: float, high: float, p: float, identical: bool = False) -> Co
 
 
 def test_the_note_counts() -> None:
-    text = note([comparison(0.1, 0.2, 0.001), comparison(-0.1, 0.2, 0.5), comparison(-0.3, -0.1, 0.03), comparison(0, 0, math.nan, identical=True)], 2000)
+    text = note(
+        [
+            comparison(0.1, 0.2, 0.001),
+            comparison(-0.1, 0.2, 0.5),
+            comparison(-0.3, -0.1, 0.03),
+            comparison(0, 0, math.nan, identical=True),
+        ],
+        2000,
+    )
     assert text.startswith("3 paired comparisons; 2 intervals exclude 0, where 0.15 would by chance")
     assert "1 stay below 0.05" in text and text.endswith("not counted: 1.") and "draw more" not in text
     assert "the smallest p comes out at 0.06" in note([comparison(0.1, 0.2, 0.001)] * 60, 2000)
@@ -41,7 +49,9 @@ def test_the_note_counts() -> None:
 
 
 def test_chance_alone_is_held_down() -> None:
-    """Twenty differences of nothing: some interval often excludes 0, an adjusted p is below .05 in about one study of twenty."""
+    """Twenty differences of nothing: some interval often excludes 0, an adjusted p is below .05 in about one study of
+    twenty.
+    """
     rng = np.random.default_rng(0)
     resamples = Resamples(ByGroup(), [0] * 60, list(range(60)), replicates=2000)
     found, kept = 0, 0

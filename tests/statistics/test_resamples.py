@@ -12,13 +12,23 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from segcal.errors import UsageError
-from segcal.statistics import ByGroup, Resamples, Scheme, TwoLevel, cluster_bootstrap, hierarchical_bootstrap, repeat_range
+from segcal.statistics import (
+    ByGroup,
+    Resamples,
+    Scheme,
+    TwoLevel,
+    cluster_bootstrap,
+    hierarchical_bootstrap,
+    repeat_range,
+)
 
 SCHEMES: tuple[Scheme, ...] = (TwoLevel(), ByGroup(), ByGroup(repeats=True))
 every = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name.replace(" ", "-"))
 
 
-def study(rng: np.random.Generator, repeats: int = 3, cases: int = 12, pool: int = 20) -> tuple[list[int], list[str], Any]:
+def study(
+    rng: np.random.Generator, repeats: int = 3, cases: int = 12, pool: int = 20
+) -> tuple[list[int], list[str], Any]:
     """Rows of a study whose repeats share cases, and three columns of values."""
     chosen = [sorted(rng.permutation(pool)[:cases]) for _ in range(repeats)]
     repeat = np.repeat(np.arange(repeats), cases).tolist()
@@ -49,11 +59,15 @@ def test_groups_of_one_repeat_are_the_cluster_bootstrap() -> None:
     got = Resamples(ByGroup(), [0] * 60, list(range(60)), groups, replicates=20_000).interval(x)
     expected = cluster_bootstrap(x, groups, replicates=20_000)
     assert got.mean == pytest.approx(expected.mean) and got.groups == 20
-    assert (got.low, got.high, got.standard_error) == pytest.approx((expected.low, expected.high, expected.standard_error), abs=0.01)
+    assert (got.low, got.high, got.standard_error) == pytest.approx(
+        (expected.low, expected.high, expected.standard_error), abs=0.01
+    )
 
 
 def test_additive_repeats_and_cases_have_the_closed_form() -> None:
-    """x = a_r + c_i on a full grid: a replicate is mean(a drawn) + mean(c drawn), whose variances are those of the numbers given, over R and over n."""
+    """x = a_r + c_i on a full grid: a replicate is mean(a drawn) + mean(c drawn), whose variances are those of the
+    numbers given, over R and over n.
+    """
     rng = np.random.default_rng(2)
     a, c = rng.normal(size=6), rng.normal(size=25)
     rows = [(r, i) for r in range(6) for i in range(25)]
@@ -64,7 +78,9 @@ def test_additive_repeats_and_cases_have_the_closed_form() -> None:
     levels = Resamples(TwoLevel(), repeat, ids, replicates=20_000).interval(x)
     assert both.standard_error**2 == pytest.approx(a.var() / 6 + c.var() / 25, rel=0.04)
     assert alone.standard_error**2 == pytest.approx(c.var() / 25, rel=0.04)
-    assert levels.standard_error**2 == pytest.approx(a.var() / 6 + c.var() / 25 / 6, rel=0.04)  # takes shared cases for new ones
+    assert levels.standard_error**2 == pytest.approx(
+        a.var() / 6 + c.var() / 25 / 6, rel=0.04
+    )  # takes shared cases for new ones
 
 
 @every
@@ -73,7 +89,9 @@ def test_shift_scale_and_sign(scheme: Scheme, seed: int, shift: float, scale: fl
     repeat, ids, x = study(np.random.default_rng(seed))
     resamples = Resamples(scheme, repeat, ids, replicates=200)
     base, moved = resamples.interval(x[:, 0]), resamples.interval(scale * x[:, 0] + shift)
-    assert (moved.mean, moved.low, moved.high) == pytest.approx(tuple(scale * v + shift for v in (base.mean, base.low, base.high)), rel=1e-9, abs=1e-9)
+    assert (moved.mean, moved.low, moved.high) == pytest.approx(
+        tuple(scale * v + shift for v in (base.mean, base.low, base.high)), rel=1e-9, abs=1e-9
+    )
     turned = resamples.interval(-x[:, 0])
     assert (turned.low, turned.high) == pytest.approx((-base.high, -base.low), rel=1e-9, abs=1e-9)
 
@@ -86,7 +104,9 @@ def test_the_order_of_rows_changes_no_bit(scheme: Scheme, seed: int) -> None:
     x[rng.integers(len(x)), 1] = np.nan
     order = rng.permutation(len(ids))
     mixed = Resamples(scheme, [repeat[i] for i in order], [ids[i] for i in order], replicates=100)
-    assert np.array_equal(mixed.replicated(x[order]), Resamples(scheme, repeat, ids, replicates=100).replicated(x), equal_nan=True)
+    assert np.array_equal(
+        mixed.replicated(x[order]), Resamples(scheme, repeat, ids, replicates=100).replicated(x), equal_nan=True
+    )
 
 
 @every
@@ -118,7 +138,11 @@ def test_columns_and_threads_change_no_bit(scheme: Scheme) -> None:
 def test_seeds_repeat(scheme: Scheme) -> None:
     repeat, ids, x = study(np.random.default_rng(5))
     first = Resamples(scheme, repeat, ids, seed=1).intervals(x)
-    assert first == Resamples(scheme, repeat, ids, seed=1).intervals(x) != Resamples(scheme, repeat, ids, seed=2).intervals(x)
+    assert (
+        first
+        == Resamples(scheme, repeat, ids, seed=1).intervals(x)
+        != Resamples(scheme, repeat, ids, seed=2).intervals(x)
+    )
 
 
 @every
@@ -127,8 +151,14 @@ def test_missing_values_are_as_if_their_rows_were_absent(scheme: Scheme) -> None
     x[[0, 5, 30], 1] = np.nan
     got = Resamples(scheme, repeat, ids).intervals(x)
     keep = ~np.isnan(x[:, 1])
-    alone = Resamples(scheme, [r for r, k in zip(repeat, keep, strict=True) if k], [c for c, k in zip(ids, keep, strict=True) if k]).interval(x[keep, 1])
-    assert (got[1].mean, got[1].low, got[1].high) == (alone.mean, alone.low, alone.high) and got[1].dropped == 3 and got[0].dropped == 0
+    alone = Resamples(
+        scheme, [r for r, k in zip(repeat, keep, strict=True) if k], [c for c, k in zip(ids, keep, strict=True) if k]
+    ).interval(x[keep, 1])
+    assert (
+        (got[1].mean, got[1].low, got[1].high) == (alone.mean, alone.low, alone.high)
+        and got[1].dropped == 3
+        and got[0].dropped == 0
+    )
     assert got[0] == Resamples(scheme, repeat, ids).interval(x[:, 0])
 
 
@@ -143,7 +173,9 @@ def test_nothing_and_a_single_value_have_no_interval(scheme: Scheme) -> None:
 
 
 def test_replicates_without_a_value_are_left_out() -> None:
-    """Two repeats of one case each: drawing one case only leaves the other repeat empty, and with repeats drawn too there may be nothing at all."""
+    """Two repeats of one case each: drawing one case only leaves the other repeat empty, and with repeats drawn too
+    there may be nothing at all.
+    """
     resamples = Resamples(ByGroup(repeats=True), [0, 1], ["a", "b"])
     made = resamples.replicated([[0.0], [1.0]])[:, 0]
     # nothing is left when both draws of repeats miss the single case drawn: 2 * 1/4 * 1/4
@@ -163,7 +195,9 @@ def test_paired_intervals_are_narrower_on_paired_data(scheme: Scheme) -> None:
     made = resamples.replicated(first)[:, 0], Resamples(scheme, repeat, ids, seed=1).replicated(second)[:, 0]
     low, high = np.percentile(made[1] - made[0], [2.5, 97.5])  # as if the two had been measured on unrelated cases
     assert paired.estimate.high - paired.estimate.low < 0.3 * (high - low)
-    assert paired.estimate.excludes_zero and paired.p == 2 / 2001 and paired.estimate.mean == pytest.approx(-0.1, abs=0.02)
+    assert (
+        paired.estimate.excludes_zero and paired.p == 2 / 2001 and paired.estimate.mean == pytest.approx(-0.1, abs=0.02)
+    )
     assert low < 0 < high
     same_draws = resamples.replicated(second) - resamples.replicated(first)
     assert np.percentile(same_draws, 2.5) == pytest.approx(paired.estimate.low, rel=1e-9)
@@ -179,7 +213,9 @@ def test_what_is_the_same_is_no_test(scheme: Scheme) -> None:
 
 
 def test_p_is_small_as_often_as_it_says() -> None:
-    """One repeat of 80 cases without a difference: a two-sided p below .1 in a tenth of studies, and p and interval agree."""
+    """One repeat of 80 cases without a difference: a two-sided p below .1 in a tenth of studies, and p and interval
+    agree.
+    """
     x = np.random.default_rng(9).normal(size=(80, 800))
     resamples = Resamples(ByGroup(), [0] * 80, list(range(80)))
     found = resamples.compare(np.zeros_like(x), x)
@@ -201,7 +237,10 @@ def test_ranges_over_repeats() -> None:
         (lambda: Resamples(TwoLevel(), [0, 0], ["a", "b"], replicates=1), "at least 2"),
         (lambda: Resamples(TwoLevel(), [0, 0], ["a", "b"]).intervals([1.0, 2.0]), r"expected \(2, k\)"),
         (lambda: Resamples(TwoLevel(), [0, 0], ["a", "b"]).interval([1.0, 2.0], level=2), "between 0 and 1"),
-        (lambda: Resamples(TwoLevel(), [0, 0], ["a", "b"]).compare([[1.0], [2.0]], [[1.0, 2.0], [2.0, 3.0]]), "as many as first"),
+        (
+            lambda: Resamples(TwoLevel(), [0, 0], ["a", "b"]).compare([[1.0], [2.0]], [[1.0, 2.0], [2.0, 3.0]]),
+            "as many as first",
+        ),
     ],
 )
 def test_bad_arguments_get_a_message(call: Callable[[], object], message: str) -> None:

@@ -1,4 +1,7 @@
-"""`studies/predict.py` on the real networks: its layout, its groups, and that it goes on where it stopped. Skipped where the networks are absent."""
+"""`studies/predict.py` on the real networks: its layout, its groups, and that it goes on where it stopped.
+
+Skipped where the networks are absent.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,20 @@ def predict(shared: Path, tmp_path: Path) -> Path:
 
 
 def call(shared: Path, work: Path, *words: str, code: int = 0) -> str:
-    command = [sys.executable, str(ROOT / "studies" / "predict.py"), "--shared", str(shared), "--work", str(work), "--limit", "1", "--members", "1", "--images", *words]
+    command = [
+        sys.executable,
+        str(ROOT / "studies" / "predict.py"),
+        "--shared",
+        str(shared),
+        "--work",
+        str(work),
+        "--limit",
+        "1",
+        "--members",
+        "1",
+        "--images",
+        *words,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert done.returncode == code, done.stderr
@@ -58,4 +74,6 @@ def test_predictions_on_clean_and_corrupted_images(predict: Path, shared: Path) 
 
 
 def test_an_unknown_cohort(predict: Path, shared: Path) -> None:
-    assert "hippocampus has no cohort mild; it has clean, bias, motion" in call(shared, predict, "hippocampus", "--cohorts", "mild", code=2)
+    assert "hippocampus has no cohort mild; it has clean, bias, motion" in call(
+        shared, predict, "hippocampus", "--cohorts", "mild", code=2
+    )

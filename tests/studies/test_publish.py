@@ -1,4 +1,6 @@
-"""`studies/publish.py` on a tiny study: every table and figure with its paragraph, none without one, and directions that are those of the numbers."""
+"""`studies/publish.py` on a tiny study: every table and figure with its paragraph, none without one, and directions
+that are those of the numbers.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,17 @@ from tests.study.conftest import CASES, described, write_ensemble
 PIPELINES = ("p0", "pbar", "zbar", "TS(zbar)", "MS(zbar)", "DC(zbar)", "MSc(zbar)", "CDC(zbar)", "CMSap(zbar)")
 OVERVIEW = ("table1", "table2", "table3", "table4", "table5", "table6")
 TABLES = ("table7", "table8", "differences", "flips", "against-paired", "against-means", "across", "against-shift")
-FIGURES = ("figure1-gauge", "figure2-samples", "figure3-energy", "figure4-flips", "figure5-sizes", "figure6-bins", "figure8-reliability", "bands", "spread")
+FIGURES = (
+    "figure1-gauge",
+    "figure2-samples",
+    "figure3-energy",
+    "figure4-flips",
+    "figure5-sizes",
+    "figure6-bins",
+    "figure8-reliability",
+    "bands",
+    "spread",
+)
 LINK = re.compile(r"\]\(([^)]+)\)")
 
 Write = Callable[..., Path]
@@ -42,12 +54,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_ensemble(root / "shifted", CASES, noise=3.0)
     (root / "clean" / "images").mkdir()
     for case in CASES:
-        Image.fromarray((85 * np.load(root / "clean" / "labels" / f"{case}.npy")).astype(np.uint8)).save(root / "clean" / "images" / f"{case}.png")
+        Image.fromarray((85 * np.load(root / "clean" / "labels" / f"{case}.npy")).astype(np.uint8)).save(
+            root / "clean" / "images" / f"{case}.png"
+        )
     clean = {**described(root)["data"], "images": str(root / "clean" / "images")}
     noisy = {"results": str(root / "shifted" / "member*"), "labels": str(root / "shifted" / "labels"), "background": 0}
     sizes = {"sizes": [4], "pipelines": ["TS(zbar)", "MS(zbar)"]}
     (root / "study.yaml").write_text(
-        yaml.safe_dump(described(root, data=clean, methods={}, pipelines=list(PIPELINES), cohorts={"shifted": noisy}, sensitivity=sizes, replicates=200))
+        yaml.safe_dump(
+            described(
+                root,
+                data=clean,
+                methods={},
+                pipelines=list(PIPELINES),
+                cohorts={"shifted": noisy},
+                sensitivity=sizes,
+                replicates=200,
+            )
+        )
     )
     study.run(configuration.read(root / "study.yaml"), root / "out", Serial())
     return root / "out"
@@ -60,18 +84,36 @@ def quick(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copied(_: figures.Material, folder: Path, endings: tuple[str, ...]) -> figures.Written:
         folder.mkdir()
         names = sorted(f.stem for f in (finished / "figures").glob("*.pdf"))
-        return figures.Written({n: tuple(Path(shutil.copy(finished / "figures" / f"{n}{e}", folder)) for e in endings) for n in names}, {})
+        return figures.Written(
+            {n: tuple(Path(shutil.copy(finished / "figures" / f"{n}{e}", folder)) for e in endings) for n in names}, {}
+        )
 
     monkeypatch.setattr(figures, "write", copied)
 
 
 @pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shared folder with a paper whose numbers are made up: calibrated pipelines are better by NLL, and nothing else differs."""
-    rows = {p: {"NLL": 0.5 if p in ("p0", "pbar", "zbar") else 0.4, "DSC_pct": 70.0, "ECE": 0.1, "BA_ECE": 0.2, "ACE": None, "Flip_pct": None} for p in PIPELINES}
+    """A shared folder with a paper whose numbers are made up: calibrated pipelines are better by NLL, and nothing else
+    differs.
+    """
+    rows = {
+        p: {
+            "NLL": 0.5 if p in ("p0", "pbar", "zbar") else 0.4,
+            "DSC_pct": 70.0,
+            "ECE": 0.1,
+            "BA_ECE": 0.2,
+            "ACE": None,
+            "Flip_pct": None,
+        }
+        for p in PIPELINES
+    }
     there = {"diff": -0.1, "lo": -0.2, "hi": -0.05, "significant": True}
     unclear = {**there, "hi": 0.1, "significant": False}
-    pair = {"NLL": {"One": there, "Two": unclear}, "DSC": "0 (order preserving)", "ECE": {"One": {**there, "diff": 0.1}, "Two": unclear}}
+    pair = {
+        "NLL": {"One": there, "Two": unclear},
+        "DSC": "0 (order preserving)",
+        "ECE": {"One": {**there, "diff": 0.1}, "Two": unclear},
+    }
     paper = {
         "K26_camera_ready_paired_differences": {"values": {"MS(zbar)->MSc(zbar)": pair}},
         "K26_table4_main": {"One": rows, "Two": rows},
@@ -85,14 +127,20 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write("small", left_out="bands")` writes the notes of a page, all but that one, and returns the folder of notes."""
+    """`write("small", left_out="bands")` writes the notes of a page, all but that one, and returns the folder
+    of notes.
+    """
 
     def make(name: str = "small", *, left_out: str = "", withheld: tuple[str, ...] = (), more: str = "") -> Path:
         folder = tmp_path / "notes"
         folder.mkdir(exist_ok=True)
         keys = {"overview": OVERVIEW, name: (*TABLES, *FIGURES, "images")}
         for page, wanted in keys.items():
-            paragraphs = [f"## {k}{', not shown' if k in withheld else ''}\n\nWhat {k} of {page} says.\n" for k in wanted if k != left_out]
+            paragraphs = [
+                f"## {k}{', not shown' if k in withheld else ''}\n\nWhat {k} of {page} says.\n"
+                for k in wanted
+                if k != left_out
+            ]
             (folder / f"{page}.md").write_text("\n".join([f"About {page}.\n", *paragraphs, more]))
         return folder
 
@@ -124,7 +172,9 @@ def test_every_table_and_figure_with_its_paragraph(finished: Path, papers: Path,
 
 
 @pytest.mark.usefixtures("quick")
-def test_missing_and_superfluous_paragraphs_are_named(finished: Path, papers: Path, write: Write, tmp_path: Path) -> None:
+def test_missing_and_superfluous_paragraphs_are_named(
+    finished: Path, papers: Path, write: Write, tmp_path: Path
+) -> None:
     for key, page in (("bands", "small"), ("table7", "small"), ("images", "small"), ("table4", "overview")):
         with pytest.raises(MissingError, match=rf"{page}\.md has no paragraph on {key}"):
             publish.publish([finished], papers, tmp_path / "pages", write(left_out=key))
@@ -140,7 +190,9 @@ def test_missing_and_superfluous_paragraphs_are_named(finished: Path, papers: Pa
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_withheld_figure_is_not_published_and_an_old_one_goes(finished: Path, papers: Path, write: Write, tmp_path: Path) -> None:
+def test_a_withheld_figure_is_not_published_and_an_old_one_goes(
+    finished: Path, papers: Path, write: Write, tmp_path: Path
+) -> None:
     out = tmp_path / "pages"
     publish.publish([finished], papers, out, write())
     assert (out / "small" / "figure2-samples.png").is_file()
@@ -178,7 +230,9 @@ def cells(table: Any, pair: Pair) -> dict[tuple[str, str], str]:
 
 
 def moved(finished: Path, **by: tuple[str, float]) -> Results:
-    """The study with a number added to one metric of a pipeline, in every case: far enough that no interval includes zero."""
+    """The study with a number added to one metric of a pipeline, in every case: far enough that no interval includes
+    zero.
+    """
     one = results.read(finished)
     rows = one.rows("scores")
     for row in rows:
@@ -192,7 +246,16 @@ def test_directions_are_those_of_the_numbers(finished: Path, papers: Path) -> No
     here, paper = moved(finished, MSc=("nll", 5.0), DC=("ece", -5.0)), against.Paper.read(papers)
     pair, order = Pair("MS(zbar)", "MSc(zbar)"), Pair("MS(zbar)", "DC(zbar)")
     found = cells(against.paired(here, paper), pair)
-    assert [found[m, d] for m in ("NLL", "DSC", "ECE", "BA-ECE") for d in ("One", "Two")] == ["↓", "·", "=", "=", "↑", "·", "—", "—"]
+    assert [found[m, d] for m in ("NLL", "DSC", "ECE", "BA-ECE") for d in ("One", "Two")] == [
+        "↓",
+        "·",
+        "=",
+        "=",
+        "↑",
+        "·",
+        "—",
+        "—",
+    ]
     assert cells(against.paired(here, paper), order)["NLL", "One"] == "—"
     compared = against.compared(here, "test", against.GROUPS)
     told = 0
@@ -228,12 +291,30 @@ def test_the_paper_itself(shared: Path) -> None:
     paper = against.Paper.read(shared)
     pair = Pair("CDC(zbar)", "CMSap(zbar)")
     dice = next(m for m in against.PAIRED if m.key == "dice")
-    assert [paper.paired(d, pair, dice) for d in paper.clean] == ["↑"] * 3  # preservation keeps the Dice score, in all of its data sets
+    assert [paper.paired(d, pair, dice) for d in paper.clean] == [
+        "↑"
+    ] * 3  # preservation keeps the Dice score, in all of its data sets
 
 
 @pytest.mark.usefixtures("quick")
-def test_command(finished: Path, papers: Path, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["publish.py", str(finished), "--shared", str(papers), "--notes", str(write()), "-o", str(tmp_path / "pages")]
+def test_command(
+    finished: Path,
+    papers: Path,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        "publish.py",
+        str(finished),
+        "--shared",
+        str(papers),
+        "--notes",
+        str(write()),
+        "-o",
+        str(tmp_path / "pages"),
+    ]
     monkeypatch.setattr(sys, "argv", words)
     publish.main()
     assert re.search(r"pages: \d+ files, \d\.\d MB", capsys.readouterr().out)
@@ -245,7 +326,9 @@ def test_command(finished: Path, papers: Path, write: Write, tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_figure_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path, papers: Path, write: Write) -> None:
+def test_a_figure_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path, papers: Path, write: Write
+) -> None:
     monkeypatch.setattr(publish, "LARGEST", 1000)
     with pytest.raises(DataError, match=r"bytes"):
         publish.publish([finished], papers, tmp_path / "pages", write())

@@ -1,4 +1,6 @@
-"""A small ensemble on disk, with labels in patches so that there are boundaries, and the configuration of a study on it."""
+"""A small ensemble on disk, with labels in patches so that there are boundaries, and the configuration of a study on
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,16 @@ PIPELINES = ("p0", "pbar", "zbar", "TS(zbar)", "MS(zbar)", "DC(pbar)", "CMSop(zb
 Make = Callable[..., Path]
 
 
-def write_ensemble(root: Path, names: Sequence[str], *, members: int = 3, classes: int = 3, noise: float = 1.0, seed: int = 0, shape: tuple[int, ...] = (14, 12)) -> None:
+def write_ensemble(
+    root: Path,
+    names: Sequence[str],
+    *,
+    members: int = 3,
+    classes: int = 3,
+    noise: float = 1.0,
+    seed: int = 0,
+    shape: tuple[int, ...] = (14, 12),
+) -> None:
     """member{k}/CASE.npz with overconfident logits of smooth patches, labels/CASE.npy, images/CASE.npy."""
     for folder in (*(f"member{k}" for k in range(members)), "labels"):
         (root / folder).mkdir(parents=True)
@@ -52,7 +63,11 @@ def described(ensembles: Path, **changes: Any) -> dict[str, Any]:
     """A configuration as YAML would hold it."""
     whole: dict[str, Any] = {
         "name": "small",
-        "data": {"results": str(ensembles / "clean" / "member*"), "labels": str(ensembles / "clean" / "labels"), "background": 0},
+        "data": {
+            "results": str(ensembles / "clean" / "member*"),
+            "labels": str(ensembles / "clean" / "labels"),
+            "background": 0,
+        },
         "split": {"calibration": 6, "validation": 6, "test": 8, "groups": "^(p\\d+)_"},
         "repeats": 2,
         "pipelines": list(PIPELINES),
@@ -82,7 +97,12 @@ def designed(write: Make) -> Callable[..., Design]:
 
 def files(folder: Path) -> dict[str, bytes]:
     """What a study's results hold, by file."""
-    return {str(p.relative_to(folder)): p.read_bytes() for name in ("results", "tables") for p in sorted((folder / name).rglob("*")) if p.is_file() and p.suffix != ".parquet"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for name in ("results", "tables")
+        for p in sorted((folder / name).rglob("*"))
+        if p.is_file() and p.suffix != ".parquet"
+    }
 
 
 def array(values: Any) -> NDArray[np.float64]:

@@ -16,7 +16,9 @@ from segcal.study.pipelines import PAPER
 from tests.study.conftest import Make, described
 
 
-def test_paths_are_relative_to_the_file_and_patterns_are_expanded(ensembles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_file_and_patterns_are_expanded(
+    ensembles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SEGCAL_TEST_DATA", str(ensembles))
     whole = described(ensembles)
     whole["data"] |= {"results": "$SEGCAL_TEST_DATA/clean/member*", "labels": "${SEGCAL_TEST_DATA}/clean/labels"}
@@ -41,14 +43,19 @@ def test_the_recipe_adds_pipelines_it_can_fit(write: Make) -> None:
     found = read(write(recipe={"trials": 2, "only": ["MS(zbar)"]})).chosen()
     assert [p.name for p in found if p.name.endswith("recipe")] == ["MS(zbar) recipe"]
     everything = read(write(recipe={"trials": 2})).chosen()
-    assert {p.name for p in everything if p.name.endswith("recipe")} == {f"{n} recipe" for n in ("TS(zbar)", "MS(zbar)", "DC(pbar)", "CMSop(zbar)")}
+    assert {p.name for p in everything if p.name.endswith("recipe")} == {
+        f"{n} recipe" for n in ("TS(zbar)", "MS(zbar)", "DC(pbar)", "CMSop(zbar)")
+    }
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pipelins": []}, "the top level: found 'pipelins'.*Did you mean 'pipelines'"),
     ({"split": {"calibration": 3, "validaton": 3}}, "split: found 'validaton'.*Did you mean 'validation'"),
     ({"split": {"calibration": 3}}, "split: validation: found nothing"),
-    ({"split": {"calibration": 0, "validation": 3}}, "split: calibration: found 0; expected input should be greater than 0"),
+    (
+        {"split": {"calibration": 0, "validation": 3}},
+        "split: calibration: found 0; expected input should be greater than 0",
+    ),
     ({"repeats": "three"}, "repeats: found 'three'"),
     ({"name": None}, "name"),
     ({"pipelines": ["TS(zbar)", "MSd(zbar)"]}, r"found 'MSd\(zbar\)'.*Did you mean 'MS"),
@@ -66,7 +73,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), WRONG, ids=lambda v: str(v)[:40])
-def test_what_is_wrong_is_named(change: dict[str, Any], said: str, write: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_is_named(
+    change: dict[str, Any], said: str, write: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SEGCAL_NOT_SET", raising=False)
     path = write(**change)
     if change.get("name", "") is None:
@@ -76,7 +85,15 @@ def test_what_is_wrong_is_named(change: dict[str, Any], said: str, write: Make, 
 
 
 @pytest.mark.parametrize(
-    ("text", "error"), [("a: [", UnreadableError), ("name: a\nname: b", UnreadableError), ("- a\n- b", UnreadableError), ("", UnreadableError), ("\x00", UnreadableError)], ids=repr
+    ("text", "error"),
+    [
+        ("a: [", UnreadableError),
+        ("name: a\nname: b", UnreadableError),
+        ("- a\n- b", UnreadableError),
+        ("", UnreadableError),
+        ("\x00", UnreadableError),
+    ],
+    ids=repr,
 )
 def test_a_file_that_is_no_configuration_is_refused(text: str, error: type[Exception], tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"

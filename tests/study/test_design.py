@@ -47,8 +47,17 @@ def test_sizes_keep_the_test_split_and_leave_the_rest_to_validation(designed: De
         assert {p.name for p in arm.pipelines} == {"TS(zbar)", "MS(zbar)"}
 
 
-def test_shifted_cases_follow_the_partition_and_strangers_are_always_scored(designed: Designed, ensembles: Path) -> None:
-    of = {name: {"results": str(ensembles / name / "member*"), "labels": str(ensembles / name / "labels"), "background": 0} for name in ("shifted", "elsewhere")}
+def test_shifted_cases_follow_the_partition_and_strangers_are_always_scored(
+    designed: Designed, ensembles: Path
+) -> None:
+    of = {
+        name: {
+            "results": str(ensembles / name / "member*"),
+            "labels": str(ensembles / name / "labels"),
+            "background": 0,
+        }
+        for name in ("shifted", "elsewhere")
+    }
     found = designed(cohorts=of)
     for repeat in found.repeats:
         assert set(found.tested("shifted", repeat)) == set(found.ids(repeat, TEST)) == set(found.tested(CLEAN, repeat))
@@ -63,8 +72,14 @@ def test_frames_between_runs_are_left_out(designed: Designed) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"split": {"calibration": 20, "validation": 6}}, "24 cases in 24 groups.*at least 20 to calibrate"),
-    ({"split": {"calibration": 6, "validation": 6, "test": 8, "groups": "^(p)"}}, "in 1 groups.*a group is never split"),
-    ({"split": {"calibration": 10, "validation": 6, "test": 9, "groups": "^(p\\d+)_"}}, "at least 10 to calibrate, 6 to validate and 9 to test"),
+    (
+        {"split": {"calibration": 6, "validation": 6, "test": 8, "groups": "^(p)"}},
+        "in 1 groups.*a group is never split",
+    ),
+    (
+        {"split": {"calibration": 10, "validation": 6, "test": 9, "groups": "^(p\\d+)_"}},
+        "at least 10 to calibrate, 6 to validate and 9 to test",
+    ),
     ({"split": {"calibration": 6, "validation": 6, "groups": "subject_(\\d+)"}}, "finds no group"),
     ({"split": {"calibration": 6, "validation": 6, "groups": "nowhere.csv"}}, "nowhere.csv"),
     ({"split": {"calibration": 6, "validation": 6, "gap": 2}}, "split: gap"),
@@ -81,19 +96,30 @@ def test_what_cannot_be_is_refused_before_any_work(change: dict[str, Any], said:
 
 
 def test_nothing_near_a_fitted_case_is_scored_elsewhere(designed: Designed, ensembles: Path) -> None:
-    """Frames left out between runs stay out when they come back corrupted, and so do strangers of a patient fitted on."""
+    """Frames left out between runs stay out when they come back corrupted, and so do strangers of a patient
+    fitted on.
+    """
     shifted = {"results": str(ensembles / "shifted" / "member*"), "labels": str(ensembles / "shifted" / "labels")}
-    found = designed(cohorts={"shifted": shifted}, split={"calibration": 4, "validation": 7, "test": 4, "groups": "consecutive:6", "gap": 2})
+    found = designed(
+        cohorts={"shifted": shifted},
+        split={"calibration": 4, "validation": 7, "test": 4, "groups": "consecutive:6", "gap": 2},
+    )
     assert len(found.left_out) == 6
     for repeat in found.repeats:
         assert set(found.tested("shifted", repeat)) == set(found.ids(repeat, TEST))
-    strangers = {"results": str(ensembles / "elsewhere" / "member*"), "labels": str(ensembles / "elsewhere" / "labels"), "groups": "^q0|^q"}
+    strangers = {
+        "results": str(ensembles / "elsewhere" / "member*"),
+        "labels": str(ensembles / "elsewhere" / "labels"),
+        "groups": "^q0|^q",
+    }
     found = designed(cohorts={"elsewhere": strangers}, split={"calibration": 6, "validation": 6, "test": 6})
     assert set(found.cohorts["elsewhere"].groups) == {"q0", "q"}
     patients = {"q0": found.ids(0, CALIBRATION)[0], "q1": found.ids(0, VALIDATION)[0], "q2": found.ids(0, TEST)[0]}
     table = ensembles / "strangers.csv"
     table.write_text("case,group\n" + "".join(f"{case},{group}\n" for case, group in patients.items()))
-    found = designed(cohorts={"elsewhere": {**strangers, "groups": str(table)}}, split={"calibration": 6, "validation": 6, "test": 6})
+    found = designed(
+        cohorts={"elsewhere": {**strangers, "groups": str(table)}}, split={"calibration": 6, "validation": 6, "test": 6}
+    )
     assert found.tested("elsewhere", 0) == ("q2",)
 
 
@@ -118,7 +144,11 @@ def test_cohorts_take_over_what_the_clean_data_say_of_their_files(designed: Desi
 
 
 def test_cohorts_that_calibrators_cannot_score_are_refused(designed: Designed, ensembles: Path) -> None:
-    one = {"results": str(ensembles / "shifted" / "member0"), "labels": str(ensembles / "shifted" / "labels"), "background": 0}
+    one = {
+        "results": str(ensembles / "shifted" / "member0"),
+        "labels": str(ensembles / "shifted" / "labels"),
+        "background": 0,
+    }
     with pytest.raises(UsageError, match="cohorts: mild: found members 1; expected 3"):
         designed(cohorts={"mild": one})
     single = described(ensembles)["data"] | {"results": str(ensembles / "clean" / "member0")}

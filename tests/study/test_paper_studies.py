@@ -1,4 +1,6 @@
-"""The paper's own designs are read and dealt out as its Table 1 says, on made-up predictions of that shape, and a small one runs to its end."""
+"""The paper's own designs are read and dealt out as its Table 1 says, on made-up predictions of that shape, and a small
+one runs to its end.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ def test_corrupted_cityscapes_follow_the_test_split(designs: dict[str, Design]) 
     found = designs["cityscapes"]
     assert set(found.cohorts) == {"test", "mild", "strong"}
     for repeat in found.repeats:
-        assert sorted(found.tested("mild", repeat)) == sorted(found.tested("strong", repeat)) == sorted(found.ids(repeat, "test"))
+        assert (
+            sorted(found.tested("mild", repeat))
+            == sorted(found.tested("strong", repeat))
+            == sorted(found.ids(repeat, "test"))
+        )
 
 
 def test_sensitivity_is_the_papers(designs: dict[str, Design]) -> None:
@@ -67,7 +73,11 @@ def test_sensitivity_is_the_papers(designs: dict[str, Design]) -> None:
 
 
 def test_logits_have_an_energy_and_probabilities_none(designs: dict[str, Design]) -> None:
-    assert {name: found.has_energy for name, found in designs.items()} == {"brats": False, "cityscapes": True, "roadseg": False}
+    assert {name: found.has_energy for name, found in designs.items()} == {
+        "brats": False,
+        "cityscapes": True,
+        "roadseg": False,
+    }
 
 
 def test_patients_stay_whole_where_they_are_asked_for(designs: dict[str, Design]) -> None:
@@ -75,7 +85,9 @@ def test_patients_stay_whole_where_they_are_asked_for(designs: dict[str, Design]
     text = (FOLDER / "brats.yaml").read_text()
     pattern = re.search(r"# groups: (\S+)", text)
     assert pattern is not None
-    grouped = design(found.model_copy(update={"split": found.split.model_copy(update={"groups": pattern[1], "test": None})}))
+    grouped = design(
+        found.model_copy(update={"split": found.split.model_copy(update={"groups": pattern[1], "test": None})})
+    )
     patient = {case.id: case.id.rsplit("-", 1)[0] for case in grouped.clean}
     assert max(Counter(patient.values()).values()) == 3
     for partition in grouped.partitions:
@@ -88,7 +100,9 @@ def test_patients_stay_whole_where_they_are_asked_for(designs: dict[str, Design]
 
 
 @pytest.mark.parametrize("name", list(PAPERS))
-def test_every_commented_entry_is_one(name: str, designs: dict[str, Design], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_commented_entry_is_one(
+    name: str, designs: dict[str, Design], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name.upper(), str(tmp_path))
     for k in range(5):
         for folder in ("", "mild", "strong"):
@@ -103,7 +117,9 @@ def test_every_commented_entry_is_one(name: str, designs: dict[str, Design], tmp
     assert "sensitivity" in taken
     chosen = configuration.read(path).chosen()
     assert {p.options.get("penalty") for p in chosen[: len(PAPER)] if p.method in taken["methods"]} == {"odir"}
-    assert [p.name for p in chosen[len(PAPER) :]] == [f"{p} recipe" for p in PAPER if "(" in p and not p.startswith("LTS")]
+    assert [p.name for p in chosen[len(PAPER) :]] == [
+        f"{p} recipe" for p in PAPER if "(" in p and not p.startswith("LTS")
+    ]
 
 
 @pytest.mark.parametrize("name", list(PAPERS))
@@ -121,7 +137,17 @@ def test_a_reduced_study_runs_to_its_end(tmp_path: Path) -> None:
     path = synthetic.write(synthetic.DATA_SETS["roadseg"], tmp_path / "data", 24)
     whole = yaml.safe_load(path.read_text())
     assert whole["split"] == {"calibration": 4, "validation": 2, "test": 16}
-    path.write_text(yaml.safe_dump({**whole, "pipelines": ["p0", "pbar", "zbar", "TS(zbar)", "DC(zbar)", "CMSop(zbar)"], "repeats": 2, "samples": 1, "replicates": 200}))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                **whole,
+                "pipelines": ["p0", "pbar", "zbar", "TS(zbar)", "DC(zbar)", "CMSop(zbar)"],
+                "repeats": 2,
+                "samples": 1,
+                "replicates": 200,
+            }
+        )
+    )
     finished = study.run(configuration.read(path), tmp_path / "study", Threads(1))
     assert finished is not None
     nll: dict[str, list[float]] = {}

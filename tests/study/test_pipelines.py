@@ -24,7 +24,19 @@ def test_the_nineteen_are_those_of_the_papers_table(shared: Path) -> None:
 
 
 def test_names_say_view_and_method() -> None:
-    read = {name: (pipeline(name).view, pipeline(name).method) for name in ("p0", "MSc(zbar)", "CDC(pbar)", "LTS(zbar)", "LTS(pbar)", "LTS(logS(zbar))", "iop(zbar)", "cms-op(p0)")}
+    read = {
+        name: (pipeline(name).view, pipeline(name).method)
+        for name in (
+            "p0",
+            "MSc(zbar)",
+            "CDC(pbar)",
+            "LTS(zbar)",
+            "LTS(pbar)",
+            "LTS(logS(zbar))",
+            "iop(zbar)",
+            "cms-op(p0)",
+        )
+    }
     assert read == {
         "p0": ("p0", None),
         "MSc(zbar)": ("zbar", "ms-c"),
@@ -45,7 +57,14 @@ def test_names_say_view_and_method() -> None:
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("MS(zbr)", "MS(zbar)"), ("ms-c(zbr)", "ms-c(zbar)"), ("CMS_op(pbar)", "CMSop(pbar)"), ("LTS(logS(zbar)", "LTS(logS(zbar))"), ("pBar", "pbar"), ("DC(logS(zbar))", "(zbar)")],
+    [
+        ("MS(zbr)", "MS(zbar)"),
+        ("ms-c(zbr)", "ms-c(zbar)"),
+        ("CMS_op(pbar)", "CMSop(pbar)"),
+        ("LTS(logS(zbar)", "LTS(logS(zbar))"),
+        ("pBar", "pbar"),
+        ("DC(logS(zbar))", "(zbar)"),
+    ],
 )
 def test_an_unknown_name_gets_the_nearest_known_one(name: str, suggestion: str) -> None:
     with pytest.raises(UsageError) as error:

@@ -1,4 +1,6 @@
-"""A whole study on a small ensemble: honest splits, numbers that other parts of segcal confirm, the same bits however it is run, interrupted or divided."""
+"""A whole study on a small ensemble: honest splits, numbers that other parts of segcal confirm, the same bits however
+it is run, interrupted or divided.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,14 @@ Designed = Callable[..., Design]
 
 def cohorts(ensembles: Path) -> dict[str, Any]:
     """A shifted cohort of the same cases, and one of others."""
-    return {name: {"results": str(ensembles / name / "member*"), "labels": str(ensembles / name / "labels"), "background": 0} for name in ("shifted", "elsewhere")}
+    return {
+        name: {
+            "results": str(ensembles / name / "member*"),
+            "labels": str(ensembles / name / "labels"),
+            "background": 0,
+        }
+        for name in ("shifted", "elsewhere")
+    }
 
 
 SIZES = {"sizes": [4], "pipelines": ["TS(zbar)", "MS(zbar)"]}
@@ -58,7 +67,9 @@ def once(ensembles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Des
     from tests.study.conftest import described
 
     root = tmp_path_factory.mktemp("study")
-    (root / "study.yaml").write_text(yaml.safe_dump(described(ensembles, cohorts=cohorts(ensembles), sensitivity=SIZES)))
+    (root / "study.yaml").write_text(
+        yaml.safe_dump(described(ensembles, cohorts=cohorts(ensembles), sensitivity=SIZES))
+    )
     found = design(configuration.read(root / "study.yaml"))
     finished = study.run(found, root / "out", Serial())
     assert finished is not None
@@ -67,7 +78,9 @@ def once(ensembles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Des
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a small study's time; figures have tests of their own, and `once` and the command draw them."""
+    """Drawing takes most of a small study's time; figures have tests of their own, and `once` and the command draw
+    them.
+    """
     monkeypatch.setattr(study.figures, "write", lambda *_: figures.Written({}, {}))
 
 
@@ -101,14 +114,22 @@ def test_scores_are_those_that_evaluate_finds(name: str, once: tuple[Design, Fin
     direct = segcal.evaluate(test, calibrator, Serial())
     summary = direct.uncalibrated if calibrator is None else direct.calibrated
     assert summary is not None
-    told = {(r["case"], r["metric"]): r["value"] for r in finished.rows("scores") if (r["cohort"], r["repeat"], r["pipeline"]) == ("test", 1, name)}
+    told = {
+        (r["case"], r["metric"]): r["value"]
+        for r in finished.rows("scores")
+        if (r["cohort"], r["repeat"], r["pipeline"]) == ("test", 1, name)
+    }
     for row in summary.per_case:
         for metric in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "ba_ece", "ece_boundary", "ece_interior"):
             expected = math.nan if row[metric] is None else row[metric]
             assert told[row["case"], metric] == pytest.approx(expected, abs=1e-12, nan_ok=True)
     for metric in ("ace", "ece_pooled", "classwise_ece"):
-        assert value(finished, "pooled", cohort="test", repeat=1, pipeline=name, metric=metric) == pytest.approx(summary.block[metric], abs=1e-12)
-    curve = [row for row in finished.rows("curves") if (row["cohort"], row["repeat"], row["pipeline"]) == ("test", 1, name)]
+        assert value(finished, "pooled", cohort="test", repeat=1, pipeline=name, metric=metric) == pytest.approx(
+            summary.block[metric], abs=1e-12
+        )
+    curve = [
+        row for row in finished.rows("curves") if (row["cohort"], row["repeat"], row["pipeline"]) == ("test", 1, name)
+    ]
     assert [row["voxels"] for row in curve] == summary.block["reliability"]["counts"]
 
 
@@ -116,7 +137,9 @@ def test_a_calibrator_is_the_one_that_fit_gives(once: tuple[Design, Finished]) -
     found, finished = once
     arm = found.arms[0]
     view = VIEWS["zbar"].of(found.clean)
-    alone = segcal.MatrixScaling().fit(view.select(arm.calibration), validation=view.select(arm.validation), engine=Serial())
+    alone = segcal.MatrixScaling().fit(
+        view.select(arm.calibration), validation=view.select(arm.validation), engine=Serial()
+    )
     theirs = load(fits.file_of(finished.folder, arm, next(p for p in arm.pipelines if p.name == "MS(zbar)")))
     for a, b in zip(alone.state_dict().values(), theirs.state_dict().values(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -143,23 +166,39 @@ def test_every_table_is_there_and_tidy(once: tuple[Design, Finished]) -> None:
         assert len(csv) == table.num_rows + 1
     assert {row["cohort"] for row in read.rows("scores")} == {"test", "shifted", "elsewhere"}
     assert {row["pipeline"] for row in read.rows("scores")} == set(PIPELINES)
-    assert {(row["size"], row["pipeline"]) for row in read.rows("sizes")} == {(n, name) for n in (4, 6) for name in ("TS(zbar)", "MS(zbar)")}
+    assert {(row["size"], row["pipeline"]) for row in read.rows("sizes")} == {
+        (n, name) for n in (4, 6) for name in ("TS(zbar)", "MS(zbar)")
+    }
     roles = [row["role"] for row in read.rows("partition") if row["repeat"] == 0]
     assert [roles.count(role) for role in (CALIBRATION, VALIDATION, TEST)] == [6, 6, 8]
     for row in read.rows("samples"):
         with np.load(finished.folder / row["file"]) as arrays:
-            assert arrays["labels"].shape == arrays["decision"].shape == arrays["energy"].shape == arrays["flipped"].shape == (14, 12)
-    flips = {row["pipeline"]: row["value"] for row in read.rows("pooled") if (row["cohort"], row["repeat"], row["metric"]) == ("test", 0, "harmful")}
+            assert (
+                arrays["labels"].shape
+                == arrays["decision"].shape
+                == arrays["energy"].shape
+                == arrays["flipped"].shape
+                == (14, 12)
+            )
+    flips = {
+        row["pipeline"]: row["value"]
+        for row in read.rows("pooled")
+        if (row["cohort"], row["repeat"], row["metric"]) == ("test", 0, "harmful")
+    }
     assert flips["TS(zbar)"] == flips["CMSop(zbar)"] == flips["LTS(logS(zbar))"] == 0
 
 
 @pytest.mark.parametrize("engine", [Threads(1), Threads(4)], ids=["one worker", "four workers"])
-def test_the_same_bits_for_any_number_of_workers(engine: Engine, once: tuple[Design, Finished], designed: Designed, ensembles: Path, tmp_path: Path) -> None:
+def test_the_same_bits_for_any_number_of_workers(
+    engine: Engine, once: tuple[Design, Finished], designed: Designed, ensembles: Path, tmp_path: Path
+) -> None:
     _, finished = whole(designed, ensembles, tmp_path / "out", engine)
     assert files(finished.folder) == files(once[1].folder)
 
 
-def test_parts_merge_to_the_whole(once: tuple[Design, Finished], designed: Designed, ensembles: Path, tmp_path: Path) -> None:
+def test_parts_merge_to_the_whole(
+    once: tuple[Design, Finished], designed: Designed, ensembles: Path, tmp_path: Path
+) -> None:
     found = designed(cohorts=cohorts(ensembles), sensitivity=SIZES)
     for k in (1, 2):
         assert study.run(found, tmp_path / f"part{k}", Serial(), part=(k, 2)) is None
@@ -168,7 +207,9 @@ def test_parts_merge_to_the_whole(once: tuple[Design, Finished], designed: Desig
     merged = study.merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out", Serial())
     assert files(merged.folder) == files(once[1].folder)
     # into one of the parts, as a job array that shares a folder would
-    assert files(study.merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "part1", Serial()).folder) == files(merged.folder)
+    assert files(study.merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "part1", Serial()).folder) == files(
+        merged.folder
+    )
     with pytest.raises(UsageError, match="3 of a study with 2 repeats"):
         study.run(found, tmp_path / "other", Serial(), part=(1, 3))
     other = designed(cohorts=cohorts(ensembles), sensitivity=SIZES, seed=7)
@@ -177,7 +218,9 @@ def test_parts_merge_to_the_whole(once: tuple[Design, Finished], designed: Desig
         study.merge([tmp_path / "part1", tmp_path / "other"], tmp_path / "mixed", Serial())
 
 
-def test_what_is_done_is_not_done_again(designed: Designed, ensembles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_done_again(
+    designed: Designed, ensembles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found, finished = whole(designed, ensembles, tmp_path / "out")
     before = files(finished.folder)
 
@@ -201,7 +244,11 @@ def test_progress_says_which_fit_it_is_part_of(designed: Designed, tmp_path: Pat
         def start(self, what: str, total: int) -> None:
             told.append(what)
 
-    study.run(designed(pipelines=["zbar", "TS(zbar)", "MS(zbar)", "LTS(logS(zbar))"], repeats=1), tmp_path / "out", Serial(progress=Teller()))
+    study.run(
+        designed(pipelines=["zbar", "TS(zbar)", "MS(zbar)", "LTS(logS(zbar))"], repeats=1),
+        tmp_path / "out",
+        Serial(progress=Teller()),
+    )
     assert told[0] == "fit 1 of 2, 2 calibrators of zbar, repeat 1: reading cases"
     assert any(what.startswith("fit 2 of 2, LTS(logS(zbar)), repeat 1: training") for what in told)
     assert told[-1] == "scoring test cases"
@@ -247,7 +294,10 @@ def test_data_that_change_while_a_study_runs_are_noticed(designed: Designed, ens
 
 def run_until_killed(path: Path, out: Path, wait: float) -> int | None:
     """Run the command; kill it after `wait` seconds. Its exit code, None if it was killed."""
-    process = subprocess.Popen([sys.executable, "-m", "segcal", "study", str(path), "-o", str(out), "--quiet"], env={**os.environ, "PYTHONWARNINGS": ""})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segcal", "study", str(path), "-o", str(out), "--quiet"],
+        env={**os.environ, "PYTHONWARNINGS": ""},
+    )
     try:
         return process.wait(wait)
     except subprocess.TimeoutExpired:
@@ -257,7 +307,9 @@ def run_until_killed(path: Path, out: Path, wait: float) -> int | None:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_tables(once: tuple[Design, Finished], write: Make, ensembles: Path, tmp_path: Path) -> None:
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_tables(
+    once: tuple[Design, Finished], write: Make, ensembles: Path, tmp_path: Path
+) -> None:
     path, out = write(cohorts=cohorts(ensembles), sensitivity=SIZES), tmp_path / "out"
     begun = time.monotonic()
     assert run_until_killed(path, tmp_path / "calm", 600) == 0
@@ -281,7 +333,10 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_tables(once: tupl
 
 def test_bands_and_their_unit_are_the_studys(designed: Designed, tmp_path: Path) -> None:
     quick = {"pipelines": ["zbar"], "methods": {}, "repeats": 1}
-    by_voxel, wide = (study.run(designed(**quick, **change), tmp_path / str(k), Serial()) for k, change in enumerate(({}, {"bands": [2.5, 5]})))
+    by_voxel, wide = (
+        study.run(designed(**quick, **change), tmp_path / str(k), Serial())
+        for k, change in enumerate(({}, {"bands": [2.5, 5]}))
+    )
     assert by_voxel is not None
     assert wide is not None
     told = [{r["case"]: r["value"] for r in one.rows("scores") if r["metric"] == "ba_ece"} for one in (by_voxel, wide)]
@@ -301,7 +356,9 @@ def test_a_record_of_an_earlier_version_is_completed(designed: Designed, tmp_pat
     assert study.run(designed(**quick), tmp_path / "out", Serial()) is not None
 
 
-def test_region_heads_and_probabilities_alone_are_studied_too(ensembles: Path, tmp_path: Path, designed: Designed) -> None:
+def test_region_heads_and_probabilities_alone_are_studied_too(
+    ensembles: Path, tmp_path: Path, designed: Designed
+) -> None:
     """From stored probabilities there is no free energy, and the logits of a member are its log-probabilities."""
     root = tmp_path / "probs"
     for member in sorted((ensembles / "clean").glob("member*")):
@@ -310,12 +367,25 @@ def test_region_heads_and_probabilities_alone_are_studied_too(ensembles: Path, t
             z = np.load(file)["logits"].astype(float)
             p = np.exp(z - z.max(0))
             np.savez(root / member.name / file.name, probabilities=(p / p.sum(0)).astype(np.float32))
-    data = {"results": str(root / "member*"), "labels": str(ensembles / "clean" / "labels"), "background": 0, "kind": "probs"}
-    found = designed(data=data, pipelines=["p0", "pbar", "zbar", "TS(zbar)", "LTS(zbar)"], methods={"lts-raw": {"epochs": 1}}, repeats=1)
+    data = {
+        "results": str(root / "member*"),
+        "labels": str(ensembles / "clean" / "labels"),
+        "background": 0,
+        "kind": "probs",
+    }
+    found = designed(
+        data=data,
+        pipelines=["p0", "pbar", "zbar", "TS(zbar)", "LTS(zbar)"],
+        methods={"lts-raw": {"epochs": 1}},
+        repeats=1,
+    )
     finished = study.run(found, tmp_path / "out", Serial())
     assert finished is not None
     assert finished.rows("energy") == []
     assert json.loads((tmp_path / "out" / "study.json").read_text())["has_logits"] is False
-    nll = {name: np.mean([r["value"] for r in finished.rows("scores") if (r["pipeline"], r["metric"]) == (name, "nll")]) for name in ("zbar", "TS(zbar)", "LTS(zbar)")}
+    nll = {
+        name: np.mean([r["value"] for r in finished.rows("scores") if (r["pipeline"], r["metric"]) == (name, "nll")])
+        for name in ("zbar", "TS(zbar)", "LTS(zbar)")
+    }
     assert nll["TS(zbar)"] < nll["zbar"]
     assert nll["LTS(zbar)"] < nll["zbar"]

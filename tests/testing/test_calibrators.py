@@ -92,7 +92,12 @@ class ClaimsInvariance(Calibrator):
     """Acts on raw logits with unequal row sums, and says that offsets do not matter."""
 
     def __init__(self) -> None:
-        super().__init__(HEAD, "logits", [AffineMap(torch.diag(torch.tensor([1.0, 1.2, 0.9])), torch.zeros(3), logits=True)], "specimen")
+        super().__init__(
+            HEAD,
+            "logits",
+            [AffineMap(torch.diag(torch.tensor([1.0, 1.2, 0.9])), torch.zeros(3), logits=True)],
+            "specimen",
+        )
 
     def guarantees(self) -> Guarantees:
         return Guarantees("proven", "no", "no")
@@ -131,7 +136,9 @@ BROKEN: list[tuple[Law[Any], type[Calibrator], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v))
+@pytest.mark.parametrize(
+    ("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
+)
 def test_a_broken_specimen_is_rejected(law: Law[Any], specimen: type[Any], says: str) -> None:
     with pytest.raises(BrokenLawError, match=says) as found:
         law.check(specimen())

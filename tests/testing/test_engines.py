@@ -20,7 +20,9 @@ from segcal.testing import engines as laws
 class LosesACaseBetweenWorkers(Threads):
     def reduce(self, pinned: Pinned, asks: Mapping[Any, Ask]) -> dict[Any, Any]:
         if self.workers > 1:
-            asks = {k: replace(a, cases=(a.cases or frozenset(range(len(pinned.cohort)))) - {0}) for k, a in asks.items()}
+            asks = {
+                k: replace(a, cases=(a.cases or frozenset(range(len(pinned.cohort)))) - {0}) for k, a in asks.items()
+            }
         return super().reduce(pinned, asks)
 
 
@@ -121,7 +123,9 @@ BROKEN: list[tuple[Law[Any], type[Engine], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v))
+@pytest.mark.parametrize(
+    ("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
+)
 def test_a_broken_specimen_is_rejected(law: Law[Any], specimen: type[Engine], says: str) -> None:
     with pytest.raises(BrokenLawError, match=says) as found:
         law.check(specimen)

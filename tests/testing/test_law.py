@@ -132,7 +132,9 @@ def test_every_law_says_one_sentence_and_has_a_name_of_its_own() -> None:
     for kind in (n for n in segcal.testing.__all__ if n.endswith("_LAWS")):
         laws = getattr(segcal.testing, kind)
         assert len({one.name for one in laws}) == len(laws) >= 7
-        assert all(one.statement.endswith(".") for one in laws), [one.name for one in laws if not one.statement.endswith(".")]
+        assert all(one.statement.endswith(".") for one in laws), [
+            one.name for one in laws if not one.statement.endswith(".")
+        ]
 
 
 def test_without_hypothesis_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,9 @@ BROKEN: list[tuple[Law[Any], type[Sound], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v))
+@pytest.mark.parametrize(
+    ("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
+)
 def test_a_broken_specimen_is_rejected(law: Law[Any], specimen: type[Map], says: str) -> None:
     with pytest.raises(BrokenLawError, match=says) as found:
         law.check(specimen(0.6))  # type: ignore[call-arg]  # all specimens take a number

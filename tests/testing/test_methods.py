@@ -109,7 +109,9 @@ class NegativeGap(Specimen):
 
 class StopsEarly(Specimen):
     def changed(self, found: FittedMap, task: Task) -> FittedMap:
-        return FittedMap(found.map, replace(found.solution, status="stopped", certificate={"gap": 0.1, "proof": "none"}))
+        return FittedMap(
+            found.map, replace(found.solution, status="stopped", certificate={"gap": 0.1, "proof": "none"})
+        )
 
 
 class WorseThanNeeded(Specimen):
@@ -162,7 +164,9 @@ BROKEN: list[tuple[Law[Any], type[Method], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v))
+@pytest.mark.parametrize(
+    ("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
+)
 def test_a_broken_specimen_is_rejected(law: Law[Any], specimen: type[Method], says: str) -> None:
     with pytest.raises(BrokenLawError, match=says) as found:
         law.check(specimen())

@@ -35,7 +35,9 @@ class Gathered:
 
     def array(self) -> Any:
         if self.next != self.case.voxels:
-            raise UsageError("case", found=f"{self.next} voxels", expected=str(self.case.voxels), do="Write all blocks.")
+            raise UsageError(
+                "case", found=f"{self.next} voxels", expected=str(self.case.voxels), do="Write all blocks."
+            )
         return torch.cat(self.blocks, 1).numpy().reshape(-1, *self.case.shape)
 
 
@@ -147,7 +149,9 @@ def cohort(tmp_path: Path) -> Cohort:
     return replace(made, cases=tuple(replace(case, files={"scores": source}) for case in made.cases))
 
 
-@pytest.mark.parametrize(("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v))
+@pytest.mark.parametrize(
+    ("law", "specimen", "says"), BROKEN, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
+)
 def test_a_broken_specimen_is_rejected(law: Law[Any], specimen: type[Sound], says: str, cohort: Cohort) -> None:
     with pytest.raises(BrokenLawError, match=says) as found:
         law.check(SinkSubject(specimen, np.load, cohort))

@@ -119,7 +119,12 @@ def renamed() -> Cohort:
 
 BROKEN: list[tuple[Law[Any], str, Callable[[], Cohort], str]] = [
     (laws.windows_equal_the_whole, "OffByOne", lambda: cohort_of(OffByOne), "are not those of the whole"),
-    (laws.what_is_declared_is_delivered, "LastFirst", lambda: cohort_of(LastFirst), r"declared \(3, 20\), delivered \(20, 3\)"),
+    (
+        laws.what_is_declared_is_delivered,
+        "LastFirst",
+        lambda: cohort_of(LastFirst),
+        r"declared \(3, 20\), delivered \(20, 3\)",
+    ),
     (laws.memory_changes_no_bit, "RoundsOnDisk", lambda: cohort_of(RoundsOnDisk), "read through a file"),
     (laws.memory_changes_no_bit, "LeavesItsFile", lambda: cohort_of(LeavesItsFile), "was left in the scratch folder"),
     (laws.reading_changes_nothing, "SharesItsMemory", lambda: cohort_of(SharesItsMemory), "shares writable memory"),

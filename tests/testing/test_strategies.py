@@ -35,7 +35,9 @@ def test_rows_are_canonical(rows: object) -> None:
     assert isinstance(rows, strategies.Rows)
     assert rows.log_probs.is_contiguous() and rows.log_probs.dtype == torch.float64
     assert torch.allclose(rows.log_probs.exp().sum(0), torch.ones(rows.voxels, dtype=torch.float64))
-    assert bool((rows.targets < 4).all()) and rows.targets.shape == rows.decision.shape == rows.reference.shape == (rows.voxels,)
+    assert bool((rows.targets < 4).all()) and rows.targets.shape == rows.decision.shape == rows.reference.shape == (
+        rows.voxels,
+    )
 
 
 @pytest.mark.parametrize("name", list(strategies.REGIMES))

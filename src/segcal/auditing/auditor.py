@@ -1,11 +1,14 @@
-"""`segcal.audit`: which promises of a calibrator, or of any callable, are proven from parameters, and which are seen to hold on data.
+"""`segcal.audit`: which promises of a calibrator, or of any callable, are proven from parameters, and which are seen to
+hold on data.
 
-One pass over the files. Measured of every voxel but padding: labels, orders and ties of what is delivered against the scores as given; how far gauge shifts of the raw logits
-move it, beside a plain softmax under the same shifts; saturation. Of scored voxels, as in `evaluate`: the flip audit and the free-energy spread of each case.
-Invariance is seen to hold where no shift moves a delivered float32 probability further than it moves a plain softmax's, or than one unit in the last place (2^-24), since what
-lies next to a rounding boundary may round the other way for either. Without labels there is no flip audit; without raw logits of a softmax head there is no gauge and no free
-energy; `notes` say so. Costs: a calibration for each probe (six unless given) beside that of the scores. Nothing measurable: the parameters alone speak.
-Source: K26 Appendix A, definitions 2 to 4, 7.3, 7.7, 7.8.
+One pass over the files. Measured of every voxel but padding: labels, orders and ties of what is delivered against the
+scores as given; how far gauge shifts of the raw logits move it, beside a plain softmax under the same shifts;
+saturation. Of scored voxels, as in `evaluate`: the flip audit and the free-energy spread of each case. Invariance is
+seen to hold where no shift moves a delivered float32 probability further than it moves a plain softmax's, or than one
+unit in the last place (2^-24), since what lies next to a rounding boundary may round the other way for either. Without
+labels there is no flip audit; without raw logits of a softmax head there is no gauge and no free energy; `notes` say
+so. Costs: a calibration for each probe (six unless given) beside that of the scores. Nothing measurable: the parameters
+alone speak. Source: K26 Appendix A, definitions 2 to 4, 7.3, 7.7, 7.8.
 """
 
 from __future__ import annotations
@@ -46,10 +49,12 @@ def audit(
     zyx: bool = False,
     go_on: bool = False,
 ) -> Audit:
-    """Audit a calibrator, or a callable that takes scores (1, C, *spatial), float64 tensors, to probabilities of that shape, on a cohort with or without labels.
+    """Audit a calibrator, or a callable that takes scores (1, C, *spatial), float64 tensors, to probabilities of that
+    shape, on a cohort with or without labels.
 
-    `shifts`: sizes of the gauge shifts. `energy_maps`: a folder for one image of the free energy a case (`zyx`: axes of plain arrays are reversed, which NIfTI has to know).
-    Raises MismatchError as `check_match`, UsageError for sizes or for maps where there is no free energy, and the first error of a case that cannot be read.
+    `shifts`: sizes of the gauge shifts. `energy_maps`: a folder for one image of the free energy a case (`zyx`: axes of
+    plain arrays are reversed, which NIfTI has to know). Raises MismatchError as `check_match`, UsageError for sizes or
+    for maps where there is no free energy, and the first error of a case that cannot be read.
     """
     notes: list[str] = []
     whole: VoxelWise | WholeCase = WholeCase(subject, cohort.pooled_kind)
@@ -59,7 +64,12 @@ def audit(
         if not subject.looks_around:
             whole = VoxelWise(subject)
     if energy_maps is not None and not cohort.has_logits:
-        raise UsageError("energy_maps", found=f"scores of kind {cohort.pooled_kind}", expected="raw logits of a softmax head", do="Pool logits as logits, or leave the maps out.")
+        raise UsageError(
+            "energy_maps",
+            found=f"scores of kind {cohort.pooled_kind}",
+            expected="raw logits of a softmax head",
+            do="Pool logits as logits, or leave the maps out.",
+        )
     labelled = all(case.labels is not None for case in cohort)
     asked = probes(cohort, shifts, seed)
     plan = Plan(whole, asked, labelled, None if energy_maps is None else Path(energy_maps), zyx)
@@ -74,7 +84,13 @@ def audit(
     return _audit(subject, cohort, plan, summaries, notes)
 
 
-def _audit(subject: Calibrator | Function, cohort: Cohort, plan: Plan, summaries: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Audit:
+def _audit(
+    subject: Calibrator | Function,
+    cohort: Cohort,
+    plan: Plan,
+    summaries: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> Audit:
     measures, head = plan.measures(cohort), cohort.head
     total: dict[Key, State] = {}
     for key, measure in measures.items():
@@ -87,7 +103,11 @@ def _audit(subject: Calibrator | Function, cohort: Cohort, plan: Plan, summaries
     rows = [_row(cohort, plan, index, summary, measures) for index, summary in enumerate(summaries)]
     near = np.sum([s["near"] for s in summaries], axis=0).tolist()
     calibrator = subject if isinstance(subject, Calibrator) else None
-    maps = [] if calibrator is None else [(head.parts[k], head.part_classes(k), m) for k, m in enumerate(calibrator.maps) if isinstance(m, PartMap)]
+    maps = (
+        []
+        if calibrator is None
+        else [(head.parts[k], head.part_classes(k), m) for k, m in enumerate(calibrator.maps) if isinstance(m, PartMap)]
+    )
     return Audit(
         subject=calibrator.method if calibrator is not None else getattr(subject, "__name__", type(subject).__name__),
         classes=head.classes,
@@ -97,11 +117,15 @@ def _audit(subject: Calibrator | Function, cohort: Cohort, plan: Plan, summaries
         kind=cohort.pooled_kind,
         roles=dict(zip(ROLES, np.sum([s["roles"] for s in summaries], axis=0).tolist(), strict=True)),
         findings=_findings(calibrator, preserved, shifts),
-        parameters=[PartParameters(part, m.type_name, proofs(m, classes), at_bounds(m, classes)) for part, classes, m in maps],
+        parameters=[
+            PartParameters(part, m.type_name, proofs(m, classes), at_bounds(m, classes)) for part, classes, m in maps
+        ],
         counts=None if calibrator is None else counts(calibrator),
         preserved=preserved,
         shifts=shifts,
-        flips=Flipped(_flips(head, result) if plan.flips else None, preserved.labels_changed, dict(zip(WITHIN, near, strict=True))),
+        flips=Flipped(
+            _flips(head, result) if plan.flips else None, preserved.labels_changed, dict(zip(WITHIN, near, strict=True))
+        ),
         saturated=result["saturation"],
         spread=_spread(rows),
         per_case=rows,
@@ -111,7 +135,11 @@ def _audit(subject: Calibrator | Function, cohort: Cohort, plan: Plan, summaries
 
 def _findings(calibrator: Calibrator | None, preserved: Preserved, shifts: Mapping[Probe, Moved]) -> list[Finding]:
     moved_less = all(m.largest <= max(m.plain, UNIT) for m in shifts.values()) if shifts else None
-    held = {PROMISES[0]: moved_less, PROMISES[1]: preserved.labels_changed == 0, PROMISES[2]: preserved.orders_changed == 0}
+    held = {
+        PROMISES[0]: moved_less,
+        PROMISES[1]: preserved.labels_changed == 0,
+        PROMISES[2]: preserved.orders_changed == 0,
+    }
     seen = {
         PROMISES[0]: _shifts_seen(shifts),
         PROMISES[1]: _changed_seen(preserved.labels_changed, preserved.voxels, "label", preserved.label_gap),
@@ -119,7 +147,13 @@ def _findings(calibrator: Calibrator | None, preserved: Preserved, shifts: Mappi
     }
     given = None if calibrator is None else calibrator.guarantees()
     return [
-        Finding(name, None if given is None else getattr(given, name), "nothing is known of a callable" if given is None else given.reasons.get(name, ""), held[name], seen[name])
+        Finding(
+            name,
+            None if given is None else getattr(given, name),
+            "nothing is known of a callable" if given is None else given.reasons.get(name, ""),
+            held[name],
+            seen[name],
+        )
         for name in PROMISES
     ]
 
@@ -131,16 +165,24 @@ def _shifts_seen(shifts: Mapping[Probe, Moved]) -> str:
     if worst.largest == 0:
         return f"no probability moved under shifts of up to {probe.size:g}"
     labels = f" and change {worst.labels_changed:,} labels" if worst.labels_changed else ""
-    return f"shifts of up to {probe.size:g} a {probe.unit} move probabilities by up to {worst.largest:.2g}{labels} (a plain softmax: {worst.plain:.2g})"
+    return (
+        f"shifts of up to {probe.size:g} a {probe.unit} move probabilities by up to {worst.largest:.2g}{labels} (a"
+        f" plain softmax: {worst.plain:.2g})"
+    )
 
 
 def _changed_seen(count: int, voxels: int, what: str, gap: float) -> str:
     if count == 0:
         return f"no {what} changed in {voxels:,} voxels"
-    return f"{what} changed in {count:,} of {voxels:,} voxels ({100 * count / voxels:.3g} %), over up to {gap:.2g} of probability"
+    return (
+        f"{what} changed in {count:,} of {voxels:,} voxels ({100 * count / voxels:.3g} %), over up to {gap:.2g} of"
+        " probability"
+    )
 
 
-def _row(cohort: Cohort, plan: Plan, index: int, summary: Mapping[str, Any], measures: Mapping[Key, accumulate.Mergeable]) -> dict[str, Any]:
+def _row(
+    cohort: Cohort, plan: Plan, index: int, summary: Mapping[str, Any], measures: Mapping[Key, accumulate.Mergeable]
+) -> dict[str, Any]:
     found = {key: accumulate.result(measures[key], state) for key, state in summary["states"].items()}
     preserved: Preserved = found["preservation"]
     row = {
@@ -163,7 +205,12 @@ def _row(cohort: Cohort, plan: Plan, index: int, summary: Mapping[str, Any], mea
 
 def _flips(head: Head, result: Mapping[Key, Any]) -> FlipAudit:
     each = [result["flips", part] for part in range(len(head.parts))]
-    return FlipAudit(sum(f.harmful for f in each), sum(f.beneficial for f in each), sum(f.neutral for f in each), sum(f.voxels for f in each))
+    return FlipAudit(
+        sum(f.harmful for f in each),
+        sum(f.beneficial for f in each),
+        sum(f.neutral for f in each),
+        sum(f.voxels for f in each),
+    )
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> Spread | None:

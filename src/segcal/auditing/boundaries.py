@@ -1,8 +1,10 @@
 """How near changed labels lie to a label boundary of the prediction.
 
-A boundary voxel has a neighbour along an axis with another label; both sides count, the frame of the image does not, and neither does contact with padding
-(definitions 7.7). Distances are Euclidean, in voxels, to the nearest boundary voxel, 0 on it. Promises: exact for distances up to the largest of `WITHIN`, because an image is
-taken in tiles that overlap by more than that. Costs: one tile in memory; tiles without a changed label are skipped. No boundary: nothing is near one.
+A boundary voxel has a neighbour along an axis with another label; both sides count, the frame of the image does not,
+and neither does contact with padding (definitions 7.7). Distances are Euclidean, in voxels, to the nearest boundary
+voxel, 0 on it. Promises: exact for distances up to the largest of `WITHIN`, because an image is taken in tiles that
+overlap by more than that. Costs: one tile in memory; tiles without a changed label are skipped. No boundary: nothing is
+near one.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ TILE = 2**18
 """Voxels in a tile, about, before its overlap."""
 
 
-def near_boundary(labels: NDArray[Any], changed: NDArray[np.int64], within: tuple[int, ...] = WITHIN, tile: int = TILE) -> tuple[int, ...]:
-    """How many of the `changed` voxels (flat indices) lie within each distance of a boundary of `labels` (*spatial), where padding is `segcal.places.NOWHERE`."""
+def near_boundary(
+    labels: NDArray[Any], changed: NDArray[np.int64], within: tuple[int, ...] = WITHIN, tile: int = TILE
+) -> tuple[int, ...]:
+    """How many of the `changed` voxels (flat indices) lie within each distance of a boundary of `labels` (*spatial),
+    where padding is `segcal.places.NOWHERE`.
+    """
     counts = np.zeros(len(within), np.int64)
     if not changed.size:
         return tuple(counts.tolist())

@@ -1,7 +1,9 @@
-"""The free energy of every voxel as an image, one file a case: a PNG with its colour scale for pictures, a NIfTI volume on the case's grid for volumes.
+"""The free energy of every voxel as an image, one file a case: a PNG with its colour scale for pictures, a NIfTI volume
+on the case's grid for volumes.
 
-Padding is NaN in a volume and left white in a picture. A case of one axis or of more than three has no image: ShapeError. Files are complete or absent, and never
-overwrite what a case is read from. Costs: four bytes a voxel, in memory or, beyond the scratch limit, in a file. Nothing measured: the map is all NaN.
+Padding is NaN in a volume and left white in a picture. A case of one axis or of more than three has no image:
+ShapeError. Files are complete or absent, and never overwrite what a case is read from. Costs: four bytes a voxel, in
+memory or, beyond the scratch limit, in a file. Nothing measured: the map is all NaN.
 """
 
 from __future__ import annotations
@@ -44,7 +46,12 @@ def energy_map(folder: Path, case: Case, scratch: Scratch, *, zyx: bool = False)
     """Open the map of a case; leaving the block without an error writes its file into `folder`."""
     flat = len(case.shape) == 2 or (len(case.shape) == 3 and case.shape[0] == 1)
     if len(case.shape) not in (2, 3):
-        raise ShapeError(f"case {case.id}", found=f"{len(case.shape)} spatial axes", expected="2 or 3, which can be drawn", do="Leave the maps of free energy out.")
+        raise ShapeError(
+            f"case {case.id}",
+            found=f"{len(case.shape)} spatial axes",
+            expected="2 or 3, which can be drawn",
+            do="Leave the maps of free energy out.",
+        )
     target = output(folder, case, ".png" if flat else ".nii.gz")
     check_targets(case, [target])
     in_memory = case.voxels * FLOAT.itemsize <= scratch.limit

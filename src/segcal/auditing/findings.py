@@ -28,12 +28,19 @@ from segcal.metrics.summary import plain
 Verdict = Literal["holds", "broken", "seen to hold", "does not hold", "not measured"]
 
 UNIT = 2.0**-24
-"""One unit in the last place of a float32 number just below 1. Rounding may move any delivered probability by this much, a plain softmax's too."""
+"""One unit in the last place of a float32 number just below 1.
+
+Rounding may move any delivered probability by this much, a plain softmax's too.
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`promise`: as in `Guarantees`. `claimed`: what the parameters say (None: a callable, of which nothing is known). `held`: what was seen (None: nothing could be)."""
+    """`promise`: as in `Guarantees`.
+
+    `claimed`: what the parameters say (None: a callable, of which nothing is known). `held`: what was seen (None:
+    nothing could be).
+    """
 
     promise: str
     claimed: Status | None
@@ -57,7 +64,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Flipped:
-    """Changed labels against the truth (`audit`, over scored voxels; None without labels), and how many of all `changed` lie `within` each distance of a predicted boundary."""
+    """Changed labels against the truth (`audit`, over scored voxels; None without labels), and how many of all
+    `changed` lie `within` each distance of a predicted boundary.
+    """
 
     audit: FlipAudit | None
     changed: int
@@ -65,7 +74,9 @@ class Flipped:
 
     def to_json(self) -> dict[str, Any]:
         """Counts and shares."""
-        near = {str(d): {"voxels": n, "share": n / self.changed if self.changed else None} for d, n in self.within.items()}
+        near = {
+            str(d): {"voxels": n, "share": n / self.changed if self.changed else None} for d, n in self.within.items()
+        }
         audit = None
         if self.audit is not None:
             shares = dict(zip(("harmful_share", "beneficial_share", "neutral_share"), self.audit.shares, strict=True))
@@ -75,7 +86,10 @@ class Flipped:
 
 @dataclass(frozen=True)
 class Spread:
-    """Population standard deviation of the free energy within each case: mean over cases, and percentiles. `cases`: how many have one."""
+    """Population standard deviation of the free energy within each case: mean over cases, and percentiles.
+
+    `cases`: how many have one.
+    """
 
     mean: float
     p25: float
@@ -98,8 +112,9 @@ class PartParameters:
 class Audit:
     """What became of every promise of `subject`.
 
-    `roles`: voxels by role, padding among them, which no measure counts. `preserved.decided`: voxels by the class their scores decide for (for regions: inside each), which is
-    also how many each expert of a class-conditional map gets. `shifts`: one entry a probe. `spread`: None without raw logits.
+    `roles`: voxels by role, padding among them, which no measure counts. `preserved.decided`: voxels by the class their
+    scores decide for (for regions: inside each), which is also how many each expert of a class-conditional map gets.
+    `shifts`: one entry a probe. `spread`: None without raw logits.
     """
 
     subject: str
@@ -135,7 +150,12 @@ class Audit:
 
         by_name = {f.promise: f for f in self.findings}
         invariant, argmax, order = (status(by_name[name]) for name in PROMISES)
-        return Guarantees(invariant, argmax, order, {name: f.because if f.verdict == "holds" else f.seen for name, f in by_name.items()})
+        return Guarantees(
+            invariant,
+            argmax,
+            order,
+            {name: f.because if f.verdict == "holds" else f.seen for name, f in by_name.items()},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `segcal audit --json` writes."""
@@ -154,10 +174,19 @@ class Audit:
                 "optimised": None if self.counts is None else self.counts.optimised,
                 "identifiable": None if self.counts is None else self.counts.identifiable,
                 "parts": [
-                    {"part": p.part, "map": p.map, "proofs": [proof.to_json() for proof in p.proofs], "at_bounds": [asdict(b) for b in p.at_bounds]} for p in self.parameters
+                    {
+                        "part": p.part,
+                        "map": p.map,
+                        "proofs": [proof.to_json() for proof in p.proofs],
+                        "at_bounds": [asdict(b) for b in p.at_bounds],
+                    }
+                    for p in self.parameters
                 ],
             },
-            "preservation": {**asdict(self.preserved), "decided": dict(zip(self.classes, self.preserved.decided, strict=True))},
+            "preservation": {
+                **asdict(self.preserved),
+                "decided": dict(zip(self.classes, self.preserved.decided, strict=True)),
+            },
             "shifts": [{"unit": p.unit, "size": p.size, **asdict(m)} for p, m in self.shifts.items()],
             "flips": self.flips.to_json(),
             "saturation": asdict(self.saturated),

@@ -1,12 +1,16 @@
-"""What is measured of delivered probabilities against the scores they were made from: sums over blocks of voxels that merge exactly.
+"""What is measured of delivered probabilities against the scores they were made from: sums over blocks of voxels that
+merge exactly.
 
-    Preservation   labels changed, pairs of classes swapped, ties created: of the float32 array delivered, against the scores as given
+    Preservation   labels changed, pairs of classes swapped, ties created: of the float32 array delivered, against the
+                   scores as given
     Movement       how far shifted scores move what is delivered, beside a plain softmax of the same scores
     Saturation     scores at or below the floor of 1e-12
 
-A label is changed where np.argmax of what is delivered (for a region: its side of 0.5) is another than that of the scores. A pair is swapped where one class is strictly
-above in the scores and strictly below in what is delivered. A tie is created where two classes differ in the scores and are equal in what is delivered; a plain softmax
-rounded to float32 creates some too, and is counted beside. Promises: the laws of `segcal.accumulate`. Costs: C^2 comparisons a voxel. No voxel: zero counts, maxima of 0.
+A label is changed where np.argmax of what is delivered (for a region: its side of 0.5) is another than that of the
+scores. A pair is swapped where one class is strictly above in the scores and strictly below in what is delivered. A tie
+is created where two classes differ in the scores and are equal in what is delivered; a plain softmax rounded to float32
+creates some too, and is counted beside. Promises: the laws of `segcal.accumulate`. Costs: C^2 comparisons a voxel. No
+voxel: zero counts, maxima of 0.
 """
 
 from __future__ import annotations
@@ -28,11 +32,21 @@ Parts = tuple[Tensor, ...]
 
 MOVED = ("largest", "plain", "units", "plain_units", "exact", "plain_exact")
 
-COUNTED = ("voxels", "labels_changed", "orders_changed", "ties", "ties_with_winner", "plain_ties", "plain_ties_with_winner")
+COUNTED = (
+    "voxels",
+    "labels_changed",
+    "orders_changed",
+    "ties",
+    "ties_with_winner",
+    "plain_ties",
+    "plain_ties_with_winner",
+)
 
 
 def scores_by_part(scores: Tensor, kind: Kind, head: Head) -> Parts:
-    """Scores as given (channels, n) as one array (classes, n) a softmax problem; for a region: the boundary between outside and inside, and its score."""
+    """Scores as given (channels, n) as one array (classes, n) a softmax problem; for a region: the boundary between
+    outside and inside, and its score.
+    """
     if not isinstance(head, Regions):
         return (scores,)
     return tuple(torch.stack([torch.full_like(s, 0.5 if kind == "probs" else 0.0), s]) for s in scores)
@@ -40,9 +54,11 @@ def scores_by_part(scores: Tensor, kind: Kind, head: Head) -> Parts:
 
 @dataclass(frozen=True)
 class Preserved:
-    """Counts over `voxels`: `labels_changed` and `orders_changed` are voxels, `ties` pairs of classes, `ties_with_winner` those of the class decided; `plain_ties` a softmax's.
+    """Counts over `voxels`: `labels_changed` and `orders_changed` are voxels, `ties` pairs of classes,
+    `ties_with_winner` those of the class decided; `plain_ties` a softmax's.
 
-    `label_gap`, `order_gap`: the largest difference of delivered probabilities between the new and the old winner, and between two swapped classes. `decided`: voxels by class.
+    `label_gap`, `order_gap`: the largest difference of delivered probabilities between the new and the old winner, and
+    between two swapped classes. `decided`: voxels by class.
     """
 
     voxels: int
@@ -66,7 +82,12 @@ class Preservation:
     @property
     def leaves(self) -> Mapping[str, Leaf]:
         """Counts and two maxima."""
-        return {**{name: Count() for name in COUNTED}, "label_gap": Max(), "order_gap": Max(), "decided": Count((self.head.channels,))}
+        return {
+            **{name: Count() for name in COUNTED},
+            "label_gap": Max(),
+            "order_gap": Max(),
+            "decided": Count((self.head.channels,)),
+        }
 
     def fold(self, scores: Tensor, kind: Kind, delivered: Tensor) -> Mapping[str, Any]:
         """Partial sums of one block: scores as given and delivered float32 probabilities, both (channels, n)."""
@@ -75,7 +96,12 @@ class Preservation:
         changed, swapped = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
         label_gap = order_gap = 0.0
         ties, plain_ties = np.zeros(2, np.int64), np.zeros(2, np.int64)
-        parts = zip(scores_by_part(scores, kind, self.head), scores_by_part(delivered, "probs", self.head), scores_by_part(plain, "probs", self.head), strict=True)
+        parts = zip(
+            scores_by_part(scores, kind, self.head),
+            scores_by_part(delivered, "probs", self.head),
+            scores_by_part(plain, "probs", self.head),
+            strict=True,
+        )
         for before, after, softmax in parts:
             old, new = winner(before), winner(after)
             moved = old != new
@@ -94,7 +120,11 @@ class Preservation:
                 ties += _tied(distinct & (difference == 0), top)
                 plain_ties += _tied(distinct & (softmax[a] == softmax[a + 1 :]), top)
         decision = self.head.decide(scores, kind)
-        decided = decision.sum(1) if isinstance(self.head, Regions) else torch.bincount(decision[0], minlength=self.head.channels)
+        decided = (
+            decision.sum(1)
+            if isinstance(self.head, Regions)
+            else torch.bincount(decision[0], minlength=self.head.channels)
+        )
         return {
             "voxels": n,
             "labels_changed": int(changed.sum()),
@@ -123,10 +153,12 @@ def _tied(equal: Tensor, winner: Tensor) -> Array:
 
 @dataclass(frozen=True)
 class Moved:
-    """How far a shift moved probabilities over `voxels`: the `largest` and the `mean` (over voxels, of each one's largest) change of what is delivered, and labels it changed.
+    """How far a shift moved probabilities over `voxels`: the `largest` and the `mean` (over voxels, of each one's
+    largest) change of what is delivered, and labels it changed.
 
-    `plain`: the largest change of a softmax of the same pooled scores, rounded to float32. `units`, `plain_units`: how many float32 numbers the farthest moved probability
-    was moved by (units in its last place). `exact`, `plain_exact`: changes before rounding, in float64 (`exact` None: not known).
+    `plain`: the largest change of a softmax of the same pooled scores, rounded to float32. `units`, `plain_units`: how
+    many float32 numbers the farthest moved probability was moved by (units in its last place). `exact`, `plain_exact`:
+    changes before rounding, in float64 (`exact` None: not known).
     """
 
     voxels: int
@@ -167,7 +199,11 @@ class Movement:
             "plain": _largest(_change(*softmax)),
             "units": _largest(_units(base.delivered, moved.delivered)),
             "plain_units": _largest(_units(*softmax)),
-            "exact": _largest(_change(base.exact, moved.exact)) if known and base.exact is not None and moved.exact is not None else 0.0,
+            "exact": (
+                _largest(_change(base.exact, moved.exact))
+                if known and base.exact is not None and moved.exact is not None
+                else 0.0
+            ),
             "plain_exact": _largest(_change(base.plain, moved.plain)),
         }
 
@@ -191,7 +227,10 @@ class Movement:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Probabilities of one block (channels, n): `delivered` float32; `exact` float64 before rounding, where known; `plain`: softmax of the scores, float64."""
+    """Probabilities of one block (channels, n):
+
+    `delivered` float32; `exact` float64 before rounding, where known; `plain`: softmax of the scores, float64.
+    """
 
     delivered: Tensor
     exact: Tensor | None
@@ -207,7 +246,9 @@ def _change(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _units(a: Tensor, b: Tensor) -> Tensor:
-    """How many float32 numbers lie between two probabilities, the larger one counted: numbers that are not negative are ordered as their bits are."""
+    """How many float32 numbers lie between two probabilities, the larger one counted: numbers that are not negative are
+    ordered as their bits are.
+    """
     return (a.contiguous().view(torch.int32).long() - b.contiguous().view(torch.int32).long()).abs()
 
 
@@ -217,7 +258,9 @@ def _largest(change: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Saturated:
-    """Of `scores` numbers in `voxels` voxels, how many stand for a probability of 1e-12 or less, and in how many voxels one does."""
+    """Of `scores` numbers in `voxels` voxels, how many stand for a probability of 1e-12 or less, and in how many voxels
+    one does.
+    """
 
     scores: int
     voxels: int
@@ -239,7 +282,12 @@ class Saturation:
     def fold(self, scores: Tensor, kind: Kind) -> Mapping[str, Any]:
         """Partial counts of one block of scores (channels, n)."""
         low = _at_floor(scores, kind, self.head)
-        return {"scores": low.numel(), "voxels": low.shape[1], "scores_at_floor": int(low.sum()), "voxels_at_floor": int(low.any(0).sum())}
+        return {
+            "scores": low.numel(),
+            "voxels": low.shape[1],
+            "scores_at_floor": int(low.sum()),
+            "voxels_at_floor": int(low.any(0).sum()),
+        }
 
     def result(self, values: Mapping[str, Array]) -> Saturated:
         """Plain numbers."""

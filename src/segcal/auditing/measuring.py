@@ -1,7 +1,8 @@
 """One case being audited: its blocks are measured as they are read, or, for a callable, once the case is whole.
 
-Promises: every file is read once, whatever is measured; what a calibrator delivers here is bit for bit what `apply` writes, because blocks are the same.
-Costs: for a calibrator a block, and four bytes a voxel for the label map; for a callable the whole case, members included. Padding is measured nowhere.
+Promises: every file is read once, whatever is measured; what a calibrator delivers here is bit for bit what `apply`
+writes, because blocks are the same. Costs: for a calibrator a block, and four bytes a voxel for the label map; for a
+callable the whole case, members included. Padding is measured nowhere.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ Key = str | tuple[str, int] | Probe
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is measured of every case. `maps`: the folder of images of the free energy, or None; `zyx`: axes of plain arrays are reversed."""
+    """What is measured of every case.
+
+    `maps`: the folder of images of the free energy, or None; `zyx`: axes of plain arrays are reversed.
+    """
 
     subject: VoxelWise | WholeCase
     probes: Sequence[Probe]
@@ -47,7 +51,11 @@ class Plan:
     def measures(self, cohort: Cohort) -> dict[Key, Mergeable]:
         """What is summed, by key."""
         head = cohort.head
-        out: dict[Key, Mergeable] = {"preservation": Preservation(head), "saturation": Saturation(head), "energy": FreeEnergySpread()}
+        out: dict[Key, Mergeable] = {
+            "preservation": Preservation(head),
+            "saturation": Saturation(head),
+            "energy": FreeEnergySpread(),
+        }
         out |= {probe: Movement(head, isinstance(self.subject, VoxelWise)) for probe in self.probes}
         if self.flips:
             out |= {("flips", part): Flips(len(head.part_classes(part))) for part in range(len(head.parts))}
@@ -58,7 +66,11 @@ class Plan:
         """Open one case."""
         cohort, index = reader.cohort, reader.index
         with contextlib.ExitStack() as stack:
-            drawn = None if self.maps is None else stack.enter_context(energy_map(self.maps, cohort[index], scratch, zyx=self.zyx))
+            drawn = (
+                None
+                if self.maps is None
+                else stack.enter_context(energy_map(self.maps, cohort[index], scratch, zyx=self.zyx))
+            )
             if isinstance(self.subject, VoxelWise):
                 yield AuditedCase(self, cohort, index, self.measures(cohort), drawn)
                 return
@@ -119,7 +131,11 @@ class AuditedCase:
         moved = torch.stack([winner(a) != winner(b) for a, b in zip(before, after, strict=True)]).any(0)
         at = torch.arange(block.start, block.start + block.voxels)[inside]
         self.changed.append(at[moved])
-        label = head.decide(scores, kind)[0] if isinstance(head, Softmax) else head.label_map(head.decide(scores, kind).double())
+        label = (
+            head.decide(scores, kind)[0]
+            if isinstance(head, Softmax)
+            else head.label_map(head.decide(scores, kind).double())
+        )
         self.labels[at.numpy()] = label.numpy()
         self._scored(block, delivered)
 
@@ -136,7 +152,15 @@ class AuditedCase:
         after = scores_by_part(p, "probs", head)
         for part in range(len(head.parts)):
             # neither measure looks at log-probabilities; the delivered ones stand in for them
-            own = Rows(block.case, block.start, p, targets[part], winner(after[part]), decision[part], None if energy is None else energy[keep])
+            own = Rows(
+                block.case,
+                block.start,
+                p,
+                targets[part],
+                winner(after[part]),
+                decision[part],
+                None if energy is None else energy[keep],
+            )
             if self.plan.flips:
                 self._add(("flips", part), Flips(len(head.part_classes(part))).fold(own))
             if part == 0:
@@ -177,7 +201,12 @@ class GatheredCase(AuditedCase):
             shifted = [probe.shifted(self.cohort, self.index, b.start, b.members) for b in self.blocks]
             moved = self._delivered(shifted)
             for block, scores, p, q in zip(self.blocks, shifted, base, moved, strict=True):
-                self._moved(probe, block.role, self._view(block.scores, p, self.plan.subject), self._view(scores, q, self.plan.subject))
+                self._moved(
+                    probe,
+                    block.role,
+                    self._view(block.scores, p, self.plan.subject),
+                    self._view(scores, q, self.plan.subject),
+                )
         return super().summary()
 
     def _delivered(self, scores: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,7 +1,8 @@
 """Parameters at their bounds, and how many there are: optimised, and identifiable from probabilities.
 
-Promises: a bound is named with what it means; a map without bounds gives none. Optimised are the numbers of the paper's module, identifiable what the method says of itself
-(K26 Table 2), over all parts of the head; a method without such a module has none (None), and is not guessed from its tensors, which methods share.
+Promises: a bound is named with what it means; a map without bounds gives none. Optimised are the numbers of the paper's
+module, identifiable what the method says of itself (K26 Table 2), over all parts of the head; a method without such a
+module has none (None), and is not guessed from its tensors, which methods share.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def counts(calibrator: Calibrator) -> Counts | None:
     if name not in FAMILIES:
         return None
     classes = [len(head.part_classes(part)) for part in range(len(head.parts))]
-    return Counts(sum(FAMILIES[name](c).optimised for c in classes), sum(REGISTERED[name]().identifiable(c) for c in classes))
+    return Counts(
+        sum(FAMILIES[name](c).optimised for c in classes), sum(REGISTERED[name]().identifiable(c) for c in classes)
+    )
 
 
 @singledispatch
@@ -56,8 +59,16 @@ def _(m: ScaleMap, classes: Sequence[str]) -> list[AtBound]:
 
 @at_bounds.register
 def _(m: MixtureMap, classes: Sequence[str]) -> list[AtBound]:
-    meanings = ("the tempered softmax is not used", "the softmax as it is is not used", "nothing is mixed in from the uniform distribution")
-    weights = [AtBound(f"weights[{k}]", 0.0, meaning) for k, (w, meaning) in enumerate(zip(m.weights.tolist(), meanings, strict=True)) if w == 0]
+    meanings = (
+        "the tempered softmax is not used",
+        "the softmax as it is is not used",
+        "nothing is mixed in from the uniform distribution",
+    )
+    weights = [
+        AtBound(f"weights[{k}]", 0.0, meaning)
+        for k, (w, meaning) in enumerate(zip(m.weights.tolist(), meanings, strict=True))
+        if w == 0
+    ]
     return _temperature(m.beta.item()) + weights
 
 
@@ -68,16 +79,32 @@ def _(m: ConditionalMap, classes: Sequence[str]) -> list[AtBound]:
     out = []
     for name, a, g in zip(classes, m.weight, m.bias, strict=True):
         if zeros := int((a == 0).sum()):
-            out.append(AtBound(f"A of expert {name}", 0.0, f"{zeros} of {a.numel()} entries: those margins do not move those classes"))
+            out.append(
+                AtBound(
+                    f"A of expert {name}",
+                    0.0,
+                    f"{zeros} of {a.numel()} entries: those margins do not move those classes",
+                )
+            )
         if zeros := int((g == 0).sum()):
-            out.append(AtBound(f"g of expert {name}", 0.0, f"{zeros} of {g.numel()} entries: no class is moved by a constant there"))
+            out.append(
+                AtBound(
+                    f"g of expert {name}", 0.0, f"{zeros} of {g.numel()} entries: no class is moved by a constant there"
+                )
+            )
     return out
 
 
 def _temperature(beta: float) -> list[AtBound]:
     solver = ScalarNewton()
     if beta <= solver.low:
-        return [AtBound("beta", beta, "the data ask for a temperature beyond the largest: the scores say nothing about the labels")]
+        return [
+            AtBound(
+                "beta",
+                beta,
+                "the data ask for a temperature beyond the largest: the scores say nothing about the labels",
+            )
+        ]
     if beta >= solver.high:
         return [AtBound("beta", beta, "the data ask for a temperature below the smallest: no label is wrong")]
     return []

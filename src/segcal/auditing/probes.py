@@ -3,8 +3,9 @@
     voxel    delta_v uniform on [-size, size], one a voxel, the same for every member
     member   delta_m uniform on [-size, size], one a member and case, the same at every voxel
 
-Promises: the shifts of a case depend on the seed, the probe, the case's name and the place of the block alone. Only raw logits of a softmax head have such a gauge:
-for probabilities and for regions there is no probe. Sizes are finite and positive (UsageError otherwise); no size gives no probe.
+Promises: the shifts of a case depend on the seed, the probe, the case's name and the place of the block alone. Only raw
+logits of a softmax head have such a gauge: for probabilities and for regions there is no probe. Sizes are finite and
+positive (UsageError otherwise); no size gives no probe.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Probe:
     seed: int = 0
 
     def shifted(self, cohort: Cohort, index: int, start: int, members: Sequence[Tensor]) -> Tensor:
-        """Pooled scores (channels, n), float64, of members (channels, n) whose logits were shifted. `start`: first voxel of the block."""
+        """Pooled scores (channels, n), float64, of members (channels, n) whose logits were shifted.
+
+        `start`: first voxel of the block.
+        """
         case = int(journal.digest(cohort[index].id.encode())[:12], 16)
         unit, size = int(self.unit == "member"), np.float64(self.size).view(np.uint64).item()
         n = members[0].shape[1]
@@ -47,7 +51,11 @@ class Probe:
             delta = np.random.default_rng([self.seed, unit, size, case, start]).uniform(-self.size, self.size, n)
             moved = (m.double() + torch.from_numpy(delta)[None] for m in members)
         else:
-            own = np.random.default_rng([self.seed, unit, size, case]).uniform(-self.size, self.size, len(members)).tolist()
+            own = (
+                np.random.default_rng([self.seed, unit, size, case])
+                .uniform(-self.size, self.size, len(members))
+                .tolist()
+            )
             moved = (m.double() + d for m, d in zip(members, own, strict=True))
         return pool_members(moved, len(members), cohort.kind, cohort.pool, cohort.head)
 
@@ -56,7 +64,9 @@ def probes(cohort: Cohort, sizes: Sequence[float], seed: int) -> list[Probe]:
     """Probes of a cohort; none where its scores have no gauge."""
     for size in sizes:
         if not (math.isfinite(size) and size > 0):
-            raise UsageError("shifts", found=str(size), expected="finite sizes above 0", do="Give sizes such as 1, 10, 100.")
+            raise UsageError(
+                "shifts", found=str(size), expected="finite sizes above 0", do="Give sizes such as 1, 10, 100."
+            )
     if not has_gauge(cohort):
         return []
     return [Probe(unit, float(size), seed) for unit in ("voxel", "member") for size in dict.fromkeys(sizes)]

@@ -1,14 +1,19 @@
-"""What parameters prove: the conditions under which a map keeps the label, keeps the order, or ignores an offset of the logits, with the numbers they rest on.
+"""What parameters prove: the conditions under which a map keeps the label, keeps the order, or ignores an offset of the
+logits, with the numbers they rest on.
 
     one affine map    keeps label and order iff W = lambda I + 1 c^T, lambda > 0, b a multiple of 1 (K26 App. A.2)
     an affine map     on raw logits ignores an offset iff all row sums of W are equal; of a diagonal W: all scales
-    one that does not tends, as the offset grows, to the class of the largest row sum, and as it falls, to that of the smallest (definitions 2.3)
-    an expert         of a class-conditional map, in canonical order, keeps its cone iff W' = G W G^-1 has zeros below its first entry, the rest of W'
+    one that does not tends, as the offset grows, to the class of the largest row sum, and as it falls, to that of the
+    smallest (definitions 2.3)
+    an expert         of a class-conditional map, in canonical order, keeps its cone iff W' = G W G^-1 has zeros below
+                      its first entry, the rest of W'
                       below and to the right is >= 0, and G b is >= 0 below its first entry (definitions 4.3)
 
-Promises: conditions are necessary and sufficient for the map in exact arithmetic; entries count as equal within `TOLERANCE` of the largest, as in `AffineMap`.
-An expert of log-probabilities (CDC) may keep its label although it does not keep the whole cone, since the log-probability of the winner is never above 0:
-what it promises is what its guarantees say. Costs: nothing next to a block of voxels. A kind of map without a proof of its own gives what its guarantees say, without numbers.
+Promises: conditions are necessary and sufficient for the map in exact arithmetic; entries count as equal within
+`TOLERANCE` of the largest, as in `AffineMap`. An expert of log-probabilities (CDC) may keep its label although it does
+not keep the whole cone, since the log-probability of the winner is never above 0: what it promises is what its
+guarantees say. Costs: nothing next to a block of voxels. A kind of map without a proof of its own gives what its
+guarantees say, without numbers.
 """
 
 from __future__ import annotations
@@ -60,7 +65,10 @@ def proofs(m: PartMap, classes: Sequence[str]) -> list[Proof]:
 @proofs.register
 def _(m: AffineMap, classes: Sequence[str]) -> list[Proof]:
     on_logits = bool(m.on_logits)
-    return [offset(m.weight, classes) if on_logits else Proof(PROMISES[0], True, "it sees log-probabilities only"), *single_affine(m.weight, m.bias)]
+    return [
+        offset(m.weight, classes) if on_logits else Proof(PROMISES[0], True, "it sees log-probabilities only"),
+        *single_affine(m.weight, m.bias),
+    ]
 
 
 @proofs.register
@@ -73,12 +81,21 @@ def _(m: ConditionalMap, classes: Sequence[str]) -> list[Proof]:
     for name in PROMISES:
         holds = getattr(given, name) == "proven"
         failed = [p.why for p in experts if not p.holds] if name == promise and not holds else []
-        out.append(Proof(name, holds, "; ".join([given.reasons.get(name, ""), *failed[:SHOWN]]), numbers if name == promise else {}))
+        out.append(
+            Proof(
+                name,
+                holds,
+                "; ".join([given.reasons.get(name, ""), *failed[:SHOWN]]),
+                numbers if name == promise else {},
+            )
+        )
     return out
 
 
 def canonical_expert(m: ConditionalMap, index: int) -> tuple[Tensor, Tensor]:
-    """W (C, C) and b (C,) of one expert in canonical order: the decided class first and the others in their order, or all of them sorted."""
+    """W (C, C) and b (C,) of one expert in canonical order: the decided class first and the others in their order, or
+    all of them sorted.
+    """
     weight, bias = m.weight[index], m.bias[index]
     c = len(m.bias)
     if isinstance(m.coordinates, Scores):
@@ -92,7 +109,10 @@ def canonical_expert(m: ConditionalMap, index: int) -> tuple[Tensor, Tensor]:
 
 
 def single_affine(weight: Tensor, bias: Tensor) -> list[Proof]:
-    """Whether one affine map W (C, C), b (C,) for all voxels keeps the label and the order. For one affine map both hold or neither."""
+    """Whether one affine map W (C, C), b (C,) for all voxels keeps the label and the order.
+
+    For one affine map both hold or neither.
+    """
     c = weight.shape[0]
     scale = max(weight.abs().max().item(), 1e-300)
     common = torch.stack([weight[(j + 1) % c, j] for j in range(c)])
@@ -126,25 +146,36 @@ def offset(weight: Tensor, classes: Sequence[str]) -> Proof:
     down = [name for name, s in zip(classes, sums.tolist(), strict=True) if s <= sums.min().item() + ROW_SUMS * scale]
     numbers |= {"tends_to_as_logits_rise": up, "tends_to_as_logits_fall": down}
     run = f"the {of_what} run from {sums.min().item():.4g} to {sums.max().item():.4g}"
-    return Proof(PROMISES[0], False, f"{run}: raising all logits leads to {' or '.join(up)}, lowering them to {' or '.join(down)}", numbers)
+    return Proof(
+        PROMISES[0],
+        False,
+        f"{run}: raising all logits leads to {' or '.join(up)}, lowering them to {' or '.join(down)}",
+        numbers,
+    )
 
 
 def argmax_cone(classes: int) -> Tensor:
-    """G (C, C) whose rows are the first score and its margins to the others: the first is a maximum where the margins are >= 0."""
+    """G (C, C) whose rows are the first score and its margins to the others: the first is a maximum where the margins
+    are >= 0.
+    """
     g = -torch.eye(classes, dtype=torch.float64)
     g[:, 0] = 1
     return g
 
 
 def order_cone(classes: int) -> Tensor:
-    """G (C, C) whose rows are the first score and the gaps of neighbours: scores do not increase where the gaps are >= 0."""
+    """G (C, C) whose rows are the first score and the gaps of neighbours: scores do not increase where the gaps are >=
+    0.
+    """
     eye = torch.eye(classes, dtype=torch.float64)
     g = torch.cat([eye[:1], eye[:-1] - eye[1:]])
     return g
 
 
 def expert(weight: Tensor, bias: Tensor, cone: Tensor, promise: str, name: str) -> Proof:
-    """Whether an expert W (C, C), b (C,) that acts in canonical order maps the cone of `cone` (`argmax_cone`, `order_cone`) into itself."""
+    """Whether an expert W (C, C), b (C,) that acts in canonical order maps the cone of `cone` (`argmax_cone`,
+    `order_cone`) into itself.
+    """
     inner = cone @ weight.double() @ torch.linalg.inv(cone)
     moved = cone @ bias.double()
     scale = max(weight.abs().max().item(), 1e-300)
@@ -153,10 +184,14 @@ def expert(weight: Tensor, bias: Tensor, cone: Tensor, promise: str, name: str) 
     least, bias_least = inner[1:, 1:].min().item(), moved[1:].min().item()
     failed = []
     if column > tolerance:
-        failed.append(f"the first column below the first entry reaches {column:.3g}, not 0: the level of the scores matters")
+        failed.append(
+            f"the first column below the first entry reaches {column:.3g}, not 0: the level of the scores matters"
+        )
     if least < -tolerance:
         failed.append(f"the smallest entry of A is {least:.3g}, below 0")
     if bias_least < -TOLERANCE * max(1.0, scale):
         failed.append(f"the bias leaves the cone by {-bias_least:.3g}")
     why = f"expert {name}: " + ("; ".join(failed) or "block form with A >= 0, and its bias lies in the cone")
-    return Proof(promise, not failed, why, {"first_column": column, "smallest_entry": least, "smallest_bias": bias_least})
+    return Proof(
+        promise, not failed, why, {"first_column": column, "smallest_entry": least, "smallest_bias": bias_least}
+    )

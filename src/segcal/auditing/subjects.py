@@ -1,8 +1,10 @@
-"""What is audited: a calibrator, voxel by voxel, or whole cases of any callable and of a calibrator that looks at neighbours.
+"""What is audited: a calibrator, voxel by voxel, or whole cases of any callable and of a calibrator that looks at
+neighbours.
 
-A `Calibrator` works on blocks of voxels and says what its probabilities are before they are rounded. Of a callable nothing is known: it gets `(1, C, *spatial)` float64 tensors of
-the pooled scores, since it may look at neighbours, and whatever it returns (a tensor or an array of that shape) is rounded to float32.
-Raises ShapeError for an output of another shape, ScoreError for one that is no probability. Costs of a callable: whole cases in memory.
+A `Calibrator` works on blocks of voxels and says what its probabilities are before they are rounded. Of a callable
+nothing is known: it gets `(1, C, *spatial)` float64 tensors of the pooled scores, since it may look at neighbours, and
+whatever it returns (a tensor or an array of that shape) is rounded to float32. Raises ShapeError for an output of
+another shape, ScoreError for one that is no probability. Costs of a callable: whole cases in memory.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class WholeCase:
         return self.subject.fields if isinstance(self.subject, Calibrator) else ()
 
     def deliver(self, scores: Tensor, shape: tuple[int, ...], fields: Mapping[str, Tensor], counted: Tensor) -> Tensor:
-        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels, n) too; `counted` (n,): all but crop padding."""
+        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels,
+        n) too; `counted` (n,): all but crop padding.
+        """
         whole = scores.double().reshape(1, -1, *shape)
         with torch.no_grad():
             if isinstance(self.subject, Calibrator):
@@ -61,9 +65,17 @@ class WholeCase:
         expected = (1, scores.shape[0], *shape)
         if tuple(p.shape) != expected:
             raise ShapeError(
-                self.name, found=f"an output of shape {tuple(p.shape)}", expected=f"{expected}", do="Return probabilities in the shape of the scores, classes on axis 1."
+                self.name,
+                found=f"an output of shape {tuple(p.shape)}",
+                expected=f"{expected}",
+                do="Return probabilities in the shape of the scores, classes on axis 1.",
             )
         p = p.float().reshape(scores.shape[0], -1)
         if not bool(((p >= 0) & (p <= 1 + 1e-6)).all()):
-            raise ScoreError(self.name, found="values outside [0, 1], or NaN", expected="probabilities", do="Return probabilities, not logits.")
+            raise ScoreError(
+                self.name,
+                found="values outside [0, 1], or NaN",
+                expected="probabilities",
+                do="Return probabilities, not logits.",
+            )
         return p

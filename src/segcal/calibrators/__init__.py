@@ -1,4 +1,6 @@
-"""What is applied: maps of log-probabilities (scale, affine, mixture, conditional, steps), temperatures from neighbourhoods (local), and the calibrator of one a part."""
+"""What is applied: maps of log-probabilities (scale, affine, mixture, conditional, steps), temperatures from
+neighbourhoods (local), and the calibrator of one a part.
+"""
 
 from segcal.calibrators.affine import AffineMap
 from segcal.calibrators.binned import BinnedMap
@@ -29,4 +31,6 @@ __all__ = [
 ]
 
 REGISTERED: tuple[type[Map], ...] = (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap)
-"""Kinds of maps of each voxel alone that the conformance kit and the file format know; `LocalMap` is the one kind that looks at neighbours."""
+"""Kinds of maps of each voxel alone that the conformance kit and the file format know; `LocalMap` is the one kind that
+looks at neighbours.
+"""

@@ -1,7 +1,9 @@
-"""An affine map before the softmax: p = S(W phi + b), phi the canonical log-probabilities, or raw logits (K26 Eq. 4, 5, 10).
+"""An affine map before the softmax: p = S(W phi + b), phi the canonical log-probabilities, or raw logits (K26 Eq. 4, 5,
+10).
 
-Vector, matrix, constrained matrix scaling and Dirichlet calibration all end here. Promises, by K26 Appendix A.2: on raw logits it is translation-invariant iff all row sums of W
-are equal; it preserves arg max and order iff W = beta I + 1 c^T with beta > 0 and b is a multiple of 1. On log-probabilities it is always translation-invariant.
+Vector, matrix, constrained matrix scaling and Dirichlet calibration all end here. Promises, by K26 Appendix A.2: on raw
+logits it is translation-invariant iff all row sums of W are equal; it preserves arg max and order iff W = beta I + 1
+c^T with beta > 0 and b is a multiple of 1. On log-probabilities it is always translation-invariant.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from segcal.errors import UsageError
 from segcal.guarantees import Guarantees, Status
 
 TOLERANCE = 1e-12
-"""Share of the largest entry by which entries may differ and still count as equal: parameters are the result of float64 sums."""
+"""Share of the largest entry by which entries may differ and still count as equal: parameters are the result of float64
+sums.
+"""
 
 
 class AffineMap(Map):
@@ -32,15 +36,20 @@ class AffineMap(Map):
         super().__init__()
         if weight.dim() != 2 or weight.shape[0] != weight.shape[1] or bias.shape != weight.shape[:1]:
             raise UsageError(
-                "weight, bias", found=f"shapes {tuple(weight.shape)} and {tuple(bias.shape)}", expected="(C, C) and (C,)", do="Give a square matrix and one bias a class."
+                "weight, bias",
+                found=f"shapes {tuple(weight.shape)} and {tuple(bias.shape)}",
+                expected="(C, C) and (C,)",
+                do="Give a square matrix and one bias a class.",
             )
         if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-            raise UsageError("weight, bias", found="NaN or infinity", expected="finite numbers", do="Fit again with a positive eps.")
+            raise UsageError(
+                "weight, bias", found="NaN or infinity", expected="finite numbers", do="Fit again with a positive eps."
+            )
         self.parameter("weight", weight)
         self.parameter("bias", bias)
         self.register_buffer("on_logits", torch.tensor(logits))
         self._decide()
-        self.register_load_state_dict_post_hook(_decided_again)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.register_load_state_dict_post_hook(_decided_again)  # type: ignore[no-untyped-call]
 
     def _decide(self) -> None:
         """Decide once, as plain truth values: read off tensors in `forward`, they would end a trace."""
@@ -66,7 +75,10 @@ class AffineMap(Map):
             if free_energy is None:
                 if self.needs_logits:
                     raise UsageError(
-                        "scores", found="probabilities", expected="raw logits", do="This map was fitted on raw logits; give it the network's logits, or fit on probabilities."
+                        "scores",
+                        found="probabilities",
+                        expected="raw logits",
+                        do="This map was fitted on raw logits; give it the network's logits, or fit on probabilities.",
                     )
             else:
                 # W (x + F 1) = W x + F (W 1)
@@ -86,7 +98,8 @@ class AffineMap(Map):
             else:
                 invariant = "no"
                 reasons["translation_invariant"] = (
-                    f"row sums of W run from {sums.min().item():.4g} to {sums.max().item():.4g}; raising all logits favours class {int(sums.argmax())}"
+                    f"row sums of W run from {sums.min().item():.4g} to {sums.max().item():.4g}; raising all logits"
+                    f" favours class {int(sums.argmax())}"
                 )
         common = torch.stack([self.weight[(j + 1) % c, j] for j in range(c)])
         rest = self.weight - common[None, :]
@@ -95,7 +108,11 @@ class AffineMap(Map):
         bias_ok = (self.bias - self.bias[0]).abs().max().item() <= TOLERANCE * max(1.0, scale)
         keeps = shape_ok and bias_ok and beta.item() > 0
         why = (
-            "W = beta I + 1 c^T with beta > 0 and equal biases" if keeps else "W is not beta I + 1 c^T with beta > 0" if not (shape_ok and beta.item() > 0) else "the biases differ"
+            "W = beta I + 1 c^T with beta > 0 and equal biases"
+            if keeps
+            else "W is not beta I + 1 c^T with beta > 0"
+            if not (shape_ok and beta.item() > 0)
+            else "the biases differ"
         )
         reasons |= {"preserves_argmax": why, "preserves_order": why}
         status: Status = "proven" if keeps else "no"
@@ -103,7 +120,11 @@ class AffineMap(Map):
 
     def describe(self) -> dict[str, object]:
         """The matrix and the bias."""
-        return {"weight": self.weight.tolist(), "bias": self.bias.tolist(), "acts_on": "logits" if self._on_logits else "log_probs"}
+        return {
+            "weight": self.weight.tolist(),
+            "bias": self.bias.tolist(),
+            "acts_on": "logits" if self._on_logits else "log_probs",
+        }
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> AffineMap:

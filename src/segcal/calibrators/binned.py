@@ -1,9 +1,12 @@
-"""One step function a class, on bins even in the log-odds of its probability: q_k = f_k(p_k), then q / sum q (Zadrozny and Elkan 2002).
+"""One step function a class, on bins even in the log-odds of its probability: q_k = f_k(p_k), then q / sum q (Zadrozny
+and Elkan 2002).
 
-Isotonic regression and histogram binning end here. Bins have edges at i w, i integer, from -`reach` to `reach`; the outer two take whatever lies beyond. With two classes the
-bin of class 1 mirrors that of class 0, so that a tie counts for class 0, as in every arg max here.
-Promises: it sees log-probabilities only, hence translation-invariant. With two classes it preserves label and order iff f_0 > f_1 in every pair of mirrored bins on class 0's side
-of 0.5 and f_0 < f_1 on the other. With more, two classes whose probabilities share a bin tie, and the label is not preserved. Costs a logarithm and a look-up a class.
+Isotonic regression and histogram binning end here. Bins have edges at i w, i integer, from -`reach` to `reach`; the
+outer two take whatever lies beyond. With two classes the bin of class 1 mirrors that of class 0, so that a tie counts
+for class 0, as in every arg max here. Promises: it sees log-probabilities only, hence translation-invariant. With two
+classes it preserves label and order iff f_0 > f_1 in every pair of mirrored bins on class 0's side of 0.5 and f_0 < f_1
+on the other. With more, two classes whose probabilities share a bin tie, and the label is not preserved. Costs a
+logarithm and a look-up a class.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ def _place(log_odds: Tensor, scale: float, half: int) -> Tensor:
 
 
 class BinnedMap(Map):
-    """`table` (C, B), B even: calibrated probability of each class by bin, strictly between 0 and 1; `reach` > 0 in log-odds. UsageError for anything else."""
+    """`table` (C, B), B even: calibrated probability of each class by bin, strictly between 0 and 1; `reach` > 0 in
+    log-odds. UsageError for anything else.
+    """
 
     type_name: ClassVar[str] = "binned"
     table: Tensor
@@ -45,17 +50,30 @@ class BinnedMap(Map):
         super().__init__()
         limit = torch.as_tensor(reach, dtype=torch.float64).reshape(())
         if table.dim() != 2 or table.shape[0] < 2 or table.shape[1] < 2 or table.shape[1] % 2:
-            raise UsageError("table", found=f"shape {tuple(table.shape)}", expected="(C, B), C at least 2, B even", do="Give one row a class and an even number of bins.")
+            raise UsageError(
+                "table",
+                found=f"shape {tuple(table.shape)}",
+                expected="(C, B), C at least 2, B even",
+                do="Give one row a class and an even number of bins.",
+            )
         if not bool(((table > 0) & (table < 1)).all()):
             raise UsageError(
-                "table", found="a probability of 0, of 1, or none", expected="numbers strictly between 0 and 1", do="Keep them away from 0 and 1: no NLL is finite there."
+                "table",
+                found="a probability of 0, of 1, or none",
+                expected="numbers strictly between 0 and 1",
+                do="Keep them away from 0 and 1: no NLL is finite there.",
             )
         if not (torch.isfinite(limit) and limit > 0):
-            raise UsageError("reach", found=f"{limit.item()}", expected="a finite number above 0", do="Bins run from -reach to reach.")
+            raise UsageError(
+                "reach",
+                found=f"{limit.item()}",
+                expected="a finite number above 0",
+                do="Bins run from -reach to reach.",
+            )
         self.parameter("table", table)
         self.parameter("reach", limit)
         self._limit = limit.item()  # a plain number: read off the buffer in `forward`, it would end a trace
-        self.register_load_state_dict_post_hook(_read_again)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.register_load_state_dict_post_hook(_read_again)  # type: ignore[no-untyped-call]
 
     @property
     def classes(self) -> int | None:

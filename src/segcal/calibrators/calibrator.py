@@ -1,11 +1,12 @@
 """A fitted calibrator: one map for each part of a head, what it promises, and what it remembers of its fit.
 
-A map that looks at neighbours (`LocalMap`) gives each voxel a temperature, of whole arrays at once or tile by tile from an open case (`temperatures`); from there on it is one
-factor a voxel.
+A map that looks at neighbours (`LocalMap`) gives each voxel a temperature, of whole arrays at once or tile by tile from
+an open case (`temperatures`); from there on it is one factor a voxel.
 
-`calibrator(scores)` returns float32 probabilities in which a promised label is kept at every voxel; `calibrator.log_probs(scores)` is plain
-traceable tensor code in float64. Scores are (B, C, *spatial) of the kind it was fitted on, unless `kind` says otherwise. A region head's decision at 0.5 is kept
-unless `keep_decision` is False; a softmax head's label is kept where the map guarantees it. An empty batch gives an empty result.
+`calibrator(scores)` returns float32 probabilities in which a promised label is kept at every voxel;
+`calibrator.log_probs(scores)` is plain traceable tensor code in float64. Scores are (B, C, *spatial) of the kind it was
+fitted on, unless `kind` says otherwise. A region head's decision at 0.5 is kept unless `keep_decision` is False; a
+softmax head's label is kept where the map guarantees it. An empty batch gives an empty result.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
 class Solution:
     """How a fit ended.
 
-    `objective`: penalised mean NLL reached; `nll`: the NLL part, mean over fitted voxels. `status`: 'optimal', 'trained' (its own rule ended it, no optimum is claimed),
-    'degenerate' (finite and usable, but the data do not determine it) or 'stopped'; `message` says it in words. `passes`: complete readings of the rows. `certificate`: bound on
-    objective minus optimum (`gap`; None where the problem is not convex), its `proof`, the largest `gradient` entry. `settings`: penalty strengths and the like, as used.
-    `selection`: the cross-validated path, if there was one. `parts`: per region.
+    `objective`: penalised mean NLL reached; `nll`: the NLL part, mean over fitted voxels. `status`: 'optimal',
+    'trained' (its own rule ended it, no optimum is claimed), 'degenerate' (finite and usable, but the data do not
+    determine it) or 'stopped'; `message` says it in words. `passes`: complete readings of the rows. `certificate`:
+    bound on objective minus optimum (`gap`; None where the problem is not convex), its `proof`, the largest `gradient`
+    entry. `settings`: penalty strengths and the like, as used. `selection`: the cross-validated path, if there was one.
+    `parts`: per region.
     """
 
     objective: float
@@ -66,7 +69,9 @@ class Solution:
 
 @dataclass(frozen=True)
 class FitData:
-    """What a calibrator was fitted on: enough to recognise the cases and to notice a mismatch, nothing of the images."""
+    """What a calibrator was fitted on: enough to recognise the cases and to notice a mismatch, nothing of the
+    images.
+    """
 
     name: str
     pool: Pool
@@ -81,8 +86,12 @@ class FitData:
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> FitData:
         """The fit data that `to_json` described."""
-        records = tuple(Record(r["id"], r["group"], r["labels"], r["scores"], tuple(r["roles"])) for r in described["records"])
-        return cls(described["name"], described["pool"], Provenance(**described["provenance"]), records, described["voxels"])
+        records = tuple(
+            Record(r["id"], r["group"], r["labels"], r["scores"], tuple(r["roles"])) for r in described["records"]
+        )
+        return cls(
+            described["name"], described["pool"], Provenance(**described["provenance"]), records, described["voxels"]
+        )
 
 
 def check_keeps(head: Head, keep_decision: bool | None) -> None:
@@ -92,14 +101,18 @@ def check_keeps(head: Head, keep_decision: bool | None) -> None:
             "keep_decision",
             found="True for a softmax head",
             expected="True for region heads only",
-            do="A map that moves the winner cannot keep it and sum to one; choose a method that preserves the label, such as ts or ets.",
+            do=(
+                "A map that moves the winner cannot keep it and sum to one; choose a method that preserves the label,"
+                " such as ts or ets."
+            ),
         )
 
 
 class Calibrator(nn.Module):
     """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`.
 
-    Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind (`check=False` skips that look).
+    Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind
+    (`check=False` skips that look).
     """
 
     def __init__(
@@ -116,11 +129,19 @@ class Calibrator(nn.Module):
     ) -> None:
         super().__init__()
         if len(maps) != len(head.parts):
-            raise UsageError("maps", found=f"{len(maps)} map(s)", expected=f"{len(head.parts)}, one a part of the head", do="Give one map a region, or one for a softmax head.")
+            raise UsageError(
+                "maps",
+                found=f"{len(maps)} map(s)",
+                expected=f"{len(head.parts)}, one a part of the head",
+                do="Give one map a region, or one for a softmax head.",
+            )
         for part, m in enumerate(maps):
             if m.classes not in (None, len(head.part_classes(part))):
                 raise ShapeError(
-                    "maps", found=f"a map for {m.classes} classes", expected=f"{len(head.part_classes(part))} for {head.parts[part]!r}", do="Fit on scores of this head."
+                    "maps",
+                    found=f"a map for {m.classes} classes",
+                    expected=f"{len(head.part_classes(part))} for {head.parts[part]!r}",
+                    do="Fit on scores of this head.",
                 )
         check_keeps(head, keep_decision)
         self.head = head
@@ -160,53 +181,103 @@ class Calibrator(nn.Module):
         """Names of the fields of a case that are needed beside its scores, such as its image."""
         return tuple(sorted({name for m in self.maps if isinstance(m, LocalMap) for name in m.fields}))
 
-    def forward(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, counted: Tensor | None = None, **fields: Tensor) -> Tensor:
-        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial). `counted`, `fields`: as `log_probs`."""
+    def forward(
+        self,
+        scores: Tensor,
+        *,
+        kind: Kind | None = None,
+        check: bool = True,
+        counted: Tensor | None = None,
+        **fields: Tensor,
+    ) -> Tensor:
+        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial).
+
+        `counted`, `fields`: as `log_probs`.
+        """
         flat, kind = self._flat(scores, kind, check)
         p = self.deliver(flat, kind, self._around(scores, flat, kind, fields, counted))
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
-    def log_probs(self, scores: Tensor, *, kind: Kind | None = None, check: bool = True, counted: Tensor | None = None, **fields: Tensor) -> Tensor:
+    def log_probs(
+        self,
+        scores: Tensor,
+        *,
+        kind: Kind | None = None,
+        check: bool = True,
+        counted: Tensor | None = None,
+        **fields: Tensor,
+    ) -> Tensor:
         """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`.
 
-        `fields`: what the calibrator needs beside scores (`self.fields`), such as image (B, *spatial) or (B, channels, *spatial); UsageError for one it has no use for or one
-        missing. `counted` (B, *spatial), bool: the voxels the network looked at, over which a temperature of a whole case is averaged; None: all of them.
+        `fields`: what the calibrator needs beside scores (`self.fields`), such as image (B, *spatial) or (B, channels,
+        *spatial); UsageError for one it has no use for or one missing. `counted` (B, *spatial), bool: the voxels the
+        network looked at, over which a temperature of a whole case is averaged; None: all of them.
         """
         flat, kind = self._flat(scores, kind, check)
         around = self._around(scores, flat, kind, fields, counted)
-        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), around)
+        rows = self.map_rows(
+            self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), around
+        )
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
-    def map_rows(self, log_rows: Tensor, free_energy: Tensor | None, given: Tensor | None = None, temperatures: Sequence[Tensor | None] | None = None) -> Tensor:
+    def map_rows(
+        self,
+        log_rows: Tensor,
+        free_energy: Tensor | None,
+        given: Tensor | None = None,
+        temperatures: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
         """All parts' maps on canonical rows (head.rows, n).
 
-        `given`, as for a map, has as many rows; `temperatures` (n,) of the parts that look at neighbours, None for the others.
+        `given`, as for a map, has as many rows; `temperatures` (n,) of the parts that look at neighbours, None for the
+        others.
         """
         found = [None] * len(self.maps) if temperatures is None else temperatures
         parts = [self.head.slice(r) for r in range(len(self.maps))]
-        mapped = [self.map_part(r, log_rows[at], free_energy, None if given is None else given[at], found[r]) for r, at in enumerate(parts)]
+        mapped = [
+            self.map_part(r, log_rows[at], free_energy, None if given is None else given[at], found[r])
+            for r, at in enumerate(parts)
+        ]
         return mapped[0] if len(mapped) == 1 else torch.cat(mapped)
 
-    def map_part(self, part: int, log_probs: Tensor, free_energy: Tensor | None, given: Tensor | None = None, temperature: Tensor | None = None) -> Tensor:
+    def map_part(
+        self,
+        part: int,
+        log_probs: Tensor,
+        free_energy: Tensor | None,
+        given: Tensor | None = None,
+        temperature: Tensor | None = None,
+    ) -> Tensor:
         """One part's map on its rows (C, n)."""
         if not isinstance(self.maps[part], LocalMap):
             out: Tensor = self.maps[part](log_probs, free_energy, given)
             return out
         if temperature is None:
             raise UsageError(
-                "rows", found="voxels without their neighbours", expected="the temperature of each", do="Apply this calibrator to images, volumes or a cohort, not to loose rows."
+                "rows",
+                found="voxels without their neighbours",
+                expected="the temperature of each",
+                do="Apply this calibrator to images, volumes or a cohort, not to loose rows.",
             )
         return torch.log_softmax(log_probs / temperature.to(log_probs.dtype), 0)
 
     def deliver(self, flat: Tensor, kind: Kind, temperatures: Sequence[Tensor | None] | None = None) -> Tensor:
-        """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept. `temperatures`: as `map_rows`."""
-        rows = self.map_rows(self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), temperatures)
+        """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept.
+
+        `temperatures`: as `map_rows`.
+        """
+        rows = self.map_rows(
+            self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), temperatures
+        )
         return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
 
     def temperatures(self, surroundings: Surroundings) -> list[TemperatureField | None]:
         """The temperatures of an open case, a part; None where its map acts on each voxel alone."""
-        return [TemperatureField(m, self.head.slice(r), surroundings) if isinstance(m, LocalMap) else None for r, m in enumerate(self.maps)]
+        return [
+            TemperatureField(m, self.head.slice(r), surroundings) if isinstance(m, LocalMap) else None
+            for r, m in enumerate(self.maps)
+        ]
 
     def through(self, part: int) -> ThroughPart | ThroughLocalPart:
         """This calibrator as a map of the rows of one part, for metrics."""
@@ -225,12 +296,21 @@ class Calibrator(nn.Module):
     def _maps(self) -> list[PartMap]:
         return [m for m in self.maps if isinstance(m, PartMap)]
 
-    def _around(self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor], counted: Tensor | None) -> list[Tensor | None] | None:
-        """The temperatures of a batch held in memory, (n,) a part whose map looks at neighbours; None where no map does."""
+    def _around(
+        self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor], counted: Tensor | None
+    ) -> list[Tensor | None] | None:
+        """The temperatures of a batch held in memory, (n,) a part whose map looks at neighbours; None where no map
+        does.
+        """
         if set(fields) != set(self.fields):
             wrong = sorted(set(fields) ^ set(self.fields))[0]
             found, expected = ("a value", "nothing") if wrong in fields else ("nothing", f"the {wrong} of each case")
-            raise UsageError(wrong, found=found, expected=expected, do=f"This calibrator needs, beside scores: {', '.join(self.fields) or 'nothing'}.")
+            raise UsageError(
+                wrong,
+                found=found,
+                expected=expected,
+                do=f"This calibrator needs, beside scores: {', '.join(self.fields) or 'nothing'}.",
+            )
         if not self.looks_around:
             return None
         if not flat.numel():
@@ -245,7 +325,11 @@ class Calibrator(nn.Module):
             image = _batched(fields["image"], scores).to(rows).reshape(-1, batch, *grid.shape) if m.fields else None
             near = rows[self.head.slice(r)].reshape(-1, batch, *grid.shape)
             energies = None if energy is None else energy.reshape(batch, *grid.shape)
-            out.append(temperatures_of(m, grid, near, energies, image, None if counted is None else counted.reshape(batch, -1)).flatten())
+            out.append(
+                temperatures_of(
+                    m, grid, near, energies, image, None if counted is None else counted.reshape(batch, -1)
+                ).flatten()
+            )
         return out
 
     def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:
@@ -253,7 +337,15 @@ class Calibrator(nn.Module):
             return None
         energy = self.head.free_energy(flat, kind)
         if energy is None:
-            raise UsageError("kind", found=kind, expected="logits", do="This calibrator was fitted on raw logits and depends on their offset; give it the network's logits.")
+            raise UsageError(
+                "kind",
+                found=kind,
+                expected="logits",
+                do=(
+                    "This calibrator was fitted on raw logits and depends on their offset; give it the network's"
+                    " logits."
+                ),
+            )
         return energy
 
     def _flat(self, scores: Tensor, kind: Kind | None, check: bool) -> tuple[Tensor, Kind]:
@@ -289,7 +381,10 @@ def _batched(image: Tensor, scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ThroughPart:
-    """One part of a calibrator applied to rows; equal where calibrator and part are the same. `temperature` (n,): of each row, where the map looks at neighbours."""
+    """One part of a calibrator applied to rows; equal where calibrator and part are the same.
+
+    `temperature` (n,): of each row, where the map looks at neighbours.
+    """
 
     calibrator: Calibrator
     part: int
@@ -316,7 +411,10 @@ class ThroughPart:
 
 @dataclass(frozen=True)
 class ThroughLocalPart:
-    """One part whose map looks at neighbours: it has to be told the case, then the block, before it can map rows. Equal as `ThroughPart`."""
+    """One part whose map looks at neighbours: it has to be told the case, then the block, before it can map rows.
+
+    Equal as `ThroughPart`.
+    """
 
     calibrator: Calibrator
     part: int
@@ -331,6 +429,8 @@ class ThroughLocalPart:
         assert found is not None
 
         def at(block: Block) -> ThroughPart:
-            return ThroughPart(self.calibrator, self.part, found.read(block.start, block.start + block.voxels)[block.role == SCORED])
+            return ThroughPart(
+                self.calibrator, self.part, found.read(block.start, block.start + block.voxels)[block.role == SCORED]
+            )
 
         return at

@@ -1,8 +1,11 @@
-"""A class-conditional map: one affine expert for each decided class, in the coordinates of `segcal.experts` (K26 3.2): CDC, CMS_ap and CMS_op end here.
+"""A class-conditional map: one affine expert for each decided class, in the coordinates of `segcal.experts` (K26 3.2):
+CDC, CMS_ap and CMS_op end here.
 
-Promises: experts in margins with A >= 0 and g >= 0 keep the arg max, in gaps the whole order, exactly also in floating point (up to ties, which what is delivered breaks as the
-scores do). Every expert sees differences of scores or log-probabilities only, so it is translation-invariant. The expert and the ranking are read off `given`,
-the scores as they came, where these are handed in. Costs, a voxel: O(C^2), in gaps a sort; while being traced, O(C^3), since every expert then sees every voxel.
+Promises: experts in margins with A >= 0 and g >= 0 keep the arg max, in gaps the whole order, exactly also in floating
+point (up to ties, which what is delivered breaks as the scores do). Every expert sees differences of scores or
+log-probabilities only, so it is translation-invariant. The expert and the ranking are read off `given`, the scores as
+they came, where these are handed in. Costs, a voxel: O(C^2), in gaps a sort; while being traced, O(C^3), since every
+expert then sees every voxel.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ TOLERANCE = 1e-12
 
 
 class ConditionalMap(Map):
-    """`weight` (C, K, K) and `bias` (C, K), finite (UsageError otherwise): [A | g] or [W | b] of each expert; K = C for scores, else C - 1."""
+    """`weight` (C, K, K) and `bias` (C, K), finite (UsageError otherwise): [A | g] or [W | b] of each expert; K = C for
+    scores, else C - 1.
+    """
 
     type_name: ClassVar[str] = "conditional"
     weight: Tensor
@@ -41,7 +46,9 @@ class ConditionalMap(Map):
                 do="Give one square matrix and one bias an expert.",
             )
         if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-            raise UsageError("weight, bias", found="NaN or infinity", expected="finite numbers", do="Fit again with a positive eps.")
+            raise UsageError(
+                "weight, bias", found="NaN or infinity", expected="finite numbers", do="Fit again with a positive eps."
+            )
         self.parameter("weight", weight)
         self.parameter("bias", bias)
         self.register_buffer("kind", torch.tensor([other == coordinates for other in COORDINATES]))
@@ -93,7 +100,8 @@ class ConditionalMap(Map):
             if isinstance(self.coordinates, Scores):
                 a, c, g = margins_form(self.weight[e], self.bias[e], e)
                 scale = TOLERANCE * max(1.0, float(self.weight[e].abs().max()))
-                # what the log-probability of the winner adds must be the same for all competitors, or it moves them past each other
+                # what the log-probability of the winner adds must be the same for all competitors, or it moves them
+                # past each other
                 alike = float((c - c[0]).abs().max()) <= scale and _keeps_order(a, g)
                 # it lies in [-log C, 0]: what it adds to a margin is least at the end where c drives it down
                 g = g - c.clamp_min(0) * torch.log(torch.tensor(float(len(self.bias)), dtype=g.dtype))
@@ -105,7 +113,11 @@ class ConditionalMap(Map):
             if not alike:
                 disordered.append(str(e))
         what = "A and g" if not isinstance(self.coordinates, Scores) else "the margins form"
-        kept = f"{what} of every expert are not negative" if not broken else f"{what} of expert(s) {', '.join(broken[:5])} have negative entries"
+        kept = (
+            f"{what} of every expert are not negative"
+            if not broken
+            else f"{what} of expert(s) {', '.join(broken[:5])} have negative entries"
+        )
         argmax: Status = "no" if broken else "proven"
         reasons["preserves_argmax"] = kept
         if broken or not disordered:
@@ -126,7 +138,10 @@ class ConditionalMap(Map):
 
 
 def _keeps_order(a: Tensor, g: Tensor) -> bool:
-    """Whether an expert in margins keeps the order of the competitors: A = alpha I + 1 c^T with alpha >= 0, and equal g."""
+    """Whether an expert in margins keeps the order of the competitors:
+
+    A = alpha I + 1 c^T with alpha >= 0, and equal g.
+    """
     k = len(g)
     if k == 1:
         return True

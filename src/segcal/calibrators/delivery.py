@@ -1,8 +1,9 @@
 """What is delivered: float32 probabilities whose arg max is the promised one.
 
-A calibrator that preserves the label does so in exact arithmetic; rounding to float32 can tie or swap neighbours (T = 1e10 makes whole rows equal).
-Where the promised winner is not strictly first, it gets the float32 number just above the largest other: one unit in the last place. Rows still sum
-to one within 1e-6. For region heads the promised side of 0.5 is kept the same way.
+A calibrator that preserves the label does so in exact arithmetic; rounding to float32 can tie or swap neighbours (T =
+1e10 makes whole rows equal). Where the promised winner is not strictly first, it gets the float32 number just above the
+largest other: one unit in the last place. Rows still sum to one within 1e-6. For region heads the promised side of 0.5
+is kept the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from segcal.head import Head, Softmax
 
 
 def deliver(log_rows: Tensor, head: Head, decision: Tensor | None) -> Tensor:
-    """Probabilities (channels, n), float32, from calibrated log-probability rows (head.rows, n); `decision` (parts, n) is kept where given."""
+    """Probabilities (channels, n), float32, from calibrated log-probability rows (head.rows, n); `decision` (parts, n)
+    is kept where given.
+    """
     p = head.probabilities(log_rows).float()
     if decision is None or p.numel() == 0:
         return p

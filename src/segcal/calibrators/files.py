@@ -1,7 +1,8 @@
 """Calibrator files: safetensors for the numbers, JSON metadata for everything else. Never pickle.
 
-Schema 1: metadata key `segcal` holds {schema, method, head, kind, keep_decision, maps, solution, data, crossfit, versions}; tensors are named
-`part.name`. Anything else, a newer schema included, is a clear error. Files are written whole or not at all.
+Schema 1: metadata key `segcal` holds {schema, method, head, kind, keep_decision, maps, solution, data, crossfit,
+versions}; tensors are named `part.name`. Anything else, a newer schema included, is a clear error. Files are written
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
 
 SCHEMA = 1
-_TYPES: dict[str, type[PartMap]] = {m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap, LocalMap)}
+_TYPES: dict[str, type[PartMap]] = {
+    m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap, LocalMap)
+}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
     """Write `calibrator` to `path`. Raises OutputError if that cannot be done."""
     maps = list(calibrator.maps)
-    tensors = {f"{r}.{name}": t.clone(memory_format=torch.contiguous_format) for r, m in enumerate(maps) for name, t in m.state_dict().items()}
+    tensors = {
+        f"{r}.{name}": t.clone(memory_format=torch.contiguous_format)
+        for r, m in enumerate(maps)
+        for name, t in m.state_dict().items()
+    }
     with journal.atomic(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, {"segcal": json.dumps(describe(calibrator))})
 
@@ -64,14 +71,28 @@ def versions() -> dict[str, str]:
     """What made the file."""
     from segcal import __version__
 
-    return {"segcal": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {
+        "segcal": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def load(path: str | os.PathLike[str]) -> Calibrator:
-    """Read a calibrator. MissingError if there is no file; UnreadableError, naming the file, if it is anything but a calibrator of a known schema."""
+    """Read a calibrator.
+
+    MissingError if there is no file; UnreadableError, naming the file, if it is anything but a calibrator of a known
+    schema.
+    """
     file = Path(path)
     if not file.is_file():
-        raise MissingError(str(file), found="no such file", expected="a calibrator written by segcal", do="Fit one with `segcal fit ... -o cal.safetensors`.")
+        raise MissingError(
+            str(file),
+            found="no such file",
+            expected="a calibrator written by segcal",
+            do="Fit one with `segcal fit ... -o cal.safetensors`.",
+        )
     try:
         with safetensors.safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -86,7 +107,12 @@ def load(path: str | os.PathLike[str]) -> Calibrator:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_ours(file, "metadata that cannot be read") from error
     if schema != SCHEMA:
-        raise UnreadableError(str(file), found=f"file schema {schema}", expected=f"schema {SCHEMA}", do="Use the segcal version that wrote it, or fit again.")
+        raise UnreadableError(
+            str(file),
+            found=f"file schema {schema}",
+            expected=f"schema {SCHEMA}",
+            do="Use the segcal version that wrote it, or fit again.",
+        )
     try:
         return _build(described, tensors)
     except SegcalError as error:
@@ -114,5 +140,8 @@ def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calib
 
 def _not_ours(file: Path, found: str) -> UnreadableError:
     return UnreadableError(
-        str(file), found=found, expected="a calibrator written by segcal (safetensors with its metadata)", do="Fit one with `segcal fit ... -o cal.safetensors`."
+        str(file),
+        found=found,
+        expected="a calibrator written by segcal (safetensors with its metadata)",
+        do="Fit one with `segcal fit ... -o cal.safetensors`.",
     )

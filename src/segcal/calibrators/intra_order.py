@@ -1,7 +1,9 @@
-"""An intra-order-preserving map (Rahimi et al. 2020): softmax of sums of gaps times positive factors, see `segcal.intra_order`.
+"""An intra-order-preserving map (Rahimi et al. 2020): softmax of sums of gaps times positive factors, see
+`segcal.intra_order`.
 
-Translation-invariant and order-preserving for all parameters: it sees log-probabilities, and its scores are sums of non-negative terms over the ranks below. The ranking is read
-off `given`, where it is handed in. Not aware of classes: it sees ranks only. Costs, a voxel: a sort and O(C H + H^2) for hidden layers of H units.
+Translation-invariant and order-preserving for all parameters: it sees log-probabilities, and its scores are sums of
+non-negative terms over the ranks below. The ranking is read off `given`, where it is handed in. Not aware of classes:
+it sees ranks only. Costs, a voxel: a sort and O(C H + H^2) for hidden layers of H units.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from segcal.ranking import descending
 
 
 class IntraOrderMap(Map):
-    """`layers`: weight and bias of the two hidden layers and of the last, finite and of fitting shapes (UsageError otherwise)."""
+    """`layers`: weight and bias of the two hidden layers and of the last, finite and of fitting shapes (UsageError
+    otherwise).
+    """
 
     type_name: ClassVar[str] = "intra_order"
 
@@ -28,9 +32,19 @@ class IntraOrderMap(Map):
         sizes = [tuple(w.shape) for w, _ in layers]
         expected = shapes(sizes[0][1], sizes[0][0]) if len(layers) == 3 and len(sizes[0]) == 2 else []
         if sizes != expected or any(b.shape != w.shape[:1] for w, b in layers):
-            raise UsageError("layers", found=f"weights of shapes {sizes}", expected="(H, C), (H, H), (C - 1, H), each with a bias", do="Give the layers of one net.")
+            raise UsageError(
+                "layers",
+                found=f"weights of shapes {sizes}",
+                expected="(H, C), (H, H), (C - 1, H), each with a bias",
+                do="Give the layers of one net.",
+            )
         if not all(bool(torch.isfinite(t).all()) for layer in layers for t in layer):
-            raise UsageError("layers", found="NaN or infinity", expected="finite numbers", do="Fit again with a smaller learning rate.")
+            raise UsageError(
+                "layers",
+                found="NaN or infinity",
+                expected="finite numbers",
+                do="Fit again with a smaller learning rate.",
+            )
         for k, (weight, bias) in enumerate(layers):
             self.parameter(f"weight{k}", weight)
             self.parameter(f"bias{k}", bias)
@@ -57,12 +71,17 @@ class IntraOrderMap(Map):
     def guarantees(self) -> Guarantees:
         """All three hold for all parameters."""
         reasons = {"translation_invariant": "it sees log-probabilities only"}
-        reasons |= dict.fromkeys(("preserves_argmax", "preserves_order"), "scores are sums over lower ranks of gaps times positive factors")
+        reasons |= dict.fromkeys(
+            ("preserves_argmax", "preserves_order"), "scores are sums over lower ranks of gaps times positive factors"
+        )
         return Guarantees("proven", "proven", "proven", reasons)
 
     def describe(self) -> dict[str, object]:
         """The size of the net."""
-        return {"hidden units": int(self.get_buffer("weight0").shape[0]), "numbers": sum(w.numel() + b.numel() for w, b in self.layers)}
+        return {
+            "hidden units": int(self.get_buffer("weight0").shape[0]),
+            "numbers": sum(w.numel() + b.numel() for w, b in self.layers),
+        }
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> IntraOrderMap:

@@ -1,9 +1,11 @@
 """What every map of one softmax problem shares.
 
-A `PartMap` is a fitted map and its promises, which are read off its parameters. A `Map` acts on each voxel alone; a `LocalMap` (`segcal.calibrators.local`) looks at its
-neighbours too. A `Map` takes canonical log-probabilities (C, n), and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). Where the class decided or
-the ranking matters it is read off `given` (C, n), numbers in the order of the scores as they came, which rounding may tie in log-probabilities; without it, off those. It is plain
-traceable tensor code in the dtype it is given. No voxel: an empty result.
+A `PartMap` is a fitted map and its promises, which are read off its parameters. A `Map` acts on each voxel alone; a
+`LocalMap` (`segcal.calibrators.local`) looks at its neighbours too. A `Map` takes canonical log-probabilities (C, n),
+and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). Where the class decided or the
+ranking matters it is read off `given` (C, n), numbers in the order of the scores as they came, which rounding may tie
+in log-probabilities; without it, off those. It is plain traceable tensor code in the dtype it is given. No voxel: an
+empty result.
 """
 
 from __future__ import annotations
@@ -19,12 +21,18 @@ from segcal.guarantees import Guarantees
 
 
 class PartMap(nn.Module, ABC):
-    """One softmax problem's map. Parameters are float64 buffers, fixed once fitted; they move with `.to(device)`, and `.half()` or other changes of type leave them as they are."""
+    """One softmax problem's map.
+
+    Parameters are float64 buffers, fixed once fitted; they move with `.to(device)`, and `.half()` or other changes of
+    type leave them as they are.
+    """
 
     type_name: ClassVar[str]
 
     def parameter(self, name: str, value: Tensor) -> None:
-        """Register a fitted parameter: a float64 buffer, so that it moves with the module, is saved, and is not trained by accident."""
+        """Register a fitted parameter: a float64 buffer, so that it moves with the module, is saved, and is not trained
+        by accident.
+        """
         self.register_buffer(name, value.detach().to(torch.float64, copy=True))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -1,6 +1,7 @@
 """Ensemble temperature scaling: p = l1 S(beta x) + l2 S(x) + l3 / C, l on the simplex (K26 Eq. 6).
 
-Translation-invariant; order-preserving, strictly while l1 + l2 > 0. With l3 > 0 the confidence never exceeds 1 - l3 (1 - 1/C).
+Translation-invariant; order-preserving, strictly while l1 + l2 > 0. With l3 > 0 the confidence never exceeds 1 - l3 (1
+- 1/C).
 """
 
 from __future__ import annotations
@@ -28,9 +29,16 @@ class MixtureMap(Map):
         value = torch.as_tensor(beta, dtype=torch.float64).reshape(())
         share = torch.as_tensor(weights, dtype=torch.float64)
         if not (torch.isfinite(value) and value > 0):
-            raise UsageError("beta", found=f"{value.item()}", expected="a finite number above 0", do="Temperatures are positive.")
+            raise UsageError(
+                "beta", found=f"{value.item()}", expected="a finite number above 0", do="Temperatures are positive."
+            )
         if share.shape != (3,) or not bool((share >= 0).all()) or abs(share.sum().item() - 1) > 1e-9:
-            raise UsageError("weights", found=str(share.tolist()), expected="three weights >= 0 that sum to one", do="Give the shares of S(x/T), S(x) and the uniform.")
+            raise UsageError(
+                "weights",
+                found=str(share.tolist()),
+                expected="three weights >= 0 that sum to one",
+                do="Give the shares of S(x/T), S(x) and the uniform.",
+            )
         self.parameter("beta", value)
         self.parameter("weights", share)
 
@@ -54,7 +62,9 @@ class MixtureMap(Map):
         order: Status = "proven" if bool(self.weights[:2].sum() > 0) else "no"
         reasons = {"translation_invariant": why, "preserves_argmax": why, "preserves_order": why}
         if order == "no":
-            reasons |= dict.fromkeys(("preserves_argmax", "preserves_order"), "all weight is on the uniform distribution: every class ties")
+            reasons |= dict.fromkeys(
+                ("preserves_argmax", "preserves_order"), "all weight is on the uniform distribution: every class ties"
+            )
         return Guarantees("proven", order, order, reasons)
 
     def describe(self) -> dict[str, object]:

@@ -1,4 +1,7 @@
-"""Temperature scaling: p = S(beta x), beta = 1/T > 0 (K26 Eq. 3). Translation-invariant and order-preserving for every beta > 0."""
+"""Temperature scaling: p = S(beta x), beta = 1/T > 0 (K26 Eq.
+
+3). Translation-invariant and order-preserving for every beta > 0.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class ScaleMap(Map):
         super().__init__()
         value = torch.as_tensor(beta, dtype=torch.float64).reshape(())
         if not (torch.isfinite(value) and value > 0):
-            raise UsageError("beta", found=f"{value.item()}", expected="a finite number above 0", do="Temperatures are positive.")
+            raise UsageError(
+                "beta", found=f"{value.item()}", expected="a finite number above 0", do="Temperatures are positive."
+            )
         self.parameter("beta", value)
 
     @property
@@ -37,7 +42,12 @@ class ScaleMap(Map):
     def guarantees(self) -> Guarantees:
         """All three hold for every beta > 0."""
         why = "one positive factor for all classes"
-        return Guarantees("proven", "proven", "proven", dict.fromkeys(("translation_invariant", "preserves_argmax", "preserves_order"), why))
+        return Guarantees(
+            "proven",
+            "proven",
+            "proven",
+            dict.fromkeys(("translation_invariant", "preserves_argmax", "preserves_order"), why),
+        )
 
     def describe(self) -> dict[str, object]:
         """The temperature."""

@@ -1,8 +1,10 @@
-"""The command line: `segcal demo | check | fit | evaluate | apply | audit | corrupt | study | merge | inspect | methods`; a short file a command.
+"""The command line: `segcal demo | check | fit | evaluate | apply | audit | corrupt | study | merge | inspect |
+methods`; a short file a command.
 
-`run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad data, 4 partly done, 130 interrupted.
-An error of segcal is one message on stderr; `--debug` adds the traceback. Errors nobody expected are not caught. Results go to stdout, progress to a terminal only.
-`--help` costs no import of torch: commands import what they need when they run.
+`run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad
+data, 4 partly done, 130 interrupted. An error of segcal is one message on stderr; `--debug` adds the traceback. Errors
+nobody expected are not caught. Results go to stdout, progress to a terminal only. `--help` costs no import of torch:
+commands import what they need when they run.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ TERMINATED = 143
 app = cyclopts.App(
     name="segcal",
     version=__version__,
-    help="""Class probabilities of segmentation models that mean what they say: without retraining and without changing the label map.
+    help="""Class probabilities of segmentation models that mean what they say, without retraining and without
+changing the label map.
 
-The usual order, on a folder RESULTS of predictions with probabilities and a folder LABELS of label maps of held-out cases:
+The usual order, on a folder RESULTS of predictions with probabilities and a folder LABELS of label maps of held-out
+cases:
 
     segcal check RESULTS --labels LABELS
     segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
@@ -48,10 +52,18 @@ Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 1 audit
 )
 
 
-def reflowed(docstring: str) -> str:
-    """What stands before the parameters, each paragraph on one line, for a terminal to wrap; indented lines are examples and stay."""
-    paragraphs = docstring.partition("\n\nParameters\n")[0].split("\n\n")
-    return "\n\n".join(p if p.startswith(" ") else re.sub(r"\n(?! )", " ", p) for p in paragraphs)
+def reflowed(docstring: str) -> tuple[str, str]:
+    """What stands before the parameters, each paragraph on one line for a terminal to wrap (indented lines are
+    examples and stay); and the whole with the text of each parameter on one line.
+    """
+    head, heading, parameters = docstring.partition("\n\nParameters\n")
+    paragraphs = head.split("\n\n")
+    head = "\n\n".join(p if p.startswith(" ") else re.sub(r"\n(?! )", " ", p) for p in paragraphs)
+    return head, head + heading + re.sub(r"(?m)(?<=^ {4})(.*)((?:\n {4}.*)*)", _one_line, parameters)
+
+
+def _one_line(found: re.Match[str]) -> str:
+    return found.group(1) + re.sub(r"\n {4}", " ", found.group(2))
 
 
 COMMANDS: tuple[Callable[..., int], ...] = (
@@ -69,7 +81,8 @@ COMMANDS: tuple[Callable[..., int], ...] = (
 )
 
 for _place, _command in enumerate(COMMANDS):
-    app.command(_command, sort_key=_place, help=reflowed(inspect_.getdoc(_command) or ""))
+    _help, _command.__doc__ = reflowed(inspect_.getdoc(_command) or "")
+    app.command(_command, sort_key=_place, help=_help)
 
 
 def main() -> None:
@@ -84,7 +97,8 @@ def run(words: Sequence[str]) -> int:
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as wrong:
-        error(f"{escaped(str(wrong))}\nSee: segcal {' '.join(w for w in words[:1] if not w.startswith('-'))} --help".replace("  ", " "))
+        command = [w for w in words[:1] if not w.startswith("-")]
+        error(f"{escaped(str(wrong))}\nSee: {' '.join(['segcal', *command, '--help'])}")
         return USAGE
     except SegcalError as wrong:
         if "--debug" in words:

@@ -27,8 +27,9 @@ def apply(
 ) -> int:
     """Write calibrated probabilities of new cases, their label maps as delivered, and maps to look at.
 
-    What nnU-Net wrote comes back in its layout, so that its ensembling and post-processing read on; the delivered label map is copied byte for byte. A case's files
-    are complete or absent: an interrupted run goes on with --resume. If some cases fail the others are still written, and the exit code is 4.
+    What nnU-Net wrote comes back in its layout, so that its ensembling and post-processing read on; the delivered label
+    map is copied byte for byte. A case's files are complete or absent: an interrupted run goes on with --resume. If
+    some cases fail the others are still written, and the exit code is 4.
 
         segcal apply cal.safetensors NEW -o OUT
         segcal apply cal.safetensors NEW -o OUT --maps entropy,error --resume
@@ -42,7 +43,8 @@ def apply(
     output
         The folder to write to; made if missing.
     maps
-        Maps to write beside, with commas: entropy (nats), confidence, error (probability that the delivered label is wrong), probability (one map a class).
+        Maps to write beside, with commas: entropy (nats), confidence, error (probability that the delivered label is
+        wrong), probability (one map a class).
     format
         Format of the output; by default nnU-Net's layout for what nnU-Net wrote, else npz.
     overwrite
@@ -50,7 +52,8 @@ def apply(
     resume
         Leave finished cases of an earlier, equal run alone and write the others.
     go_on
-        Go on although scores were made in another way than those of the fit (a single fold against a mean of five, another pooling).
+        Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
+        another pooling).
     """
     from segcal.calibrators import load
     from segcal.cli import applying
@@ -59,7 +62,9 @@ def apply(
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(new, scores, loaded)
-    job = applying.prepare(calibrator, loaded, cohort, output, maps, format, overwrite=overwrite, resume=resume, go_on=go_on)
+    job = applying.prepare(
+        calibrator, loaded, cohort, output, maps, format, overwrite=overwrite, resume=resume, go_on=go_on
+    )
     with engine_of(running) as engine:
         done = job.run(engine)
     done.show(out)

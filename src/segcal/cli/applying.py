@@ -1,6 +1,8 @@
-"""What `segcal apply` does around `segcal.apply`: notices existing outputs before any work, goes on where an earlier run stopped, and tells what was written.
+"""What `segcal apply` does around `segcal.apply`: notices existing outputs before any work, goes on where an earlier
+run stopped, and tells what was written.
 
-Promises: an output folder holds files of one calibrator and one choice of maps, unless the user overwrites; inputs are never overwritten. Nothing left to do: nothing is written.
+Promises: an output folder holds files of one calibrator and one choice of maps, unless the user overwrites; inputs are
+never overwritten. Nothing left to do: nothing is written.
 """
 
 from __future__ import annotations
@@ -59,20 +61,32 @@ class Done:
         if self.skipped:
             out.text(f"{len(self.skipped)} case(s) were finished before and left alone")
         if n:
-            out.text(f"{n} case(s) written to {self.job.receipt.folder}: {counts['voxels']:,} voxels, of which {counts['padding']:,} padding, passed through unchanged")
+            out.text(
+                f"{n} case(s) written to {self.job.receipt.folder}: {counts['voxels']:,} voxels, of which"
+                f" {counts['padding']:,} padding, passed through unchanged"
+            )
             out.text(f"labels that calibration flipped: {_share(counts['flips'], counts['voxels'])}")
         if self.job.with_delivered and n:
-            out.text(f"the delivered label map differs from the arg max of its scores (post-processing): {_share(counts['delivered_differs'], counts['voxels'])}")
+            out.text(
+                "the delivered label map differs from the arg max of its scores (post-processing):"
+                f" {_share(counts['delivered_differs'], counts['voxels'])}"
+            )
         for warning in self.job.warnings:
             out.text(f"note: {warning}", "yellow")
         for outcome in self.failed:
             error(f"case {outcome.id}: {outcome.error}")
         if self.failed:
-            error(f"{len(self.failed)} of {len(self.outcomes)} case(s) not written; the written ones are complete. Repair these and run again with --resume.")
+            error(
+                f"{len(self.failed)} of {len(self.outcomes)} case(s) not written; the written ones are complete. Repair"
+                " these and run again with --resume."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What `apply --json` writes."""
-        cases = [{"case": o.id, **(o.summary or {}), "error": None if o.error is None else str(o.error)} for o in self.outcomes]
+        cases = [
+            {"case": o.id, **(o.summary or {}), "error": None if o.error is None else str(o.error)}
+            for o in self.outcomes
+        ]
         return {
             "written": len(self.outcomes) - len(self.failed),
             "failed": len(self.failed),
@@ -110,18 +124,41 @@ class Job:
             return Done((), self.skipped, self)
         if self.fresh:
             self.receipt.write()
-        outcomes = application.apply(self.calibrator, replace(self.cohort, cases=left), self.sink, engine, maps=self.maps, go_on=True)
+        outcomes = application.apply(
+            self.calibrator, replace(self.cohort, cases=left), self.sink, engine, maps=self.maps, go_on=True
+        )
         return Done(outcomes, self.skipped, self)
 
 
-def prepare(path: Path, calibrator: Calibrator, cohort: Cohort, folder: Path, maps: str, format: str | None, *, overwrite: bool, resume: bool, go_on: bool) -> Job:
+def prepare(
+    path: Path,
+    calibrator: Calibrator,
+    cohort: Cohort,
+    folder: Path,
+    maps: str,
+    format: str | None,
+    *,
+    overwrite: bool,
+    resume: bool,
+    go_on: bool,
+) -> Job:
     """Check everything that can be checked without reading scores. Raises MismatchError, UsageError, OutputError."""
     if overwrite and resume:
-        raise UsageError("--overwrite, --resume", found="both", expected="one of them", do="--resume keeps finished cases, --overwrite replaces them.")
+        raise UsageError(
+            "--overwrite, --resume",
+            found="both",
+            expected="one of them",
+            do="--resume keeps finished cases, --overwrite replaces them.",
+        )
     wanted = tuple(name.strip() for name in maps.split(",") if name.strip())
     unknown = [name for name in wanted if name not in application.MAPS]
     if unknown:
-        raise UsageError("--maps", found=repr(unknown[0]), expected="some of " + ", ".join(application.MAPS), do="Separate several with commas.")
+        raise UsageError(
+            "--maps",
+            found=repr(unknown[0]),
+            expected="some of " + ", ".join(application.MAPS),
+            do="Separate several with commas.",
+        )
     warnings = check_match(calibrator, cohort, go_on=go_on)
     sink = sink_for(cohort, folder, wanted, format)
     targets = {case.id: sink.outputs(case) for case in cohort}
@@ -141,7 +178,11 @@ def prepare(path: Path, calibrator: Calibrator, cohort: Cohort, folder: Path, ma
     receipt = Receipt(folder, entries)
     there = [target for listed in targets.values() for target in listed if target.exists()]
     if there and not (overwrite or resume):
-        found = f"a file that is there already (and {len(there) - 1} more)" if len(there) > 1 else "a file that is there already"
+        found = (
+            f"a file that is there already (and {len(there) - 1} more)"
+            if len(there) > 1
+            else "a file that is there already"
+        )
         raise OutputError(
             str(there[0]),
             found=found,

@@ -27,9 +27,10 @@ def audit(
 ) -> int:
     """Say which promises of a calibrator hold: proven from its parameters, and measured on data.
 
-    Three promises: the label map stays as it is, the ranking of classes stays, and a constant added to all scores of a voxel changes nothing. A promise that was never made
-    and does not hold is a property of the method, and the exit code is 0. A promise that is proven and yet seen not to hold is a fault, and the exit code is 1.
-    With --labels, changed labels are also compared with the truth.
+    Three promises: the label map stays as it is, the ranking of classes stays, and a constant added to all scores of a
+    voxel changes nothing. A promise that was never made and does not hold is a property of the method, and the exit
+    code is 0. A promise that is proven and yet seen not to hold is a fault, and the exit code is 1. With --labels,
+    changed labels are also compared with the truth.
 
         segcal audit cal.safetensors RESULTS
         segcal audit cal.safetensors RESULTS --labels LABELS --energy-maps MAPS
@@ -47,7 +48,8 @@ def audit(
     energy_maps
         A folder for one image of the free energy a case: PNG for pictures, NIfTI for volumes.
     go_on
-        Go on although scores were made in another way than those of the fit (a single fold against a mean of five, another pooling).
+        Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
+        another pooling).
     """
     from segcal import auditing
     from segcal.calibrators import load
@@ -59,7 +61,9 @@ def audit(
     cohort = cohort_of(results, scores, loaded)
     sizes = promises.sizes_of(shifts)
     with engine_of(running) as engine:
-        found = auditing.audit(loaded, cohort, engine, shifts=sizes, seed=seed, energy_maps=energy_maps, zyx=scores.zyx, go_on=go_on)
+        found = auditing.audit(
+            loaded, cohort, engine, shifts=sizes, seed=seed, energy_maps=energy_maps, zyx=scores.zyx, go_on=go_on
+        )
     result = found.to_json()
     promises.show(out, result)
     if energy_maps is not None:

@@ -11,8 +11,9 @@ from segcal.cli.console import Output
 def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, running: Running = AS_USUAL) -> int:
     """See what is here, what is missing, which traps are present, and what to type next.
 
-    Run this first. It reads every file once and changes nothing. RESULTS is an nnU-Net prediction folder (--save_probabilities), an nnU-Net results folder
-    (fold_*/validation with --npz), or a folder of CASE.npz, .npy, .zarr or NIfTI scores. Ends with exit code 3 if any case cannot be used.
+    Run this first. It reads every file once and changes nothing. RESULTS is an nnU-Net prediction folder
+    (--save_probabilities), an nnU-Net results folder (fold_*/validation with --npz), or a folder of CASE.npz, .npy,
+    .zarr or NIfTI scores. Ends with exit code 3 if any case cannot be used.
 
         segcal check RESULTS --labels LABELS
         segcal check member0 member1 member2 --labels LABELS --pool logits
@@ -38,5 +39,12 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
         out.next(typed(command))
     if compare is not None:
         out.text(f"or compare methods, of which vs, ms-c and dc may change labels: {typed(compare)}")
-    out.json({"layout": layout, **found.to_json(), "next": None if command is None else typed(command), "compare": None if compare is None else typed(compare)})
+    out.json(
+        {
+            "layout": layout,
+            **found.to_json(),
+            "next": None if command is None else typed(command),
+            "compare": None if compare is None else typed(compare),
+        }
+    )
     return 0 if found.usable else 3

@@ -18,8 +18,9 @@ LABELS = Group("Labels", sort_key=2)
 RUNNING = Group("Running", sort_key=3)
 
 GROUPS = (
-    "Which cases belong together (a patient, a sequence) and are never split between fit and test: a table (.csv or .tsv with the columns case and group); "
-    "'consecutive:20' for runs of 20 neighbouring names; 'source' for what the files say; or else a regular expression on the names, such as 'subject_(\\d+)'."
+    "Which cases belong together (a patient, a sequence) and are never split between fit and test: a table (.csv or"
+    " .tsv with the columns case and group); 'consecutive:20' for runs of 20 neighbouring names; 'source' for what the"
+    " files say; or else a regular expression on the names, such as 'subject_(\\d+)'."
 )
 
 Several = Parameter(consume_multiple=True, negative="")
@@ -31,10 +32,12 @@ class Scores:
     """What the files of scores do not say themselves."""
 
     kind: Literal["logits", "log_probs", "probs", "scores"] | None = None
-    """What the scores are, where the files do not say (nnU-Net's are probabilities; the key of an npz declares it). Never guessed."""
+    """What the scores are, where the files do not say (nnU-Net's are probabilities; the key of an npz declares
+    it). Never guessed."""
 
     pool: Literal["probs", "logits"] | None = None
-    """How members of an ensemble are averaged: their probabilities or their logits. Default: as the calibrator was fitted, else probs."""
+    """How members of an ensemble are averaged: their probabilities or their logits. Default: as the calibrator
+    was fitted, else probs."""
 
     cases: Annotated[tuple[str, ...], Several] = ()
     """Only the cases with these names; shell patterns such as 'patient_0*' are allowed."""
@@ -49,7 +52,8 @@ class Scores:
     """The class axis of arrays in a plain folder; the first unless given."""
 
     images: Path | None = None
-    """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz, ...), for calibrators that look at them: lts-image."""
+    """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz,
+    ...), for calibrators that look at them: lts-image."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Labelled(Scores):
     """Label that marks voxels without a label, never scored."""
 
     background: Annotated[int | Literal["none"] | None, Parameter(group=LABELS)] = None
-    """Index of the class left out of Dice and IoU, or 'none'. Default: as dataset.json or the calibrator says, else none."""
+    """Index of the class left out of Dice and IoU, or 'none'. Default: as dataset.json or the calibrator says,
+    else none."""
 
     def words(self) -> list[str]:
         """The options that were given, to be typed again."""
@@ -103,7 +108,8 @@ class Running:
     """Memory to work in, such as 512MB or 8GB (powers of 1024); at least 256MB."""
 
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """Also write the result as JSON to this file; '-', or no file, for standard output, which then holds nothing else."""
+    """Also write the result as JSON to this file; '-', or no file, for standard output, which then holds nothing
+    else."""
 
     quiet: Annotated[bool, Parameter(show_default=False)] = False
     """Print errors only."""

@@ -1,7 +1,7 @@
 """What a command shows: results on stdout, errors on stderr, progress on a terminal only, JSON where it is asked for.
 
-Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours; with JSON on stdout nothing else is there. A JSON file is
-complete or absent. Nothing to show: nothing is printed.
+Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours; with JSON on
+stdout nothing else is there. A JSON file is complete or absent. Nothing to show: nothing is printed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ def console(stderr: bool = False) -> Console:
     """A console that takes every text as it is."""
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=None if terminal else LOG_WIDTH, force_terminal=terminal, no_color=not terminal or None)
+    return Console(
+        stderr=stderr,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=None if terminal else LOG_WIDTH,
+        force_terminal=terminal,
+        no_color=not terminal or None,
+    )
 
 
 def error(text: str) -> None:
@@ -43,7 +51,9 @@ def escaped(text: str) -> str:
 
 
 class Output:
-    """Where a command's results go: text to stdout unless `quiet`, JSON to the file `json` ('-': stdout, and then no text)."""
+    """Where a command's results go: text to stdout unless `quiet`, JSON to the file `json` ('-': stdout, and then no
+    text).
+    """
 
     def __init__(self, quiet: bool, json: str | None) -> None:
         self._console = console()

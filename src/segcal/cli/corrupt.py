@@ -26,8 +26,10 @@ def corrupt(
 ) -> int:
     """Write corrupted copies of images, to see how a calibrator does where it was not fitted.
 
-    Run the network on the copies, then evaluate the calibrator fitted on clean images, with the labels as they are. Pictures (PNG, TIFF, JPEG) take --severity: one of Gaussian
-    noise, blur, brightness, JPEG and fog is chosen by each file's name, the same for mild and strong. NIfTI volumes take --artefact, which needs: pip install "segcal[torchio]".
+    Run the network on the copies, then evaluate the calibrator fitted on clean images, with the labels as they are.
+    Pictures (PNG, TIFF, JPEG) take --severity: one of Gaussian noise, blur, brightness, JPEG and fog is chosen by each
+    file's name, the same for mild and strong. NIfTI volumes take --artefact, which needs: pip install
+    "segcal[torchio]".
 
         segcal corrupt IMAGES -o STRONG --severity strong
         segcal corrupt VOLUMES -o MOTION --artefact motion
@@ -42,7 +44,8 @@ def corrupt(
     output
         The folder to write to; made if missing.
     severity
-        How much (Table 6 of the paper): noise of .03 or .10 of white, a 5 x 5 or 13 x 13 blur, brightness times 1.2 or 1.8, JPEG quality 60 or 10, fog .1 or .5.
+        How much (Table 6 of the paper): noise of .03 or .10 of white, a 5 x 5 or 13 x 13 blur, brightness times 1.2 or
+        1.8, JPEG quality 60 or 10, fog .1 or .5.
     kind
         One kind of corruption for all pictures, instead of the choice by file name.
     artefact
@@ -57,7 +60,13 @@ def corrupt(
     from segcal.cli import corrupting
 
     out = Output(running.quiet, running.json)
-    done = corrupting.run(images, output, corrupting.work_of(severity, kind, artefact, replicates, seed), overwrite=overwrite, quiet=running.quiet)
+    done = corrupting.run(
+        images,
+        output,
+        corrupting.work_of(severity, kind, artefact, replicates, seed),
+        overwrite=overwrite,
+        quiet=running.quiet,
+    )
     done.show(out)
     out.json(done.to_json())
     return 0

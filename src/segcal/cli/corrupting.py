@@ -1,7 +1,8 @@
-"""What `segcal corrupt` does with its options: which work they ask for, progress, the note `segcal.json`, and what is shown.
+"""What `segcal corrupt` does with its options: which work they ask for, progress, the note `segcal.json`, and what is
+shown.
 
-The note is written before the first file and says what made the folder, versions included, since JPEG depends on Pillow's libjpeg and artefacts on TorchIO.
-Options that contradict each other: UsageError. No file: nothing is written.
+The note is written before the first file and says what made the folder, versions included, since JPEG depends on
+Pillow's libjpeg and artefacts on TorchIO. Options that contradict each other: UsageError. No file: nothing is written.
 """
 
 from __future__ import annotations
@@ -20,19 +21,35 @@ from segcal.errors import UsageError
 from segcal.shift import artefacts, folder, photometric
 
 
-def work_of(severity: photometric.Severity | None, kind: str | None, artefact: str | None, replicates: int, seed: int) -> folder.Work:
+def work_of(
+    severity: photometric.Severity | None, kind: str | None, artefact: str | None, replicates: int, seed: int
+) -> folder.Work:
     """What the options ask for."""
     if (severity is None) == (artefact is None):
         found = "neither --severity nor --artefact" if severity is None else "--severity and --artefact"
-        raise UsageError("corrupt", found=found, expected="one of them", do="Pictures take --severity mild or strong, NIfTI volumes take --artefact.")
+        raise UsageError(
+            "corrupt",
+            found=found,
+            expected="one of them",
+            do="Pictures take --severity mild or strong, NIfTI volumes take --artefact.",
+        )
     if severity is not None:
         if replicates != 1:
-            raise UsageError("--replicates", found=str(replicates), expected="1 for pictures", do="Replicates are for --artefact; use another --seed for pictures.")
+            raise UsageError(
+                "--replicates",
+                found=str(replicates),
+                expected="1 for pictures",
+                do="Replicates are for --artefact; use another --seed for pictures.",
+            )
         return folder.Photometric(severity, kind, seed)
     if kind is not None:
-        raise UsageError("--kind", found=kind, expected="no kind with --artefact", do="Kinds are of pictures: use --severity.")
+        raise UsageError(
+            "--kind", found=kind, expected="no kind with --artefact", do="Kinds are of pictures: use --severity."
+        )
     if replicates < 1:
-        raise UsageError("--replicates", found=str(replicates), expected="1 or more", do=f"The papers use {artefacts.REPLICATES}.")
+        raise UsageError(
+            "--replicates", found=str(replicates), expected="1 or more", do=f"The papers use {artefacts.REPLICATES}."
+        )
     artefacts.require_torchio()
     return folder.Artefacts(str(artefact), replicates, seed)
 
@@ -62,11 +79,18 @@ def run(images: Path, output: Path, work: folder.Work, *, overwrite: bool, quiet
     with bars(quiet) as progress:
 
         def begin(total: int) -> None:
-            Receipt(output, {"command": "corrupt", "work": type(work).__name__, **asdict(work), "versions": versions()}).write()
+            Receipt(
+                output, {"command": "corrupt", "work": type(work).__name__, **asdict(work), "versions": versions()}
+            ).write()
             if progress is not None:
                 progress.start("corrupt", total)
 
-        return Done(output, folder.corrupt(images, output, work, overwrite=overwrite, begin=begin, step=None if progress is None else progress.step))
+        return Done(
+            output,
+            folder.corrupt(
+                images, output, work, overwrite=overwrite, begin=begin, step=None if progress is None else progress.step
+            ),
+        )
 
 
 def versions() -> dict[str, str]:

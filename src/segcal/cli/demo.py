@@ -13,11 +13,14 @@ from segcal.cli.console import Output
 FOLDER = "segcal-demo"
 
 
-def demo(*, output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None, running: Running = AS_USUAL) -> int:
+def demo(
+    *, output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None, running: Running = AS_USUAL
+) -> int:
     """Try everything on made-up predictions whose true probabilities are known: about a minute, no data needed.
 
-    Five networks' predictions are made in nnU-Net's layout, with labels drawn from a known posterior. They are checked, six methods are fitted on some cases and evaluated on
-    others, and the best is applied. The table tells how far each method is from the truth; figures, calibrators and calibrated files stay in the folder to look at.
+    Five networks' predictions are made in nnU-Net's layout, with labels drawn from a known posterior. They are checked,
+    six methods are fitted on some cases and evaluated on others, and the best is applied. The table tells how far each
+    method is from the truth; figures, calibrators and calibrated files stay in the folder to look at.
 
         segcal demo
         segcal demo -o FOLDER
@@ -45,7 +48,11 @@ def demo(*, output: Annotated[Path | None, Parameter(name=("--output", "-o"))] =
         out.text(f"  {command}")
     for name, path in result.figures.items():
         out.text(f"figure: {path} ({name.replace('_', ' ')})")
-    out.show(tables.distances(result.table()), f"{len(result.held_out)} held-out cases; distance: Kullback-Leibler divergence from the true probabilities, in nats a voxel")
+    out.show(
+        tables.distances(result.table()),
+        f"{len(result.held_out)} held-out cases; distance: Kullback-Leibler divergence from the true probabilities, in"
+        " nats a voxel",
+    )
     out.json({**result.to_json(), "check": checked.to_json()})
     return 0
 
@@ -69,7 +76,16 @@ def commands(folder: Path, methods: list[str], best: str) -> list[str]:
     calibrators = folder / "typed" / "calibrators"
     return [
         f"segcal check {of('fitting')} {labels} {typed(folder / 'fitting' / 'labelsTr')} {pool}",
-        f"segcal fit {of('fitting')} {labels} {typed(folder / 'fitting' / 'labelsTr')} {pool} --method {','.join(methods)} -o {typed(calibrators)}",
-        f"segcal evaluate {of('heldout')} {labels} {typed(folder / 'heldout' / 'labelsTr')} --calibrator {typed(calibrators / f'{best}.safetensors')}",
-        f"segcal apply {typed(calibrators / f'{best}.safetensors')} {of('heldout')} -o {typed(folder / 'typed' / 'calibrated')} --maps entropy,error",
+        (
+            f"segcal fit {of('fitting')} {labels} {typed(folder / 'fitting' / 'labelsTr')} {pool} --method"
+            f" {','.join(methods)} -o {typed(calibrators)}"
+        ),
+        (
+            f"segcal evaluate {of('heldout')} {labels} {typed(folder / 'heldout' / 'labelsTr')} --calibrator"
+            f" {typed(calibrators / f'{best}.safetensors')}"
+        ),
+        (
+            f"segcal apply {typed(calibrators / f'{best}.safetensors')} {of('heldout')} -o"
+            f" {typed(folder / 'typed' / 'calibrated')} --maps entropy,error"
+        ),
     ]

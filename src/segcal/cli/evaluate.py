@@ -24,8 +24,9 @@ def evaluate(
 ) -> int:
     """Score held-out cases before and after calibration, with intervals of the change.
 
-    HELDOUT are predictions of cases that neither the network nor the calibrator has seen. Cases the calibrator was fitted on are recognised by their content, whatever they are
-    called, and refused. Without --calibrator, the scores are evaluated as they are. Changes are means over cases; intervals treat groups, not voxels, as independent.
+    HELDOUT are predictions of cases that neither the network nor the calibrator has seen. Cases the calibrator was
+    fitted on are recognised by their content, whatever they are called, and refused. Without --calibrator, the scores
+    are evaluated as they are. Changes are means over cases; intervals treat groups, not voxels, as independent.
 
         segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
         segcal evaluate HELDOUT --labels LABELS --csv cases.csv
@@ -37,9 +38,11 @@ def evaluate(
     calibrator
         A file written by segcal fit.
     fitted
-        Cases the calibrator was fitted on: 'refuse' to go on (default), 'exclude' them, or 'include' them as what they are, in-sample.
+        Cases the calibrator was fitted on: 'refuse' to go on (default), 'exclude' them, or 'include' them as what they
+        are, in-sample.
     go_on
-        Go on although scores were made in another way than those of the fit (a single fold against a mean of five, another pooling).
+        Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
+        another pooling).
     csv
         Also write one row a case to this CSV file.
     """
@@ -56,7 +59,11 @@ def evaluate(
     result = found.to_json()
     for note in result["notes"]:
         out.text(f"note: {note}", "yellow")
-    what = f"In-sample: {len(found.in_sample)} of {len(found.cohort)} cases are those of the fit" if found.in_sample else f"{len(found.cohort)} cases"
+    what = (
+        f"In-sample: {len(found.in_sample)} of {len(found.cohort)} cases are those of the fit"
+        if found.in_sample
+        else f"{len(found.cohort)} cases"
+    )
     title = what + f" in {len(set(found.cohort.groups))} groups, {result['voxels']:,} voxels"
     out.show(tables.before_after(result["uncalibrated"], result["calibrated"], result["differences"]), title)
     out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))

@@ -1,4 +1,6 @@
-"""What `segcal check` shows: findings by severity, the classes as a table, and the command to type next, with the user's own paths."""
+"""What `segcal check` shows: findings by severity, the classes as a table, and the command to type next, with the
+user's own paths.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,18 @@ def show(out: Output, layout: str, found: Checkup) -> None:
     """All findings, worst first, then the classes."""
     out.text(f"{layout[0].upper()}{layout[1:]}")
     for finding in found.findings:
-        out.text(f"{finding.severity:>7}  {finding.topic}: {finding.text}" + (f"\n         {finding.do}" if finding.do else ""), STYLES[finding.severity])
+        out.text(
+            f"{finding.severity:>7}  {finding.topic}: {finding.text}"
+            + (f"\n         {finding.do}" if finding.do else ""),
+            STYLES[finding.severity],
+        )
     if found.facts["classes"]:
         classes = table("class", "cases", "voxels", "Dice", "class-wise ECE")
         for row in found.facts["classes"]:
             name = f"{row['name']} (background)" if row["background"] else str(row["name"])
-            classes.add_row(name, str(row["cases"]), f"{row['voxels']:,}", number(row["dice"]), number(row["classwise_ece"]))
+            classes.add_row(
+                name, str(row["cases"]), f"{row['voxels']:,}", number(row["dice"]), number(row["classwise_ece"])
+            )
         out.show(classes)
 
 
@@ -44,7 +52,18 @@ def next_command(results: Sequence[Path], scores: Labelled, cohort: Cohort, foun
 
 
 def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -> list[str] | None:
-    """The words that fit and compare the methods worth trying; None where that is temperature scaling alone, or nothing can be fitted."""
+    """The words that fit and compare the methods worth trying; None where that is temperature scaling alone, or nothing
+    can be fitted.
+    """
     if not found.usable or len(found.methods) < 2:
         return None
-    return ["segcal", "fit", *(str(p) for p in results), *scores.words(), "--method", ",".join(found.methods), "-o", "calibrators"]
+    return [
+        "segcal",
+        "fit",
+        *(str(p) for p in results),
+        *scores.words(),
+        "--method",
+        ",".join(found.methods),
+        "-o",
+        "calibrators",
+    ]

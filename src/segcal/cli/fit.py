@@ -44,14 +44,16 @@ def fit(
 ) -> int:
     """Fit a calibrator on labelled held-out cases and report how it does on cases it did not see.
 
-    Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group (cross-fitting): the table before and after is held
-    out by construction, with an interval over groups. The calibrator remembers its cases and how their scores were made. A file that is there already is replaced, whole.
+    Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group
+    (cross-fitting): the table before and after is held out by construction, with an interval over groups. The
+    calibrator remembers its cases and how their scores were made. A file that is there already is replaced, whole.
 
         segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
         segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
         segcal fit RESULTS --labels LABELS --method ts,ets,dc -o CALIBRATORS
 
-    Give --groups where several cases are of one patient or sequence. Afterwards: segcal evaluate on other cases, segcal apply on new ones.
+    Give --groups where several cases are of one patient or sequence. Afterwards: segcal evaluate on other cases, segcal
+    apply on new ones.
 
     Parameters
     ----------
@@ -60,34 +62,40 @@ def fit(
     output
         The file to write; with several methods a folder, one METHOD.safetensors each.
     method
-        One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class), ms-c and ms (a matrix on logits), dc (on log-probabilities);
-        with a matrix for each predicted class: cms-op (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps);
-        iop (a small net that keeps the ranking);
-        lts (a temperature from each voxel's neighbourhood), lts-raw (the same from raw logits), lts-image (from the image too, which --images gives).
-        Or auto: of those solved exactly (all but lts and iop) the simplest that keeps the segmentation map and is as good as the best;
-        none, if none gains.
+        One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class),
+        ms-c and ms (a matrix on logits), dc (on log-probabilities); with a matrix for each predicted class: cms-op
+        (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps); iop
+        (a small net that keeps the ranking); lts (a temperature from each voxel's neighbourhood), lts-raw (the same
+        from raw logits), lts-image (from the image too, which --images gives). Or auto: of those solved exactly (all
+        but lts and iop) the simplest that keeps the segmentation map and is as good as the best; none, if none gains.
     lambda_
-        Strength of the penalty of vs, ms-c, ms, dc, cdc, cms-ap and cms-op: a number, or 'cv' (default) to choose it by cross-validation over cases.
+        Strength of the penalty of vs, ms-c, ms, dc, cdc, cms-ap and cms-op: a number, or 'cv' (default) to choose it by
+        cross-validation over cases.
     mu
         Strength of the penalty on the biases; as --lambda unless given.
     penalty
         'ts' (default) shrinks to temperature scaling, 'odir' is the penalty of the papers.
     gauge
-        Of that penalty for cms-ap and cms-op: 'free' (default), as the paper states it, or 'pinned', as its authors' library has it.
+        Of that penalty for cms-ap and cms-op: 'free' (default), as the paper states it, or 'pinned', as its authors'
+        library has it.
     experts
-        'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not; for cdc, cms-ap and cms-op.
+        'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not; for cdc,
+        cms-ap and cms-op.
     eps
         A small ridge that makes the optimum unique.
     solver
-        'exact' (default), or 'recipe': as the papers train, by Adam, early stopping on a third of the groups and a search by Optuna. For comparison; slow.
+        'exact' (default), or 'recipe': as the papers train, by Adam, early stopping on a third of the groups and a
+        search by Optuna. For comparison; slow.
     trials
         Trials of the recipe's search; 20 unless given.
     storage
-        A file the recipe keeps its finished trials in: an interrupted fit, started again with the same words, goes on from there.
+        A file the recipe keeps its finished trials in: an interrupted fit, started again with the same words, goes on
+        from there.
     level
         Of lts: a temperature a 'voxel' (default), or one an 'image'.
     slice_axis
-        Of lts: the spatial axis of a volume whose slices are the planes in which neighbours lie; the first, 0, unless given.
+        Of lts: the spatial axis of a volume whose slices are the planes in which neighbours lie; the first, 0, unless
+        given.
     learning_rate
         Of lts and iop: the first learning rate of Adam.
     weight_decay
@@ -116,15 +124,46 @@ def fit(
 
     out = Output(running.quiet, running.json)
     recipe = fits.recipe_of(solver, trials, storage, seed)
-    options: dict[str, object] = {"lambda_": lambda_, "mu": mu, "penalty": penalty, "gauge": gauge, "experts": experts, "eps": eps, "solver": recipe}
-    options |= {"level": level, "slice_axis": slice_axis, "learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs, "patience": patience}
-    choosing.only_for_auto(method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None})
+    options: dict[str, object] = {
+        "lambda_": lambda_,
+        "mu": mu,
+        "penalty": penalty,
+        "gauge": gauge,
+        "experts": experts,
+        "eps": eps,
+        "solver": recipe,
+    }
+    options |= {
+        "level": level,
+        "slice_axis": slice_axis,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "epochs": epochs,
+        "patience": patience,
+    }
+    choosing.only_for_auto(
+        method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None}
+    )
     if method == choosing.AUTO:
-        choosing.not_for_auto({**{fits.OPTIONS[name][0]: value is not None for name, value in options.items()}, "--no-crossfit": no_crossfit, "--free-decision": free_decision})
+        choosing.not_for_auto(
+            {
+                **{fits.OPTIONS[name][0]: value is not None for name, value in options.items()},
+                "--no-crossfit": no_crossfit,
+                "--free-decision": free_decision,
+            }
+        )
         file = fits.files_of(output, [method])[method]
         cohort = cohort_of(results, scores).labelled()
         with engine_of(running) as engine:
-            found, chosen = choosing.run(cohort, engine, among=among, may_change_labels=may_change_labels, invariant=invariant, folds=folds, seed=seed)
+            found, chosen = choosing.run(
+                cohort,
+                engine,
+                among=among,
+                may_change_labels=may_change_labels,
+                invariant=invariant,
+                folds=folds,
+                seed=seed,
+            )
         choosing.show(out, found, chosen, file)
         return 0
     methods = fits.methods_of(method, options, seed)

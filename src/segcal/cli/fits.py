@@ -1,6 +1,8 @@
-"""What `segcal fit` does with its options: methods by name, cross-fitting where there are groups for it, files, tables, JSON.
+"""What `segcal fit` does with its options: methods by name, cross-fitting where there are groups for it, files, tables,
+JSON.
 
-The cross-fitted numbers go into the calibrator, so that `segcal inspect` and whoever gets the file can see them. One group of cases: no such numbers, and the reason is said.
+The cross-fitted numbers go into the calibrator, so that `segcal inspect` and whoever gets the file can see them. One
+group of cases: no such numbers, and the reason is said.
 """
 
 from __future__ import annotations
@@ -63,17 +65,26 @@ class Done:
 
 
 def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) -> Recipe | None:
-    """What `--solver`, `--trials` and `--storage` ask for; None: the exact solver. UsageError for options of the recipe without it, or without Optuna."""
+    """What `--solver`, `--trials` and `--storage` ask for; None: the exact solver.
+
+    UsageError for options of the recipe without it, or without Optuna.
+    """
     if solver == "recipe":
         return Recipe(trials=Recipe.trials if trials is None else trials, seed=seed, storage=storage)
     for option, value in (("--trials", trials), ("--storage", storage)):
         if value is not None:
-            raise UsageError(option, found=f"{value} beside the exact solver", expected="--solver recipe", do="The exact solver makes no trials: leave it out.")
+            raise UsageError(
+                option,
+                found=f"{value} beside the exact solver",
+                expected="--solver recipe",
+                do="The exact solver makes no trials: leave it out.",
+            )
     return None
 
 
 def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, AnyMethod]:
-    """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a name or an option nothing takes.
+    """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a
+    name or an option nothing takes.
 
     `seed` goes to those that draw something at random.
     """
@@ -82,49 +93,97 @@ def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, A
     known: dict[str, Callable[..., AnyMethod]] = {**REGISTERED, **TRAINED}
     unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise UsageError("--method", found=repr(unknown[0]), expected="one of " + ", ".join(known) + ", or auto alone", do="Separate several with commas.")
+        raise UsageError(
+            "--method",
+            found=repr(unknown[0]),
+            expected="one of " + ", ".join(known) + ", or auto alone",
+            do="Separate several with commas.",
+        )
     taken = {name: set(signature(known[name]).parameters) for name in wanted}
     for option in given:
         if not any(option in names_of for names_of in taken.values()):
             called, takers = OPTIONS[option]
-            raise UsageError(called, found=f"{given[option]!r} beside --method {names}", expected=takers, do="Leave it out, or see segcal fit --help for the methods it is for.")
-    return {name: known[name](**{o: v for o, v in {**given, "seed": seed}.items() if o in taken[name]}) for name in wanted}
+            raise UsageError(
+                called,
+                found=f"{given[option]!r} beside --method {names}",
+                expected=takers,
+                do="Leave it out, or see segcal fit --help for the methods it is for.",
+            )
+    return {
+        name: known[name](**{o: v for o, v in {**given, "seed": seed}.items() if o in taken[name]}) for name in wanted
+    }
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
     """The file of each method. Raises UsageError or OutputError before any work is done."""
     folder = len(names) > 1 or output.is_dir()
     if len(names) > 1 and output.suffix == ENDING:
-        raise UsageError("-o", found=f"the file {output} for {len(names)} methods", expected="a folder", do="Name a folder; each method gets a file in it.")
+        raise UsageError(
+            "-o",
+            found=f"the file {output} for {len(names)} methods",
+            expected="a folder",
+            do="Name a folder; each method gets a file in it.",
+        )
     if folder and output.is_file():
-        raise OutputError(str(output), found="a file", expected="a folder, or nothing, there", do="Choose another place with -o.")
+        raise OutputError(
+            str(output), found="a file", expected="a folder, or nothing, there", do="Choose another place with -o."
+        )
     place = output if folder else output.parent
     there = next(p for p in (place, *place.parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise OutputError(str(there), found="a place that cannot be written to", expected="a folder with permission to write", do="Choose another place with -o.")
+        raise OutputError(
+            str(there),
+            found="a place that cannot be written to",
+            expected="a folder with permission to write",
+            do="Choose another place with -o.",
+        )
     return {name: output / f"{name}{ENDING}" if folder else output for name in names}
 
 
 def keep_decision(cohort: Cohort, free: bool) -> bool | None:
     """What `--free-decision` means for this cohort. UsageError for a head that keeps its decision by the map alone."""
     if free and not isinstance(cohort.head, Regions):
-        raise UsageError("--free-decision", found="a softmax head", expected="a region head", do="Leave it out: softmax labels are kept only where the method promises it.")
+        raise UsageError(
+            "--free-decision",
+            found="a softmax head",
+            expected="a region head",
+            do="Leave it out: softmax labels are kept only where the method promises it.",
+        )
     return False if free else None
 
 
-def run(methods: Mapping[str, AnyMethod], cohort: Cohort, engine: Engine, *, crossfit: bool, folds: int, seed: int, keep_decision: bool | None) -> Done:
+def run(
+    methods: Mapping[str, AnyMethod],
+    cohort: Cohort,
+    engine: Engine,
+    *,
+    crossfit: bool,
+    folds: int,
+    seed: int,
+    keep_decision: bool | None,
+) -> Done:
     """Fit all methods over shared passes and, where possible, score each case by fits that did not see its fold."""
     groups = len(set(cohort.groups))
     why_not = ""
     if not crossfit:
         why_not = "left out, as asked"
     elif groups < 2:
-        why_not = f"{len(cohort)} case(s) of one group: nothing can be held out. Add cases of other patients or sequences, or give finer groups with --groups"
-    fits = fit_methods(methods, cohort, engine, crossfit=not why_not, folds=folds, seed=seed, keep_decision=keep_decision)
+        why_not = (
+            f"{len(cohort)} case(s) of one group: nothing can be held out. Add cases of other patients or sequences, or"
+            " give finer groups with --groups"
+        )
+    fits = fit_methods(
+        methods, cohort, engine, crossfit=not why_not, folds=folds, seed=seed, keep_decision=keep_decision
+    )
     evaluations = {} if why_not else crossfitted(cohort, fits, engine)
     for name, evaluation in evaluations.items():
         fit = fits[name]
-        fit.calibrator.crossfit = {"folds": len(fit.folds), "seed": seed, "groups": groups, **tables.short(evaluation.to_json())}
+        fit.calibrator.crossfit = {
+            "folds": len(fit.folds),
+            "seed": seed,
+            "groups": groups,
+            **tables.short(evaluation.to_json()),
+        }
     return Done(cohort, fits, evaluations, why_not)
 
 
@@ -139,7 +198,10 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
     for name, fit in done.fits.items():
         solution = fit.calibrator.solution
         if solution is not None:
-            out.text(f"{name}: {solution.status}; {solution.message}", "" if solution.status in ("optimal", "trained") else "yellow")
+            out.text(
+                f"{name}: {solution.status}; {solution.message}",
+                "" if solution.status in ("optimal", "trained") else "yellow",
+            )
     if done.why_not:
         out.text(f"No cross-fitted numbers: {done.why_not}.")
     title = _title(done)
@@ -149,10 +211,16 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
     elif done.evaluations:
         found = {name: e.to_json() for name, e in done.evaluations.items()}
         before = next(iter(found.values()))["uncalibrated"]
-        out.show(tables.methods(before, {name: (e["calibrated"], e["differences"]) for name, e in found.items()}), title)
+        out.show(
+            tables.methods(before, {name: (e["calibrated"], e["differences"]) for name, e in found.items()}), title
+        )
     changing = [name for name, fit in done.fits.items() if fit.calibrator.guarantees().preserves_argmax != "proven"]
     if changing:
-        out.text(f"note: {', '.join(changing)} may change labels; ts, ets, cms-op, cms-ap, iop and lts never do, and segcal apply copies a delivered label map as it is", "yellow")
+        out.text(
+            f"note: {', '.join(changing)} may change labels; ts, ets, cms-op, cms-ap, iop and lts never do, and segcal"
+            " apply copies a delivered label map as it is",
+            "yellow",
+        )
     for path in files.values():
         out.text(f"written: {path}")
     best = best_of(done)
@@ -182,7 +250,10 @@ def to_json(done: Done, files: Mapping[str, Path]) -> dict[str, Any]:
         "groups": len(set(done.cohort.groups)),
         "crossfitted": not done.why_not,
         "why_not": done.why_not,
-        "methods": {name: {"file": str(files[name]), "solution": _solution(fit.calibrator), "crossfit": fit.calibrator.crossfit} for name, fit in done.fits.items()},
+        "methods": {
+            name: {"file": str(files[name]), "solution": _solution(fit.calibrator), "crossfit": fit.calibrator.crossfit}
+            for name, fit in done.fits.items()
+        },
         "versions": versions(),
     }
 
@@ -193,4 +264,7 @@ def _solution(calibrator: Calibrator) -> dict[str, Any] | None:
 
 def _title(done: Done) -> str:
     count = max((len(f.folds) for f in done.fits.values()), default=0)
-    return f"Cross-fitted: every case scored by a fit without it and its group ({len(done.cohort)} cases in {len(set(done.cohort.groups))} groups, {count} folds)"
+    return (
+        f"Cross-fitted: every case scored by a fit without it and its group ({len(done.cohort)} cases in"
+        f" {len(set(done.cohort.groups))} groups, {count} folds)"
+    )

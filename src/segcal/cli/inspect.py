@@ -11,7 +11,8 @@ from segcal.cli.console import Output
 def inspect(calibrator: Path, /, *, running: Running = AS_USUAL) -> int:
     """Show what a calibrator file holds: parameters, promises, how its fit ended, its cases and cross-fitted numbers.
 
-    Reading the file runs no code of it. The cases are known by digests of their content: nothing of the images is in the file.
+    Reading the file runs no code of it. The cases are known by digests of their content: nothing of the images is in
+    the file.
 
         segcal inspect cal.safetensors
         segcal inspect cal.safetensors --json cal.json

@@ -20,7 +20,11 @@ SMALL = 12
 
 def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
     """What `inspect --json` writes."""
-    parameters: dict[str, Any] = {name: m.describe() for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True) if isinstance(m, PartMap)}
+    parameters: dict[str, Any] = {
+        name: m.describe()
+        for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True)
+        if isinstance(m, PartMap)
+    }
     return {
         "method": calibrator.method,
         "classes": list(calibrator.head.classes),
@@ -40,7 +44,9 @@ def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
 def show(out: Output, described: Mapping[str, Any]) -> None:
     """Everything a person wants to see."""
     pooled = f", members pooled as {described['pool']}" if described["pool"] else ""
-    out.text(f"{described['method']} for {', '.join(described['classes'])}; fitted on {described['kind']}{pooled}", "bold")
+    out.text(
+        f"{described['method']} for {', '.join(described['classes'])}; fitted on {described['kind']}{pooled}", "bold"
+    )
     for name, parameters in described["parameters"].items():
         for line in _parameters(parameters, described["classes"]):
             out.text(f"{name}: {line}" if len(described["parameters"]) > 1 else line)
@@ -88,19 +94,34 @@ def _solution(out: Output, solution: Mapping[str, Any]) -> None:
     out.text(f"Solution: {solution['status']}; {solution['message']}")
     gap, passes = solution["certificate"].get("gap"), solution["passes"]
     bound = "no bound on the distance to" if gap is None else f"at most {gap:.1e} above"
-    out.text(f"NLL {number(solution['nll'])}, objective {number(solution['objective'])}, {bound} the optimum; {passes} passes over the data")
+    out.text(
+        f"NLL {number(solution['nll'])}, objective {number(solution['objective'])}, {bound} the optimum; {passes}"
+        " passes over the data"
+    )
     for name, path in [("", solution["selection"]), *((part, s["selection"]) for part, s in solution["parts"].items())]:
         if path and "trial" in path[0]:
             tried = table("trial", "learning rate", "patience", "lambda", "mu", "validation NLL")
             for row in path:
                 strengths = (f"{row['lambda']:.3g}", f"{row['mu']:.3g}")
-                tried.add_row(str(row["trial"] + 1), f"{row['learning_rate']:.3g}", str(row["patience"]), *strengths, number(row["validation_nll"]))
+                tried.add_row(
+                    str(row["trial"] + 1),
+                    f"{row['learning_rate']:.3g}",
+                    str(row["patience"]),
+                    *strengths,
+                    number(row["validation_nll"]),
+                )
             out.show(tried, f"Trials of the papers' recipe{': ' + name if name else ''}")
         elif path:
             chosen = table("lambda", "NLL", "gain over ts", "standard error", "weight %")
             for row in path:
                 strength = "ts" if row["lambda"] is None else f"{row['lambda']:g}"
-                chosen.add_row(strength, number(row["nll"]), number(row["gain"], True), number(row["standard_error"]), f"{100 * row['weight']:.0f}")
+                chosen.add_row(
+                    strength,
+                    number(row["nll"]),
+                    number(row["gain"], True),
+                    number(row["standard_error"]),
+                    f"{100 * row['weight']:.0f}",
+                )
             out.show(chosen, f"Strengths by cross-validation over cases{': ' + name if name else ''}")
 
 
@@ -111,4 +132,7 @@ def _data(out: Output, data: Mapping[str, Any]) -> None:
     known += [] if made["folds"] is None else [f"{made['folds']} network(s) in each"]
     known += [] if made["tta"] is None else [f"test-time mirroring {'on' if made['tta'] else 'off'}"]
     known += [] if made["step_size"] is None else [f"step size {made['step_size']:g}"]
-    out.text(f"Fitted on {data['name']}: {len(data['records'])} cases in {len(groups)} groups, {data['voxels']:,} voxels; {', '.join(known)}")
+    out.text(
+        f"Fitted on {data['name']}: {len(data['records'])} cases in {len(groups)} groups, {data['voxels']:,} voxels;"
+        f" {', '.join(known)}"
+    )

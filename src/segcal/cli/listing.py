@@ -22,7 +22,12 @@ def numbers_of(classes: str) -> tuple[int, ...]:
     """Numbers of classes from a list with commas. UsageError for anything but numbers from 2 to 64."""
     words = [w.strip() for w in classes.split(",")]
     if not all(w.isdecimal() and 2 <= int(w) <= MOST for w in words):
-        raise UsageError("--classes", found=repr(classes), expected=f"numbers from 2 to {MOST}, separated by commas", do="For example --classes 2,5,20.")
+        raise UsageError(
+            "--classes",
+            found=repr(classes),
+            expected=f"numbers from 2 to {MOST}, separated by commas",
+            do="For example --classes 2,5,20.",
+        )
     return tuple(dict.fromkeys(int(w) for w in words))
 
 
@@ -53,15 +58,25 @@ def write(path: Path, rows: Sequence[Row], numbers: Sequence[int]) -> None:
     lines = [
         "# Parameters of every method",
         "",
-        f"Written by `{command}`, from the code itself: each cell is parameters optimised as the method's paper writes it / identifiable / varied by the exact solver.",
-        "Identifiable is the rank of the Jacobian of log-probabilities in the parameters, at a random point in float64; singular values above "
-        f"{parameters.TOLERANCE:g} of the largest count.",
+        (
+            f"Written by `{command}`, from the code itself: each cell is parameters optimised as the method's paper"
+            " writes it / identifiable / varied by the exact solver."
+        ),
+        (
+            "Identifiable is the rank of the Jacobian of log-probabilities in the parameters, at a random point in"
+            f" float64; singular values above {parameters.TOLERANCE:g} of the largest count."
+        ),
         "Promises are read off a random member of each family.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
-    lines += ["| " + " | ".join([f"`{r.name}`", f"`{r.type_name}`", *_promises(r), *(_counts(r.counts.get(c)) for c in numbers)]) + " |" for r in rows]
+    lines += [
+        "| "
+        + " | ".join([f"`{r.name}`", f"`{r.type_name}`", *_promises(r), *(_counts(r.counts.get(c)) for c in numbers)])
+        + " |"
+        for r in rows
+    ]
     with journal.atomic(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -69,7 +84,13 @@ def write(path: Path, rows: Sequence[Row], numbers: Sequence[int]) -> None:
 def _promises(row: Row) -> tuple[str, str]:
     if row.guarantees is None:
         return "-", "-"
-    kept = "order" if row.guarantees.preserves_order == "proven" else "arg max" if row.guarantees.preserves_argmax == "proven" else "neither"
+    kept = (
+        "order"
+        if row.guarantees.preserves_order == "proven"
+        else "arg max"
+        if row.guarantees.preserves_argmax == "proven"
+        else "neither"
+    )
     return YES[row.guarantees.translation_invariant], kept
 
 

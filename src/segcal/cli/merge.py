@@ -11,11 +11,13 @@ from segcal.cli.common import AS_USUAL, Running
 from segcal.cli.console import Output
 
 
-def merge(parts: list[Path], /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])], running: Running = AS_USUAL) -> int:
+def merge(
+    parts: list[Path], /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])], running: Running = AS_USUAL
+) -> int:
     """Join the parts of a study and make its tables and figures.
 
-    PARTS are the folders that `segcal study --part i/n` wrote; OUTPUT may be one of them, or the one they share. Fits and sums are copied, nothing is computed twice, and the
-    result is the same as that of one run.
+    PARTS are the folders that `segcal study --part i/n` wrote; OUTPUT may be one of them, or the one they share. Fits
+    and sums are copied, nothing is computed twice, and the result is the same as that of one run.
 
         segcal merge PART1 PART2 PART3 -o STUDY
         segcal merge SHARED -o SHARED

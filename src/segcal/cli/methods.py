@@ -11,11 +11,17 @@ from segcal.cli.common import AS_USUAL, Running
 from segcal.cli.console import Output
 
 
-def methods(*, classes: str = "2,5,20", markdown: Annotated[Path | None, Parameter(show_default=False)] = None, running: Running = AS_USUAL) -> int:
+def methods(
+    *,
+    classes: str = "2,5,20",
+    markdown: Annotated[Path | None, Parameter(show_default=False)] = None,
+    running: Running = AS_USUAL,
+) -> int:
     """List the methods: what each is, what it promises, and how many parameters it has.
 
-    Three counts, for each number of classes: optimised (as the method's paper writes it), identifiable (the rank of the Jacobian of the probabilities, computed here), and varied
-    by the exact solver. Promises are read off a map of the family, not off its name.
+    Three counts, for each number of classes: optimised (as the method's paper writes it), identifiable (the rank of the
+    Jacobian of the probabilities, computed here), and varied by the exact solver. Promises are read off a map of the
+    family, not off its name.
 
         segcal methods
         segcal methods --classes 3 --json methods.json

@@ -1,7 +1,8 @@
 """From options to things: a cohort from paths, groups from a word, an engine with its progress bars.
 
-What a calibrator remembers stands in for options that were not given: pooling, class names, background and ignored label. Nothing given, nothing remembered: the
-source decides. Raises what `open_cohort` and `segcal.splits` raise; UsageError for words that cannot be read.
+What a calibrator remembers stands in for options that were not given: pooling, class names, background and ignored
+label. Nothing given, nothing remembered: the source decides. Raises what `open_cohort` and `segcal.splits` raise;
+UsageError for words that cannot be read.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | 
     """The cohort that `results` and options describe; no voxel is read."""
     labelled = scores if isinstance(scores, Labelled) else Labelled()
     remembered = None if calibrator is None or calibrator.data is None else calibrator.data.pool
-    background: int | EllipsisType | None = ... if labelled.background is None else None if labelled.background == "none" else labelled.background
+    background: int | EllipsisType | None = (
+        ... if labelled.background is None else None if labelled.background == "none" else labelled.background
+    )
     cohort = open_cohort(
         list(results),
         labelled.labels,
@@ -63,7 +66,9 @@ def memory_of(text: str) -> int:
     """Bytes: '4GB', '512MiB', '0.5g' or a bare number; units are powers of 1024."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
     if found is None:
-        raise UsageError("--max-memory", found=repr(text), expected="a size such as 512MB or 4GB", do="Give a number with a unit.")
+        raise UsageError(
+            "--max-memory", found=repr(text), expected="a size such as 512MB or 4GB", do="Give a number with a unit."
+        )
     return int(float(found.group(1)) * _UNITS[found.group(2)])
 
 

@@ -23,14 +23,18 @@ def sizes_of(words: str) -> list[float]:
     try:
         return [float(word) for word in words.split(",") if word.strip()]
     except ValueError as error:
-        raise UsageError("--shifts", found=repr(words), expected="numbers separated by commas", do="Give sizes such as 1,10,100.") from error
+        raise UsageError(
+            "--shifts", found=repr(words), expected="numbers separated by commas", do="Give sizes such as 1,10,100."
+        ) from error
 
 
 def show(out: Output, found: Mapping[str, Any]) -> None:
     """The table, and what stands behind it."""
     roles = found["voxels"]
     left = f", {roles['padding']:,} of padding left out" if roles["padding"] else ""
-    out.text(f"{found['subject']} on {found['cases']} cases, {sum(roles.values()) - roles['padding']:,} voxels{left}", "bold")
+    out.text(
+        f"{found['subject']} on {found['cases']} cases, {sum(roles.values()) - roles['padding']:,} voxels{left}", "bold"
+    )
     for note in found["notes"]:
         out.text(f"note: {note}", "yellow")
     promised = table("promise", "parameters", "what was seen", "verdict")
@@ -40,21 +44,37 @@ def show(out: Output, found: Mapping[str, Any]) -> None:
     promised.caption = "A shift is a constant added to all scores of a voxel, which a softmax does not see."
     for finding in found["findings"]:
         verdict = finding["verdict"]
-        promised.add_row(PROMISES[finding["promise"]], CLAIMS[finding["claimed"]], finding["seen"], verdict, style=STYLES.get(verdict, ""))
+        promised.add_row(
+            PROMISES[finding["promise"]],
+            CLAIMS[finding["claimed"]],
+            finding["seen"],
+            verdict,
+            style=STYLES.get(verdict, ""),
+        )
     out.show(promised)
     _parameters(out, found)
     _shifts(out, found["shifts"])
     _preservation(out, found)
     _flips(out, found["flips"])
     low = found["saturation"]
-    out.text(f"Saturation: {low['scores_at_floor']:,} of {low['scores']:,} scores stand for a probability of 1e-12 or less, in {low['voxels_at_floor']:,} voxels")
+    out.text(
+        f"Saturation: {low['scores_at_floor']:,} of {low['scores']:,} scores stand for a probability of 1e-12 or less,"
+        f" in {low['voxels_at_floor']:,} voxels"
+    )
     spread = found["free_energy_std"]
     if spread is not None:
         quartiles = " ".join(number(spread[k]) for k in ("p25", "p50", "p75"))
-        out.text(f"Free energy: standard deviation within a case {number(spread['mean'])} on average, quartiles {quartiles}, over {spread['cases']} cases")
+        out.text(
+            f"Free energy: standard deviation within a case {number(spread['mean'])} on average, quartiles {quartiles},"
+            f" over {spread['cases']} cases"
+        )
     if found["broken"]:
         names = ", ".join(PROMISES[name] for name in found["broken"])
-        out.text(f"A promise that is proven does not hold: {names}. This is a fault of segcal, or the file was changed: please report it.", "bold red")
+        out.text(
+            f"A promise that is proven does not hold: {names}. This is a fault of segcal, or the file was changed:"
+            " please report it.",
+            "bold red",
+        )
 
 
 def _parameters(out: Output, found: Mapping[str, Any]) -> None:
@@ -66,7 +86,10 @@ def _parameters(out: Output, found: Mapping[str, Any]) -> None:
         for bound in part["at_bounds"]:
             out.text(f"At a bound{name}: {bound['name']} = {bound['value']:.4g}; {bound['meaning']}")
     if parameters["optimised"] is not None:
-        out.text(f"Parameters in all: {parameters['optimised']}, of which {parameters['identifiable']} can be told from probabilities")
+        out.text(
+            f"Parameters in all: {parameters['optimised']}, of which {parameters['identifiable']} can be told from"
+            " probabilities"
+        )
 
 
 def _shifts(out: Output, shifts: list[Mapping[str, Any]]) -> None:
@@ -74,13 +97,22 @@ def _shifts(out: Output, shifts: list[Mapping[str, Any]]) -> None:
         return
     moved = table("constants of up to", "largest change", "of a plain softmax", "mean change", "labels changed")
     for row in shifts:
-        moved.add_row(f"{row['size']:g} a {row['unit']}", f"{row['largest']:.2g}", f"{row['plain']:.2g}", f"{row['mean']:.2g}", f"{row['labels_changed']:,}")
+        moved.add_row(
+            f"{row['size']:g} a {row['unit']}",
+            f"{row['largest']:.2g}",
+            f"{row['plain']:.2g}",
+            f"{row['mean']:.2g}",
+            f"{row['labels_changed']:,}",
+        )
     out.show(moved, "Constants added to all scores before pooling")
 
 
 def _preservation(out: Output, found: Mapping[str, Any]) -> None:
     kept = found["preservation"]
-    out.text(f"Ties: {kept['ties']:,} pairs of classes became equal, {kept['ties_with_winner']:,} with the winner; a plain softmax in float32: {kept['plain_ties']:,}")
+    out.text(
+        f"Ties: {kept['ties']:,} pairs of classes became equal, {kept['ties_with_winner']:,} with the winner; a plain"
+        f" softmax in float32: {kept['plain_ties']:,}"
+    )
     decided = ", ".join(f"{name}: {count:,}" for name, count in kept["decided"].items())
     out.text(f"Voxels by the class their scores decide for, which an expert of that class gets: {decided}")
 
@@ -92,4 +124,7 @@ def _flips(out: Output, flips: Mapping[str, Any]) -> None:
     out.text(f"Changed labels: {flips['changed']:,}; {near} voxel(s) of a label boundary of the prediction")
     audit = flips["audit"]
     if audit is not None and audit["flipped"]:
-        out.text(f"Against the truth: {audit['harmful']:,} harmful, {audit['beneficial']:,} beneficial, {audit['neutral']:,} neutral")
+        out.text(
+            f"Against the truth: {audit['harmful']:,} harmful, {audit['beneficial']:,} beneficial, {audit['neutral']:,}"
+            " neutral"
+        )

@@ -1,8 +1,10 @@
-"""A note in a folder of outputs, `segcal.json`, of what made them, so that a later run can tell finished cases from others.
+"""A note in a folder of outputs, `segcal.json`, of what made them, so that a later run can tell finished cases from
+others.
 
-It is written before the first case of a fresh run and left alone by a resumed one. A case is finished if all its files are there and none is older than the note:
-files of an earlier run, overwritten only in part, do not count. Promises: a run with another calibrator, other maps or another format never adds to a folder.
-No note in the folder: nothing is known of the files in it, and `resumable` says so.
+It is written before the first case of a fresh run and left alone by a resumed one. A case is finished if all its files
+are there and none is older than the note: files of an earlier run, overwritten only in part, do not count. Promises: a
+run with another calibrator, other maps or another format never adds to a folder. No note in the folder: nothing is
+known of the files in it, and `resumable` says so.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ class Receipt:
             other = [name for name in COMPARED if there.get(name) != self.entries[name]]
         except (ValueError, AttributeError) as wrong:
             raise UnreadableError(
-                str(self.path), found="something that is not a JSON object", expected=f"the {NAME} of an earlier run", do="Use --overwrite, or another folder."
+                str(self.path),
+                found="something that is not a JSON object",
+                expected=f"the {NAME} of an earlier run",
+                do="Use --overwrite, or another folder.",
             ) from wrong
         if other:
             found = "; ".join(f"{name} {there.get(name)!r}" for name in other)

@@ -21,10 +21,12 @@ def study(
     dry_run: Annotated[bool, Parameter(show_default=False)] = False,
     running: Running = AS_USUAL,
 ) -> int:
-    """Compare calibrators on repeated random partitions of your data, with intervals, shifted cohorts, tables and figures.
+    """Compare calibrators on repeated random partitions of your data, with intervals, shifted cohorts, tables and
+    figures.
 
-    CONFIGURATION is a YAML file that names predictions, labels and the sizes of the partition; print one to begin with. Everything that can be wrong with it is found before any
-    work starts, and an estimate of time and disk is shown. A study that was interrupted goes on where it was: run the same command again.
+    CONFIGURATION is a YAML file that names predictions, labels and the sizes of the partition; print one to begin with.
+    Everything that can be wrong with it is found before any work starts, and an estimate of time and disk is shown. A
+    study that was interrupted goes on where it was: run the same command again.
 
         segcal study --example > study.yaml
         segcal study study.yaml --dry-run
@@ -40,7 +42,8 @@ def study(
     configuration
         The YAML file.
     output
-        Folder of the study: results/ (tidy tables as CSV and Parquet), tables/ (Markdown, LaTeX, CSV), figures/ (SVG, PDF, PNG), and the fits and sums they are made from.
+        Folder of the study: results/ (tidy tables as CSV and Parquet), tables/ (Markdown, LaTeX, CSV), figures/ (SVG,
+        PDF, PNG), and the fits and sums they are made from.
     part
         i/n: do only the i-th of n shares of the repeats.
     example

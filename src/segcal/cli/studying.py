@@ -1,4 +1,6 @@
-"""What `segcal study` and `segcal merge` do with their options: a design shown, an estimate, progress, and the first numbers."""
+"""What `segcal study` and `segcal merge` do with their options: a design shown, an estimate, progress, and the first
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ def print_example() -> None:
 def opened(path: Path | None) -> Design:
     """The study a file describes, checked. UsageError without a file."""
     if path is None:
-        raise UsageError("CONFIGURATION", found="nothing", expected="a YAML file", do="Print one to begin with: segcal study --example > study.yaml")
+        raise UsageError(
+            "CONFIGURATION",
+            found="nothing",
+            expected="a YAML file",
+            do="Print one to begin with: segcal study --example > study.yaml",
+        )
     return design(configuration.read(path))
 
 
@@ -51,21 +58,36 @@ def part_of(text: str, found: Design) -> tuple[int, int]:
 def check_output(output: Path | None) -> None:
     """UsageError without a folder."""
     if output is None:
-        raise UsageError("-o", found="nothing", expected="a folder for the study", do="Name one with -o, or only look with --dry-run.")
+        raise UsageError(
+            "-o",
+            found="nothing",
+            expected="a folder for the study",
+            do="Name one with -o, or only look with --dry-run.",
+        )
 
 
 def show_design(out: Output, found: Design) -> None:
     """What the study is about."""
     split = found.partitions[0]
     clean = found.clean
-    out.text(f"{found.configuration.name}: {len(clean)} cases in {len(set(clean.groups))} groups, {len(clean.head.classes)} classes, {clean.members} members", "bold")
-    out.text(f"{len(found.repeats)} repeats of {split.calibration} calibration, {split.validation} validation and {split.test} test cases (first repeat)")
+    out.text(
+        f"{found.configuration.name}: {len(clean)} cases in {len(set(clean.groups))} groups, {len(clean.head.classes)}"
+        f" classes, {clean.members} members",
+        "bold",
+    )
+    out.text(
+        f"{len(found.repeats)} repeats of {split.calibration} calibration, {split.validation} validation and"
+        f" {split.test} test cases (first repeat)"
+    )
     out.text(f"{len(found.pipelines)} pipelines: {', '.join(p.name for p in found.pipelines)}")
     shifted = [f"{name} ({len(cohort)} cases)" for name, cohort in found.cohorts.items() if name != CLEAN]
     if shifted:
         out.text(f"scored without refit: {', '.join(shifted)}")
     if found.configuration.sensitivity.sizes:
-        out.text(f"calibration set sizes: {', '.join(map(str, found.configuration.sensitivity.sizes))}, for {', '.join(p.name for p in found.configuration.sized())}")
+        out.text(
+            f"calibration set sizes: {', '.join(map(str, found.configuration.sensitivity.sizes))}, for"
+            f" {', '.join(p.name for p in found.configuration.sized())}"
+        )
     for note in found.notes:
         out.text(f"note: {note}", "yellow")
 

@@ -1,7 +1,8 @@
 """Numbers of an evaluation as tables for a terminal, and as a CSV table of cases.
 
-They are made from the JSON-safe blocks of `segcal.metrics.summary`, so that numbers just computed and numbers read from a calibrator look the same. What is not
-defined is shown as '-'. Rates are fractions, as in the JSON, but for flips, which are per cent here (definitions 16).
+They are made from the JSON-safe blocks of `segcal.metrics.summary`, so that numbers just computed and numbers read from
+a calibrator look the same. What is not defined is shown as '-'. Rates are fractions, as in the JSON, but for flips,
+which are per cent here (definitions 16).
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def interval(key: str, difference: Mapping[str, Any] | None) -> str:
     return f"{shown(key, difference['low'], True)} to {shown(key, difference['high'], True)}"
 
 
-def before_after(before: Mapping[str, Any], after: Mapping[str, Any] | None, differences: Mapping[str, Mapping[str, Any]]) -> Table:
+def before_after(
+    before: Mapping[str, Any], after: Mapping[str, Any] | None, differences: Mapping[str, Mapping[str, Any]]
+) -> Table:
     """One row a number; with `after`, its change and interval."""
     if after is None:
         out = table("", "uncalibrated")
@@ -82,17 +85,27 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any] | None, dif
     out.caption = "Changes are means over cases, also beside pooled numbers; intervals are over groups."
     for key, name in NUMBERS:
         change = differences.get(key)
-        out.add_row(name, shown(key, before[key]), shown(key, after[key]), shown(key, None if change is None else change["mean"], True), interval(key, change))
+        out.add_row(
+            name,
+            shown(key, before[key]),
+            shown(key, after[key]),
+            shown(key, None if change is None else change["mean"], True),
+            interval(key, change),
+        )
     return out
 
 
-def methods(before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]) -> Table:
+def methods(
+    before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]
+) -> Table:
     """One row a method (block after, differences), the uncalibrated first."""
     out = table("method", *(name for _, name in SHORT), "change of NLL", "interval")
     out.add_row("uncalibrated", *(shown(key, before[key]) for key, _ in SHORT), "", "")
     for name, (after, differences) in rows.items():
         change = differences["nll"]
-        out.add_row(name, *(shown(key, after[key]) for key, _ in SHORT), number(change["mean"], True), interval("nll", change))
+        out.add_row(
+            name, *(shown(key, after[key]) for key, _ in SHORT), number(change["mean"], True), interval("nll", change)
+        )
     return out
 
 
@@ -100,7 +113,12 @@ def distances(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row a method of a demonstration, with its distance to the truth and standard error."""
     out = table("method", *(name for _, name in SHORT), "distance", "standard error")
     for row in rows:
-        out.add_row(row["method"], *(shown(key, row[key]) for key, _ in SHORT), f"{row['distance']:.5f}", f"{row['distance_se']:.5f}")
+        out.add_row(
+            row["method"],
+            *(shown(key, row[key]) for key, _ in SHORT),
+            f"{row['distance']:.5f}",
+            f"{row['distance_se']:.5f}",
+        )
     return out
 
 
@@ -127,11 +145,18 @@ def short(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_cases(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of `per_case` as CSV, complete or absent: case, group, in_sample, then uncalibrated.NAME and calibrated.NAME; an empty cell where not defined."""
+    """The rows of `per_case` as CSV, complete or absent: case, group, in_sample, then uncalibrated.NAME and
+    calibrated.NAME; an empty cell where not defined.
+    """
     flat = []
     for row in rows:
         plain = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
-        nested = {f"{stage}.{k}": v for stage, numbers in row.items() if isinstance(numbers, Mapping) for k, v in numbers.items()}
+        nested = {
+            f"{stage}.{k}": v
+            for stage, numbers in row.items()
+            if isinstance(numbers, Mapping)
+            for k, v in numbers.items()
+        }
         flat.append({**plain, **nested})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")

@@ -1,8 +1,8 @@
 """An ask: one thing a fit or an evaluation wants to know about the data.
 
-It names an accumulator, the part of the head and the cases it concerns, and how many of the voxels: all (`Level.ALL`), an even
-sample that stays in memory (`Level.SAMPLE`), or a thinner one for curvature (`Level.CURVATURE`). Samples are nested.
-With an `expert` it concerns the voxels decided for one class, filed and ordered once for all asks.
+It names an accumulator, the part of the head and the cases it concerns, and how many of the voxels: all (`Level.ALL`),
+an even sample that stays in memory (`Level.SAMPLE`), or a thinner one for curvature (`Level.CURVATURE`). Samples are
+nested. With an `expert` it concerns the voxels decided for one class, filed and ordered once for all asks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Level(IntEnum):
 
 
 class Through(Protocol):
-    """A map applied to rows before they are folded, such as a calibrator; equality decides whether two asks share its result."""
+    """A map applied to rows before they are folded, such as a calibrator; equality decides whether two asks share its
+    result.
+    """
 
     def __call__(self, rows: Rows) -> Rows:
         """Mapped rows."""
@@ -43,9 +45,11 @@ class LocalThrough(Through, Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case with `by_case`, after `through`.
+    """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case
+    with `by_case`, after `through`.
 
-    `expert`: only the voxels of that expert, in the order of its coordinates, `targets` being places in that order; no `through` and no free energy then.
+    `expert`: only the voxels of that expert, in the order of its coordinates, `targets` being places in that order; no
+    `through` and no free energy then.
     """
 
     accumulator: Accumulator

@@ -1,8 +1,9 @@
 """The engine: how a cohort is pinned, how rows are folded into states, how blocks are mapped and written.
 
-Promises: the same bits for any engine, any number of workers and any memory limit on one instruction set. Blocks are cut by case and
-offset alone, each is folded on one thread (torch's own threading is off inside), and states merge exactly in any order. One `reduce` reads the rows
-once however many asks there are. Costs: pinned rows and their samples up to a third of `max_memory` in memory, the rest in files; readers share another fifth.
+Promises: the same bits for any engine, any number of workers and any memory limit on one instruction set. Blocks are
+cut by case and offset alone, each is folded on one thread (torch's own threading is off inside), and states merge
+exactly in any order. One `reduce` reads the rows once however many asks there are. Costs: pinned rows and their samples
+up to a third of `max_memory` in memory, the rest in files; readers share another fifth.
 """
 
 from __future__ import annotations
@@ -90,7 +91,12 @@ class Engine(ABC):
 
     def __init__(self, max_memory: int = 4096 * MIB, progress: Progress | None = None) -> None:
         if max_memory < LEAST_MEMORY:
-            raise UsageError("max_memory", found=f"{max_memory / MIB:.0f} MiB", expected=f"at least {LEAST_MEMORY // MIB} MiB", do="Raise --max-memory.")
+            raise UsageError(
+                "max_memory",
+                found=f"{max_memory / MIB:.0f} MiB",
+                expected=f"at least {LEAST_MEMORY // MIB} MiB",
+                do="Raise --max-memory.",
+            )
         self.max_memory = max_memory
         self.progress: Progress = progress or Silent()
 
@@ -101,10 +107,16 @@ class Engine(ABC):
 
     @abstractmethod
     def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
-        """`work` of every item, results in any order; the first error is raised. When it is closed, no work is under way."""
+        """`work` of every item, results in any order; the first error is raised.
+
+        When it is closed, no work is under way.
+        """
 
     def pin(self, cohort: Cohort) -> Pinned:
-        """Read a labelled cohort once and keep its scored rows. Close the result (`with engine.pin(...) as pinned`) to remove its files."""
+        """Read a labelled cohort once and keep its scored rows.
+
+        Close the result (`with engine.pin(...) as pinned`) to remove its files.
+        """
         cohort.labelled()
         scratch = Scratch(0)
         shelf = Shelf(cohort.head, self.max_memory // 3 - 4 * SAMPLE_NUMBERS, scratch)
@@ -135,7 +147,8 @@ class Engine(ABC):
         return Pinned(cohort, shelf, [b for i in order for b in kept[i]], [records[i] for i in order], scratch)
 
     def reduce(self, pinned: Pinned, asks: Mapping[K, Ask]) -> dict[K, Any]:
-        """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`. Cases without rows are absent.
+        """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`.
+        Cases without rows are absent.
 
         Pinned rows do not know where they lie: an accumulator that needs places is a UsageError.
         """
@@ -160,10 +173,18 @@ class Engine(ABC):
                 pinned.sample_passes += 1
             plain = {k: a for k, a in pending.items() if a.expert is None}
             if plain and level is Level.ALL:
-                self._all(_pinned_work(pinned, plain), [b for b in pinned.blocks if any(a.wants(b[0]) for a in plain.values())], answers.add)
+                self._all(
+                    _pinned_work(pinned, plain),
+                    [b for b in pinned.blocks if any(a.wants(b[0]) for a in plain.values())],
+                    answers.add,
+                )
             elif plain:
                 self._all(_chunk_work(pinned.cohort.head, plain), pinned.chunks(level), answers.add)
-            self._all(_filed_work, _filed_items(pinned, level, {k: a for k, a in pending.items() if a.expert is not None}), answers.add)
+            self._all(
+                _filed_work,
+                _filed_items(pinned, level, {k: a for k, a in pending.items() if a.expert is not None}),
+                answers.add,
+            )
         return answers.done()
 
     def _file(self, pinned: Pinned, part: int, ranked: bool) -> None:
@@ -177,7 +198,8 @@ class Engine(ABC):
         pinned.passes += 1
 
     def survey(self, cohort: Cohort, asks: Mapping[K, Ask]) -> tuple[dict[K, Any], list[Record]]:
-        """Answer asks (all of `Level.ALL`) while reading the scores of a labelled cohort once, keeping nothing; also what to remember of each case.
+        """Answer asks (all of `Level.ALL`) while reading the scores of a labelled cohort once, keeping nothing; also
+        what to remember of each case.
 
         Places that accumulators need are computed once a case, however many asks there are.
         """
@@ -191,14 +213,26 @@ class Engine(ABC):
             notes = []
             with self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
                 around = Surroundings(reader)
-                places = Places(reader.label_map, reading, (place for a in mine.values() for place in sorted(accumulate.needs(a.accumulator), key=repr)))
-                local = {t: t.on(around) for t in dict.fromkeys(a.through for a in mine.values()) if isinstance(t, LocalThrough)}
+                places = Places(
+                    reader.label_map,
+                    reading,
+                    (place for a in mine.values() for place in sorted(accumulate.needs(a.accumulator), key=repr)),
+                )
+                local = {
+                    t: t.on(around)
+                    for t in dict.fromkeys(a.through for a in mine.values())
+                    if isinstance(t, LocalThrough)
+                }
                 for start, stop in cohort.cuts(index):
                     block = reader.block(start, stop)
                     notes.append(reader.note(block))
                     prepared = reader.prepare(block, places)
                     if prepared.log_probs.shape[1]:
-                        _merge_into(total, fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}), asks)
+                        _merge_into(
+                            total,
+                            fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}),
+                            asks,
+                        )
                 records[index] = reader.record(notes)
             self.progress.step()
             return total
@@ -207,8 +241,11 @@ class Engine(ABC):
         self._all(work, range(len(cohort)), answers.add)
         return answers.done(), [records[i] for i in range(len(cohort))]
 
-    def map(self, cohort: Cohort, mapper: Mapper, what: str = "writing cases", *, keep_members: bool = False) -> list[Outcome]:
-        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and does not stop the others.
+    def map(
+        self, cohort: Cohort, mapper: Mapper, what: str = "writing cases", *, keep_members: bool = False
+    ) -> list[Outcome]:
+        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and
+        does not stop the others.
 
         `keep_members`: blocks hold the members' own scores beside the pooled ones.
         """
@@ -217,7 +254,11 @@ class Engine(ABC):
         def work(index: int) -> None:
             name = cohort[index].id
             try:
-                with self.scratch(cohort) as scratch, cohort.open(index, scratch) as reader, mapper.case(reader, scratch) as opened:
+                with (
+                    self.scratch(cohort) as scratch,
+                    cohort.open(index, scratch) as reader,
+                    mapper.case(reader, scratch) as opened,
+                ):
                     for start, stop in cohort.cuts(index):
                         opened.block(reader.block(start, stop, keep_members=keep_members))
                     summary = opened.summary()
@@ -240,7 +281,9 @@ class Engine(ABC):
         """A reader's budget: a fifth of the memory, shared by all workers and all fields a case may have open."""
         return Scratch(self.max_memory // (5 * self.workers * (cohort.members + 4)))
 
-    def _all(self, work: Callable[[T], Any], items: Iterable[T], take: Callable[[Any], object] = lambda result: None) -> None:
+    def _all(
+        self, work: Callable[[T], Any], items: Iterable[T], take: Callable[[Any], object] = lambda result: None
+    ) -> None:
         """Do all the work and `take` each result; whatever happens, no worker is left running when this returns."""
         with one_thread(), contextlib.closing(self.each(work, items)) as results:
             for result in results:
@@ -263,7 +306,7 @@ class _Answers:
         _merge_into(self._total, partial, self._asks)
 
     def done(self) -> dict[Any, Any]:
-        out: dict[Any, Any] = {k: ({} if a.by_case else accumulate.zero(a.accumulator)) for k, a in self._asks.items()}
+        out: dict[Any, Any] = {k: {} if a.by_case else accumulate.zero(a.accumulator) for k, a in self._asks.items()}
         for (key, case), state in self._total.items():
             if self._asks[key].by_case:
                 out[key][case] = state
@@ -277,15 +320,22 @@ def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mappin
         total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
 
 
-def fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING) -> dict[Any, State]:
-    """Fold one block for every ask, part by part. `local`: what stands, on this block, for a `through` that looks at neighbours."""
+def fold_parts(
+    head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING
+) -> dict[Any, State]:
+    """Fold one block for every ask, part by part.
+
+    `local`: what stands, on this block, for a `through` that looks at neighbours.
+    """
     out: dict[Any, State] = {}
     for part in sorted({a.part for a in asks.values()}):
         out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case, local)
     return out
 
 
-def _fold(asks: Mapping[Any, Ask], rows: Rows, case: int, local: Mapping[Through, Through] = NOTHING) -> dict[Any, State]:
+def _fold(
+    asks: Mapping[Any, Ask], rows: Rows, case: int, local: Mapping[Through, Through] = NOTHING
+) -> dict[Any, State]:
     """Fold rows of one part for every ask; they are mapped once for each `through`, and let go before the next."""
     out: dict[Any, State] = {}
     alike: dict[Through | None, list[Any]] = {}
@@ -307,7 +357,9 @@ def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dic
 
     def work(item: tuple[int, int, Stored]) -> dict[Any, State]:
         case, start, kept = item
-        return fold_parts(head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case)
+        return fold_parts(
+            head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case
+        )
 
     return work
 
@@ -329,7 +381,9 @@ FiledItem = tuple[FiledChunk, Mapping[Any, Ask]]
 
 
 def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Iterator[list[FiledItem]]:
-    """Chunks with the asks that concern them; short ones of one expert together, since handing an item to a worker costs as much as a thousand voxels."""
+    """Chunks with the asks that concern them; short ones of one expert together, since handing an item to a worker
+    costs as much as a thousand voxels.
+    """
     alike: dict[tuple[int, bool, int], dict[Any, Ask]] = defaultdict(dict)
     for key, ask in asks.items():
         assert ask.expert is not None
@@ -357,7 +411,13 @@ def _filed_work(batch: Sequence[FiledItem]) -> dict[Any, State]:
             _merge_into(total, _fold(whole, rows, -1), asks)
         for case, low, high in chunk.spans:
             if case in split:
-                some = replace(rows, **{name: getattr(rows, name)[..., low:high] for name in ("log_probs", "targets", "decision", "reference")})
+                some = replace(
+                    rows,
+                    **{
+                        name: getattr(rows, name)[..., low:high]
+                        for name in ("log_probs", "targets", "decision", "reference")
+                    },
+                )
                 _merge_into(total, _fold(split[case], some, case), asks)
     return total
 

@@ -1,8 +1,10 @@
-"""Filed rows: pinned rows of one part sorted into experts, and by rank where the experts want it, once for all passes that follow.
+"""Filed rows: pinned rows of one part sorted into experts, and by rank where the experts want it, once for all passes
+that follow.
 
-Pieces of one expert and one stratum (fold) lie together in chunks of some 2^14 rows, so that an ask about an expert reads its own voxels only, in few and long
-matrix products. Chunks are cut by the order of cases and blocks alone. Costs: the rows once more, in memory while the budget lasts, then in files.
-Curvature from a sample is taken from some `EXPERT_ROWS` rows an expert at most, drawn evenly by seed. An expert without a voxel has no chunk.
+Pieces of one expert and one stratum (fold) lie together in chunks of some 2^14 rows, so that an ask about an expert
+reads its own voxels only, in few and long matrix products. Chunks are cut by the order of cases and blocks alone.
+Costs: the rows once more, in memory while the budget lasts, then in files. Curvature from a sample is taken from some
+`EXPERT_ROWS` rows an expert at most, drawn evenly by seed. An expert without a voxel has no chunk.
 """
 
 from __future__ import annotations
@@ -77,8 +79,14 @@ class Filed:
         """File the rows of one case; several threads may do so at once."""
         file = CaseFile(self._pinned.scratch)
         try:
-            blocks = (self._pinned.shelf.load(case, start, kept) for at, start, kept in self._pinned.blocks if at == case)
-            self._kept[case] = [(expert, (case, self.shelf.keep(piece, file))) for block in blocks for expert, piece in self._split(block)]
+            blocks = (
+                self._pinned.shelf.load(case, start, kept) for at, start, kept in self._pinned.blocks if at == case
+            )
+            self._kept[case] = [
+                (expert, (case, self.shelf.keep(piece, file)))
+                for block in blocks
+                for expert, piece in self._split(block)
+            ]
         finally:
             file.close()
 
@@ -106,7 +114,9 @@ class Filed:
                     thin[expert][strata[case]].append((case, kept))
                     continue
                 seed = [zlib.crc32(self._pinned.cohort.cases[case].id.encode()), expert, place]
-                index = torch.nonzero(torch.from_numpy(np.random.default_rng(seed).random(kept.voxels)) < rate).flatten()
+                index = torch.nonzero(
+                    torch.from_numpy(np.random.default_rng(seed).random(kept.voxels)) < rate
+                ).flatten()
                 if index.numel():
                     thin[expert][strata[case]].append((case, self._sample.keep(part.take(index), file)))
         self._chunks[Level.SAMPLE] = self._joined(self._sample, sample)
@@ -133,7 +143,14 @@ class Filed:
         for expert, count in enumerate(torch.bincount(rows.decision).tolist()):
             if count:
                 index = order[at : at + count]
-                out.append((expert, Prepared(block.case, block.start, x[:, index], targets[None, index], rows.decision[None, index], None)))
+                out.append(
+                    (
+                        expert,
+                        Prepared(
+                            block.case, block.start, x[:, index], targets[None, index], rows.decision[None, index], None
+                        ),
+                    )
+                )
             at += count
         return out
 

@@ -1,8 +1,9 @@
 """Pinned rows: a cohort read, checked and reduced to its scored voxels once, kept for re-reading.
 
-Rows are kept as float32 log-probabilities (half precision would change the order of 2 % of voxels), with the decision taken from the
-scores as given and, from logits, the free energy in float64. They stay in memory while the budget lasts, then go to one
-file a case. Where rows are kept never changes a bit of any result. `passes` counts complete readings of all rows, `sample_passes` those of a sample.
+Rows are kept as float32 log-probabilities (half precision would change the order of 2 % of voxels), with the decision
+taken from the scores as given and, from logits, the free energy in float64. They stay in memory while the budget lasts,
+then go to one file a case. Where rows are kept never changes a bit of any result. `passes` counts complete readings of
+all rows, `sample_passes` those of a sample.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 2**18
 CURVATURE_ROWS = 2**15
 SAMPLE_NUMBERS = 2**23
-"""Most rows of the two samples, and most numbers in the larger one (32 MiB), whatever the memory limit: a limit must not change a result."""
+"""Most rows of the two samples, and most numbers in the larger one (32 MiB), whatever the memory limit: a limit must
+not change a result.
+"""
 
 CHUNK_ROWS = 2**14
 
@@ -64,8 +67,8 @@ class Stored:
 class Shelf:
     """Keeps prepared blocks in memory up to `limit` bytes, then in files under `scratch`.
 
-    What is kept in memory lies in slabs mapped for it, and nothing else that lasts is made from the heap: there it would scatter among the arrays that come and go,
-    and the holes between would count as used.
+    What is kept in memory lies in slabs mapped for it, and nothing else that lasts is made from the heap: there it
+    would scatter among the arrays that come and go, and the holes between would count as used.
     """
 
     def __init__(self, head: Head, limit: int, scratch: Scratch) -> None:
@@ -93,7 +96,11 @@ class Shelf:
 
     def load(self, case: int, start: int, kept: Stored) -> Prepared:
         """The rows again."""
-        place = _read(kept.place, kept.offset, self._size(kept.voxels, kept.energy)) if isinstance(kept.place, Path) else kept.place
+        place = (
+            _read(kept.place, kept.offset, self._size(kept.voxels, kept.energy))
+            if isinstance(kept.place, Path)
+            else kept.place
+        )
         log_probs, targets, decision, *energy = self._views(place, kept.voxels, kept.energy)
         return Prepared(case, start, log_probs, targets, decision, energy[0] if energy else None)
 
@@ -109,13 +116,21 @@ class Shelf:
         return self._slab[self._at - size : self._at]
 
     def _fill(self, place: memoryview, block: Prepared) -> None:
-        tensors = [block.log_probs, block.targets, block.decision] + ([] if block.free_energy is None else [block.free_energy])
-        for view, tensor in zip(self._views(place, block.log_probs.shape[1], block.free_energy is not None), tensors, strict=True):
+        tensors = [block.log_probs, block.targets, block.decision] + (
+            [] if block.free_energy is None else [block.free_energy]
+        )
+        for view, tensor in zip(
+            self._views(place, block.log_probs.shape[1], block.free_energy is not None), tensors, strict=True
+        ):
             view.copy_(tensor)
 
     def _layout(self, voxels: int, energy: bool) -> list[tuple[torch.dtype, tuple[int, ...]]]:
         rows, parts, small = self.head.rows, len(self.head.parts), narrow(self.head)
-        layout: list[tuple[torch.dtype, tuple[int, ...]]] = [(torch.float32, (rows, voxels)), (small, (parts, voxels)), (small, (parts, voxels))]
+        layout: list[tuple[torch.dtype, tuple[int, ...]]] = [
+            (torch.float32, (rows, voxels)),
+            (small, (parts, voxels)),
+            (small, (parts, voxels)),
+        ]
         return [*layout, (torch.float64, (voxels,))] if energy else layout
 
     def _size(self, voxels: int, energy: bool) -> int:
@@ -138,7 +153,12 @@ def _read(path: Path, offset: int, size: int) -> memoryview:
     with path.open("rb") as file:
         file.seek(offset)
         if file.readinto(data) != size:
-            raise UnreadableError(str(path), found="a file that ends early", expected="the rows written before", do="The scratch folder was changed during the run: start again.")
+            raise UnreadableError(
+                str(path),
+                found="a file that ends early",
+                expected="the rows written before",
+                do="The scratch folder was changed during the run: start again.",
+            )
     return data
 
 
@@ -170,8 +190,9 @@ class CaseFile:
 
 @dataclass(eq=False)
 class Pinned:
-    """A pinned cohort. `blocks`: (case, start, where the rows lie). `strata`: which samples are kept together (folds), so that asks about folds stay whole.
-    `filed`: rows sorted into experts, by part and whether they are ranked; made when first asked for.
+    """A pinned cohort. `blocks`: (case, start, where the rows lie). `strata`: which samples are kept together (folds),
+    so that asks about folds stay whole. `filed`: rows sorted into experts, by part and whether they are ranked; made
+    when first asked for.
     """
 
     cohort: Cohort
@@ -218,7 +239,9 @@ class Pinned:
 
     @one_thread()
     def resample(self, strata: Sequence[int]) -> None:
-        """Draw both samples: voxels evenly over all cases (seeded by case name and offset), in chunks that hold cases of one stratum only."""
+        """Draw both samples: voxels evenly over all cases (seeded by case name and offset), in chunks that hold cases
+        of one stratum only.
+        """
         if tuple(strata) == self.strata and self._samples:
             return
         self.strata = tuple(strata)

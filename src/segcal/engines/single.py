@@ -1,7 +1,8 @@
 """One thread an operation: torch's and BLAS's own threading switched off for a while.
 
-Their threading changes the bits of matrix products, and it stalls on a busy machine: an operation of microseconds then waits for a core. What works side by side is the
-engines' to say. Settings are those of the process; what stood before is put back, also after an error.
+Their threading changes the bits of matrix products, and it stalls on a busy machine: an operation of microseconds then
+waits for a core. What works side by side is the engines' to say. Settings are those of the process; what stood before
+is put back, also after an error.
 """
 
 from __future__ import annotations

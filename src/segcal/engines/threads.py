@@ -1,4 +1,6 @@
-"""Several worker threads in one process: torch, NumPy and zlib release the interpreter's lock, so threads are enough."""
+"""Several worker threads in one process: torch, NumPy and zlib release the interpreter's lock, so threads are
+enough.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,25 @@ T = TypeVar("T")
 
 
 SHARE = 48 * MIB
-"""Memory that one thread's passing arrays may take: blocks hold at most 2 MiB of numbers, some ten such arrays live at once, and the heap holds as much again."""
+"""Memory that one thread's passing arrays may take: blocks hold at most 2 MiB of numbers, some ten such arrays live at
+once, and the heap holds as much again.
+"""
 
 
 class Threads(Engine):
-    """`workers` threads (default: the cores this process may use), but no more than 2/5 of `max_memory` has room for; at most twice as many items are under way."""
+    """`workers` threads (default: the cores this process may use), but no more than 2/5 of `max_memory` has room for;
+    at most twice as many items are under way.
+    """
 
-    def __init__(self, workers: int | None = None, max_memory: int = 4096 * MIB, progress: Progress | None = None) -> None:
+    def __init__(
+        self, workers: int | None = None, max_memory: int = 4096 * MIB, progress: Progress | None = None
+    ) -> None:
         super().__init__(max_memory, progress)
         wanted = default_workers() if workers is None else workers
         if wanted < 1:
-            raise UsageError("workers", found=str(workers), expected="1 or more", do="Leave --workers out to use every core.")
+            raise UsageError(
+                "workers", found=str(workers), expected="1 or more", do="Leave --workers out to use every core."
+            )
         self._workers = min(wanted, 2 * max_memory // 5 // SHARE)
 
     @property
@@ -36,7 +46,8 @@ class Threads(Engine):
     def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
         """Results as they come; after an error nothing new is started, and it is raised.
 
-        Work never runs in the calling thread, not even with one worker: an interruption, which reaches that thread only, lets the items under way end and cuts none in two.
+        Work never runs in the calling thread, not even with one worker: an interruption, which reaches that thread
+        only, lets the items under way end and cuts none in two.
         """
         with ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             pending: set[Future[Any]] = set()

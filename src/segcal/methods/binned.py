@@ -1,12 +1,17 @@
-"""What isotonic regression and histogram binning share: counts of each class's probability on a fine grid, and a probability for each bin of it.
+"""What isotonic regression and histogram binning share: counts of each class's probability on a fine grid, and a
+probability for each bin of it.
 
-One pass counts, for every class k, the voxels with p_k in each bin and how many of them are labelled k (int64, so that folds and subsets add up exactly); a second takes the
-NLL of the maps found. The grid: `GRID` bins of equal width in log p - log (1 - p) from -`REACH` to `REACH`, the outer two open. What is minimised is the *binned one-vs-rest* NLL,
-a mean over voxels and classes; not the NLL of the normalised probabilities, which `Solution.nll` reports. So temperature scaling is not nested.
+One pass counts, for every class k, the voxels with p_k in each bin and how many of them are labelled k (int64, so that
+folds and subsets add up exactly); a second takes the NLL of the maps found. The grid: `GRID` bins of equal width in log
+p - log (1 - p) from -`REACH` to `REACH`, the outer two open. What is minimised is the *binned one-vs-rest* NLL, a mean
+over voxels and classes; not the NLL of the normalised probabilities, which `Solution.nll` reports. So temperature
+scaling is not nested.
 
-Nothing is 0 or 1: each bin starts from `prior` voxels a unit of log-odds, with the share of hits that the bin's centre says (an m-estimate: an empty bin changes nothing, a thin
-one little), and no probability is nearer to 0 or 1 than 1 / (n + 2), Laplace's rule for all n voxels alike. Both are part of the problem that the certificate speaks of.
-Deviations: the grid (within a bin of width 1/16 a probability is off by at most 0.008), the prior and the bounds; step functions, not interpolated.
+Nothing is 0 or 1: each bin starts from `prior` voxels a unit of log-odds, with the share of hits that the bin's centre
+says (an m-estimate: an empty bin changes nothing, a thin one little), and no probability is nearer to 0 or 1 than 1 /
+(n + 2), Laplace's rule for all n voxels alike. Both are part of the problem that the certificate speaks of. Deviations:
+the grid (within a bin of width 1/16 a probability is off by at most 0.008), the prior and the bounds; step functions,
+not interpolated.
 """
 
 from __future__ import annotations
@@ -58,7 +63,10 @@ class GridCount:
         index = bins_of(rows.log_probs, REACH, GRID) + GRID * torch.arange(self.classes)[:, None]
         own = index.gather(0, rows.targets[None])[0]
         size = self.classes * GRID
-        return {name: torch.bincount(at.flatten(), minlength=size).reshape(self.classes, GRID).numpy() for name, at in (("voxels", index), ("hits", own))}
+        return {
+            name: torch.bincount(at.flatten(), minlength=size).reshape(self.classes, GRID).numpy()
+            for name, at in (("voxels", index), ("hits", own))
+        }
 
     def result(self, values: Mapping[str, Array]) -> tuple[Array, Array]:
         """`voxels` and `hits`, int64 (C, GRID)."""
@@ -85,7 +93,12 @@ class Binned(Method):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.prior, Real) and 0 < float(self.prior) < math.inf):
-            raise UsageError("prior", found=repr(self.prior), expected="a number above 0", do="Leave it out for the default; a bin without voxels has no other value.")
+            raise UsageError(
+                "prior",
+                found=repr(self.prior),
+                expected="a number above 0",
+                do="Leave it out for the default; a bin without voxels has no other value.",
+            )
 
     @property
     def needs_every_class(self) -> bool:
@@ -99,7 +112,9 @@ class Binned(Method):
 
     @abstractmethod
     def curve(self, share: Vector, weight: Vector, low: float, high: float) -> tuple[Vector, float, float]:
-        """Probability by bin (B,) of one class, the objective there, and a bound on how far above its optimum that is."""
+        """Probability by bin (B,) of one class, the objective there, and a bound on how far above its optimum
+        that is.
+        """
 
     @property
     @abstractmethod
@@ -110,7 +125,9 @@ class Binned(Method):
         """Counts of every fold, maps of every subset, and their NLL."""
         counter = GridCount(task.classes)
         pieces = dict(enumerate(task.folds)) if task.folds else {0: tuple(task.cases)}
-        counted = yield {k: Ask(counter, task.part, frozenset(cases) if task.folds else None) for k, cases in pieces.items()}
+        counted = yield {
+            k: Ask(counter, task.part, frozenset(cases) if task.folds else None) for k, cases in pieces.items()
+        }
         fitted = {}
         for subset in task.subsets:
             state = accumulate.zero(counter)
@@ -131,17 +148,34 @@ class Binned(Method):
         low = 1 / (count + 2)
         weight = n + self.prior * width
         share = (h + self.prior * width * centre) / weight
-        curves: list[tuple[Vector, float, float]] = [self.curve(share[k], weight[k], low, 1 - low) for k in range(classes)]
+        curves: list[tuple[Vector, float, float]] = [
+            self.curve(share[k], weight[k], low, 1 - low) for k in range(classes)
+        ]
         fitted = BinnedMap(torch.from_numpy(np.stack([values for values, _, _ in curves])), REACH)
         constant = bool(((n > 0).sum(1) <= 1).all())
         steps = ", ".join(str(s) for s in fitted.describe()["steps"])  # type: ignore[attr-defined]  # a list
-        message = f"{steps} steps on {self.columns} bins; probabilities from {low:.2g} to 1 - {low:.2g}" + ("; all scores are equal, or all beyond the grid" if constant else "")
-        objective, gap = math.fsum(value for _, value, _ in curves) / classes, math.fsum(bound for _, _, bound in curves) / classes
+        message = f"{steps} steps on {self.columns} bins; probabilities from {low:.2g} to 1 - {low:.2g}" + (
+            "; all scores are equal, or all beyond the grid" if constant else ""
+        )
+        objective, gap = (
+            math.fsum(value for _, value, _ in curves) / classes,
+            math.fsum(bound for _, _, bound in curves) / classes,
+        )
         certificate = {"gap": gap, "proof": self.proof, "gradient": 0.0, "evaluations": 1}
-        settings = {"bins": self.columns, "bin_width": width, "prior": float(self.prior), "floor": low, "objective": "binned one-vs-rest NLL"}
-        return fitted, Solution(objective, objective, "degenerate" if constant else "optimal", message, 0, certificate, settings)
+        settings = {
+            "bins": self.columns,
+            "bin_width": width,
+            "prior": float(self.prior),
+            "floor": low,
+            "objective": "binned one-vs-rest NLL",
+        }
+        return fitted, Solution(
+            objective, objective, "degenerate" if constant else "optimal", message, 0, certificate, settings
+        )
 
 
 def _with_nll(fitted: tuple[BinnedMap, Solution], found: Likelihood) -> FittedMap:
     m, s = fitted
-    return FittedMap(m, Solution(s.objective, found.nll if found.voxels else 0.0, s.status, s.message, 0, s.certificate, s.settings))
+    return FittedMap(
+        m, Solution(s.objective, found.nll if found.voxels else 0.0, s.status, s.message, 0, s.certificate, s.settings)
+    )

@@ -1,6 +1,7 @@
 """Class-conditional Dirichlet calibration (K26 3.2): p = S(W_i log S(z) + b_i), i the decided class, W_i and b_i free.
 
-Translation-invariant by construction; it may flip labels. The unconstrained reference of the class-conditional methods: nested above Dirichlet calibration and CMS_ap.
+Translation-invariant by construction; it may flip labels. The unconstrained reference of the class-conditional methods:
+nested above Dirichlet calibration and CMS_ap.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Constrained matrix scaling (K26 3.2): matrix scaling with equal row sums, W 1 = s 1, hence translation-invariant.
 
-W = [W_free, s 1 - W_free 1]. s is a pure gauge of the NLL and moves through the penalty only. The penalty acts on the whole W, its dependent last column included, as
-in fiducio. It gives the same probabilities from logits and from log-probabilities; the better conditioned log-probabilities are used.
+W = [W_free, s 1 - W_free 1]. s is a pure gauge of the NLL and moves through the penalty only. The penalty acts on the
+whole W, its dependent last column included, as in fiducio. It gives the same probabilities from logits and from
+log-probabilities; the better conditioned log-probabilities are used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Dirichlet calibration (Kull et al. 2019; K26 Eq. 10): p = S(W log S(z) + b), W and b free; translation-invariant by construction.
+"""Dirichlet calibration (Kull et al. 2019; K26 Eq. 10): p = S(W log S(z) + b), W and b free; translation-invariant by
+construction.
 
-Not order-preserving. A label that never occurs sends W_kk to infinity whatever lambda and mu; the ridge bounds it (definitions 16).
+Not order-preserving. A label that never occurs sends W_kk to infinity whatever lambda and mu; the ridge bounds it
+(definitions 16).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Ensemble temperature scaling (Zhang et al. 2020; K26 Eq. 6): p = l1 S(z/T) + l2 S(z) + l3 / C.
 
-Two stages, NLL in both (definitions 2.7; the original code hard-codes a squared error): T as in temperature scaling, then the weights by
-Newton on the simplex, certified by the Frank-Wolfe gap. With T = 1 the first two components coincide; all their weight is given to the first.
+Two stages, NLL in both (definitions 2.7; the original code hard-codes a squared error): T as in temperature scaling,
+then the weights by Newton on the simplex, certified by the Frank-Wolfe gap. With T = 1 the first two components
+coincide; all their weight is given to the first.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class EnsembleTemperatureScaling(Published):
 
         def weights(subset: Subset) -> Plan[Solved]:
             problem = WeightsProblem(float(first[subset].theta[0]))
-            rough = yield from Binding(task, subset, Level.SAMPLE, Level.SAMPLE, problem).run(SimplexNewton().solve(np.array([0.9, 0.05, 0.05])))
+            rough = yield from Binding(task, subset, Level.SAMPLE, Level.SAMPLE, problem).run(
+                SimplexNewton().solve(np.array([0.9, 0.05, 0.05]))
+            )
             # not from the simplex's border: there a weight that should grow may have no slope in the model
             start = 0.999 * rough.theta + 0.001 / 3
             return (yield from Binding(task, subset, Level.ALL, Level.ALL, problem).run(SimplexNewton().solve(start)))
@@ -81,5 +84,7 @@ def _fitted(scale: Solved, mixed: Solved) -> FittedMap:
         share, value = np.array([1.0, 0.0, 0.0]), scale.value
     notes = [*scale.notes, *mixed.notes]
     status = "stopped" if not (scale.converged and mixed.converged) else "degenerate" if scale.notes else "optimal"
-    message = f"T = {1 / beta:.4g}, weights {share[0]:.4f}, {share[1]:.4f}, {share[2]:.4f}" + (": " + "; ".join(notes) if notes else "")
+    message = f"T = {1 / beta:.4g}, weights {share[0]:.4f}, {share[1]:.4f}, {share[2]:.4f}" + (
+        ": " + "; ".join(notes) if notes else ""
+    )
     return FittedMap(MixtureMap(beta, torch.from_numpy(share)), Solution(value, value, status, message, 0, cert))

@@ -1,9 +1,12 @@
-"""Intra-order-preserving functions (Rahimi et al. 2020): gaps of the sorted log-probabilities times positive outputs of a small net of them, summed from the lowest rank.
+"""Intra-order-preserving functions (Rahimi et al. 2020): gaps of the sorted log-probabilities times positive outputs of
+a small net of them, summed from the lowest rank.
 
-Every order is kept, by construction; ranks, not classes, are seen. Trained from the exact identity by full-batch Adam on the mean NLL plus weight decay, with a plateau schedule
-and early stopping on validation cases (those given, else a third of the groups; with a single group the fitted cases themselves). Not convex: no optimum is claimed; the
-certificate says only that an NLL is not negative. A fit that ends above temperature scaling on its training cases says so. Deviations: full batches, one learning rate, weight
-decay on all parameters, the net's input compressed (`segcal.intra_order`), the constant left out.
+Every order is kept, by construction; ranks, not classes, are seen. Trained from the exact identity by full-batch Adam
+on the mean NLL plus weight decay, with a plateau schedule and early stopping on validation cases (those given, else a
+third of the groups; with a single group the fitted cases themselves). Not convex: no optimum is claimed; the
+certificate says only that an NLL is not negative. A fit that ends above temperature scaling on its training cases says
+so. Deviations: full batches, one learning rate, weight decay on all parameters, the net's input compressed
+(`segcal.intra_order`), the constant left out.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ _ONLY = "all"
 
 @dataclass(frozen=True)
 class IntraOrderPreserving(ByEpochs, Method):
-    """`hidden` units in each of two layers; `learning_rate`, `weight_decay`, at most `epochs`, `patience` of early stopping; `seed` of the net and of the split.
+    """`hidden` units in each of two layers; `learning_rate`, `weight_decay`, at most `epochs`, `patience` of early
+    stopping; `seed` of the net and of the split.
 
     UsageError for values out of range.
     """
@@ -52,16 +56,25 @@ class IntraOrderPreserving(ByEpochs, Method):
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "patience"):
             if getattr(self, name) < 1:
-                raise UsageError(name, found=str(getattr(self, name)), expected="at least 1", do="Leave it out for the default.")
+                raise UsageError(
+                    name, found=str(getattr(self, name)), expected="at least 1", do="Leave it out for the default."
+                )
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
             if not (0 <= value < math.inf) or (name == "learning_rate" and value == 0):
-                raise UsageError(name, found=str(value), expected="a finite number above 0" if name == "learning_rate" else "0 or more", do="Leave it out for the default.")
+                raise UsageError(
+                    name,
+                    found=str(value),
+                    expected="a finite number above 0" if name == "learning_rate" else "0 or more",
+                    do="Leave it out for the default.",
+                )
         if self.seed < 0:
             raise UsageError("seed", found=str(self.seed), expected="0 or more", do="Leave it out for 0.")
 
     def identifiable(self, classes: int) -> int:
-        """All numbers of the net: which of them data can tell is not known (its singular values fall without a step)."""
+        """All numbers of the net: which of them data can tell is not known (its singular values fall without a
+        step).
+        """
         return sum(rows * (columns + 1) for rows, columns in shapes(classes, self.hidden))
 
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
@@ -77,11 +90,16 @@ class IntraOrderPreserving(ByEpochs, Method):
         put(net.stage, solved.theta)
         found = yield from descent.certify()
         rest = (task.cases | task.validation) - split.train
-        alone = (yield from temperatures(replace(task, cases=split.train, folds=(), subsets=((),), validation=rest)))[()]
+        alone = (yield from temperatures(replace(task, cases=split.train, folds=(), subsets=((),), validation=rest)))[
+            ()
+        ]
         notes = [*solved.notes, f"validation NLL {solved.value:.6g}", split.why]
         if found.nll > alone.value:
             more = "patience or learning_rate" if solved.converged else "epochs or learning_rate"
-            notes.append(f"on the cases trained on, temperature scaling alone reaches {alone.value:.6g}, this {found.nll:.6g}: raise {more}")
+            notes.append(
+                f"on the cases trained on, temperature scaling alone reaches {alone.value:.6g}, this {found.nll:.6g}:"
+                f" raise {more}"
+            )
         told = {
             "hidden": self.hidden,
             "learning_rate": self.learning_rate,
@@ -92,8 +110,24 @@ class IntraOrderPreserving(ByEpochs, Method):
             "validation_nll": solved.value if math.isfinite(solved.value) else None,
             "optimised": net.optimised,
         }
-        certificate = {"gap": None, "proof": "none: the problem is not convex", "gradient": found.gradient, "evaluations": solved.evaluations}
-        return FittedMap(net.map(task.logits), Solution(found.objective, found.nll, "trained" if solved.converged else "stopped", "; ".join(notes), 0, certificate, told))
+        certificate = {
+            "gap": None,
+            "proof": "none: the problem is not convex",
+            "gradient": found.gradient,
+            "evaluations": solved.evaluations,
+        }
+        return FittedMap(
+            net.map(task.logits),
+            Solution(
+                found.objective,
+                found.nll,
+                "trained" if solved.converged else "stopped",
+                "; ".join(notes),
+                0,
+                certificate,
+                told,
+            ),
+        )
 
 
 class NetStage(Stage):
@@ -105,10 +139,16 @@ class NetStage(Stage):
         generator = torch.Generator().manual_seed(seed)
         pieces: list[Tensor] = []
         for rows, columns in shapes(classes, hidden)[:-1]:
-            pieces += [torch.randn(rows * columns, generator=generator, dtype=torch.float64) / math.sqrt(columns), torch.zeros(rows, dtype=torch.float64)]
+            pieces += [
+                torch.randn(rows * columns, generator=generator, dtype=torch.float64) / math.sqrt(columns),
+                torch.zeros(rows, dtype=torch.float64),
+            ]
         # factors of 1, whatever the hidden layers say: the identity
         last = shapes(classes, hidden)[-1]
-        pieces += [torch.zeros(last[0] * last[1], dtype=torch.float64), torch.full((last[0],), softplus_inverse(1.0), dtype=torch.float64)]
+        pieces += [
+            torch.zeros(last[0] * last[1], dtype=torch.float64),
+            torch.full((last[0],), softplus_inverse(1.0), dtype=torch.float64),
+        ]
         self.theta = parameter(torch.cat(pieces))
 
     def pieces(self) -> Mapping[Hashable, Tensor]:

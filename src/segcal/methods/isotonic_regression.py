@@ -1,7 +1,9 @@
-"""Isotonic regression, one class against the rest (Zadrozny and Elkan 2002): q_k = f_k(p_k) with f_k non-decreasing, then normalised over classes.
+"""Isotonic regression, one class against the rest (Zadrozny and Elkan 2002): q_k = f_k(p_k) with f_k non-decreasing,
+then normalised over classes.
 
-Pooling adjacent violators on the grid's counts is the exact optimum of the binned problem, for its NLL and its Brier score alike; see `segcal.methods.binned` for the grid, the
-prior, the bounds and the deviations. Translation-invariant. With two classes it keeps the label where each side of 0.5 stays on its side; with more it does not.
+Pooling adjacent violators on the grid's counts is the exact optimum of the binned problem, for its NLL and its Brier
+score alike; see `segcal.methods.binned` for the grid, the prior, the bounds and the deviations. Translation-invariant.
+With two classes it keeps the label where each side of 0.5 stays on its side; with more it does not.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class IsotonicRegression(Binned):
     @property
     def proof(self) -> str:
         """By convexity."""
-        return "convex over non-decreasing functions: gradient times the way to the best step function; binned one-vs-rest NLL with its prior and bounds"
+        return (
+            "convex over non-decreasing functions: gradient times the way to the best step function; binned one-vs-rest"
+            " NLL with its prior and bounds"
+        )
 
     def curve(self, share: Vector, weight: Vector, low: float, high: float) -> tuple[Vector, float, float]:
         """Pooled, then clipped."""

@@ -1,14 +1,18 @@
-"""Local temperature scaling (Ding et al., ICCV 2021; K26 Eq. 7, 11): a temperature of each voxel, computed by a small convolutional tree from the scores around it, and from an
-image if asked for.
+"""Local temperature scaling (Ding et al., ICCV 2021; K26 Eq. 7, 11): a temperature of each voxel, computed by a small
+convolutional tree from the scores around it, and from an image if asked for.
 
-`source="log_probs"` (default) sees log S(z) and is translation-invariant; `"logits"` sees raw logits, where they are known, and is not. Both keep every label and order.
-`image=True` is the variant of Ding et al.; `level="image"` their image-level one (IBTS): one temperature a case. The map and its parameters: `segcal.calibrators.local`.
+`source="log_probs"` (default) sees log S(z) and is translation-invariant; `"logits"` sees raw logits, where they are
+known, and is not. Both keep every label and order. `image=True` is the variant of Ding et al.; `level="image"` their
+image-level one (IBTS): one temperature a case. The map and its parameters: `segcal.calibrators.local`.
 
-Training (`segcal.training`): mean NLL over voxels, from the exact identity, by Adam with coupled weight decay. The first thing done is exact: the leaves' biases move together to
-the optimum of temperature scaling, which the tree contains; the epochs go on from there. So the start is among the states that validation chooses from, and if the state it
-chooses is above temperature scaling on all fitted voxels (in float64), temperature scaling is kept, and the message says so. `start="identity"` leaves the exact move out, as the
-papers do. The problem is not convex: there is no certificate, and `status` is 'trained', or 'stopped' where `epochs` ended it. Too few cases to hold any out: the training cases
-are validated on. Defaults were chosen on the calibration halves of three real ensembles. Deviations: K26 leaves epochs, batches and schedules open; see `segcal.training`.
+Training (`segcal.training`): mean NLL over voxels, from the exact identity, by Adam with coupled weight decay. The
+first thing done is exact: the leaves' biases move together to the optimum of temperature scaling, which the tree
+contains; the epochs go on from there. So the start is among the states that validation chooses from, and if the state
+it chooses is above temperature scaling on all fitted voxels (in float64), temperature scaling is kept, and the message
+says so. `start="identity"` leaves the exact move out, as the papers do. The problem is not convex: there is no
+certificate, and `status` is 'trained', or 'stopped' where `epochs` ended it. Too few cases to hold any out: the
+training cases are validated on. Defaults were chosen on the calibration halves of three real ensembles. Deviations: K26
+leaves epochs, batches and schedules open; see `segcal.training`.
 """
 
 from __future__ import annotations
@@ -50,8 +54,8 @@ LARGEST = 1e4
 
 @dataclass(frozen=True)
 class LocalTemperatureScaling(Trained):
-    """`learning_rate`, `weight_decay`, `epochs`, `patience`, `seed`: of the training; `batch` tiles a step, up to `draws` tiles of each case an epoch; `patch`: most voxels of a
-    tile.
+    """`learning_rate`, `weight_decay`, `epochs`, `patience`, `seed`: of the training; `batch` tiles a step, up to
+    `draws` tiles of each case an epoch; `patch`: most voxels of a tile.
 
     `slice_axis`: spatial axis of a volume that planes are slices of. UsageError for values out of range.
     """
@@ -71,17 +75,40 @@ class LocalTemperatureScaling(Trained):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("source", ("log_probs", "logits")), ("level", ("voxel", "image")), ("start", ("ts", "identity")), ("slice_axis", (0, 1, 2)), ("image", (False, True))):
+        for name, known in (
+            ("source", ("log_probs", "logits")),
+            ("level", ("voxel", "image")),
+            ("start", ("ts", "identity")),
+            ("slice_axis", (0, 1, 2)),
+            ("image", (False, True)),
+        ):
             if getattr(self, name) not in known:
-                raise UsageError(name, found=repr(getattr(self, name)), expected=" or ".join(map(repr, known)), do="Leave it out for the default.")
+                raise UsageError(
+                    name,
+                    found=repr(getattr(self, name)),
+                    expected=" or ".join(map(repr, known)),
+                    do="Leave it out for the default.",
+                )
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= float(value) < math.inf) or (name == "learning_rate" and value == 0):
-                raise UsageError(name, found=repr(value), expected="a number above 0" if name == "learning_rate" else "a number of 0 or more", do="Leave it out for the default.")
+            if not (isinstance(value, Real) and 0 <= float(value) < math.inf) or (
+                name == "learning_rate" and value == 0
+            ):
+                raise UsageError(
+                    name,
+                    found=repr(value),
+                    expected="a number above 0" if name == "learning_rate" else "a number of 0 or more",
+                    do="Leave it out for the default.",
+                )
         for name in ("epochs", "patience", "batch", "draws", "patch", "seed"):
             value, least = getattr(self, name), 0 if name == "seed" else 1
             if not (isinstance(value, int) and value >= least) and not (name == "patch" and value is None):
-                raise UsageError(name, found=repr(value), expected=f"a whole number of {least} or more", do="Leave it out for the default.")
+                raise UsageError(
+                    name,
+                    found=repr(value),
+                    expected=f"a whole number of {least} or more",
+                    do="Leave it out for the default.",
+                )
 
     @property
     def method(self) -> str:
@@ -110,13 +137,17 @@ class LocalTemperatureScaling(Trained):
         first = self._first(lesson, learn, known)
         alone = _with_temperature(first, scale)
         begin = alone if self.start == "ts" else first
-        settings = Settings(self.learning_rate, self.weight_decay, self.epochs, self.patience, self.batch, self.draws, self.seed)
+        settings = Settings(
+            self.learning_rate, self.weight_decay, self.epochs, self.patience, self.batch, self.draws, self.seed
+        )
         engine.progress.start(f"training {self.method}", self.epochs)
         found = train(TreeModel(self, lesson.part, begin), _parameters(begin), learn, validate, settings, engine)
         best = _with(begin, found.parameters)
         value, base = (self._nll(m, lesson, engine) for m in (best, alone))
         kept = value > base - TOLERANCE
-        notes = [] if known or self.source == "log_probs" else ["only probabilities are known: it sees log-probabilities"]
+        notes = (
+            [] if known or self.source == "log_probs" else ["only probabilities are known: it sees log-probabilities"]
+        )
         if kept:
             best, value = alone, base
             notes.append(f"temperature scaling kept, T = {scale:.4g}: no lower NLL was reached")
@@ -126,24 +157,47 @@ class LocalTemperatureScaling(Trained):
         """The identity."""
         standard: dict[str, Tensor] = {}
         if self.image:
-            standard = dict(zip(("image_mean", "image_scale"), _standard(looked_at(TreeModel(self, lesson.part, None), learn)), strict=True))
+            standard = dict(
+                zip(
+                    ("image_mean", "image_scale"),
+                    _standard(looked_at(TreeModel(self, lesson.part, None), learn)),
+                    strict=True,
+                )
+            )
         logits = self.source == "logits" and known
-        return LocalMap.start(lesson.classes, self.seed, logits=logits, image_level=self.level == "image", slice_axis=self.slice_axis, **standard)
+        return LocalMap.start(
+            lesson.classes,
+            self.seed,
+            logits=logits,
+            image_level=self.level == "image",
+            slice_axis=self.slice_axis,
+            **standard,
+        )
 
     def _nll(self, map: LocalMap, lesson: Lesson, engine: Engine) -> float:
         """Mean NLL over all fitted voxels, in float64."""
         cohort = lesson.examples.cohort
         mine = replace(cohort, cases=tuple(cohort[i] for i in sorted(lesson.cases)))
         others: list[PartMap] = [ScaleMap(1.0) for _ in cohort.head.parts]
-        calibrator = Calibrator(cohort.head, cohort.pooled_kind, [*others[: lesson.part], map, *others[lesson.part + 1 :]], self.method)
+        calibrator = Calibrator(
+            cohort.head, cohort.pooled_kind, [*others[: lesson.part], map, *others[lesson.part + 1 :]], self.method
+        )
         accumulator = ScaleNLL(1.0)
-        answers, _ = engine.survey(mine, {"nll": Ask(accumulator, lesson.part, through=calibrator.through(lesson.part))})
+        answers, _ = engine.survey(
+            mine, {"nll": Ask(accumulator, lesson.part, through=calibrator.through(lesson.part))}
+        )
         return float(accumulate.result(accumulator, answers["nll"]).value)
 
-    def _solution(self, found: Learnt, value: float, base: float, scale: float, who: str, kept: bool, notes: list[str]) -> Solution:
+    def _solution(
+        self, found: Learnt, value: float, base: float, scale: float, who: str, kept: bool, notes: list[str]
+    ) -> Solution:
         how = "ended by validation" if found.ended else "stopped by the number of epochs: raise epochs"
         message = "; ".join([f"epoch {found.epoch} of {len(found.curve) - 1}, validated on {who}, {how}", *notes])
-        certificate = {"gap": None, "proof": "none: the problem is not convex; no optimum is claimed", "below_temperature_scaling": base - value}
+        certificate = {
+            "gap": None,
+            "proof": "none: the problem is not convex; no optimum is claimed",
+            "below_temperature_scaling": base - value,
+        }
         settings = {
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
@@ -175,7 +229,11 @@ class TreeModel:
     def loss(self, unit: Unit, parameters: Sequence[Tensor], gradient: bool) -> tuple[float, int, list[Tensor]]:
         """Sum of NLLs, voxels, gradients."""
         given = [p.detach().requires_grad_(gradient) for p in parameters]
-        return self._of_case(unit, given, gradient) if self.method.level == "image" else self._of_voxels(unit, given, gradient)
+        return (
+            self._of_case(unit, given, gradient)
+            if self.method.level == "image"
+            else self._of_voxels(unit, given, gradient)
+        )
 
     def _of_voxels(self, unit: Unit, given: list[Tensor], gradient: bool) -> tuple[float, int, list[Tensor]]:
         total, count, gradients = 0.0, 0, [torch.zeros_like(p) for p in given]
@@ -188,7 +246,9 @@ class TreeModel:
         return total, count, gradients
 
     def _of_case(self, unit: Unit, given: list[Tensor], gradient: bool) -> tuple[float, int, list[Tensor]]:
-        """One temperature a case: its slope, then that of the mean of t, tile by tile, so that no case has to be held whole."""
+        """One temperature a case: its slope, then that of the mean of t, tile by tile, so that no case has to be held
+        whole.
+        """
         with torch.no_grad():
             sums = [(float(self._t(e, given)[e.counted].double().sum()), int(e.counted.sum())) for e in unit]
         counted = max(1, sum(n for _, n in sums))
@@ -213,7 +273,9 @@ class TreeModel:
         if self.start.on_logits:
             assert example.free_energy is not None
             scores = scores + example.free_energy[None]
-        image = None if example.image is None or not self.start.fields else self.start.standardised(example.image).float()
+        image = (
+            None if example.image is None or not self.start.fields else self.start.standardised(example.image).float()
+        )
         weight, bias, *rest = (p.float() for p in given)
         return tree(scores, image, weight, bias, *rest)
 
@@ -241,7 +303,9 @@ def _parameters(map: LocalMap) -> list[Tensor]:
 def _with(map: LocalMap, parameters: Sequence[Tensor]) -> LocalMap:
     """The map with other parameters."""
     image = (*parameters[2:], map.image_mean, map.image_scale) if map.channels else ()
-    return LocalMap(*parameters[:2], *image, logits=bool(map.on_logits), image_level=map.image_level, slice_axis=map.slice_axis)
+    return LocalMap(
+        *parameters[:2], *image, logits=bool(map.on_logits), image_level=map.image_level, slice_axis=map.slice_axis
+    )
 
 
 def _with_temperature(map: LocalMap, temperature: float) -> LocalMap:
@@ -249,11 +313,15 @@ def _with_temperature(map: LocalMap, temperature: float) -> LocalMap:
     t = math.log(math.expm1(temperature - FLOOR)) - START if temperature < 30 else temperature - FLOOR - START
     bias = map.bias.clone()
     bias[:LEAVES] = t
-    return _with(map, [map.weight, bias, *((map.image_weight, torch.full((1,), t, dtype=torch.float64)) if map.channels else ())])
+    return _with(
+        map, [map.weight, bias, *((map.image_weight, torch.full((1,), t, dtype=torch.float64)) if map.channels else ())]
+    )
 
 
 def _standard(units: Sequence[Unit]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of the image, over tiles with their margins; a constant channel keeps its scale."""
+    """Mean and standard deviation of each channel of the image, over tiles with their margins; a constant channel keeps
+    its scale.
+    """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for unit in units:
         for example in unit:

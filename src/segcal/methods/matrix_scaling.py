@@ -1,6 +1,7 @@
 """Matrix scaling (K26 Eq. 5): p = S(W z + b), W and b free; on raw logits where they are known.
 
-Not translation-invariant: it depends on the logits' offset, which the loss never fixed (K26 3.1). From probabilities it coincides with Dirichlet calibration.
+Not translation-invariant: it depends on the logits' offset, which the loss never fixed (K26 3.1). From probabilities it
+coincides with Dirichlet calibration.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """What every method shares: `fit`, and one of two ways of fitting one softmax problem on several subsets of the cases.
 
-A `Method` is a plan: a conversation about pinned rows, driven together with those of other methods. A `Trained` method learns by epochs from planes of whole cases
-(`segcal.training`), one problem and one subset after another, from what its own plan found out first.
+A `Method` is a plan: a conversation about pinned rows, driven together with those of other methods. A `Trained` method
+learns by epochs from planes of whole cases (`segcal.training`), one problem and one subset after another, from what its
+own plan found out first.
 
-`fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with `(B, *spatial)` labels, or a plain table
-`(N, C)`, `(N,)` with `groups` naming each row's case; a `Cohort` may be larger than memory. No voxel to score: LabelError.
+`fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with
+`(B, *spatial)` labels, or a plain table `(N, C)`, `(N,)` with `groups` naming each row's case; a `Cohort` may be larger
+than memory. No voxel to score: LabelError.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class AnyMethod(ABC):
 
     @abstractmethod
     def identifiable(self, classes: int) -> int:
-        """Parameters of one softmax problem of so many classes that data can tell: what "simpler" means where methods are compared."""
+        """Parameters of one softmax problem of so many classes that data can tell: what "simpler" means where methods
+        are compared.
+        """
 
     @property
     @abstractmethod
@@ -78,7 +82,9 @@ class AnyMethod(ABC):
 
     @classmethod
     def variables(cls, classes: int) -> int | None:
-        """Numbers its exact solver varies for one softmax problem of so many classes; None where there is no exact solver."""
+        """Numbers its exact solver varies for one softmax problem of so many classes; None where there is no exact
+        solver.
+        """
         del classes
         return None
 
@@ -107,23 +113,37 @@ class AnyMethod(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled cases of other groups, to stop or choose by) and `fields` (image=...) are for
-        methods that use them; others raise UsageError.
+        `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled cases of other groups, to
+        stop or choose by) and `fields` (image=...) are for methods that use them; others raise UsageError.
         """
-        unused = [name for name in fields if name not in self.fields] + (["validation"] if validation is not None and not self.takes_validation else [])
+        unused = [name for name in fields if name not in self.fields] + (
+            ["validation"] if validation is not None and not self.takes_validation else []
+        )
         if unused:
-            raise UsageError(unused[0], found="a value", expected="nothing", do=f"{type(self).__name__} with these options has no use for it; leave it out.")
+            raise UsageError(
+                unused[0],
+                found="a value",
+                expected="nothing",
+                do=f"{type(self).__name__} with these options has no use for it; leave it out.",
+            )
         if isinstance(scores, Cohort):
             if labels is not None or mask is not None or groups is not None or fields:
                 raise UsageError(
-                    "labels, mask, groups, fields", found="a value beside a cohort", expected="nothing", do="A cohort brings its own labels, masks, groups and fields."
+                    "labels, mask, groups, fields",
+                    found="a value beside a cohort",
+                    expected="nothing",
+                    do="A cohort brings its own labels, masks, groups and fields.",
                 )
             cohort = scores
         else:
             if labels is None:
                 raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
-            cohort = cohort_from_arrays(scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups, fields=fields)
-        return fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[self.method].calibrator
+            cohort = cohort_from_arrays(
+                scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups, fields=fields
+            )
+        return fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[
+            self.method
+        ].calibrator
 
 
 class Method(AnyMethod):
@@ -143,7 +163,10 @@ class Method(AnyMethod):
 
 @dataclass(frozen=True)
 class Published(Method):
-    """A convex method that its paper fits in a way of its own. `solver`: None for the exact one, or the papers' `Recipe`."""
+    """A convex method that its paper fits in a way of its own.
+
+    `solver`: None for the exact one, or the papers' `Recipe`.
+    """
 
     solver: Recipe | None = field(default=None, kw_only=True)
 
@@ -165,7 +188,10 @@ class Published(Method):
 
 
 class ByEpochs(AnyMethod):
-    """A method that is trained by epochs until validation cases get no better; where that ends is no proven optimum. Compared with others on request only."""
+    """A method that is trained by epochs until validation cases get no better; where that ends is no proven optimum.
+
+    Compared with others on request only.
+    """
 
     automatic: ClassVar[bool] = False
 
@@ -194,7 +220,9 @@ class Trained(ByEpochs):
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted method: its `calibrator` and, if cross-fitted, one calibrator for each of `folds` (case indices), fitted without that fold."""
+    """A fitted method: its `calibrator` and, if cross-fitted, one calibrator for each of `folds` (case indices), fitted
+    without that fold.
+    """
 
     calibrator: Calibrator
     folds: tuple[tuple[int, ...], ...] = ()
@@ -212,11 +240,13 @@ def fit_methods(
     keep_decision: bool | None = None,
     validation: Cohort | None = None,
 ) -> dict[str, Fit]:
-    """Fit several methods over shared passes: pin once, drive all their plans as one, then train those that are trained, one after another.
+    """Fit several methods over shared passes: pin once, drive all their plans as one, then train those that are
+    trained, one after another.
 
-    `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as for `Calibrator`.
-    `validation`: labelled cases of other groups, for methods that stop or choose by them; no fit and no fold contains them. A UsageError where no method uses them. Without
-    them such methods hold out a part of the cases they are given.
+    `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as
+    for `Calibrator`. `validation`: labelled cases of other groups, for methods that stop or choose by them; no fit and
+    no fold contains them. A UsageError where no method uses them. Without them such methods hold out a part of the
+    cases they are given.
     """
     check_keeps(cohort.head, keep_decision)
     for method in methods.values():
@@ -225,8 +255,13 @@ def fit_methods(
     both = cohort if validation is None else _beside(cohort, validation, methods)
     found, pinned, parts = _driven(methods, cohort, both, engine, crossfit, folds, seed)
     subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
-    found |= _trained({n: m for n, m in methods.items() if isinstance(m, Trained)}, cohort, engine, found, parts, subsets, validation)
-    return {name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision) for name, method in methods.items()}
+    found |= _trained(
+        {n: m for n, m in methods.items() if isinstance(m, Trained)}, cohort, engine, found, parts, subsets, validation
+    )
+    return {
+        name: _fit(name, method, found, cohort, pinned, parts if crossfit else (), keep_decision)
+        for name, method in methods.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -238,7 +273,13 @@ class Read:
 
 
 def _driven(
-    methods: Mapping[str, AnyMethod], cohort: Cohort, both: Cohort, engine: Engine, crossfit: bool, folds: int, seed: int
+    methods: Mapping[str, AnyMethod],
+    cohort: Cohort,
+    both: Cohort,
+    engine: Engine,
+    crossfit: bool,
+    folds: int,
+    seed: int,
 ) -> tuple[dict[Any, Any], Read, tuple[tuple[int, ...], ...]]:
     """What all plans found, on pinned rows of `both`, the cohort and validation cases after it; and the folds."""
     with engine.pin(both) as pinned:
@@ -248,14 +289,27 @@ def _driven(
             parts = splits.folds(cohort.groups, folds, seed).test
         elif crossfit:
             raise UsageError(
-                "groups", found="cases of one group only", expected="at least two groups", do="Add cases of other patients or sequences, or fit without cross-fitted numbers."
+                "groups",
+                found="cases of one group only",
+                expected="at least two groups",
+                do="Add cases of other patients or sequences, or fit without cross-fitted numbers.",
             )
         stratum = {i: k for k, fold in enumerate(parts) for i in fold}
         pinned.resample([stratum.get(i, 0) if i < len(cohort) else len(parts) + 1 for i in range(len(both))])
         subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
         whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
-        tasks = [Task(part, len(cohort.head.part_classes(part)), whole, both.groups, parts, subsets, pinned.has_energy, beside) for part in range(len(cohort.head.parts))]
-        plans: dict[Any, Plan[Any]] = {(name, task.part): method.plan(task) for name, method in methods.items() if isinstance(method, Method | Trained) for task in tasks}
+        tasks = [
+            Task(
+                part, len(cohort.head.part_classes(part)), whole, both.groups, parts, subsets, pinned.has_energy, beside
+            )
+            for part in range(len(cohort.head.parts))
+        ]
+        plans: dict[Any, Plan[Any]] = {
+            (name, task.part): method.plan(task)
+            for name, method in methods.items()
+            if isinstance(method, Method | Trained)
+            for task in tasks
+        }
         plans |= {(None, task.part): _absent(task) for task in tasks}
         return drive(together(plans), engine, pinned), Read(pinned.records, pinned.passes), parts
 
@@ -287,7 +341,9 @@ def _trained(
             for subset in subsets:
                 cases = frozenset(range(len(cohort))) - {i for k in subset for i in folds[k]}
                 held = None if validation is None else examples(validation, image)
-                out[name, part][subset] = method.train(Lesson(examples(cohort, image), part, cases, held, found[name, part][subset]), engine)
+                out[name, part][subset] = method.train(
+                    Lesson(examples(cohort, image), part, cases, held, found[name, part][subset]), engine
+                )
     return out
 
 
@@ -295,17 +351,26 @@ def _beside(cohort: Cohort, validation: Cohort, methods: Mapping[str, AnyMethod]
     """Both cohorts as one; validation cases come last, under names of their own."""
     if not any(m.takes_validation for m in methods.values()):
         raise UsageError(
-            "validation", found="validation cases", expected="nothing", do=f"Nothing here stops or chooses by them ({', '.join(methods)}): leave them out, or fit on them too."
+            "validation",
+            found="validation cases",
+            expected="nothing",
+            do=f"Nothing here stops or chooses by them ({', '.join(methods)}): leave them out, or fit on them too.",
         )
     ours, theirs = ((c.head, c.kind, c.members, c.pool if c.members > 1 else None) for c in (cohort, validation))
     if ours != theirs:
         raise UsageError(
-            "validation", found="another head, kind of scores, number of members or pooling", expected="the same as the cases to fit on", do="Make both cohorts the same way."
+            "validation",
+            found="another head, kind of scores, number of members or pooling",
+            expected="the same as the cases to fit on",
+            do="Make both cohorts the same way.",
         )
     shared = sorted({c.group for c in cohort.cases if c.group} & {c.group for c in validation.cases if c.group})
     if shared:
         raise UsageError(
-            "validation", found=f"group {shared[0]!r} among both kinds of cases", expected="other groups than those to fit on", do="Keep a patient or sequence on one side."
+            "validation",
+            found=f"group {shared[0]!r} among both kinds of cases",
+            expected="other groups than those to fit on",
+            do="Keep a patient or sequence on one side.",
         )
     renamed = tuple(replace(c, id=f"validation/{c.id}") for c in validation.cases)
     return replace(cohort, cases=(*cohort.cases, *renamed))
@@ -316,7 +381,12 @@ def _check_apart(pinned: Pinned, fitted: int) -> None:
     scores = {r.scores: r.id for r in pinned.records[:fitted]}
     for record in pinned.records[fitted:]:
         if record.scores in scores:
-            raise UsageError("validation", found=f"case {record.id}, which is case {scores[record.scores]} to fit on", expected="other cases", do="Give each case to one side.")
+            raise UsageError(
+                "validation",
+                found=f"case {record.id}, which is case {scores[record.scores]} to fit on",
+                expected="other cases",
+                do="Give each case to one side.",
+            )
 
 
 def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
@@ -326,7 +396,15 @@ def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
     return {s: frozenset(np.flatnonzero(accumulate.result(count, found[s]) == 0).tolist()) for s in task.subsets}
 
 
-def _fit(name: str, method: AnyMethod, found: Mapping[Any, Any], cohort: Cohort, pinned: Read, folds: tuple[tuple[int, ...], ...], keep: bool | None) -> Fit:
+def _fit(
+    name: str,
+    method: AnyMethod,
+    found: Mapping[Any, Any],
+    cohort: Cohort,
+    pinned: Read,
+    folds: tuple[tuple[int, ...], ...],
+    keep: bool | None,
+) -> Fit:
     def fitted_part(part: int, subset: Subset) -> FittedMap:
         fitted: FittedMap = found[name, part][subset]
         absent = [cohort.head.part_classes(part)[k] for k in sorted(found[None, part][subset])]
@@ -341,9 +419,23 @@ def _fit(name: str, method: AnyMethod, found: Mapping[Any, Any], cohort: Cohort,
         fitted = [fitted_part(part, subset) for part in range(len(cohort.head.parts))]
         left_out = {i for k in subset for i in folds[k]}
         records = tuple(r for i, r in enumerate(pinned.records) if i not in left_out)
-        data = FitData(cohort.name, cohort.pool, cohort.provenance, records, sum(r.roles[0] for i, r in enumerate(pinned.records) if i < len(cohort) and i not in left_out))
+        data = FitData(
+            cohort.name,
+            cohort.pool,
+            cohort.provenance,
+            records,
+            sum(r.roles[0] for i, r in enumerate(pinned.records) if i < len(cohort) and i not in left_out),
+        )
         solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
-        return Calibrator(cohort.head, cohort.pooled_kind, [f.map for f in fitted], method.method, solution=solution, data=data, keep_decision=keep)
+        return Calibrator(
+            cohort.head,
+            cohort.pooled_kind,
+            [f.map for f in fitted],
+            method.method,
+            solution=solution,
+            data=data,
+            keep_decision=keep,
+        )
 
     return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))
 

@@ -1,7 +1,9 @@
-"""Order-preserving class-conditional matrix scaling, CMS_op (K26 3.2): u_(j) = -(sum of the first j - 1 entries of A_i m + g_i), m the gaps between ranks, A_i, g_i >= 0.
+"""Order-preserving class-conditional matrix scaling, CMS_op (K26 3.2): u_(j) = -(sum of the first j - 1 entries of A_i
+m + g_i), m the gaps between ranks, A_i, g_i >= 0.
 
-The ranking of all classes is kept, at every voxel, up to ties. Translation-invariant. Only the first place has the identity of a class; the others are ranks.
-Deviation: fitted without the gauge of the paper (definitions 4.4) and with bounds where the paper takes softplus, so that zeros are reached.
+The ranking of all classes is kept, at every voxel, up to ties. Translation-invariant. Only the first place has the
+identity of a class; the others are ranks. Deviation: fitted without the gauge of the paper (definitions 4.4) and with
+bounds where the paper takes softplus, so that zeros are reached.
 """
 
 from __future__ import annotations

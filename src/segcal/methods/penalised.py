@@ -1,12 +1,15 @@
 """What penalised methods share: their options, and the strength of the penalty chosen by case-wise cross-validation.
 
-Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15. `lambda_` and `mu` are numbers,
-or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation along the path 1e4 ... 1e-4, warm-started, on an even sample
-of the voxels. Which strength is best is uncertain with few cases, so none is picked: each, temperature scaling among them as the strongest of all, gets as its weight the
-probability that its NLL is the lowest (Bayesian bootstrap over groups of cases, Rubin 1981), and the parameters of the fits are averaged. NLL is convex in them, so on any data the
-average's is at most the average NLL, which picking at random by those weights would give. Weights below `LEAST` are dropped. The final fits use every voxel.
-Where validation cases are given they take the place of the folds: one path instead of one a fold (K26 4.1).
-`eps` is the ridge that makes the optimum unique and finite. Fewer than two groups of cases to judge by: "cv" keeps temperature scaling and says so.
+Objective: mean NLL + penalty + ridge. `penalty="ts"` (default) shrinks to temperature scaling, `"odir"` is K26 Eq. 15.
+`lambda_` and `mu` are numbers, or `lambda_="cv"`: the strength (mu = lambda) is chosen by case-wise cross-validation
+along the path 1e4 ... 1e-4, warm-started, on an even sample of the voxels. Which strength is best is uncertain with few
+cases, so none is picked: each, temperature scaling among them as the strongest of all, gets as its weight the
+probability that its NLL is the lowest (Bayesian bootstrap over groups of cases, Rubin 1981), and the parameters of the
+fits are averaged. NLL is convex in them, so on any data the average's is at most the average NLL, which picking at
+random by those weights would give. Weights below `LEAST` are dropped. The final fits use every voxel. Where validation
+cases are given they take the place of the folds: one path instead of one a fold (K26 4.1). `eps` is the ridge that
+makes the optimum unique and finite. Fewer than two groups of cases to judge by: "cv" keeps temperature scaling and says
+so.
 """
 
 from __future__ import annotations
@@ -34,21 +37,27 @@ from segcal.statistics import clustered_mean, lowest_probabilities
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 LEAST = 0.05
-"""A strength less probable than this is not fitted on all voxels, which leaves one to three fits as a rule; what is dropped moves the average little."""
+"""A strength less probable than this is not fitted on all voxels, which leaves one to three fits as a rule; what is
+dropped moves the average little.
+"""
 
 EXTREME = 1e2
 """Parameters beyond this, weights in multiples of 1/T where that is above 1, are called degenerate."""
 
 
 def extent(weight: Any, bias: Any, scale: Solved) -> float:
-    """The largest parameter, weights in multiples of 1/T where scores are so small that every weight must be large; not where the data do not bound the temperature itself."""
+    """The largest parameter, weights in multiples of 1/T where scores are so small that every weight must be large; not
+    where the data do not bound the temperature itself.
+    """
     unit = 1.0 if scale.notes else max(1.0, float(scale.theta[0]))
     return max(float(np.abs(weight).max()) / unit, float(np.abs(bias).max()))
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The weight of each strength (None: temperature scaling), what a fit at each starts from, the table they were chosen from, and why. Weights sum to 1."""
+    """The weight of each strength (None: temperature scaling), what a fit at each starts from, the table they were
+    chosen from, and why. Weights sum to 1.
+    """
 
     weights: Mapping[float | None, float]
     starts: Mapping[float, Any]
@@ -63,7 +72,8 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """A fit on all voxels at one strength: the `end` it came to, objective `value` and its `nll`, its certificate, whether it `converged`, what is to be said.
+    """A fit on all voxels at one strength: the `end` it came to, objective `value` and its `nll`, its certificate,
+    whether it `converged`, what is to be said.
 
     And what is told of its experts, if there are any.
     """
@@ -78,18 +88,25 @@ class Optimum:
 
 
 def in_words(strengths: Sequence[Mapping[str, Any]]) -> str:
-    """Strengths and weights as a solution's settings hold them: "0.01", "0.01 and mu = 0.1", "ts (38 %), 0.01 (62 %)"."""
+    """Strengths and weights as a solution's settings hold them: "0.01", "0.01 and mu = 0.1", "ts (38 %), 0.01
+    (62 %)".
+    """
 
     def name(row: Mapping[str, Any]) -> str:
         lambda_, mu = row["lambda"], row["mu"]
         return "ts" if lambda_ is None else f"{lambda_:.4g}" if mu == lambda_ else f"{lambda_:.4g} and mu = {mu:.4g}"
 
-    return name(strengths[0]) if len(strengths) == 1 else ", ".join(f"{name(row)} ({100 * row['weight']:.0f} %)" for row in strengths)
+    return (
+        name(strengths[0])
+        if len(strengths) == 1
+        else ", ".join(f"{name(row)} ({100 * row['weight']:.0f} %)" for row in strengths)
+    )
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How a subset is fitted on the sample along `strengths`, each started from the one before, until a step promises less than `tolerance`.
+    """How a subset is fitted on the sample along `strengths`, each started from the one before, until a step promises
+    less than `tolerance`.
 
     `beta`: the subset's inverse temperature; `extra` strength towards that temperature is added throughout.
     """
@@ -101,7 +118,9 @@ class Walk:
 
     @classmethod
     def to_start(cls, beta: float, strength: float) -> Walk:
-        """To a start only: the sample's optimum is off by its own noise, and an unpenalised one may lie far out where the whole cohort's does not."""
+        """To a start only: the sample's optimum is off by its own noise, and an unpenalised one may lie far out where
+        the whole cohort's does not.
+        """
         return cls(beta, (strength,), 1e-5, 1e-4)
 
 
@@ -119,18 +138,38 @@ class Penalised(Published):
 
     def __post_init__(self) -> None:
         if self.penalty not in ("ts", "odir"):
-            raise UsageError("penalty", found=repr(self.penalty), expected="'ts' or 'odir'", do="'ts' shrinks to temperature scaling, 'odir' is the papers' penalty.")
+            raise UsageError(
+                "penalty",
+                found=repr(self.penalty),
+                expected="'ts' or 'odir'",
+                do="'ts' shrinks to temperature scaling, 'odir' is the papers' penalty.",
+            )
         for name in ("lambda_", "mu", "eps"):
             if not isinstance(getattr(self, name), Real | str | None):
-                raise UsageError(name, found=repr(getattr(self, name)), expected="a number or 'cv'", do="Leave it out for the default.")
+                raise UsageError(
+                    name,
+                    found=repr(getattr(self, name)),
+                    expected="a number or 'cv'",
+                    do="Leave it out for the default.",
+                )
         unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
         for name, chosen_by_data in unset.items():
             value = getattr(self, name)
             if not (chosen_by_data or (isinstance(value, Real) and 0 <= float(value) < math.inf)):
-                raise UsageError(name, found=repr(value), expected="a number of 0 or more" + (" or 'cv'" if name != "eps" else ""), do="Leave it out for the default.")
+                raise UsageError(
+                    name,
+                    found=repr(value),
+                    expected="a number of 0 or more" + (" or 'cv'" if name != "eps" else ""),
+                    do="Leave it out for the default.",
+                )
         if (self.lambda_ == "cv") != (self.mu == "cv") and self.mu is not None:
             found = f"{self.mu!r} beside lambda_={self.lambda_!r}"
-            raise UsageError("mu", found=found, expected="both numbers, or both 'cv'", do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.")
+            raise UsageError(
+                "mu",
+                found=found,
+                expected="both numbers, or both 'cv'",
+                do="Cross-validation sets mu = lambda; give lambda_ a number to choose mu.",
+            )
         if self.solver is not None:
             for option in fields(self):
                 value = getattr(self, option.name)
@@ -198,11 +237,14 @@ class Penalised(Published):
         """Temperatures, strengths, then the fit on all voxels, for every subset."""
         rough = yield from sampled_temperatures(task, sorted(self._walked(task)))
         chosen = yield from self._choose(task, {s: float(found.theta[0]) for s, found in rough.items()})
-        # "odir" does not know the temperature: there the sample's is enough to start from, unless it is what is fitted or undetermined
+        # "odir" does not know the temperature: there the sample's is enough to start from, unless it is what is fitted
+        # or undetermined
         needed = [s for s in task.subsets if self.penalty == "ts" or None in chosen[s].weights or rough[s].notes]
         scales = rough | (yield from refined_temperatures(task, {s: rough[s] for s in needed}))
         fitted = {s: self.temperature_map(task, scales[s], chosen[s]) for s in task.subsets if not chosen[s].strengths}
-        fitted |= yield from together({s: self._averaged(task, s, scales[s], chosen[s]) for s in task.subsets if s not in fitted})
+        fitted |= yield from together(
+            {s: self._averaged(task, s, scales[s], chosen[s]) for s in task.subsets if s not in fitted}
+        )
         return fitted
 
     def bias_strength(self, lambda_: float) -> float:
@@ -211,19 +253,34 @@ class Penalised(Published):
 
     def unbounded(self, because: str = "") -> str:
         """What is said of parameters beyond `EXTREME`."""
-        bound = "penalty and ridge do" if self.eps > 0 else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
+        bound = (
+            "penalty and ridge do"
+            if self.eps > 0
+            else "nor does a ridge (eps = 0): the infimum is not attained, the descent ended here"
+        )
         return f"the data do not bound them{f' ({because})' if because else ''}; {bound}"
 
     def settings(self, scale: Solved, chosen: Chosen) -> dict[str, Any]:
         """Penalty and strengths as used."""
-        strengths = tuple({"lambda": s, "mu": None if s is None else self.bias_strength(s), "weight": weight} for s, weight in chosen.weights.items())
-        return {"penalty": self.penalty, "eps": float(self.eps), "strength": chosen.why, "temperature": 1 / float(scale.theta[0]), "strengths": strengths}
+        strengths = tuple(
+            {"lambda": s, "mu": None if s is None else self.bias_strength(s), "weight": weight}
+            for s, weight in chosen.weights.items()
+        )
+        return {
+            "penalty": self.penalty,
+            "eps": float(self.eps),
+            "strength": chosen.why,
+            "temperature": 1 / float(scale.theta[0]),
+            "strengths": strengths,
+        }
 
     def at_temperature(self, scale: Solved, chosen: Chosen, notes: list[str]) -> Solution:
         """The solution of a fit that kept temperature scaling."""
         message = "; ".join([f"T = {1 / float(scale.theta[0]):.4g}", chosen.why, *scale.notes, *notes])
         status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
-        return Solution(scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen), chosen.table)
+        return Solution(
+            scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen), chosen.table
+        )
 
     def _averaged(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
         """Fits on all voxels at every strength that has a weight, and their mean."""
@@ -231,7 +288,11 @@ class Penalised(Published):
         at = yield from together({s: self.optimum(task, subset, scale, s, chosen.starts[s]) for s in chosen.strengths})
         every, weights = [at[s] for s in chosen.strengths], [chosen.weights[s] for s in chosen.strengths]
         if None in chosen.weights:
-            every.append(Optimum(self.temperature_end(task, beta), scale.value, scale.value, certificate(scale), scale.converged, ()))
+            every.append(
+                Optimum(
+                    self.temperature_end(task, beta), scale.value, scale.value, certificate(scale), scale.converged, ()
+                )
+            )
             weights.append(chosen.weights[None])
         end, nll = every[0].end, every[0].nll
         if len(every) > 1:
@@ -241,12 +302,23 @@ class Penalised(Published):
             sums = [accumulate.result(ask.accumulator, answers[k]) for k, ask in asks.items()]
             nll = sum(one.value * one.voxels for one in sums) / sum(one.voxels for one in sums)
         unbounded, remarks = self.remarks(task, end, scale)
-        notes = list(dict.fromkeys([note for o in every for note in o.notes] + [f"temperature alone: {note}" for note in scale.notes] + remarks))
+        notes = list(
+            dict.fromkeys(
+                [note for o in every for note in o.notes]
+                + [f"temperature alone: {note}" for note in scale.notes]
+                + remarks
+            )
+        )
         status = "stopped" if not all(o.converged for o in every) else "degenerate" if unbounded else "optimal"
         proven = _certificate(every, weights)
         told = self.settings(scale, chosen) | self.details(end, every)
-        message = "; ".join([f"lambda = {in_words(told['strengths'])} ({chosen.why}), gap <= {proven['gap']:.1e}", *notes])
-        return FittedMap(self.map_at(task, end), Solution(_mean([o.value for o in every], weights), nll, status, message, 0, proven, told, chosen.table))
+        message = "; ".join(
+            [f"lambda = {in_words(told['strengths'])} ({chosen.why}), gap <= {proven['gap']:.1e}", *notes]
+        )
+        return FittedMap(
+            self.map_at(task, end),
+            Solution(_mean([o.value for o in every], weights), nll, status, message, 0, proven, told, chosen.table),
+        )
 
     def _walked(self, task: Task) -> set[Subset]:
         """The subsets asked for, and with "cv" those that are judged."""
@@ -259,7 +331,9 @@ class Penalised(Published):
             ends = yield from together({s: self.path(task, s, Walk.to_start(betas[s], given)) for s in task.subsets})
             return {s: Chosen({given: 1.0}, ends[s], (), "as given") for s in task.subsets}
         judges = {s: _judges(task, s) for s in task.subsets}
-        needed = {fitted for found in judges.values() for fitted, _ in found} | {s for s, found in judges.items() if found}
+        needed = {fitted for found in judges.values() for fitted, _ in found} | {
+            s for s, found in judges.items() if found
+        }
         paths = yield from together({s: self.path(task, s, Walk(betas[s], PATH)) for s in sorted(needed)})
         asks: dict[Any, Ask] = {}
         for s, found in judges.items():
@@ -282,13 +356,18 @@ class Penalised(Published):
             if not found:
                 out[s] = Chosen({None: 1.0}, {}, (), "temperature scaling: fewer than two groups of cases to judge by")
                 continue
-            nll = {lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)}
+            nll = {
+                lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)
+            }
             out[s] = _weighed(task, nll, paths[s])
         return out
 
 
 def _judges(task: Task, subset: Subset) -> list[tuple[Subset, frozenset[int]]]:
-    """Which fits are judged on which cases: one on the validation cases, else one a fold. Fewer than two groups to judge by: none."""
+    """Which fits are judged on which cases: one on the validation cases, else one a fold.
+
+    Fewer than two groups to judge by: none.
+    """
     if task.validation:
         return [(subset, task.validation)] if len({task.groups[i] for i in task.validation}) >= 2 else []
     return [(tuple(sorted((*subset, k))), frozenset(task.folds[k])) for k in task.inner(subset)]
@@ -306,7 +385,9 @@ def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: 
     mean = {strength: float(np.mean([found[i] for i in cases])) for strength, found in nll.items()}
     lowest = nll[min(mean, key=lambda s: mean[s])]
     gain = {strength: clustered_mean([base[i] - found[i] for i in cases], groups) for strength, found in nll.items()}
-    excess = {strength: clustered_mean([found[i] - lowest[i] for i in cases], groups) for strength, found in nll.items()}
+    excess = {
+        strength: clustered_mean([found[i] - lowest[i] for i in cases], groups) for strength, found in nll.items()
+    }
     table = tuple(
         {
             "lambda": s,
@@ -323,7 +404,12 @@ def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: 
     if set(weights) == {None}:
         return Chosen(weights, {}, table, f"temperature scaling: {how}, none is likely to gain on it")
     bound = clustered_mean([base[i] - sum(w * nll[s][i] for s, w in weights.items()) for i in cases], groups)
-    return Chosen(weights, path, table, f"{how}: NLL at least {bound.mean:.4g} +- {bound.standard_error:.2g} below temperature scaling")
+    return Chosen(
+        weights,
+        path,
+        table,
+        f"{how}: NLL at least {bound.mean:.4g} +- {bound.standard_error:.2g} below temperature scaling",
+    )
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
@@ -331,10 +417,19 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def _certificate(optima: Sequence[Optimum], weights: Sequence[float]) -> Mapping[str, Any]:
-    """Of the fits averaged: the mean gap, which bounds the mean objective minus the mean optimum; the worst of the rest."""
+    """Of the fits averaged: the mean gap, which bounds the mean objective minus the mean optimum; the worst of the
+    rest.
+    """
     if len(optima) == 1:
         return optima[0].certificate
     every = [o.certificate for o in optima]
     worst = max(every, key=lambda c: float(c["gap"]))
-    shared = {name: max(c[name] for c in every if name in c) for name in ("kkt", "gradient", "evaluations") if any(name in c for c in every)}
-    return {"gap": _mean([c["gap"] for c in every], weights), "proof": f"{worst['proof']}, for each of the {len(every)} fits averaged"} | shared
+    shared = {
+        name: max(c[name] for c in every if name in c)
+        for name in ("kkt", "gradient", "evaluations")
+        if any(name in c for c in every)
+    }
+    return {
+        "gap": _mean([c["gap"] for c in every], weights),
+        "proof": f"{worst['proof']}, for each of the {len(every)} fits averaged",
+    } | shared

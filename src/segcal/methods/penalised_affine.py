@@ -1,4 +1,5 @@
-"""What vector, matrix, constrained matrix scaling and Dirichlet calibration share: one convex problem in [W | b], penalised, solved to its optimum.
+"""What vector, matrix, constrained matrix scaling and Dirichlet calibration share: one convex problem in [W | b],
+penalised, solved to its optimum.
 
 Options as in `segcal.methods.penalised`. At lambda = mu = 0 the methods nest (definitions 9.4) up to the ridge.
 Certificate: rigorous by the strong convexity of penalty and ridge.
@@ -29,7 +30,8 @@ from segcal.solvers import Newton, Query, Solved
 from segcal.solvers.newton import strong_convexity_gap
 
 FULL_CURVATURE = 5
-"""Up to this many classes the exact curvature of all voxels, C^2 (C + 1)^2 numbers, costs little beside reading them."""
+"""Up to this many classes the exact curvature of all voxels, C^2 (C + 1)^2 numbers, costs little beside reading them.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,10 @@ class AffineProblem:
                 "scores",
                 found="scores so large that sums of their squares overflow",
                 expected="scores of a size that is not thousands of times their differences",
-                do="Fit a method that does not see a common offset (dc, ms-c, ts), or divide the scores by a constant before fitting and applying.",
+                do=(
+                    "Fit a method that does not see a common offset (dc, ms-c, ts), or divide the scores by a constant"
+                    " before fitting and applying."
+                ),
             )
         curvature = None if found.curvature is None else self.design.T @ found.curvature @ self.design + self.convexity
         gradient = self.design.T @ (found.gradient + self.penalty.gradient(matrix))
@@ -98,7 +103,9 @@ class PenalisedAffine(Penalised):
             problem = self._problem(task, strength, walk.beta, walk.extra)
             # the data's curvature carries over from one strength to the next; only the penalty's changes
             begin = None if model is None else model + problem.convexity
-            steps = Newton(tolerance=walk.tolerance, certify=np.inf).solve(theta, strong_convexity_gap(problem.convexity), begin)
+            steps = Newton(tolerance=walk.tolerance, certify=np.inf).solve(
+                theta, strong_convexity_gap(problem.convexity), begin
+            )
             solved = yield from Binding(task, subset, Level.SAMPLE, Level.CURVATURE, problem).run(steps)
             theta = ends[strength] = solved.theta
             assert solved.model is not None
@@ -144,7 +151,9 @@ class PenalisedAffine(Penalised):
         """W = beta I."""
         weight = float(scale.theta[0]) * torch.eye(task.classes, dtype=torch.float64)
         bias = torch.zeros(task.classes, dtype=torch.float64)
-        return FittedMap(AffineMap(weight, bias, self.on_logits(task.logits)), self.at_temperature(scale, chosen, self._kept(task)))
+        return FittedMap(
+            AffineMap(weight, bias, self.on_logits(task.logits)), self.at_temperature(scale, chosen, self._kept(task))
+        )
 
     def _problem(self, task: Task, lambda_: float, beta: float, extra: float = 0.0) -> AffineProblem:
         c = task.classes
@@ -153,7 +162,9 @@ class PenalisedAffine(Penalised):
         if self.penalty == "ts":
             shrink = towards_temperature(c, lambda_ * share, mu, beta)
         elif self.entries(c) == c:
-            shrink = towards_temperature(c, lambda_ * share, mu, 1.0)  # a diagonal family has no off-diagonal: the papers' form is mean (a - 1)^2
+            shrink = towards_temperature(
+                c, lambda_ * share, mu, 1.0
+            )  # a diagonal family has no off-diagonal: the papers' form is mean (a - 1)^2
         else:
             shrink = odir(c, lambda_, mu)
         total = shrink + ridge(c, self.eps)

@@ -1,10 +1,13 @@
-"""What the class-conditional methods share: one convex problem for each decided class, penalised, each solved to its optimum (K26 3.2; definitions 4, 9.3).
+"""What the class-conditional methods share: one convex problem for each decided class, penalised, each solved to its
+optimum (K26 3.2; definitions 4, 9.3).
 
-Voxels are filed by expert, and sorted where ranks matter, once for all passes. The joint objective, sum over experts of (N_i / N) L_i + R_i / C, separates: expert i minimises
-L_i + N / (C N_i) R_i, so rare experts are drawn to the penalty's centre the more. `experts="independent"` leaves each R_i unscaled (fiducio's option).
-`penalty="ts"` (default): lambda mean (A - I / T)^2 + mu mean g^2 with the temperature of all voxels. `penalty="odir"`: K26 Eq. 15 in the `gauge` "free" (the paper's) or
-"pinned" (fiducio's); the experts of CDC have no gauge to choose. The ridge `eps` is inside the mean over experts.
-An expert without a voxel gets temperature scaling ("ts") or the identity ("odir"); one with fewer voxels than parameters is called thin. Both are said.
+Voxels are filed by expert, and sorted where ranks matter, once for all passes. The joint objective, sum over experts of
+(N_i / N) L_i + R_i / C, separates: expert i minimises L_i + N / (C N_i) R_i, so rare experts are drawn to the penalty's
+centre the more. `experts="independent"` leaves each R_i unscaled (fiducio's option). `penalty="ts"` (default): lambda
+mean (A - I / T)^2 + mu mean g^2 with the temperature of all voxels. `penalty="odir"`: K26 Eq. 15 in the `gauge` "free"
+(the paper's) or "pinned" (fiducio's); the experts of CDC have no gauge to choose. The ridge `eps` is inside the mean
+over experts. An expert without a voxel gets temperature scaling ("ts") or the identity ("odir"); one with fewer voxels
+than parameters is called thin. Both are said.
 """
 
 from __future__ import annotations
@@ -63,7 +66,9 @@ class ConditionalProblem:
 
     def accumulator(self, query: Query) -> ConditionalNLL:
         """The NLL at [A | g]."""
-        return ConditionalNLL(self.expert, self.classes, tuple(query.theta.tolist()), query.order, query.free, self.unit)
+        return ConditionalNLL(
+            self.expert, self.classes, tuple(query.theta.tolist()), query.order, query.free, self.unit
+        )
 
     def evaluated(self, query: Query, found: Evaluation) -> Evaluation:
         """With the penalty."""
@@ -71,12 +76,19 @@ class ConditionalProblem:
         if found.curvature is not None:
             free = list(query.free)
             curvature = found.curvature + self.penalty.curvature[np.ix_(free, free)]
-        return Evaluation(found.value + self.penalty.value(query.theta), found.gradient + self.penalty.gradient(query.theta), curvature, found.voxels)
+        return Evaluation(
+            found.value + self.penalty.value(query.theta),
+            found.gradient + self.penalty.gradient(query.theta),
+            curvature,
+            found.voxels,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What an expert's problem depends on: whose it is, what is known of its voxels and of all `voxels`, and the temperature."""
+    """What an expert's problem depends on: whose it is, what is known of its voxels and of all `voxels`, and the
+    temperature.
+    """
 
     task: Task
     expert: Expert
@@ -91,8 +103,9 @@ class Setting:
 
 
 REFRESH = 0.8
-"""Curvature of free experts is formed anew after a step along which the gradient changed unlike the model by more than this share: where probabilities fall off exponentially
-even an exact one is wrong by 0.6, and a new one gains nothing."""
+"""Curvature of free experts is formed anew after a step along which the gradient changed unlike the model by more than
+this share: where probabilities fall off exponentially even an exact one is wrong by 0.6, and a new one gains nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -124,8 +137,18 @@ class PenalisedConditional(Penalised):
         """The problem of one expert; `extra` strength towards temperature scaling on top."""
 
     @abstractmethod
-    def steps(self, setting: Setting, problem: Problem, start: Vector, tolerance: float | None = None, data: Vector | None = None) -> Steps:
-        """The solver of one expert: to its certificate, or until a step promises less than `tolerance`. `data`: the NLL's curvature, as far as it is known."""
+    def steps(
+        self,
+        setting: Setting,
+        problem: Problem,
+        start: Vector,
+        tolerance: float | None = None,
+        data: Vector | None = None,
+    ) -> Steps:
+        """The solver of one expert: to its certificate, or until a step promises less than `tolerance`.
+
+        `data`: the NLL's curvature, as far as it is known.
+        """
 
     def data_curvature(self, problem: Problem, solved: Solved) -> Vector | None:
         """What a fit learnt of the NLL's curvature, if another strength can go on with it."""
@@ -152,7 +175,9 @@ class PenalisedConditional(Penalised):
             out[e] = Ask(problem.accumulator(Query(theta, 0)), task.part, level=level, expert=expert)
         return out
 
-    def optimum(self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Mapping[int, Vector]) -> Plan[Optimum]:
+    def optimum(
+        self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Mapping[int, Vector]
+    ) -> Plan[Optimum]:
         """Every expert on all its voxels."""
         settings = yield from self._settings(task, subset, Level.ALL, float(scale.theta[0]))
         problems = {e: self.problem(setting, lambda_) for e, setting in settings.items()}
@@ -160,7 +185,9 @@ class PenalisedConditional(Penalised):
         def solve(e: int) -> Plan[Solved]:
             setting = settings[e]
             small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
-            binding = Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert)
+            binding = Binding(
+                task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert
+            )
             return (yield from binding.run(self.steps(setting, problems[e], start[e])))
 
         solved = yield from together({e: solve(e) for e, setting in settings.items() if setting.facts.voxels})
@@ -199,10 +226,16 @@ class PenalisedConditional(Penalised):
     def remarks(self, task: Task, end: Mapping[int, Vector], scale: Solved) -> tuple[bool, list[str]]:
         """Experts whose parameters go beyond all bounds."""
         far = [e for e, theta in end.items() if self._extent(theta, scale) > EXTREME]
-        return bool(far), [f"parameters of expert {', '.join(map(str, far))} go beyond {EXTREME:g}: {self.unbounded()}"] if far else []
+        return bool(far), (
+            [f"parameters of expert {', '.join(map(str, far))} go beyond {EXTREME:g}: {self.unbounded()}"]
+            if far
+            else []
+        )
 
     def details(self, end: Mapping[int, Vector], optima: Sequence[Optimum]) -> dict[str, Any]:
-        """How the penalty is shared, and for every expert its voxels, its parameters at bounds, and the worst certificate of the fits averaged."""
+        """How the penalty is shared, and for every expert its voxels, its parameters at bounds, and the worst
+        certificate of the fits averaged.
+        """
         told = []
         for row in zip(*(o.experts for o in optima if o.experts), strict=True):
             worst = max(row, key=lambda r: -1.0 if r["kkt"] is None else float(r["kkt"]))
@@ -216,7 +249,11 @@ class PenalisedConditional(Penalised):
 
     def weighted(self, setting: Setting) -> float:
         """What the penalty of one expert is multiplied by in its own problem."""
-        return 1.0 if self.experts == "independent" or not setting.facts.voxels else 1 / (setting.task.classes * setting.share)
+        return (
+            1.0
+            if self.experts == "independent" or not setting.facts.voxels
+            else 1 / (setting.task.classes * setting.share)
+        )
 
     def _settings(self, task: Task, subset: Subset, level: Level, beta: float) -> Plan[dict[int, Setting]]:
         experts = {e: Expert(self.coordinates, e) for e in range(task.classes)}
@@ -264,11 +301,20 @@ class PenalisedConditional(Penalised):
         }
 
     def _notes(self, settings: Mapping[int, Setting], solved: Mapping[int, Solved]) -> list[str]:
-        notes = [f"expert {e}: {note}" for e, s in solved.items() for note in s.notes if note != "rounding ends the descent"]
+        notes = [
+            f"expert {e}: {note}" for e, s in solved.items() for note in s.notes if note != "rounding ends the descent"
+        ]
         empty = [str(e) for e in settings if e not in solved]
         if empty:
-            notes.append(f"no voxel was decided for class {', '.join(empty)}: {'temperature scaling' if self.penalty == 'ts' else 'the identity'} there")
-        thin = [f"{e} ({s.facts.voxels} voxels)" for e, s in settings.items() if 0 < s.facts.voxels < self.variables(s.task.classes) // s.task.classes]
+            notes.append(
+                f"no voxel was decided for class {', '.join(empty)}:"
+                f" {'temperature scaling' if self.penalty == 'ts' else 'the identity'} there"
+            )
+        thin = [
+            f"{e} ({s.facts.voxels} voxels)"
+            for e, s in settings.items()
+            if 0 < s.facts.voxels < self.variables(s.task.classes) // s.task.classes
+        ]
         if thin:
             notes.append(f"thin experts, fewer voxels than parameters, held by the penalty: {', '.join(thin)}")
         return notes
@@ -279,7 +325,10 @@ _NOTHING = Facts(0, 0.0)
 
 @dataclass(frozen=True)
 class BoundedExperts(PenalisedConditional):
-    """Experts in margins or gaps, A >= 0 and g >= 0. `gauge`: of the papers' penalty; UsageError for another than "free" and "pinned"."""
+    """Experts in margins or gaps, A >= 0 and g >= 0.
+
+    `gauge`: of the papers' penalty; UsageError for another than "free" and "pinned".
+    """
 
     bounded: ClassVar[bool] = True
     gauge: Literal["free", "pinned"] = "free"
@@ -287,7 +336,12 @@ class BoundedExperts(PenalisedConditional):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gauge not in ("free", "pinned"):
-            raise UsageError("gauge", found=repr(self.gauge), expected="'free' or 'pinned'", do="'free' is the paper's, 'pinned' is fiducio's; both concern penalty='odir' only.")
+            raise UsageError(
+                "gauge",
+                found=repr(self.gauge),
+                expected="'free' or 'pinned'",
+                do="'free' is the paper's, 'pinned' is fiducio's; both concern penalty='odir' only.",
+            )
 
     def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> ConditionalProblem:
         """With the bounded expert's own penalty."""
@@ -303,7 +357,14 @@ class BoundedExperts(PenalisedConditional):
             total = total + experts_towards_temperature(k, extra, extra, setting.beta)
         return ConditionalProblem(setting.expert, c, total.times(self.weighted(setting)), unit_of(setting.beta))
 
-    def steps(self, setting: Setting, problem: Problem, start: Vector, tolerance: float | None = None, data: Vector | None = None) -> Steps:
+    def steps(
+        self,
+        setting: Setting,
+        problem: Problem,
+        start: Vector,
+        tolerance: float | None = None,
+        data: Vector | None = None,
+    ) -> Steps:
         """Bounded Newton, which knows curvature of free entries only and asks for its own."""
         del data
         assert isinstance(problem, ConditionalProblem)
@@ -318,12 +379,18 @@ class BoundedExperts(PenalisedConditional):
 @lru_cache(maxsize=16)
 def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, SquaredResiduals]:
     """The parts of lambda and of mu, each at strength 1."""
-    return experts_odir(classes, 1.0, 0.0, ranked=ranked, pinned=pinned), experts_odir(classes, 0.0, 1.0, ranked=ranked, pinned=pinned)
+    return experts_odir(classes, 1.0, 0.0, ranked=ranked, pinned=pinned), experts_odir(
+        classes, 0.0, 1.0, ranked=ranked, pinned=pinned
+    )
 
 
 @dataclass(frozen=True)
 class FreeExperts(PenalisedConditional):
-    """Experts in scores, without bounds. No entry is held there, so that curvature, (C (C + 1))^2 numbers, is dear: it is formed anew only where it has become quite wrong."""
+    """Experts in scores, without bounds.
+
+    No entry is held there, so that curvature, (C (C + 1))^2 numbers, is dear: it is formed anew only where it has
+    become quite wrong.
+    """
 
     bounded: ClassVar[bool] = False
 
@@ -335,14 +402,31 @@ class FreeExperts(PenalisedConditional):
         if extra:
             total = total + towards_temperature(c, extra, extra, setting.beta)
         weight = self.weighted(setting)
-        return AffineProblem(c, False, np.eye(c * (c + 1)), Penalty(total.weight * weight, total.centre, total.constant * weight), unit_of(setting.beta))
+        return AffineProblem(
+            c,
+            False,
+            np.eye(c * (c + 1)),
+            Penalty(total.weight * weight, total.centre, total.constant * weight),
+            unit_of(setting.beta),
+        )
 
-    def steps(self, setting: Setting, problem: Problem, start: Vector, tolerance: float | None = None, data: Vector | None = None) -> Steps:
+    def steps(
+        self,
+        setting: Setting,
+        problem: Problem,
+        start: Vector,
+        tolerance: float | None = None,
+        data: Vector | None = None,
+    ) -> Steps:
         """Newton."""
         assert isinstance(problem, AffineProblem)
         gap = strong_convexity_gap(problem.convexity)
         c = setting.task.classes
-        solver = Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=REFRESH) if tolerance is None else Newton(tolerance=tolerance, certify=np.inf, refresh=REFRESH)
+        solver = (
+            Newton(rough=c * (c + 1) > FULL_CURVATURE, refresh=REFRESH)
+            if tolerance is None
+            else Newton(tolerance=tolerance, certify=np.inf, refresh=REFRESH)
+        )
         return solver.solve(start, gap, None if data is None else data + problem.convexity)
 
     def data_curvature(self, problem: Problem, solved: Solved) -> Vector | None:

@@ -1,7 +1,8 @@
-"""Temperature scaling (Guo et al. 2017; K26 Eq. 3): p = S(z / T), fitted exactly by safeguarded Newton in beta = 1/T on [1e-4, 1e4].
+"""Temperature scaling (Guo et al. 2017; K26 Eq. 3): p = S(z / T), fitted exactly by safeguarded Newton in beta = 1/T on
+[1e-4, 1e4].
 
-A hit on a bound is reported (all voxels right: T goes to 0). Where the scores are constant the temperature is not determined and stays 1.
-Translation-invariant, order-preserving. One parameter; nothing to over-fit.
+A hit on a bound is reported (all voxels right: T goes to 0). Where the scores are constant the temperature is not
+determined and stays 1. Translation-invariant, order-preserving. One parameter; nothing to over-fit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Vector scaling (Guo et al. 2017; K26 Eq. 4): p = S(a * z + b), one factor and one bias a class; on raw logits where they are known.
+"""Vector scaling (Guo et al. 2017; K26 Eq. 4): p = S(a * z + b), one factor and one bias a class; on raw logits where
+they are known.
 
-Translation-invariant iff all factors are equal; from log-probabilities always (then it is diagonal Dirichlet calibration).
+Translation-invariant iff all factors are equal; from log-probabilities always (then it is diagonal Dirichlet
+calibration).
 """
 
 from __future__ import annotations

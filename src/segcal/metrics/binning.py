@@ -1,11 +1,13 @@
 """Equal-width bins on [0, 1], for several bin counts at once, and the reliability curve they give.
 
-Promises: bins are right-closed, (lo, hi], the first one includes 0 (definitions 7.4); edges are k/B in float64. A probability that equals an edge
-up to `EDGE_TOLERANCE` is on that edge and in the bin below it: 1/3 stored as float32, or recovered as exp(log(1/3)), lies above 1/3 and would otherwise move
-every uniform voxel up a bin. 2^-24 covers the rounding of a float32 probability (2^-25) together with that of a float32 log-probability (2^-24 / e).
-The union of the edges of all bin counts is one fine histogram, so each coarse bin is a whole number of fine ones and one pass serves all counts exactly.
-Costs: a look-up and a comparison a value. An empty bin has count 0 and NaN means; a curve without voxels has NaN errors.
-Deviation: peers compare with unshifted edges, float32 ones in fiducio; a voxel within 6e-8 above an edge is counted one bin lower here.
+Promises: bins are right-closed, (lo, hi], the first one includes 0 (definitions 7.4); edges are k/B in float64. A
+probability that equals an edge up to `EDGE_TOLERANCE` is on that edge and in the bin below it: 1/3 stored as float32,
+or recovered as exp(log(1/3)), lies above 1/3 and would otherwise move every uniform voxel up a bin. 2^-24 covers the
+rounding of a float32 probability (2^-25) together with that of a float32 log-probability (2^-24 / e). The union of the
+edges of all bin counts is one fine histogram, so each coarse bin is a whole number of fine ones and one pass serves all
+counts exactly. Costs: a look-up and a comparison a value. An empty bin has count 0 and NaN means; a curve without
+voxels has NaN errors. Deviation: peers compare with unshifted edges, float32 ones in fiducio; a voxel within 6e-8 above
+an edge is counted one bin lower here.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ def bin_counts(bins: Iterable[int]) -> tuple[int, ...]:
     """Bin counts in ascending order, each once. None, or one that is no whole number above zero: UsageError."""
     given = tuple(bins)
     if not given or any(isinstance(b, bool) or not isinstance(b, int) or b < 1 for b in given):
-        raise UsageError("bins", found=repr(given), expected="one or more whole numbers above zero", do="Give bin counts such as (15, 50).")
+        raise UsageError(
+            "bins",
+            found=repr(given),
+            expected="one or more whole numbers above zero",
+            do="Give bin counts such as (15, 50).",
+        )
     return tuple(sorted(set(given)))
 
 
@@ -51,14 +58,23 @@ class Binning:
     def index(self, values: Tensor) -> Tensor:
         """Fine bin of each value: int64, same shape. Values outside [0, 1] fall in the first or the last bin."""
         first, edges = _cells(self.bins)
-        # what a search finds, thirty times as fast: a cell of the grid holds at most one edge, so one comparison is left
+        # what a search finds, thirty times as fast: a cell of the grid holds at most one edge, so one comparison is
+        # left
         low = first[values.mul(len(first) - 1).long().clamp_(0, len(first) - 1)]
         return low + (values > edges[low])
 
     def regroup(self, bins: int, fine: NDArray[Any]) -> NDArray[Any]:
-        """Fold a fine histogram (..., fine) into `bins` bins: (..., bins), dtype kept. A count that is not among `self.bins`: UsageError."""
+        """Fold a fine histogram (..., fine) into `bins` bins:
+
+        (..., bins), dtype kept. A count that is not among `self.bins`: UsageError.
+        """
         if bins not in self.bins:
-            raise UsageError("bins", found=str(bins), expected=f"one of {self.bins}", do="Name this number of bins when the metric is made.")
+            raise UsageError(
+                "bins",
+                found=str(bins),
+                expected=f"one of {self.bins}",
+                do="Name this number of bins when the metric is made.",
+            )
         return np.add.reduceat(fine, _starts(self.bins, bins), axis=-1)
 
 
@@ -94,7 +110,11 @@ def _starts(bins: tuple[int, ...], wanted: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A reliability curve over B bins: `counts` (B,) int64 voxels, `confidence_sum` (B,) float64 sum of probabilities, `hits` (B,) int64 voxels where the event happened."""
+    """A reliability curve over B bins:
+
+    `counts` (B,) int64 voxels, `confidence_sum` (B,) float64 sum of probabilities, `hits` (B,) int64 voxels where the
+    event happened.
+    """
 
     counts: NDArray[np.int64]
     confidence_sum: NDArray[np.float64]
@@ -132,7 +152,10 @@ class Curve:
 
     @property
     def ace(self) -> float:
-        """Unweighted calibration error: mean gap over non-empty bins (the papers' ACE, not Nixon's adaptive one). No voxel: NaN."""
+        """Unweighted calibration error: mean gap over non-empty bins (the papers' ACE, not Nixon's adaptive one).
+
+        No voxel: NaN.
+        """
         gaps = np.abs(self.confidence - self.accuracy)[self.counts > 0]
         return float(gaps.mean()) if gaps.size else float("nan")
 

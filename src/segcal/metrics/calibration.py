@@ -1,9 +1,10 @@
 """Top-1 calibration error, for any number of bin counts in one pass.
 
-Confidence is the probability of the *delivered* decision, correctness whether that decision is the label: the two are about one and the same label, also
-where post-processing or a tie made it differ from the arg max. Promises: counts and hits are int64 and confidences exact sums, so 40 million voxels in
-one bin are counted as 40 million; states merge over blocks and images, which makes per-image and pooled errors two readings of the same states.
-Costs: one search a voxel. No voxel: NaN. Bins are those of `segcal.metrics.binning` (definitions 7.4, 7.6 and 16).
+Confidence is the probability of the *delivered* decision, correctness whether that decision is the label: the two are
+about one and the same label, also where post-processing or a tie made it differ from the arg max. Promises: counts and
+hits are int64 and confidences exact sums, so 40 million voxels in one bin are counted as 40 million; states merge over
+blocks and images, which makes per-image and pooled errors two readings of the same states. Costs: one search a voxel.
+No voxel: NaN. Bins are those of `segcal.metrics.binning` (definitions 7.4, 7.6 and 16).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from segcal.metrics.probabilities import at, probabilities
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What the bins say: one reliability curve a bin count, mean `confidence` and `accuracy` over `voxels` voxels (NaN without any)."""
+    """What the bins say: one reliability curve a bin count, mean `confidence` and `accuracy` over `voxels` voxels (NaN
+    without any).
+    """
 
     curves: Mapping[int, Curve]
     confidence: float
@@ -34,7 +37,12 @@ class Calibration:
     def curve(self, bins: int) -> Curve:
         """The reliability curve over `bins` bins; a count that was not asked for is a UsageError."""
         if bins not in self.curves:
-            raise UsageError("bins", found=str(bins), expected=f"one of {tuple(self.curves)}", do="Name this number of bins when the metric is made.")
+            raise UsageError(
+                "bins",
+                found=str(bins),
+                expected=f"one of {tuple(self.curves)}",
+                do="Name this number of bins when the metric is made.",
+            )
         return self.curves[bins]
 
     def ece(self, bins: int) -> float:
@@ -78,7 +86,10 @@ class CalibrationError:
         binning = Binning(self.bins)
         counts, hits, confidence = values["counts"], values["hits"], values["confidence"]
         n = int(counts.sum())
-        curves = {b: Curve(binning.regroup(b, counts), binning.regroup(b, confidence), binning.regroup(b, hits)) for b in self.bins}
+        curves = {
+            b: Curve(binning.regroup(b, counts), binning.regroup(b, confidence), binning.regroup(b, hits))
+            for b in self.bins
+        }
         if n == 0:
             return Calibration(curves, math.nan, math.nan, 0)
         return Calibration(curves, float(confidence.sum()) / n, int(hits.sum()) / n, n)

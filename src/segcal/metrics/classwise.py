@@ -1,7 +1,8 @@
 """Classwise calibration error: the bins of each class's own probability against how often that class is there.
 
-CECE_k = sum_b n_b / n |mean_b p_k - mean_b [y = k]|, CECE = mean over all classes, background and absent ones included (definitions 7.5; Nixon's SCE is the same
-formula). Promises: exact, mergeable sums; 15 bins unless given. Costs: one search a voxel and class. No voxel: NaN.
+CECE_k = sum_b n_b / n |mean_b p_k - mean_b [y = k]|, CECE = mean over all classes, background and absent ones included
+(definitions 7.5; Nixon's SCE is the same formula). Promises: exact, mergeable sums; 15 bins unless given. Costs: one
+search a voxel and class. No voxel: NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from segcal.metrics.probabilities import at, probabilities
 
 @dataclass(frozen=True, eq=False)
 class OneClass:
-    """One class against the rest: its reliability `curve`, `frequency` (share of labels) and mean `probability`; they differ by the class's overall bias."""
+    """One class against the rest: its reliability `curve`, `frequency` (share of labels) and mean `probability`; they
+    differ by the class's overall bias.
+    """
 
     curve: Curve
     frequency: float
@@ -81,5 +84,7 @@ class ClasswiseCalibrationError:
         for k in range(self.classes):
             curve = Curve(counts[k], sums[k], hits[k])
             n = curve.voxels
-            table.append(OneClass(curve, int(hits[k].sum()) / n if n else math.nan, float(sums[k].sum()) / n if n else math.nan))
+            table.append(
+                OneClass(curve, int(hits[k].sum()) / n if n else math.nan, float(sums[k].sum()) / n if n else math.nan)
+            )
         return ClasswiseCalibration(tuple(table))

@@ -1,12 +1,13 @@
 """Free-energy spread: mean and population standard deviation of F(z) over voxels (definitions 7.8).
 
-The difficulty is cancellation: F may be 1000 with a spread of 0.1, so the mean of F^2 minus the square of the mean loses ten digits, and an anchor taken from the
-data would make the result depend on the order of merging. Here F is rounded once to a multiple of 2^-24, split into its nearest integer a and a rest f,
-and the sums of a, f, a^2, a f and f^2 are integers (second moments in two limbs of 24 bits). The variance is then an exact ratio of integers.
-Promises: by Minkowski's inequality the standard deviation is off by at most the rounding, 2^-25 = 3e-8, whatever the mean and the number of voxels (up to 2^38);
-adding a whole number to every F leaves its bits unchanged; a constant F has spread exactly 0. Costs: some ten integer operations a voxel.
-Rows without free energy: nothing to measure, `voxels` is 0 and the rest NaN. A voxel with |F| >= 2^20 is counted in `beyond`, and the spread is then NaN:
-no network has such scores.
+The difficulty is cancellation: F may be 1000 with a spread of 0.1, so the mean of F^2 minus the square of the mean
+loses ten digits, and an anchor taken from the data would make the result depend on the order of merging. Here F is
+rounded once to a multiple of 2^-24, split into its nearest integer a and a rest f, and the sums of a, f, a^2, a f and
+f^2 are integers (second moments in two limbs of 24 bits). The variance is then an exact ratio of integers. Promises: by
+Minkowski's inequality the standard deviation is off by at most the rounding, 2^-25 = 3e-8, whatever the mean and the
+number of voxels (up to 2^38); adding a whole number to every F leaves its bits unchanged; a constant F has spread
+exactly 0. Costs: some ten integer operations a voxel. Rows without free energy: nothing to measure, `voxels` is 0 and
+the rest NaN. A voxel with |F| >= 2^20 is counted in `beyond`, and the spread is then NaN: no network has such scores.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _LOW = (1 << _BITS) - 1
 
 @dataclass(frozen=True)
 class EnergySpread:
-    """Mean and population standard deviation of F over `voxels` voxels; NaN without voxels or with any `beyond` the measurable range."""
+    """Mean and population standard deviation of F over `voxels` voxels; NaN without voxels or with any `beyond` the
+    measurable range.
+    """
 
     mean: float
     std: float
@@ -52,7 +55,12 @@ class FreeEnergySpread:
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Partial sums of one block."""
         if rows.free_energy is None:
-            return {"voxels": 0, "beyond": 0, "first": torch.zeros(2, dtype=torch.int64), "second": torch.zeros((3, 2), dtype=torch.int64)}
+            return {
+                "voxels": 0,
+                "beyond": 0,
+                "first": torch.zeros(2, dtype=torch.int64),
+                "second": torch.zeros((3, 2), dtype=torch.int64),
+            }
         energy = rows.free_energy.double()
         known = energy.abs() < LARGEST
         beyond = rows.voxels - int(known.sum())

@@ -1,7 +1,8 @@
 """Flips: how many delivered labels differ from the label before any calibrator, and whether that helped.
 
-Over flipped voxels (definitions 7.3): harmful (was right, now wrong), beneficial (was wrong, now right), neutral (one wrong label for another; impossible with
-two classes). Promises: int64 counts; rates are fractions, not per cent. No voxel: NaN rate; no flip: NaN shares.
+Over flipped voxels (definitions 7.3): harmful (was right, now wrong), beneficial (was wrong, now right), neutral (one
+wrong label for another; impossible with two classes). Promises: int64 counts; rates are fractions, not per cent. No
+voxel: NaN rate; no flip: NaN shares.
 """
 
 from __future__ import annotations
@@ -60,7 +61,12 @@ class Flips:
             return {"voxels": rows.voxels, "harmful": 0, "beneficial": 0, "neutral": 0}
         harmful = int((flipped & (rows.reference == rows.targets)).sum())
         beneficial = int((flipped & (rows.decision == rows.targets)).sum())
-        return {"voxels": rows.voxels, "harmful": harmful, "beneficial": beneficial, "neutral": total - harmful - beneficial}
+        return {
+            "voxels": rows.voxels,
+            "harmful": harmful,
+            "beneficial": beneficial,
+            "neutral": total - harmful - beneficial,
+        }
 
     def result(self, values: Mapping[str, Array]) -> FlipAudit:
         """The audit."""

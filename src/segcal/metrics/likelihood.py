@@ -1,8 +1,9 @@
 """Negative log-likelihood and Brier score: proper scores, summed over voxels.
 
-Promises: NLL = mean of -log max(p_y, 1e-12) (definitions 7.1 and 16: the metric has the floor, the fitted objective has none), Brier = mean of
-sum_k (p_k - [y = k])^2 over all classes, from 0 to 2. Costs: one pass over the probabilities. No voxel: both are NaN.
-The Brier sum is taken as sum p^2 - 2 p_y + 1, which is exact to some 1e-16 a voxel; what rounding leaves below zero is zero.
+Promises: NLL = mean of -log max(p_y, 1e-12) (definitions 7.1 and 16: the metric has the floor, the fitted objective has
+none), Brier = mean of sum_k (p_k - [y = k])^2 over all classes, from 0 to 2. Costs: one pass over the probabilities. No
+voxel: both are NaN. The Brier sum is taken as sum p^2 - 2 p_y + 1, which is exact to some 1e-16 a voxel; what rounding
+leaves below zero is zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Dice, IoU and accuracy from the counts of delivered label against true label.
 
-Promises: int64 counts; Dice_k = 2 TP / (2 TP + FP + FN), IoU_k = TP / (TP + FP + FN); means leave the declared background out, and with none declared every
-class counts (definitions 16). A class neither labelled nor delivered is NaN and left out of the mean (nnU-Net); `empty=1.0` scores it as in LostInFolds
-instead. Labelled empty but delivered: 0. Costs: C x C counts a state. No voxel: NaN everywhere (or `empty`), no accuracy.
+Promises: int64 counts; Dice_k = 2 TP / (2 TP + FP + FN), IoU_k = TP / (TP + FP + FN); means leave the declared
+background out, and with none declared every class counts (definitions 16). A class neither labelled nor delivered is
+NaN and left out of the mean (nnU-Net); `empty=1.0` scores it as in LostInFolds instead. Labelled empty but delivered:
+0. Costs: C x C counts a state. No voxel: NaN everywhere (or `empty`), no accuracy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from segcal.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """`confusion` (C, C) counts, rows true, columns delivered; `dice` and `iou` (C,), NaN where a class is nowhere; their means over foreground classes; `accuracy`."""
+    """`confusion` (C, C) counts, rows true, columns delivered; `dice` and `iou` (C,), NaN where a class is nowhere;
+    their means over foreground classes; `accuracy`.
+    """
 
     confusion: NDArray[np.int64]
     dice: NDArray[np.float64]
@@ -45,7 +48,11 @@ class Overlaps:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Confusion counts for `classes` classes. `background`: the class left out of the means, or None. `empty`: score of a class that is nowhere, or None to leave it out."""
+    """Confusion counts for `classes` classes.
+
+    `background`: the class left out of the means, or None. `empty`: score of a class that is nowhere, or None to leave
+    it out.
+    """
 
     classes: int
     background: int | None = None
@@ -53,7 +60,12 @@ class Overlap:
 
     def __post_init__(self) -> None:
         if self.background is not None and not 0 <= self.background < self.classes:
-            raise UsageError("background", found=str(self.background), expected=f"a class from 0 to {self.classes - 1}, or None", do="Name the index of the background class.")
+            raise UsageError(
+                "background",
+                found=str(self.background),
+                expected=f"a class from 0 to {self.classes - 1}, or None",
+                do="Name the index of the background class.",
+            )
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
@@ -73,7 +85,9 @@ class Overlap:
         iou = np.divide(both, either - both, out=np.full(self.classes, none), where=either > 0)
         counted = [k for k in range(self.classes) if k != self.background]
         n = int(confusion.sum())
-        return Overlaps(confusion, dice, iou, _mean(dice[counted]), _mean(iou[counted]), int(both.sum()) / n if n else math.nan)
+        return Overlaps(
+            confusion, dice, iou, _mean(dice[counted]), _mean(iou[counted]), int(both.sum()) / n if n else math.nan
+        )
 
 
 def _mean(values: NDArray[np.float64]) -> float:

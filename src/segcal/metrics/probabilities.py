@@ -1,8 +1,8 @@
 """Probabilities of a block, computed once for all the metrics that fold it.
 
-Promises: float64 whatever the rows are kept in; the exponential is taken once a block and thread, because the last block of each thread is
-remembered (weakly: a block that is gone is never mistaken for another). Costs: C x n float64 numbers a thread. No voxel: an empty (C, 0) tensor.
-The tensor is shared: read it, never write to it.
+Promises: float64 whatever the rows are kept in; the exponential is taken once a block and thread, because the last
+block of each thread is remembered (weakly: a block that is gone is never mistaken for another). Costs: C x n float64
+numbers a thread. No voxel: an empty (C, 0) tensor. The tensor is shared: read it, never write to it.
 """
 
 from __future__ import annotations

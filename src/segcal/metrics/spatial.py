@@ -1,12 +1,16 @@
-"""Calibration by where a voxel lies: BA-ECE, errors on boundary and interior, in a region of interest, on correct and incorrect voxels, and by distance to a label boundary.
+"""Calibration by where a voxel lies: BA-ECE, errors on boundary and interior, in a region of interest, on correct and
+incorrect voxels, and by distance to a label boundary.
 
-Top-1 confidence and correctness are those of `segcal.metrics.calibration`. BA-ECE (K26; LostInFolds' formula, definitions 7.7): in each band of distances the gap is
-|mean confidence - accuracy|, without confidence bins; BA-ECE is the mean of the gaps with weights 1 / (mean distance in the band + 1), empty bands skipped. Boundary voxels lie
-below the first edge of the bands, interior ones beyond; the region is O22's dilated foreground; correct and incorrect voxels are W23's (figure 2). These errors are ECEs over
-`bins` right-closed bins. `curve` adds edges, so that the error over the distance comes from the same pass; every band is a whole number of its finer ones.
-Promises: counts are int64 and other sums exact, so case and cohort are two readings of the same states; a band holds low <= d < high. Costs: one search for the confidence and
-two histograms a map, and once a block a search for the distance; a state of about 17 kB. A voxel without a distance (no boundary in the case) counts in no band, and neither as
-boundary nor as interior; what no voxel falls into is NaN.
+Top-1 confidence and correctness are those of `segcal.metrics.calibration`. BA-ECE (K26; LostInFolds' formula,
+definitions 7.7): in each band of distances the gap is
+|mean confidence - accuracy|, without confidence bins; BA-ECE is the mean of the gaps with weights 1 / (mean distance in
+the band + 1), empty bands skipped. Boundary voxels lie below the first edge of the bands, interior ones beyond; the
+region is O22's dilated foreground; correct and incorrect voxels are W23's (figure 2). These errors are ECEs over `bins`
+right-closed bins. `curve` adds edges, so that the error over the distance comes from the same pass; every band is a
+whole number of its finer ones. Promises: counts are int64 and other sums exact, so case and cohort are two readings of
+the same states; a band holds low <= d < high. Costs: one search for the confidence and two histograms a map, and once a
+block a search for the distance; a state of about 17 kB. A voxel without a distance (no boundary in the case) counts in
+no band, and neither as boundary nor as interior; what no voxel falls into is NaN.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ _BOUNDARY, _INTERIOR, _UNDEFINED = range(3)
 
 @dataclass(frozen=True, eq=False)
 class Bands:
-    """Calibration in K bands of distance, low <= d < high: `edges` (K - 1,) between them, and sums over the voxels of each, (K,)."""
+    """Calibration in K bands of distance, low <= d < high:
+
+    `edges` (K - 1,) between them, and sums over the voxels of each, (K,).
+    """
 
     edges: tuple[float, ...]
     counts: NDArray[np.int64]
@@ -87,20 +94,37 @@ class Bands:
     def within(self, edges: tuple[float, ...]) -> Bands:
         """The same voxels in wider bands. An edge that is not among `self.edges`: UsageError."""
         if not set(edges) <= set(self.edges):
-            raise UsageError("edges", found=str(edges), expected=f"some of {self.edges}", do="Name these edges when the metric is made.")
+            raise UsageError(
+                "edges",
+                found=str(edges),
+                expected=f"some of {self.edges}",
+                do="Name these edges when the metric is made.",
+            )
         starts = [0, *(self.edges.index(e) + 1 for e in edges)]
         sums = (np.add.reduceat(a, starts) for a in (self.counts, self.hits, self.confidence_sum, self.distance_sum))
         return Bands(edges, *sums)
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain row a band: low, high, voxels, confidence, accuracy, distance."""
-        columns = (self.low, self.high, self.counts.tolist(), self.confidence.tolist(), self.accuracy.tolist(), self.distance.tolist())
-        return [dict(zip(("low", "high", "voxels", "confidence", "accuracy", "distance"), row, strict=True)) for row in zip(*columns, strict=True)]
+        columns = (
+            self.low,
+            self.high,
+            self.counts.tolist(),
+            self.confidence.tolist(),
+            self.accuracy.tolist(),
+            self.distance.tolist(),
+        )
+        return [
+            dict(zip(("low", "high", "voxels", "confidence", "accuracy", "distance"), row, strict=True))
+            for row in zip(*columns, strict=True)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
 class SpatialScores:
-    """`bands` are those of BA-ECE, `curve` the finest; `boundary`, `interior`, `region`, `correct`, `incorrect` are reliability curves; `undefined` voxels have no distance."""
+    """`bands` are those of BA-ECE, `curve` the finest; `boundary`, `interior`, `region`, `correct`, `incorrect` are
+    reliability curves; `undefined` voxels have no distance.
+    """
 
     bands: Bands
     curve: Bands
@@ -119,7 +143,11 @@ class SpatialScores:
 
 @dataclass(frozen=True)
 class SpatialCalibration:
-    """Sums for `classes` classes. `bands`: edges between BA-ECE's bands; `curve`: further edges; both in the unit of `distance`. Edges not above 0 or not ascending: UsageError."""
+    """Sums for `classes` classes.
+
+    `bands`: edges between BA-ECE's bands; `curve`: further edges; both in the unit of `distance`. Edges not above 0 or
+    not ascending: UsageError.
+    """
 
     classes: int
     bands: tuple[float, ...] = (3, 7, 15)
@@ -132,8 +160,17 @@ class SpatialCalibration:
         bin_counts((self.bins,))
         for name in ("bands", "curve"):
             edges = tuple(float(e) for e in getattr(self, name))
-            if list(edges) != sorted(set(edges)) or any(not 0 < e < math.inf for e in edges) or (name == "bands" and not edges):
-                raise UsageError(name, found=str(edges), expected="ascending numbers above zero", do="Give the edges between bands, such as (3, 7, 15).")
+            if (
+                list(edges) != sorted(set(edges))
+                or any(not 0 < e < math.inf for e in edges)
+                or (name == "bands" and not edges)
+            ):
+                raise UsageError(
+                    name,
+                    found=str(edges),
+                    expected="ascending numbers above zero",
+                    do="Give the edges between bands, such as (3, 7, 15).",
+                )
             object.__setattr__(self, name, edges)
 
     @property
@@ -148,7 +185,9 @@ class SpatialCalibration:
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
-        """Histograms of confidence (boundary, interior or undefined; in the region; correct), and sums of the finest bands (by correctness, counts)."""
+        """Histograms of confidence (boundary, interior or undefined; in the region; correct), and sums of the finest
+        bands (by correctness, counts).
+        """
         cells, bands = (3, 2, 2, self.bins), len(self.edges) + 1
         return {
             "counts": Count(cells),
@@ -159,11 +198,15 @@ class SpatialCalibration:
         }
 
     def fold(self, rows: Rows) -> Mapping[str, Any]:
-        """Partial sums of one block: one histogram over band, region, correctness and confidence, of which the others are sums."""
+        """Partial sums of one block: one histogram over band, region, correctness and confidence, of which the others
+        are sums.
+        """
         bands, first = len(self.edges) + 1, self.edges.index(self.bands[0]) + 1
         cell, distance_sum = _lying(self, rows)
         confidence = at(probabilities(rows), rows.decision)
-        cell = cell + (rows.decision == rows.targets).int().mul_(self.bins).add_(Binning((self.bins,)).index(confidence))
+        cell = cell + (rows.decision == rows.targets).int().mul_(self.bins).add_(
+            Binning((self.bins,)).index(confidence)
+        )
         shape = (bands + 1, 2, 2, self.bins)
         counts = torch.bincount(cell, minlength=math.prod(shape)).reshape(shape)
         sums = torch.bincount(cell, confidence, minlength=math.prod(shape)).reshape(shape)
@@ -182,7 +225,13 @@ class SpatialCalibration:
     def result(self, values: Mapping[str, Array]) -> SpatialScores:
         """Bands and curves."""
         counts, confidence = values["counts"], values["confidence"]
-        fine = Bands(self.edges, values["band_counts"].sum(1), values["band_counts"][:, 1], values["band_confidence"], values["band_distance"])
+        fine = Bands(
+            self.edges,
+            values["band_counts"].sum(1),
+            values["band_counts"][:, 1],
+            values["band_confidence"],
+            values["band_distance"],
+        )
 
         def curve(some: Array) -> Curve:
             """The curve of the cells where `some` (3, 2, 2) holds."""
@@ -212,9 +261,16 @@ _last = _Last()
 
 
 def _lying(accumulator: SpatialCalibration, rows: Rows) -> tuple[Tensor, Tensor]:
-    """First cell (n,) int32 of each voxel's band and region, and sums of distances by band: the same for every map of a block, so the last ones of a thread are remembered."""
+    """First cell (n,) int32 of each voxel's band and region, and sums of distances by band: the same for every map of a
+    block, so the last ones of a thread are remembered.
+    """
     distance, inside = rows.place(accumulator.distance), rows.place(accumulator.region)
-    if _last.accumulator == accumulator and _last.places is not None and _last.value is not None and all(r() is p for r, p in zip(_last.places, (distance, inside), strict=True)):
+    if (
+        _last.accumulator == accumulator
+        and _last.places is not None
+        and _last.value is not None
+        and all(r() is p for r, p in zip(_last.places, (distance, inside), strict=True))
+    ):
         return _last.value
     bands, unknown = len(accumulator.edges) + 1, distance.isnan()
     edges = torch.tensor(accumulator.edges, dtype=torch.float64)

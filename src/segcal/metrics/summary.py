@@ -2,15 +2,19 @@
 
 Which numbers are means of images and which are pooled over all voxels (definitions 7 and 16):
 
-    mean of images   nll, brier, ece (50 bins), dice, iou, flip_rate, free_energy_std, and from where voxels lie (`segcal.metrics.spatial`): ba_ece, ece_boundary,
-                     ece_interior, ece_roi, ece_correct, ece_incorrect (50 bins); ba_ece_undefined counts the images without a label boundary, or of a table
-    pooled           nll_pooled, brier_pooled, ece_pooled (50 bins), ace (15 bins, unweighted), classwise_ece (15 bins, mean over classes), accuracy, confidence,
-                     flips (counts and shares), reliability (15 bins), bands (by distance to a label boundary), per_class.classwise_ece; per_class.dice and .iou
-                     are means over the images where they are defined
+    mean of images   nll, brier, ece (50 bins), dice, iou, flip_rate, free_energy_std, and from where voxels lie
+                     (`segcal.metrics.spatial`): ba_ece, ece_boundary,
+                     ece_interior, ece_roi, ece_correct, ece_incorrect (50 bins); ba_ece_undefined counts the images
+                     without a label boundary, or of a table
+    pooled           nll_pooled, brier_pooled, ece_pooled (50 bins), ace (15 bins, unweighted), classwise_ece (15 bins,
+                     mean over classes), accuracy, confidence,
+                     flips (counts and shares), reliability (15 bins), bands (by distance to a label boundary),
+                     per_class.classwise_ece; per_class.dice and .iou are means over the images where they are defined
 
-Promises: numbers do not depend on the order of cases (states merge exactly, means are correctly rounded sums); blocks and rows are plain and safe for JSON:
-what is not defined is None, never NaN. Regions are evaluated as binary problems, and `combine_parts` averages them. Asking for further bin counts may move the last
-bits of the calibration errors, whose sums are then cut finer. Costs: nothing next to the pass. No case: a block of None and zero counts.
+Promises: numbers do not depend on the order of cases (states merge exactly, means are correctly rounded sums); blocks
+and rows are plain and safe for JSON: what is not defined is None, never NaN. Regions are evaluated as binary problems,
+and `combine_parts` averages them. Asking for further bin counts may move the last bits of the calibration errors, whose
+sums are then cut finer. Costs: nothing next to the pass. No case: a block of None and zero counts.
 """
 
 from __future__ import annotations
@@ -47,10 +51,17 @@ LARGE = ("reliability", "bands", "ece_by_bins", "per_class", "regions")
 _COUNTS = ("harmful", "beneficial", "neutral")
 
 
-def suite(classes: int, background: int | None, bins: Iterable[int] = (), empty: float | None = None, spatial: SpatialCalibration | None = None) -> dict[str, Accumulator]:
+def suite(
+    classes: int,
+    background: int | None,
+    bins: Iterable[int] = (),
+    empty: float | None = None,
+    spatial: SpatialCalibration | None = None,
+) -> dict[str, Accumulator]:
     """The accumulators evaluated together, by name.
 
-    `bins`: further bin counts beside 15 and 50; `empty`: Dice of a class that is nowhere (None leaves it out); `spatial`: other bands, or a distance in mm.
+    `bins`: further bin counts beside 15 and 50; `empty`: Dice of a class that is nowhere (None leaves it out);
+    `spatial`: other bands, or a distance in mm.
     """
     return {
         "likelihood": LogLikelihood(classes),
@@ -109,12 +120,25 @@ class Summary:
     per_case: list[dict[str, Any]]
 
 
-def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[str, Mapping[str, State]], names: Sequence[str] | None = None) -> Summary:
-    """Summary of a `suite` from the states of each case (case id to accumulator name to state). `names`: class names for the per-class table (else their indices)."""
+def summarise(
+    accumulators: Mapping[str, Accumulator],
+    states_by_case: Mapping[str, Mapping[str, State]],
+    names: Sequence[str] | None = None,
+) -> Summary:
+    """Summary of a `suite` from the states of each case (case id to accumulator name to state).
+
+    `names`: class names for the per-class table (else their indices).
+    """
     scores = {case: scores_of(accumulators, states) for case, states in states_by_case.items()}
-    pooled = scores_of(accumulators, {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()})
+    pooled = scores_of(
+        accumulators,
+        {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()},
+    )
     rows = {case: s.row() for case, s in scores.items()}
-    images = {key: mean_known(row[key] for row in rows.values()) for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)}
+    images = {
+        key: mean_known(row[key] for row in rows.values())
+        for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)
+    }
     whole = pooled.row()
     block = {
         "cases": len(rows),
@@ -138,7 +162,11 @@ def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[s
         "ba_ece_undefined": sum(math.isnan(row["ba_ece"]) for row in rows.values()),
         "bands": pooled.spatial.curve.rows(),
         "ece_by_bins": {
-            str(b): {"ece": mean_known(s.calibration.ece(b) for s in scores.values()), "ece_pooled": pooled.calibration.ece(b), "ace": pooled.calibration.ace(b)}
+            str(b): {
+                "ece": mean_known(s.calibration.ece(b) for s in scores.values()),
+                "ece_pooled": pooled.calibration.ece(b),
+                "ace": pooled.calibration.ace(b),
+            }
             for b in pooled.calibration.curves
         },
         "reliability": pooled.calibration.curve(ACE_BINS).to_json(),
@@ -148,10 +176,12 @@ def summarise(accumulators: Mapping[str, Accumulator], states_by_case: Mapping[s
 
 
 def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
-    """One summary for several regions (`names`): means over the regions where a number is defined, flip counts summed, and each region's own block under `regions`.
+    """One summary for several regions (`names`): means over the regions where a number is defined, flip counts summed,
+    and each region's own block under `regions`.
 
-    The per-class table has one row a region (its inside). There is no common reliability curve or table of bands: both are None. Voxels are those of the
-    cases, the same in every region. Regions that do not name the same cases, or no region: UsageError.
+    The per-class table has one row a region (its inside). There is no common reliability curve or table of bands: both
+    are None. Voxels are those of the cases, the same in every region. Regions that do not name the same cases, or no
+    region: UsageError.
     """
     cases = [[row["case"] for row in s.per_case] for s in summaries]
     if not summaries or len(names) != len(summaries) or any(ids != cases[0] for ids in cases):
@@ -162,17 +192,29 @@ def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary
             do="Evaluate every region on the same cohort.",
         )
     blocks = [s.block for s in summaries]
-    block: dict[str, Any] = {key: _over_regions([b[key] for b in blocks]) for key in blocks[0] if key not in ("flips", *LARGE)}
+    block: dict[str, Any] = {
+        key: _over_regions([b[key] for b in blocks]) for key in blocks[0] if key not in ("flips", *LARGE)
+    }
     counts = [sum(b["flips"][name] for b in blocks) for name in _COUNTS]
     block["flips"] = _audit(FlipAudit(counts[0], counts[1], counts[2], sum(b["voxels"] for b in blocks)))
-    block["ece_by_bins"] = {bins: {key: _over_regions([b["ece_by_bins"][bins][key] for b in blocks]) for key in row} for bins, row in blocks[0]["ece_by_bins"].items()}
+    block["ece_by_bins"] = {
+        bins: {key: _over_regions([b["ece_by_bins"][bins][key] for b in blocks]) for key in row}
+        for bins, row in blocks[0]["ece_by_bins"].items()
+    }
     block["reliability"] = block["bands"] = None
-    block["per_class"] = [{**b["per_class"][-1], "class": index, "name": name} for index, (b, name) in enumerate(zip(blocks, names, strict=True))]
+    block["per_class"] = [
+        {**b["per_class"][-1], "class": index, "name": name}
+        for index, (b, name) in enumerate(zip(blocks, names, strict=True))
+    ]
     block["regions"] = dict(zip(names, blocks, strict=True))
     per_case = []
     for rows in zip(*(s.per_case for s in summaries), strict=True):
         row = {key: _over_regions([r[key] for r in rows]) for key in rows[0] if key != "case" and key not in _COUNTS}
-        own = {f"{name}.{key}": r[key] for name, r in zip(names, rows, strict=True) for key in ("nll", "ece", "dice", "iou")}
+        own = {
+            f"{name}.{key}": r[key]
+            for name, r in zip(names, rows, strict=True)
+            for key in ("nll", "ece", "dice", "iou")
+        }
         per_case.append({"case": rows[0]["case"], **row, **{key: sum(r[key] for r in rows) for key in _COUNTS}, **own})
     return Summary(plain(block), [plain(row) for row in per_case])
 
@@ -208,7 +250,12 @@ def _merged(accumulator: Accumulator, states: Iterable[State]) -> State:
 
 def _audit(flips: FlipAudit) -> dict[str, Any]:
     shares = dict(zip((f"{name}_share" for name in _COUNTS), flips.shares, strict=True))
-    return {"flipped": flips.flipped, "voxels": flips.voxels, **{name: getattr(flips, name) for name in _COUNTS}, **shares}
+    return {
+        "flipped": flips.flipped,
+        "voxels": flips.voxels,
+        **{name: getattr(flips, name) for name in _COUNTS},
+        **shares,
+    }
 
 
 def _over_regions(values: Sequence[Any]) -> Any:
@@ -218,7 +265,9 @@ def _over_regions(values: Sequence[Any]) -> Any:
     return mean_known(values)
 
 
-def _per_class(cases: Sequence[CaseScores], pooled: CaseScores, overlap: Accumulator, names: Sequence[str] | None) -> list[dict[str, Any]]:
+def _per_class(
+    cases: Sequence[CaseScores], pooled: CaseScores, overlap: Accumulator, names: Sequence[str] | None
+) -> list[dict[str, Any]]:
     labelled = pooled.overlap.labelled
     background = overlap.background if isinstance(overlap, Overlap) else None
     return [

@@ -1,9 +1,10 @@
 """NLL of an affine map u = W phi + b, where phi are canonical log-probabilities or raw logits (K26 Eq. 5, 10).
 
-Theta is the matrix [W | b] of shape (C, C + 1), row-major. With psi = (phi, 1) and r = p - e_y, the gradient is the mean of r psi^T and the curvature the
-mean of (diag p - p p^T) kron psi psi^T (definitions 9.2). Costs, a voxel: O(C^2) for the gradient, O(C^4) for the curvature. Restricted
-families (equal row sums, diagonal) are linear in the same matrix, see `segcal.methods`. No voxel: zeros.
-Sums of huge scores would leave the range of exact sums: they are held for features times `unit`, a power of two, which changes no bit of a result.
+Theta is the matrix [W | b] of shape (C, C + 1), row-major. With psi = (phi, 1) and r = p - e_y, the gradient is the
+mean of r psi^T and the curvature the mean of (diag p - p p^T) kron psi psi^T (definitions 9.2). Costs, a voxel: O(C^2)
+for the gradient, O(C^4) for the curvature. Restricted families (equal row sums, diagonal) are linear in the same
+matrix, see `segcal.methods`. No voxel: zeros. Sums of huge scores would leave the range of exact sums: they are held
+for features times `unit`, a power of two, which changes no bit of a result.
 """
 
 from __future__ import annotations
@@ -28,13 +29,21 @@ def features(rows: Rows, logits: bool) -> Tensor:
     if not logits:
         return rows.log_probs
     if rows.free_energy is None:
-        raise UsageError("logits", found="rows made from probabilities", expected="raw logits", do="Fit on log-probabilities, which is what these scores hold.")
+        raise UsageError(
+            "logits",
+            found="rows made from probabilities",
+            expected="raw logits",
+            do="Fit on log-probabilities, which is what these scores hold.",
+        )
     return rows.log_probs + rows.free_energy
 
 
 @dataclass(frozen=True)
 class AffineNLL:
-    """Value (`order` 0), gradient (1) and curvature (2) at `theta`, the C (C + 1) numbers of [W | b]. `unit`: a power of two that brings the features near 1."""
+    """Value (`order` 0), gradient (1) and curvature (2) at `theta`, the C (C + 1) numbers of [W | b].
+
+    `unit`: a power of two that brings the features near 1.
+    """
 
     classes: int
     theta: tuple[float, ...]
@@ -101,7 +110,12 @@ class AffineNLL:
         size = self.classes * (self.classes + 1)
         both = np.tile(self._units, self.classes)
         gradient: Vector = values["gradient"].ravel() * scale / both if self.order >= 1 else np.zeros(size)
-        return Evaluation(float(values["value"]) * scale, gradient, values["curvature"] * scale / both[:, None] / both if self.order >= 2 else None, n)
+        return Evaluation(
+            float(values["value"]) * scale,
+            gradient,
+            values["curvature"] * scale / both[:, None] / both if self.order >= 2 else None,
+            n,
+        )
 
 
 def _curvature(p: Tensor, f: Tensor) -> Tensor:
@@ -120,7 +134,9 @@ def _curvature(p: Tensor, f: Tensor) -> Tensor:
 
 
 def _with_last(curvature: Tensor, classes: int) -> Tensor:
-    """The blocks of the last class beside the others: over classes they sum to zero, because softmax does not see what all scores share."""
+    """The blocks of the last class beside the others: over classes they sum to zero, because softmax does not see what
+    all scores share.
+    """
     c = classes
     out = torch.empty(c, c + 1, c, c + 1, dtype=torch.float64)
     out[:-1, :, :-1] = curvature.view(c - 1, c + 1, c - 1, c + 1)

@@ -1,10 +1,11 @@
 """NLL of one expert in margins or gaps: u = -K (A m + g), A >= 0, g >= 0 (K26 3.2 without its gauge; definitions 4.4).
 
-Theta is [A | g] of shape (K, K + 1), row-major, K = C - 1; psi = (m, 1). With r = p - e_y in the order of the rows, the gradient is the mean of -(K^T r) psi^T and
-the curvature the mean of (K^T (diag p - p p^T) K) kron psi psi^T (definitions 9.2). For margins K^T drops the winner; for gaps it sums the ranks below each gap: q_j is the
-probability of all ranks below gap j, and entries (i, j) of K^T (diag p - p p^T) K are q_max(i, j) - q_i q_j.
-Curvature is formed for the `free` entries of theta only: most sit at their bound. Costs, a voxel: O(C^2) for the gradient, O(|free|^2) for the curvature.
-Rows are those of the expert (`Ask.expert`). No voxel: zeros.
+Theta is [A | g] of shape (K, K + 1), row-major, K = C - 1; psi = (m, 1). With r = p - e_y in the order of the rows, the
+gradient is the mean of -(K^T r) psi^T and the curvature the mean of (K^T (diag p - p p^T) K) kron psi psi^T
+(definitions 9.2). For margins K^T drops the winner; for gaps it sums the ranks below each gap: q_j is the probability
+of all ranks below gap j, and entries (i, j) of K^T (diag p - p p^T) K are q_max(i, j) - q_i q_j. Curvature is formed
+for the `free` entries of theta only: most sit at their bound. Costs, a voxel: O(C^2) for the gradient, O(|free|^2) for
+the curvature. Rows are those of the expert (`Ask.expert`). No voxel: zeros.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from segcal.objectives.evaluation import COLUMNS, Evaluation, Vector
 
 @dataclass(frozen=True)
 class ConditionalNLL:
-    """Value (`order` 0), gradient (1) and curvature (2, over `free`, indices into theta) at `theta`. `unit`: a power of two that brings the features near 1."""
+    """Value (`order` 0), gradient (1) and curvature (2, over `free`, indices into theta) at `theta`.
+
+    `unit`: a power of two that brings the features near 1.
+    """
 
     expert: Expert
     classes: int
@@ -68,7 +72,9 @@ class ConditionalNLL:
         """Sums over the rows of one expert."""
         k, ranked, e = self._size, self.expert.coordinates.ranked, self.expert.index
         weight, bias = self._matrix[:, :k].contiguous(), self._matrix[:, k:].contiguous()
-        sums: dict[str, Tensor] = {name: torch.zeros(leaf.shape, dtype=torch.float64) for name, leaf in self.leaves.items() if name != "voxels"}
+        sums: dict[str, Tensor] = {
+            name: torch.zeros(leaf.shape, dtype=torch.float64) for name, leaf in self.leaves.items() if name != "voxels"
+        }
         step = COLUMNS if self.order < 2 else max(256, min(COLUMNS, 2**19 // max(len(self.free), 1)))
         for low in range(0, rows.voxels, step):
             m = self.expert.coordinates.features(rows.log_probs[:, low : low + step], e)
@@ -122,11 +128,17 @@ class ConditionalNLL:
         """Means over voxels; gradient flattened (K (K + 1),), curvature (|free|, |free|)."""
         n = int(values["voxels"])
         scale = 1 / max(n, 1)
-        gradient: Vector = (values["gradient"] * scale / self._units).ravel() if self.order >= 1 else np.zeros(self._size * (self._size + 1))
+        gradient: Vector = (
+            (values["gradient"] * scale / self._units).ravel()
+            if self.order >= 1
+            else np.zeros(self._size * (self._size + 1))
+        )
         if self.order < 2:
             return Evaluation(float(values["value"]) * scale, gradient, None, n)
         both = self._units[self._places[1].numpy()]
-        return Evaluation(float(values["value"]) * scale, gradient, values["curvature"] * scale / both[:, None] / both, n)
+        return Evaluation(
+            float(values["value"]) * scale, gradient, values["curvature"] * scale / both[:, None] / both, n
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ COLUMNS = 8192
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """`value`, `gradient` (d,), `curvature` (d, d) or None where it was not asked for, over `voxels`. No voxel: zeros."""
+    """`value`, `gradient` (d,), `curvature` (d, d) or None where it was not asked for, over `voxels`.
+
+    No voxel: zeros.
+    """
 
     value: float
     gradient: Vector

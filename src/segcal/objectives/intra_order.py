@@ -1,6 +1,8 @@
-"""NLL of an intra-order-preserving map in the parameters of its net; value and gradient, the gradient by torch's differentiation of each block.
+"""NLL of an intra-order-preserving map in the parameters of its net; value and gradient, the gradient by torch's
+differentiation of each block.
 
-Not convex. Theta is flat: each layer's weight, row-major, then its bias (`segcal.intra_order.unpacked`). No voxel: zeros.
+Not convex. Theta is flat: each layer's weight, row-major, then its bias (`segcal.intra_order.unpacked`). No voxel:
+zeros.
 """
 
 from __future__ import annotations
@@ -43,7 +45,11 @@ class IntraOrderNLL:
             x, rank = given.gather(0, places), winner(places == rows.targets[None, low : low + COLUMNS])
             with torch.set_grad_enabled(self.order > 0):
                 theta = torch.tensor(self.theta, dtype=torch.float64, requires_grad=self.order > 0)
-                total = -torch.log_softmax(scores(x, unpacked(theta, self.classes, self.hidden)), 0).gather(0, rank[None]).sum()
+                total = (
+                    -torch.log_softmax(scores(x, unpacked(theta, self.classes, self.hidden)), 0)
+                    .gather(0, rank[None])
+                    .sum()
+                )
             value += total.item()
             if self.order:
                 gradient += torch.autograd.grad(total, theta)[0]

@@ -1,7 +1,8 @@
 """NLL of ensemble temperature scaling's weights at a fixed beta: p = l1 S(beta x) + l2 S(x) + l3 / C (K26 Eq. 6).
 
-Convex in l on the simplex: with q the true-class probabilities of the three components, the gradient is the mean of -q / (l.q) and
-the curvature of q q^T / (l.q)^2 (definitions 9.2). Where l.q is 0 the value is infinite; l3 > 0 rules that out. No voxel: zeros.
+Convex in l on the simplex: with q the true-class probabilities of the three components, the gradient is the mean of -q
+/ (l.q) and the curvature of q q^T / (l.q)^2 (definitions 9.2). Where l.q is 0 the value is infinite; l3 > 0 rules that
+out. No voxel: zeros.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from segcal.accumulate import Array, Count, ExactSum, Leaf
 from segcal.cases import Rows
 from segcal.objectives.evaluation import Evaluation
 
-_LEAVES: Mapping[str, Leaf] = {"voxels": Count(), "value": ExactSum(), "gradient": ExactSum((3,)), "curvature": ExactSum((3, 3))}
+_LEAVES: Mapping[str, Leaf] = {
+    "voxels": Count(),
+    "value": ExactSum(),
+    "gradient": ExactSum((3,)),
+    "curvature": ExactSum((3, 3)),
+}
 
 TINY = 1e-300
 
@@ -41,7 +47,12 @@ class MixtureNLL:
         q = torch.stack([cooled, picked.exp(), torch.full_like(picked, 1 / x.shape[0])])
         mixed = (torch.tensor(self.weights, dtype=torch.float64) @ q).clamp_min_(TINY)
         ratio = q / mixed
-        return {"voxels": rows.voxels, "value": -mixed.log().sum().item(), "gradient": -ratio.sum(1).numpy(), "curvature": (ratio @ ratio.T).numpy()}
+        return {
+            "voxels": rows.voxels,
+            "value": -mixed.log().sum().item(),
+            "gradient": -ratio.sum(1).numpy(),
+            "curvature": (ratio @ ratio.T).numpy(),
+        }
 
     def result(self, values: Mapping[str, Array]) -> Evaluation:
         """Means over voxels."""

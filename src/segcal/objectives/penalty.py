@@ -1,9 +1,10 @@
-"""Quadratic penalties: on an affine map [W | b], diagonal in its entries, sum of weight * (theta - centre)^2; on an expert [A | g], squared residuals.
+"""Quadratic penalties: on an affine map [W | b], diagonal in its entries, sum of weight * (theta - centre)^2; on an
+expert [A | g], squared residuals.
 
-`odir`: K26 Eq. 15, lambda mean of squared off-diagonals + mu mean of squared biases. `towards_temperature`: lambda mean (W - beta I)^2 + mu mean b^2, the
-default (definitions 16). `ridge`: eps mean (W - I)^2 + eps mean b^2, always added, so that a unique finite optimum exists and its distance can be bounded.
-Deviation from definitions 16: the ridge covers the bias too (a class absent from the labels would otherwise send it to minus infinity).
-Penalties of one kind add with `+`.
+`odir`: K26 Eq. 15, lambda mean of squared off-diagonals + mu mean of squared biases. `towards_temperature`: lambda mean
+(W - beta I)^2 + mu mean b^2, the default (definitions 16). `ridge`: eps mean (W - I)^2 + eps mean b^2, always added, so
+that a unique finite optimum exists and its distance can be bounded. Deviation from definitions 16: the ridge covers the
+bias too (a class absent from the labels would otherwise send it to minus infinity). Penalties of one kind add with `+`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class Penalty:
         weight = self.weight + other.weight
         total = self.weight * self.centre + other.weight * other.centre
         centre = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-        constant = self.constant + other.constant + float(self.weight @ self.centre**2 + other.weight @ other.centre**2 - weight @ centre**2)
+        constant = (
+            self.constant
+            + other.constant
+            + float(self.weight @ self.centre**2 + other.weight @ other.centre**2 - weight @ centre**2)
+        )
         return Penalty(weight, centre, constant)
 
 
@@ -61,12 +66,16 @@ def scaled_identity(classes: int, beta: float) -> Vector:
 
 def odir(classes: int, lambda_: float, mu: float) -> Penalty:
     """K26 Eq. 15: the diagonal is free."""
-    return Penalty(_spread(classes, 0.0, lambda_ / (classes * (classes - 1)), mu / classes), np.zeros(classes * (classes + 1)))
+    return Penalty(
+        _spread(classes, 0.0, lambda_ / (classes * (classes - 1)), mu / classes), np.zeros(classes * (classes + 1))
+    )
 
 
 def towards_temperature(classes: int, lambda_: float, mu: float, beta: float) -> Penalty:
     """Shrinks to temperature scaling with beta = 1/T; at lambda -> infinity that is what is left."""
-    return Penalty(_spread(classes, lambda_ / classes**2, lambda_ / classes**2, mu / classes), scaled_identity(classes, beta))
+    return Penalty(
+        _spread(classes, lambda_ / classes**2, lambda_ / classes**2, mu / classes), scaled_identity(classes, beta)
+    )
 
 
 def ridge(classes: int, eps: float) -> Penalty:
@@ -112,7 +121,9 @@ class SquaredResiduals:
 
 
 def experts_towards_temperature(size: int, lambda_: float, mu: float, beta: float) -> SquaredResiduals:
-    """lambda mean (A - beta I)^2 + mu mean g^2 of one expert [A | g] of (size, size + 1); with lambda = mu = eps and beta = 1 the ridge of definitions 16."""
+    """lambda mean (A - beta I)^2 + mu mean g^2 of one expert [A | g] of (size, size + 1); with lambda = mu = eps and
+    beta = 1 the ridge of definitions 16.
+    """
     weight = np.full((size, size + 1), np.sqrt(lambda_) / size)
     weight[:, size] = np.sqrt(mu / size)
     centre = np.zeros((size, size + 1))
@@ -121,9 +132,11 @@ def experts_towards_temperature(size: int, lambda_: float, mu: float, beta: floa
 
 
 def experts_odir(classes: int, lambda_: float, mu: float, *, ranked: bool, pinned: bool) -> SquaredResiduals:
-    """K26 Eq. 15 on the map an expert [A | g] induces, W = 1 w^T - K A D and b = beta 1 - K g, in its own order of the classes.
+    """K26 Eq. 15 on the map an expert [A | g] induces, W = 1 w^T - K A D and b = beta 1 - K g, in its own order of the
+    classes.
 
-    Free gauge (the paper's): w and beta are what makes the penalty least (definitions 4.6), any temperature costs nothing. `pinned` (fiducio's): w picks the winner, beta = 0.
+    Free gauge (the paper's): w and beta are what makes the penalty least (definitions 4.6), any temperature costs
+    nothing. `pinned` (fiducio's): w picks the winner, beta = 0.
     """
     c, k = classes, classes - 1
     spread = np.vstack([np.zeros((1, k)), np.tril(np.ones((k, k))) if ranked else np.eye(k)])

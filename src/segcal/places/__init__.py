@@ -1,7 +1,8 @@
-"""Places: what a voxel's surroundings in the label map say of it, such as its distance to a label boundary, for metrics that sort voxels by where they lie.
+"""Places: what a voxel's surroundings in the label map say of it, such as its distance to a label boundary, for metrics
+that sort voxels by where they lie.
 
-A `Place` names a quantity with one value a voxel; equal places are one quantity, computed once a case however many ask for it. `Places` computes them for an open case and
-hands out windows. Nothing here knows scores or calibration.
+A `Place` names a quantity with one value a voxel; equal places are one quantity, computed once a case however many ask
+for it. `Places` computes them for an open case and hands out windows. Nothing here knows scores or calibration.
 """
 
 from __future__ import annotations

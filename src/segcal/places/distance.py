@@ -1,11 +1,15 @@
-"""Distance to the nearest label boundary: K26's and LostInFolds' d(v) (definitions 7.7 and 16), unsigned and Euclidean, 0 on a boundary voxel.
+"""Distance to the nearest label boundary: K26's and LostInFolds' d(v) (definitions 7.7 and 16), unsigned and Euclidean,
+0 on a boundary voxel.
 
-Any change of label is a boundary, for region heads too: what the annotator drew is one map, and its regions are read off it. Promises: squared distances in voxels are whole
-numbers, so the result is bit for bit SciPy's `distance_transform_edt` of the boundary, with and without the `edt` package and whatever the memory limit; in mm it is SciPy's up to
-rounding. Costs: four bytes a voxel (eight in mm), beyond the scratch limit in a file; time grows with the largest distance. SciPy's transform holds a whole case and 25 bytes a
-voxel; this one goes through slabs, axis by axis, and is the faster one in volumes: along the last axis the nearest boundary voxel is seen directly, along the others
-d(i)^2 = min over k of d(i + k)^2 + k^2, for as many k as can still lower a distance. Where `edt` is installed and the case fits in memory it does that in voxels.
-No boundary (a single label): NaN everywhere. Distances in mm of a case without spacing: MissingError.
+Any change of label is a boundary, for region heads too: what the annotator drew is one map, and its regions are read
+off it. Promises: squared distances in voxels are whole numbers, so the result is bit for bit SciPy's
+`distance_transform_edt` of the boundary, with and without the `edt` package and whatever the memory limit; in mm it is
+SciPy's up to rounding. Costs: four bytes a voxel (eight in mm), beyond the scratch limit in a file; time grows with the
+largest distance. SciPy's transform holds a whole case and 25 bytes a voxel; this one goes through slabs, axis by axis,
+and is the faster one in volumes: along the last axis the nearest boundary voxel is seen directly, along the others
+d(i)^2 = min over k of d(i + k)^2 + k^2, for as many k as can still lower a distance. Where `edt` is installed and the
+case fits in memory it does that in voxels. No boundary (a single label): NaN everywhere. Distances in mm of a case
+without spacing: MissingError.
 """
 
 from __future__ import annotations
@@ -46,12 +50,17 @@ LIBRARY_BYTES = 16
 """Bytes a voxel that `edt` and its result take."""
 
 LIBRARY_SIDE = 2048
-"""Longest side for which the float32 arithmetic of `edt` is exact: squared distances stay below 2^24, and places where parabolas meet are told apart."""
+"""Longest side for which the float32 arithmetic of `edt` is exact: squared distances stay below 2^24, and places where
+parabolas meet are told apart.
+"""
 
 
 @dataclass(frozen=True)
 class BoundaryDistance:
-    """Distance of a voxel to the nearest boundary voxel, in voxels, or in `mm`. `literal`: labels as they lie in the file: contact with an ignored region counts."""
+    """Distance of a voxel to the nearest boundary voxel, in voxels, or in `mm`.
+
+    `literal`: labels as they lie in the file: contact with an ignored region counts.
+    """
 
     mm: bool = False
     literal: bool = False
@@ -59,11 +68,24 @@ class BoundaryDistance:
     def on(self, labels: LabelMap, scratch: Scratch) -> DistanceWindow:
         """The distances of a case."""
         if self.mm and labels.spacing is None:
-            raise MissingError(labels.where, found="no voxel spacing", expected="the spacing in mm", do="Measure distances in voxels, or give files that carry a spacing.")
+            raise MissingError(
+                labels.where,
+                found="no voxel spacing",
+                expected="the spacing in mm",
+                do="Measure distances in voxels, or give files that carry a spacing.",
+            )
         steps = labels.spacing if self.mm else None
-        whole = labels.voxels * LIBRARY_BYTES <= scratch.limit and max(labels.shape, default=0) <= LIBRARY_SIDE and 1 <= len(labels.shape) <= 3
+        whole = (
+            labels.voxels * LIBRARY_BYTES <= scratch.limit
+            and max(labels.shape, default=0) <= LIBRARY_SIDE
+            and 1 <= len(labels.shape) <= 3
+        )
         squares = Squares(labels.shape, steps, scratch)
-        found = _by_library(labels, self.literal, squares) if steps is None and whole and edt_is_installed() else _by_axes(labels, self.literal, steps, squares)
+        found = (
+            _by_library(labels, self.literal, squares)
+            if steps is None and whole and edt_is_installed()
+            else _by_axes(labels, self.literal, steps, squares)
+        )
         return DistanceWindow(squares if found else None)
 
 
@@ -81,12 +103,16 @@ class DistanceWindow:
 
 
 class Squares:
-    """Squared distances of a case, flattened: int32, int64 where sides are long, float64 in mm; in memory, or beyond `scratch.limit` in a file that is open while it is filled."""
+    """Squared distances of a case, flattened: int32, int64 where sides are long, float64 in mm; in memory, or beyond
+    `scratch.limit` in a file that is open while it is filled.
+    """
 
     def __init__(self, shape: tuple[int, ...], steps: tuple[float, ...] | None, scratch: Scratch) -> None:
         self.shape = shape
         longest = sum(n * n for n in shape)
-        self.dtype: np.dtype[Any] = np.dtype(np.float64 if steps is not None else np.int32 if longest < 2**29 else np.int64)
+        self.dtype: np.dtype[Any] = np.dtype(
+            np.float64 if steps is not None else np.int32 if longest < 2**29 else np.int64
+        )
         # far beyond any distance; squares of steps can still be added to it
         self.never: float | int = math.inf if steps is not None else 2**30 if self.dtype == np.int32 else 2**62
         voxels = math.prod(shape)
@@ -153,7 +179,10 @@ def _by_library(labels: LabelMap, literal: bool, squares: Squares) -> bool:
 
 
 def _whole_boundary(labels: LabelMap, literal: bool) -> NDArray[np.bool_]:
-    return np.concatenate([_edges(labels, literal, low, high).reshape(-1) for low, high in boxes(labels.shape, BOX)] or [np.zeros(0, bool)]).reshape(labels.shape)
+    return np.concatenate(
+        [_edges(labels, literal, low, high).reshape(-1) for low, high in boxes(labels.shape, BOX)]
+        or [np.zeros(0, bool)]
+    ).reshape(labels.shape)
 
 
 def _edges(labels: LabelMap, literal: bool, low: tuple[int, ...], high: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -177,7 +206,9 @@ def _by_axes(labels: LabelMap, literal: bool, steps: tuple[float, ...] | None, s
 
 
 def _along_lines(labels: LabelMap, literal: bool, steps: tuple[float, ...] | None, squares: Squares) -> bool:
-    """Fill in the squared distances to the boundary voxels of the same line of the last axis; False: there is none anywhere."""
+    """Fill in the squared distances to the boundary voxels of the same line of the last axis; False: there is none
+    anywhere.
+    """
     side, start, any_edge = labels.shape[-1], 0, False
     if side > BOX:
         return _along_long_lines(labels, literal, steps, squares)
@@ -193,7 +224,9 @@ def _along_lines(labels: LabelMap, literal: bool, steps: tuple[float, ...] | Non
 
 
 def _along_long_lines(labels: LabelMap, literal: bool, steps: tuple[float, ...] | None, squares: Squares) -> bool:
-    """The same for lines that are gone through in pieces: there, keeping the distance to the last boundary voxel, and back."""
+    """The same for lines that are gone through in pieces: there, keeping the distance to the last boundary voxel, and
+    back.
+    """
     side, start, any_edge, last = labels.shape[-1], 0, False, -FAR
     pieces = []
     for low, high in boxes(labels.shape, BOX):
@@ -209,7 +242,9 @@ def _along_long_lines(labels: LabelMap, literal: bool, steps: tuple[float, ...] 
     for start, first, stop in reversed(pieces):
         at = np.arange(first, stop)
         behind = squares.get(start, start + len(at))
-        right = np.minimum.accumulate(np.append(following if stop < side else FAR, np.where(behind == 0, at, FAR)[::-1]))[::-1]
+        right = np.minimum.accumulate(
+            np.append(following if stop < side else FAR, np.where(behind == 0, at, FAR)[::-1])
+        )[::-1]
         following = int(right[0])
         squares.put(start, _squared(np.minimum(behind, right[:-1] - at), side, steps, squares))
     return any_edge

@@ -1,7 +1,8 @@
 """The label map of one whole case, read by windows or boxes, and where its boundaries run.
 
-A boundary voxel has a neighbour along an axis (4- or 6-connectivity) with another label; both sides count, the frame of the image does not, and neither does contact with a
-voxel that is `NOWHERE`: ignored, crop padding, outside the mask (definitions 7.7 and 16). Costs: a box costs four bytes a voxel. No voxel: empty arrays.
+A boundary voxel has a neighbour along an axis (4- or 6-connectivity) with another label; both sides count, the frame of
+the image does not, and neither does contact with a voxel that is `NOWHERE`: ignored, crop padding, outside the mask
+(definitions 7.7 and 16). Costs: a box costs four bytes a voxel. No voxel: empty arrays.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ PIECE = 2**16
 class LabelMap:
     """Labels of a case on their grid.
 
-    `where` names them in messages; `shape` is spatial; `read(start, stop)` gives labels (n,) integer and which voxels are scored (n,) bool of a window of the flattened index, in
-    any order of windows, checked; `spacing` in mm an axis, or None. `table`: the voxels are rows of a table and have no neighbours.
+    `where` names them in messages; `shape` is spatial; `read(start, stop)` gives labels (n,) integer and which voxels
+    are scored (n,) bool of a window of the flattened index, in any order of windows, checked; `spacing` in mm an axis,
+    or None. `table`: the voxels are rows of a table and have no neighbours.
     """
 
     where: str
@@ -57,9 +59,15 @@ class LabelMap:
         return out
 
     def foreground(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which labels are foreground: not the background, or of any region; every label where no background is declared."""
+        """Which labels are foreground: not the background, or of any region; every label where no background is
+        declared.
+        """
         if isinstance(self.head, Softmax):
-            return np.ones(labels.shape, bool) if self.head.background is None else np.asarray(labels != self.head.background)
+            return (
+                np.ones(labels.shape, bool)
+                if self.head.background is None
+                else np.asarray(labels != self.head.background)
+            )
         return np.isin(labels, sorted({label for members in self.head.members for label in members}))
 
 
@@ -76,19 +84,27 @@ def runs(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) ->
 
 
 def boxes(shape: tuple[int, ...], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(low, high) of the boxes of at most `limit` voxels a case is cut into: slices of the first axis, or rows of one slice, or pieces of one row; each is one run, in order."""
+    """(low, high) of the boxes of at most `limit` voxels a case is cut into: slices of the first axis, or rows of one
+    slice, or pieces of one row; each is one run, in order.
+    """
     cut = next((k for k in range(len(shape)) if math.prod(shape[k + 1 :]) <= limit), len(shape) - 1)
     count = max(1, limit // math.prod(shape[cut + 1 :]))
     for index in itertools.product(*(range(n) for n in shape[:cut])):
         for a in range(0, shape[cut], count):
-            yield (*index, a, *(0 for _ in shape[cut + 1 :])), (*(i + 1 for i in index), min(a + count, shape[cut]), *shape[cut + 1 :])
+            yield (
+                (*index, a, *(0 for _ in shape[cut + 1 :])),
+                (*(i + 1 for i in index), min(a + count, shape[cut]), *shape[cut + 1 :]),
+            )
 
 
 def boundary(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a neighbour along an axis has another label; a neighbour that is `NOWHERE` does not count."""
     out = np.zeros(labels.shape, bool)
     for axis in range(labels.ndim):
-        here, there = (tuple(cut if a == axis else slice(None) for a in range(labels.ndim)) for cut in (slice(1, None), slice(None, -1)))
+        here, there = (
+            tuple(cut if a == axis else slice(None) for a in range(labels.ndim))
+            for cut in (slice(1, None), slice(None, -1))
+        )
         differ = (labels[here] != labels[there]) & (labels[here] != NOWHERE) & (labels[there] != NOWHERE)
         out[here] |= differ
         out[there] |= differ

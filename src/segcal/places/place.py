@@ -24,16 +24,23 @@ class PlaceWindow(Protocol):
 
 
 class Place(Protocol):
-    """One value a voxel, derived from the label map of the whole case; frozen and hashable, and equal places are one quantity."""
+    """One value a voxel, derived from the label map of the whole case; frozen and hashable, and equal places are one
+    quantity.
+    """
 
     def __hash__(self) -> int: ...
 
     def on(self, labels: LabelMap, scratch: Scratch) -> PlaceWindow:
-        """Compute it for a case. What takes more than `scratch.limit` bytes lies in a file under `scratch`; the limit changes no bit."""
+        """Compute it for a case.
+
+        What takes more than `scratch.limit` bytes lies in a file under `scratch`; the limit changes no bit.
+        """
 
 
 class Places:
-    """The places `wanted` of one open case, each computed when the first window is asked for; what they keep is gone with `scratch`."""
+    """The places `wanted` of one open case, each computed when the first window is asked for; what they keep is gone
+    with `scratch`.
+    """
 
     def __init__(self, labels: LabelMap, scratch: Scratch, wanted: Iterable[Place]) -> None:
         self._labels, self._scratch = labels, scratch
@@ -41,7 +48,10 @@ class Places:
         self._windows: dict[Place, PlaceWindow] = {}
 
     def of(self, start: int, stop: int) -> dict[Place, Tensor]:
-        """Every place of voxels start..stop, (n,) float64 each. Labels that cannot be read or are not known: the errors of their source."""
+        """Every place of voxels start..stop, (n,) float64 each.
+
+        Labels that cannot be read or are not known: the errors of their source.
+        """
         return {place: self._window(place).read(start, stop) for place in self._wanted}
 
     def _window(self, place: Place) -> PlaceWindow:

@@ -1,8 +1,11 @@
-"""The foreground and its margin: O22's region of interest (definitions 5.4), the true foreground dilated in every slice by a square.
+"""The foreground and its margin: O22's region of interest (definitions 5.4), the true foreground dilated in every slice
+by a square.
 
-Slices are those of the first axis of a volume (the reading of definitions 12.10 for planes), and an image is one slice; on a line the square is a segment. A square of even size
-reaches one voxel further towards higher indices: 10 reaches 4 before and 5 after. Foreground are scored voxels of a label other than the background, or of any region;
-without a declared background every scored voxel is. Costs: labels are read once more, a block and its margin at a time; nothing is kept. No foreground: 0 everywhere.
+Slices are those of the first axis of a volume (the reading of definitions 12.10 for planes), and an image is one slice;
+on a line the square is a segment. A square of even size reaches one voxel further towards higher indices: 10 reaches 4
+before and 5 after. Foreground are scored voxels of a label other than the background, or of any region; without a
+declared background every scored voxel is. Costs: labels are read once more, a block and its margin at a time; nothing
+is kept. No foreground: 0 everywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +33,12 @@ class ForegroundRegion:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise UsageError("size", found=str(self.size), expected="a whole number above zero", do="Size 1 is the foreground itself.")
+            raise UsageError(
+                "size",
+                found=str(self.size),
+                expected="a whole number above zero",
+                do="Size 1 is the foreground itself.",
+            )
 
     def on(self, labels: LabelMap, scratch: Scratch) -> RegionWindow:
         """The region of a case."""

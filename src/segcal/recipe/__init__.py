@@ -1,4 +1,6 @@
-"""The papers' own way of fitting, for comparison with the exact solvers: parameterisations, Adam, a search of hyper-parameters."""
+"""The papers' own way of fitting, for comparison with the exact solvers: parameterisations, Adam, a search of
+hyper-parameters.
+"""
 
 from segcal.recipe.conditional import ArgmaxPreserving, ConditionalDirichlet, OrderPreserving
 from segcal.recipe.families import ConstrainedMatrix, Dirichlet, EnsembleTemperature, Matrix, Temperature, Vector
@@ -8,6 +10,17 @@ from segcal.recipe.recipe import Recipe
 __all__ = ["FAMILIES", "Parameterisation", "Recipe"]
 
 FAMILIES: dict[str, type[Parameterisation]] = {
-    f.name: f for f in (Temperature, EnsembleTemperature, Vector, Matrix, ConstrainedMatrix, Dirichlet, ConditionalDirichlet, ArgmaxPreserving, OrderPreserving)
+    f.name: f
+    for f in (
+        Temperature,
+        EnsembleTemperature,
+        Vector,
+        Matrix,
+        ConstrainedMatrix,
+        Dirichlet,
+        ConditionalDirichlet,
+        ArgmaxPreserving,
+        OrderPreserving,
+    )
 }
 """Parameterisations by the name of their method."""

@@ -1,8 +1,11 @@
-"""The class-conditional families: C experts as the paper writes them, trained together with the same hyper-parameters (K26 3.2, Appendix B).
+"""The class-conditional families: C experts as the paper writes them, trained together with the same hyper-parameters
+(K26 3.2, Appendix B).
 
-Each expert is one piece: its rows are filed by decided class, its sums are those of the exact fit, in [W | b] (CDC) or in [A | g] of margins or gaps (CMS), and the NLL is the
-mean over all voxels. An expert without a voxel moves through its penalty alone. The bound on a gap is that of the exact problem with the paper's penalty in the free gauge, to
-which what the gauge's own numbers cost beyond their least is added: the optimum over them is known in closed form (definitions 4.6).
+Each expert is one piece: its rows are filed by decided class, its sums are those of the exact fit, in [W | b] (CDC) or
+in [A | g] of margins or gaps (CMS), and the NLL is the mean over all voxels. An expert without a voxel moves through
+its penalty alone. The bound on a gap is that of the exact problem with the paper's penalty in the free gauge, to which
+what the gauge's own numbers cost beyond their least is added: the optimum over them is known in closed form
+(definitions 4.6).
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ class ExpertsStage(Stage):
         return [e for e in self.experts if isinstance(e, Expert)]
 
     def pieces(self) -> Mapping[Hashable, Tensor]:
-        return {coordinates_.Expert(self.coordinates, e): _numbers(expert).reshape(-1) for e, expert in enumerate(self.each)}
+        return {
+            coordinates_.Expert(self.coordinates, e): _numbers(expert).reshape(-1) for e, expert in enumerate(self.each)
+        }
 
     def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
         del logits
@@ -54,7 +59,9 @@ class ExpertsStage(Stage):
     def penalty(self, lambda_: float, mu: float) -> Tensor:
         return torch.stack([expert.odir(lambda_, mu) for expert in self.each]).mean()
 
-    def gap(self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float) -> tuple[float, str]:
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
         c = self.classes
         total, proof = self.penalty(lambda_, mu).item(), ""
         for piece, value in numbers.items():
@@ -113,7 +120,11 @@ class Conditional(Parameterisation):
         if isinstance(self.coordinates, Gaps):
             return descending(x)
         classes = torch.arange(self.classes)
-        first = classes if isinstance(self.coordinates, Scores) else torch.cat([classes[expert : expert + 1], classes[classes != expert]])
+        first = (
+            classes
+            if isinstance(self.coordinates, Scores)
+            else torch.cat([classes[expert : expert + 1], classes[classes != expert]])
+        )
         return first[:, None].expand(-1, x.shape[1])
 
 

@@ -1,7 +1,9 @@
-"""One descent of a parameterisation: a solver's queries become asks about cases to train on and cases to validate on, and gradients go back to the module's own parameters.
+"""One descent of a parameterisation: a solver's queries become asks about cases to train on and cases to validate on,
+and gradients go back to the module's own parameters.
 
-The exact accumulators give value and gradient in the pieces' numbers (such as [W | b]); the small map from the parameters to those numbers is torch's to differentiate. So a
-descent streams, shares passes with others, and gives the same bits however it is run.
+The exact accumulators give value and gradient in the pieces' numbers (such as [W | b]); the small map from the
+parameters to those numbers is torch's to differentiate. So a descent streams, shares passes with others, and gives the
+same bits however it is run.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Certified:
-    """Penalised objective and NLL on the cases trained on, a bound on how far above the optimum it is and its proof, the largest entry of the gradient."""
+    """Penalised objective and NLL on the cases trained on, a bound on how far above the optimum it is and its proof,
+    the largest entry of the gradient.
+    """
 
     objective: float
     nll: float
@@ -50,21 +54,29 @@ class Certified:
 
 
 def split_of(task: Task, subset: Subset, seed: int) -> Split:
-    """Which cases of a subset are trained on, and which validate: those given for it, else a third of the groups drawn by `seed`; with a single group the same cases do both."""
+    """Which cases of a subset are trained on, and which validate: those given for it, else a third of the groups drawn
+    by `seed`; with a single group the same cases do both.
+    """
     members = sorted(task.members(subset))
     if task.validation:
         return Split(frozenset(members), task.validation, f"validated on {len(task.validation)} cases given for it")
     groups = [task.groups[i] for i in members]
     if len(set(groups)) < 2:
         whole = frozenset(members)
-        return Split(whole, whole, "only one group of cases: validated on the fitted cases themselves, so early stopping means little")
+        return Split(
+            whole,
+            whole,
+            "only one group of cases: validated on the fitted cases themselves, so early stopping means little",
+        )
     held = frozenset(members[i] for i in splits.folds(groups, VALIDATION_SHARE, seed).test[0])
     return Split(frozenset(members) - held, held, f"validated on {len(held)} of {len(members)} cases, not trained on")
 
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """One stage of one trial: a solver's queries become asks about the pieces of the stage, on the cases to train on and on those to validate on."""
+    """One stage of one trial: a solver's queries become asks about the pieces of the stage, on the cases to train on
+    and on those to validate on.
+    """
 
     task: Task
     split: Split
@@ -105,28 +117,47 @@ class Descent:
             while True:
                 found = yield from self.sums(queries)
                 put(self.stage, queries["train"].theta)
-                answers = {name: self.chained(sums) if queries[name].order else Evaluation(sums.value, np.zeros(0), None, 0) for name, sums in found.items()}
+                answers = {
+                    name: self.chained(sums) if queries[name].order else Evaluation(sums.value, np.zeros(0), None, 0)
+                    for name, sums in found.items()
+                }
                 queries = steps.send(answers)
         except StopIteration as stop:
             solved: Solved = stop.value
             return solved
 
-    def sums(self, queries: Mapping[str, Query], level: Level | None = None) -> Generator[Mapping[Any, Ask], Mapping[Any, Any], dict[str, Sums]]:
-        """Mean NLL over the voxels of all pieces and its gradient in each piece's numbers, at the descent's own level unless another is named."""
+    def sums(
+        self, queries: Mapping[str, Query], level: Level | None = None
+    ) -> Generator[Mapping[Any, Ask], Mapping[Any, Any], dict[str, Sums]]:
+        """Mean NLL over the voxels of all pieces and its gradient in each piece's numbers, at the descent's own level
+        unless another is named.
+        """
         cases = {"train": self.split.train, "validation": self.split.validation}
         asks: dict[tuple[str, Hashable], Ask] = {}
         for name, query in queries.items():
             put(self.stage, query.theta)
             for piece, numbers in self.stage.pieces().items():
-                accumulator = self.stage.accumulator(piece, numbers.tolist(), query.order, self.family.fitted_on_logits and self.task.logits)
-                asks[name, piece] = Ask(accumulator, self.task.part, cases[name], self.level if level is None else level, expert=piece if isinstance(piece, Expert) else None)
+                accumulator = self.stage.accumulator(
+                    piece, numbers.tolist(), query.order, self.family.fitted_on_logits and self.task.logits
+                )
+                asks[name, piece] = Ask(
+                    accumulator,
+                    self.task.part,
+                    cases[name],
+                    self.level if level is None else level,
+                    expert=piece if isinstance(piece, Expert) else None,
+                )
         answers = yield asks
         out = {}
         for name in queries:
-            found: dict[Hashable, Evaluation] = {p: accumulate.result(a.accumulator, answers[n, p]) for (n, p), a in asks.items() if n == name}
+            found: dict[Hashable, Evaluation] = {
+                p: accumulate.result(a.accumulator, answers[n, p]) for (n, p), a in asks.items() if n == name
+            }
             total = max(sum(f.voxels for f in found.values()), 1)
             value = sum(f.value * (f.voxels / total) for f in found.values())
-            out[name] = Sums(value, {p: torch.from_numpy(np.asarray(f.gradient * (f.voxels / total))) for p, f in found.items()})
+            out[name] = Sums(
+                value, {p: torch.from_numpy(np.asarray(f.gradient * (f.voxels / total))) for p, f in found.items()}
+            )
         return out
 
     def chained(self, sums: Sums) -> Evaluation:
@@ -134,7 +165,10 @@ class Descent:
         with torch.enable_grad():
             pieces = self.stage.pieces()
             penalty = self.stage.penalty(self.settings.lambda_, self.settings.mu)
-            surrogate = penalty + sum(((sums.gradient[p].reshape(-1) * v.reshape(-1)).sum() for p, v in pieces.items()), torch.zeros((), dtype=torch.float64))
+            surrogate = penalty + sum(
+                ((sums.gradient[p].reshape(-1) * v.reshape(-1)).sum() for p, v in pieces.items()),
+                torch.zeros((), dtype=torch.float64),
+            )
             parameters = list(self.stage.parameters())
             gradient = torch.autograd.grad(surrogate, parameters)
         return Evaluation(sums.value + penalty.item(), parameters_to_vector(gradient).numpy(), None, 0)

@@ -1,9 +1,11 @@
 """The class-conditional maps as the paper writes them: one expert for each predicted class (K26 3.2, Appendix A).
 
-An expert acts on scores in canonical order: for CDC the order of the classes, for CMS_ap the winner first, for CMS_op all classes from highest to lowest. CMS experts are
-W = G^-1 W' G with W' = [[a, r], [0, A]], A = softplus(A~), and biases b_1 free, b_k = b_1 - softplus(b~_k) (ap) or b_(k-1) - softplus(b~_k) (op): C^2 + 1 numbers each. The
-first row (a, r) and b_1 change no probability; they move through the penalty alone, which acts on W and b. What softplus cannot reach, 0, starts at 1e-6. The paper's remark
-that the first row of A can be set to zero is read as the first row of W' (definitions 4.3). The penalty is ODIR for each expert, its mean over experts.
+An expert acts on scores in canonical order: for CDC the order of the classes, for CMS_ap the winner first, for CMS_op
+all classes from highest to lowest. CMS experts are W = G^-1 W' G with W' = [[a, r], [0, A]], A = softplus(A~), and
+biases b_1 free, b_k = b_1 - softplus(b~_k) (ap) or b_(k-1) - softplus(b~_k) (op): C^2 + 1 numbers each. The first row
+(a, r) and b_1 change no probability; they move through the penalty alone, which acts on W and b. What softplus cannot
+reach, 0, starts at 1e-6. The paper's remark that the first row of A can be set to zero is read as the first row of W'
+(definitions 4.3). The penalty is ODIR for each expert, its mean over experts.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class ConeExpert(Expert):
         rest = classes - 1
         self.row = parameter(torch.eye(classes)[0])
         self.raw = parameter(torch.full((rest, rest), zero, dtype=torch.float64).fill_diagonal_(one))
-        self.raw_bias = parameter(torch.cat([torch.zeros(1, dtype=torch.float64), torch.full((rest,), zero, dtype=torch.float64)]))
+        self.raw_bias = parameter(
+            torch.cat([torch.zeros(1, dtype=torch.float64), torch.full((rest,), zero, dtype=torch.float64)])
+        )
         self.register_buffer("margins", self.differences(classes))
         self.register_buffer("back", torch.linalg.inv(self.differences(classes)).round())
 
@@ -88,7 +92,9 @@ class ConeExpert(Expert):
         return softplus(self.raw_bias[1:])
 
     def matrix(self) -> Tensor:
-        inner = torch.cat([self.row[None], torch.cat([torch.zeros(self.classes - 1, 1, dtype=torch.float64), self.slope], 1)])
+        inner = torch.cat(
+            [self.row[None], torch.cat([torch.zeros(self.classes - 1, 1, dtype=torch.float64), self.slope], 1)]
+        )
         return torch.cat([self.back @ inner @ self.margins, self.bias()[:, None]], 1)
 
 

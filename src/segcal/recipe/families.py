@@ -1,8 +1,10 @@
-"""The global maps as their papers write them: temperature, ensemble temperature, vector, matrix, constrained matrix scaling and Dirichlet calibration.
+"""The global maps as their papers write them: temperature, ensemble temperature, vector, matrix, constrained matrix
+scaling and Dirichlet calibration.
 
-All start at the identity: T = 1, W = I, b = 0, s = 1. Ensemble temperature scaling cannot, since a softmax reaches no zero: its weights start at (0.998, 0.001, 0.001), as
-in the authors' library. Matrices, constrained ones after reconstruction, carry ODIR (K26 Eq. 15); temperatures and mixture weights carry no penalty. Vector scaling is not in K26's
-tables; its penalty is the one the exact method calls odir.
+All start at the identity: T = 1, W = I, b = 0, s = 1. Ensemble temperature scaling cannot, since a softmax reaches no
+zero: its weights start at (0.998, 0.001, 0.001), as in the authors' library. Matrices, constrained ones after
+reconstruction, carry ODIR (K26 Eq. 15); temperatures and mixture weights carry no penalty. Vector scaling is not in
+K26's tables; its penalty is the one the exact method calls odir.
 """
 
 from __future__ import annotations
@@ -49,10 +51,15 @@ class TemperatureStage(Stage):
         del piece, order, logits
         return ScaleNLL(numbers[0])
 
-    def gap(self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float) -> tuple[float, str]:
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
         del lambda_, mu
         beta, slope = numbers[_ONLY].item(), gradient[_ONLY].item()
-        return abs(slope) * max(beta - BETA[0] if slope > 0 else BETA[1] - beta, 0.0), f"convexity on {BETA[0]:g} <= 1/T <= {BETA[1]:g}"
+        return (
+            abs(slope) * max(beta - BETA[0] if slope > 0 else BETA[1] - beta, 0.0),
+            f"convexity on {BETA[0]:g} <= 1/T <= {BETA[1]:g}",
+        )
 
 
 class WeightsStage(Stage):
@@ -77,7 +84,9 @@ class WeightsStage(Stage):
         a, b, c = numbers
         return MixtureNLL(self._first[0].beta.item(), (a, b, c))
 
-    def gap(self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float) -> tuple[float, str]:
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
         del lambda_, mu
         slope = gradient[_ONLY]
         return max(0.0, (slope @ numbers[_ONLY] - slope.min()).item()), "Frank-Wolfe, at this temperature"
@@ -112,7 +121,9 @@ class AffineStage(Stage):
         weight, centre = torch.from_numpy(penalty.weight), torch.from_numpy(penalty.centre)
         return (weight * (self.forward() - centre) ** 2).sum()
 
-    def gap(self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float) -> tuple[float, str]:
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
         penalty = self.odir(lambda_, mu)
         theta = numbers[_ONLY].numpy()
         total = gradient[_ONLY].numpy() + penalty.gradient(theta)
@@ -124,7 +135,9 @@ class AffineStage(Stage):
         return self.matrix().reshape(-1)
 
     def _linear(self) -> tuple[Array, Array]:
-        """Present parameters (d,) and the Jacobian of [W | b] in them, which is constant: every matrix here is linear in its parameters."""
+        """Present parameters (d,) and the Jacobian of [W | b] in them, which is constant: every matrix here is linear
+        in its parameters.
+        """
         parameters = {name: p.detach() for name, p in self.named_parameters()}
         jacobian = torch.func.jacrev(lambda named: torch.func.functional_call(self, named, ()))(parameters)
         columns = torch.cat([jacobian[name].reshape(self.classes * (self.classes + 1), -1) for name in parameters], 1)
@@ -206,7 +219,13 @@ class EnsembleTemperature(Parameterisation):
         return self.scale, self.mixture
 
     def forward(self, features: Tensor) -> Tensor:
-        components = torch.stack([torch.softmax(self.scale.beta * features, 0), torch.softmax(features, 0), torch.full_like(features, 1 / self.classes)])
+        components = torch.stack(
+            [
+                torch.softmax(self.scale.beta * features, 0),
+                torch.softmax(features, 0),
+                torch.full_like(features, 1 / self.classes),
+            ]
+        )
         return torch.einsum("k,kcn->cn", self.mixture.weights, components).log()
 
     def map(self, logits: bool) -> Map:

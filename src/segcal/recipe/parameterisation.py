@@ -1,8 +1,10 @@
 """A calibrator as its paper writes it: free numbers an optimiser may move anywhere, from which the map is made.
 
-A `Parameterisation` is an `nn.Module` whose `numel` is what the papers count as optimised (K26 Table 2). It maps features (C, n) to log-probabilities, turns into a `Map`, and is
-trained in stages, one after another. A `Stage` says which numbers the accumulators of the exact fits take (its pieces, such as [W | b]), differentiable in the stage's own
-parameters; the chain from those numbers to the parameters is torch's. All parameters are float64. No class: UsageError for fewer than two.
+A `Parameterisation` is an `nn.Module` whose `numel` is what the papers count as optimised (K26 Table 2). It maps
+features (C, n) to log-probabilities, turns into a `Map`, and is trained in stages, one after another. A `Stage` says
+which numbers the accumulators of the exact fits take (its pieces, such as [W | b]), differentiable in the stage's own
+parameters; the chain from those numbers to the parameters is torch's. All parameters are float64. No class: UsageError
+for fewer than two.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def pieces(self) -> Mapping[Hashable, Tensor]:
-        """The numbers each piece's accumulator takes, flat, differentiable in the parameters. The NLL is the mean over the voxels of all pieces."""
+        """The numbers each piece's accumulator takes, flat, differentiable in the parameters.
+
+        The NLL is the mean over the voxels of all pieces.
+        """
 
     @abstractmethod
     def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
@@ -46,8 +51,12 @@ class Stage(nn.Module, ABC):
         del lambda_, mu
         return torch.zeros((), dtype=torch.float64)
 
-    def gap(self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float) -> tuple[float, str]:
-        """A bound on objective minus optimum over all maps of the family, from the gradient of the NLL at `numbers`, and its proof. None known: infinite."""
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
+        """A bound on objective minus optimum over all maps of the family, from the gradient of the NLL at `numbers`,
+        and its proof. None known: infinite.
+        """
         del numbers, gradient, lambda_, mu
         return math.inf, "none"
 
@@ -64,7 +73,9 @@ class Parameterisation(nn.Module, ABC):
     def __init__(self, classes: int) -> None:
         super().__init__()
         if classes < 2:
-            raise UsageError("classes", found=str(classes), expected="at least 2", do="A calibrator tells classes apart.")
+            raise UsageError(
+                "classes", found=str(classes), expected="at least 2", do="A calibrator tells classes apart."
+            )
         self.classes = classes
 
     @property
@@ -74,7 +85,9 @@ class Parameterisation(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Log-probabilities (C, n) of features (C, n): raw logits, or log-probabilities where the family takes those."""
+        """Log-probabilities (C, n) of features (C, n): raw logits, or log-probabilities where the family takes
+        those.
+        """
 
     @abstractmethod
     def map(self, logits: bool) -> Map:
@@ -92,7 +105,9 @@ class Parameterisation(nn.Module, ABC):
 
     @property
     def experts(self) -> Sequence[nn.Module]:
-        """Modules that share no parameter and see no common voxel, each from canonical scores (C, n) to log-probabilities; a global map is its only one."""
+        """Modules that share no parameter and see no common voxel, each from canonical scores (C, n) to
+        log-probabilities; a global map is its only one.
+        """
         return (self,)
 
 

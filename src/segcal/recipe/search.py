@@ -1,11 +1,15 @@
-"""The papers' search for hyper-parameters: Optuna's TPE over learning rate, patience and penalty strengths, by validation NLL, resumable.
+"""The papers' search for hyper-parameters: Optuna's TPE over learning rate, patience and penalty strengths, by
+validation NLL, resumable.
 
-Search space (K26 Appendix B): learning rate log-uniform in [1e-4, 3e-2]; patience 10, 20 or 50; lambda and mu each exactly zero or log-uniform in [1e-6, 1e-1], a fair coin.
-The first ten trials are drawn at random, TPE proposes the others (its default). Each trial draws with a seed of its own, made from the search's seed and the trial's number, and
-TPE sees finished trials in the order of their numbers: what a trial tries depends on nothing else, so a search taken up again goes on as if it had never stopped.
+Search space (K26 Appendix B): learning rate log-uniform in [1e-4, 3e-2]; patience 10, 20 or 50; lambda and mu each
+exactly zero or log-uniform in [1e-6, 1e-1], a fair coin. The first ten trials are drawn at random, TPE proposes the
+others (its default). Each trial draws with a seed of its own, made from the search's seed and the trial's number, and
+TPE sees finished trials in the order of their numbers: what a trial tries depends on nothing else, so a search taken up
+again goes on as if it had never stopped.
 
-A journal is one JSON file of all searches of a fit: finished trials with their parameters, so that the best need not be trained again. It is replaced as a whole after each trial;
-one process may use it at a time. It is recognised by the values at the start: another data set or another file is an error. A journal that is not there is begun.
+A journal is one JSON file of all searches of a fit: finished trials with their parameters, so that the best need not be
+trained again. It is replaced as a whole after each trial; one process may use it at a time. It is recognised by the
+values at the start: another data set or another file is an error. A journal that is not there is begun.
 """
 
 from __future__ import annotations
@@ -45,7 +49,9 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A finished trial: its number, what it tried, the `value` it reached (validation NLL), how its descents ended, its parameters (one vector a stage)."""
+    """A finished trial: its number, what it tried, the `value` it reached (validation NLL), how its descents ended, its
+    parameters (one vector a stage).
+    """
 
     number: int
     params: Mapping[str, Any]
@@ -56,12 +62,25 @@ class Trial:
     @property
     def settings(self) -> Settings:
         """What it tried, zeros put in."""
-        return Settings(self.params["learning_rate"], self.params["patience"], self.params.get("lambda", 0.0), self.params.get("mu", 0.0))
+        return Settings(
+            self.params["learning_rate"],
+            self.params["patience"],
+            self.params.get("lambda", 0.0),
+            self.params.get("mu", 0.0),
+        )
 
     def row(self) -> dict[str, Any]:
         """For the table of trials."""
         s = self.settings
-        return {"trial": self.number, "learning_rate": s.learning_rate, "patience": s.patience, "lambda": s.lambda_, "mu": s.mu, "validation_nll": self.value, "end": self.notes}
+        return {
+            "trial": self.number,
+            "learning_rate": s.learning_rate,
+            "patience": s.patience,
+            "lambda": s.lambda_,
+            "mu": s.mu,
+            "validation_nll": self.value,
+            "end": self.notes,
+        }
 
 
 def require_optuna() -> None:
@@ -69,7 +88,12 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise UsageError("solver", found="the papers' recipe, without Optuna", expected="Optuna", do='Install the extra: pip install "segcal[recipe]".') from error
+        raise UsageError(
+            "solver",
+            found="the papers' recipe, without Optuna",
+            expected="Optuna",
+            do='Install the extra: pip install "segcal[recipe]".',
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +112,11 @@ class Search:
             study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP))
             space = self._space()
             for trial in sorted(finished, key=lambda t: t.number) if number >= STARTUP else ():
-                study.add_trial(optuna.trial.create_trial(params=dict(trial.params), distributions={k: space[k] for k in trial.params}, value=trial.value))
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        params=dict(trial.params), distributions={k: space[k] for k in trial.params}, value=trial.value
+                    )
+                )
             asked = study.ask()
             names = ["learning_rate", "patience"]
             for name in ("lambda", "mu") if self.penalised else ():
@@ -103,9 +131,15 @@ class Search:
     def _space(self) -> dict[str, optuna.distributions.BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        space: dict[str, optuna.distributions.BaseDistribution] = {"learning_rate": FloatDistribution(*LEARNING_RATE, log=True), "patience": CategoricalDistribution(PATIENCE)}
+        space: dict[str, optuna.distributions.BaseDistribution] = {
+            "learning_rate": FloatDistribution(*LEARNING_RATE, log=True),
+            "patience": CategoricalDistribution(PATIENCE),
+        }
         for name in ("lambda", "mu"):
-            space |= {f"{name}_zero": CategoricalDistribution((True, False)), name: FloatDistribution(*STRENGTH, log=True)}
+            space |= {
+                f"{name}_zero": CategoricalDistribution((True, False)),
+                name: FloatDistribution(*STRENGTH, log=True),
+            }
         return space
 
     @staticmethod
@@ -131,20 +165,36 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Journal:
-    """Finished trials of one search: `key` in the file at `path`, or in no file. `start`: NLL of the fit and validation cases at the identity, by which data are recognised."""
+    """Finished trials of one search:
+
+    `key` in the file at `path`, or in no file. `start`: NLL of the fit and validation cases at the identity, by which
+    data are recognised.
+    """
 
     path: Path | None
     key: str
     start: tuple[float, float]
 
     def read(self) -> dict[int, Trial]:
-        """Finished trials by number; none where there is no file. UnreadableError, UsageError where the file is not a journal of these data."""
+        """Finished trials by number; none where there is no file.
+
+        UnreadableError, UsageError where the file is not a journal of these data.
+        """
         entry = self._whole().get(self.key)
         if entry is None:
             return {}
         try:
             start = tuple(entry["start"])
-            trials = {int(t["trial"]): Trial(int(t["trial"]), t["params"], float(t["value"]), t["notes"], tuple(np.array(v, float) for v in t["theta"])) for t in entry["trials"]}
+            trials = {
+                int(t["trial"]): Trial(
+                    int(t["trial"]),
+                    t["params"],
+                    float(t["value"]),
+                    t["notes"],
+                    tuple(np.array(v, float) for v in t["theta"]),
+                )
+                for t in entry["trials"]
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise self._not_ours() from error
         if start != self.start:
@@ -162,7 +212,14 @@ class Journal:
             return
         whole = self._whole()
         told = [
-            {"trial": t.number, "params": dict(t.params), "value": t.value, "notes": t.notes, "theta": [v.tolist() for v in t.theta]} for t in (trials[k] for k in sorted(trials))
+            {
+                "trial": t.number,
+                "params": dict(t.params),
+                "value": t.value,
+                "notes": t.notes,
+                "theta": [v.tolist() for v in t.theta],
+            }
+            for t in (trials[k] for k in sorted(trials))
         ]
         whole[self.key] = {"start": list(self.start), "trials": told}
         with journal.atomic(self.path) as temporary:
@@ -175,10 +232,19 @@ class Journal:
             told = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise self._not_ours() from error
-        if not isinstance(told, dict) or told.get("segcal_recipe") != SCHEMA or not isinstance(told.get("searches"), dict):
+        if (
+            not isinstance(told, dict)
+            or told.get("segcal_recipe") != SCHEMA
+            or not isinstance(told.get("searches"), dict)
+        ):
             raise self._not_ours()
         searches: dict[str, Any] = told["searches"]
         return searches
 
     def _not_ours(self) -> UnreadableError:
-        return UnreadableError(str(self.path), found="something else", expected="a journal of finished trials", do="Name another file for the trials.")
+        return UnreadableError(
+            str(self.path),
+            found="something else",
+            expected="a journal of finished trials",
+            do="Name another file for the trials.",
+        )

@@ -1,1 +1,3 @@
-"""Findings rendered for people: figures now, drawn from the numbers of an evaluation and never recomputed from voxels."""
+"""Findings rendered for people: figures now, drawn from the numbers of an evaluation and never recomputed from
+voxels.
+"""

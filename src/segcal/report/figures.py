@@ -1,8 +1,11 @@
-"""Figures of an evaluation: reliability before and after, gains by method with their intervals, distances to a known truth, and maps of one slice.
+"""Figures of an evaluation: reliability before and after, gains by method with their intervals, distances to a known
+truth, and maps of one slice.
 
-Each takes numbers that were already computed and writes one file, whose ending (.png, .svg, .pdf) chooses the format; it returns the path. Promises: colours that colour-blind
-readers can tell apart (Okabe and Ito), text of at least 7 points at a column's or a page's width, no display and no global state of matplotlib, a file that is complete or absent.
-What is empty is left out: a bin without voxels has no point, a method without an interval has no whisker. Nothing at all to draw: UsageError.
+Each takes numbers that were already computed and writes one file, whose ending (.png, .svg, .pdf) chooses the format;
+it returns the path. Promises: colours that colour-blind readers can tell apart (Okabe and Ito), text of at least 7
+points at a column's or a page's width, no display and no global state of matplotlib, a file that is complete or absent.
+What is empty is left out: a bin without voxels has no point, a method without an interval has no whisker. Nothing at
+all to draw: UsageError.
 """
 
 from __future__ import annotations
@@ -49,20 +52,35 @@ RESOLUTION = 200
 DASHED = (0, (4, 3))
 WIDE = 7.4
 FEW = 1e-3
-"""Bins with a smaller share of the voxels are drawn as open points apart from the line: their accuracy is mostly chance."""
+"""Bins with a smaller share of the voxels are drawn as open points apart from the line: their accuracy is mostly
+chance.
+"""
 
 Block = Mapping[str, Any]
 StrPath = str | os.PathLike[str]
 
 
-def reliability(before: Block, after: Block, path: StrPath, *, names: tuple[str, str] = ("uncalibrated", "calibrated"), title: str = "") -> Path:
+def reliability(
+    before: Block,
+    after: Block,
+    path: StrPath,
+    *,
+    names: tuple[str, str] = ("uncalibrated", "calibrated"),
+    title: str = "",
+) -> Path:
     """How often the predicted label is right, against how sure the model is of it, before and after.
 
-    `before`, `after`: blocks of `segcal.metrics.summary` with a reliability curve. A block of several regions has none (UsageError): give one region's own block.
+    `before`, `after`: blocks of `segcal.metrics.summary` with a reliability curve. A block of several regions has none
+    (UsageError): give one region's own block.
     """
     for block, name in zip((before, after), names, strict=True):
         if block.get("reliability") is None or not sum(block["reliability"]["counts"]):
-            raise UsageError(f"block '{name}'", found="no reliability curve", expected="one over some voxels", do="For regions, draw the own block of each, under 'regions'.")
+            raise UsageError(
+                f"block '{name}'",
+                found="no reliability curve",
+                expected="one over some voxels",
+                do="For regions, draw the own block of each, under 'regions'.",
+            )
     top = max(max(_shares(b)) for b in (before, after))
     with _drawing(path, 6.4, 4.3 if title else 4.1) as figure:
         grid = figure.add_gridspec(2, 2, height_ratios=(4.5, 1), wspace=0.07)
@@ -84,8 +102,12 @@ def reliability(before: Block, after: Block, path: StrPath, *, names: tuple[str,
     return Path(path)
 
 
-def gains(differences: Mapping[str, Estimate], path: StrPath, *, what: str = "NLL", highlight: str | None = None) -> Path:
-    """Change of a number against the uncalibrated one, a method a row, with intervals clustered by group; left of zero is better. `highlight`: the method to stand out."""
+def gains(
+    differences: Mapping[str, Estimate], path: StrPath, *, what: str = "NLL", highlight: str | None = None
+) -> Path:
+    """Change of a number against the uncalibrated one, a method a row, with intervals clustered by group; left of zero
+    is better. `highlight`: the method to stand out.
+    """
     drawn = _known(differences)
     level = next(iter(drawn.values())).level
     with _drawing(path, 4.6, 0.75 + 0.27 * len(drawn)) as figure:
@@ -102,11 +124,24 @@ def gains(differences: Mapping[str, Estimate], path: StrPath, *, what: str = "NL
 
 
 def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | None = None) -> Path:
-    """Mean KL divergence from the known truth, a method a row, on a logarithmic axis, with plus and minus one standard error clustered by group."""
+    """Mean KL divergence from the known truth, a method a row, on a logarithmic axis, with plus and minus one standard
+    error clustered by group.
+    """
     drawn = {name: e for name, e in _known(found).items() if e.mean > 0}
     if not drawn:
-        raise UsageError("found", found="no distance above zero", expected="at least one", do="A distance of exactly zero cannot be drawn on a logarithmic axis.")
-    low = min(max(e.mean - e.standard_error, e.mean / 10) if np.isfinite(e.standard_error) else e.mean for e in drawn.values()) / 1.6
+        raise UsageError(
+            "found",
+            found="no distance above zero",
+            expected="at least one",
+            do="A distance of exactly zero cannot be drawn on a logarithmic axis.",
+        )
+    low = (
+        min(
+            max(e.mean - e.standard_error, e.mean / 10) if np.isfinite(e.standard_error) else e.mean
+            for e in drawn.values()
+        )
+        / 1.6
+    )
     with _drawing(path, 4.6, 0.75 + 0.27 * len(drawn)) as figure:
         axes = figure.add_subplot()
         axes.set_xscale("log")
@@ -114,7 +149,13 @@ def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | 
             colour = BEFORE if row == 0 else AFTER if highlight in (None, name) else GREY
             axes.plot([low, e.mean], [row, row], color=colour, lw=0.8, alpha=0.4)
             if np.isfinite(e.standard_error):
-                axes.plot([max(e.mean - e.standard_error, low), e.mean + e.standard_error], [row, row], color=colour, lw=2.4, solid_capstyle="butt")
+                axes.plot(
+                    [max(e.mean - e.standard_error, low), e.mean + e.standard_error],
+                    [row, row],
+                    color=colour,
+                    lw=2.4,
+                    solid_capstyle="butt",
+                )
             axes.plot(e.mean, row, "o", color=colour, ms=4.5)
         axes.set_xlim(left=low)
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -123,14 +164,29 @@ def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | 
     return Path(path)
 
 
-def error_maps(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDArray[Any]], classes: Sequence[str], path: StrPath, *, aspect: float = 1.0) -> Path:
-    """One slice: the labels, the predicted map, and the probability that the predicted label is wrong, by name, all on one scale.
+def error_maps(
+    labels: NDArray[Any],
+    predicted: NDArray[Any],
+    errors: Mapping[str, NDArray[Any]],
+    classes: Sequence[str],
+    path: StrPath,
+    *,
+    aspect: float = 1.0,
+) -> Path:
+    """One slice: the labels, the predicted map, and the probability that the predicted label is wrong, by name, all on
+    one scale.
 
-    All arrays (rows, columns); `aspect`: height of a pixel over its width. Shapes that differ: ShapeError. More than `len(CLASSES)` classes repeat colours.
+    All arrays (rows, columns); `aspect`: height of a pixel over its width. Shapes that differ: ShapeError. More than
+    `len(CLASSES)` classes repeat colours.
     """
     for name, image in {"predicted": predicted, **errors}.items():
         if image.shape != labels.shape:
-            raise ShapeError(name, found=f"shape {image.shape}", expected=f"{labels.shape} as the labels", do="Give the same slice of each.")
+            raise ShapeError(
+                name,
+                found=f"shape {image.shape}",
+                expected=f"{labels.shape} as the labels",
+                do="Give the same slice of each.",
+            )
     if not errors:
         raise UsageError("errors", found="no map", expected="at least one", do="Give the probability of error by name.")
     count = len(errors) + 2
@@ -152,19 +208,44 @@ def error_maps(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[st
             axis.spines[:].set_visible(False)
         below = figure.add_subplot(grid[1, :2])
         below.set_axis_off()
-        keys = [Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name) for k, name in enumerate(classes)]
-        legend = below.legend(handles=keys, loc="upper center", ncols=min(len(classes), 4), frameon=False, handlelength=0.9, handletextpad=0.4, columnspacing=0.9, borderaxespad=0)
+        keys = [
+            Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name) for k, name in enumerate(classes)
+        ]
+        legend = below.legend(
+            handles=keys,
+            loc="upper center",
+            ncols=min(len(classes), 4),
+            frameon=False,
+            handlelength=0.9,
+            handletextpad=0.4,
+            columnspacing=0.9,
+            borderaxespad=0,
+        )
         legend.set_in_layout(False)
-        bar = figure.colorbar(shown, cax=figure.add_subplot(grid[1, 2:]), orientation="horizontal", format=PercentFormatter(1, 0), ticks=MaxNLocator(5))
+        bar = figure.colorbar(
+            shown,
+            cax=figure.add_subplot(grid[1, 2:]),
+            orientation="horizontal",
+            format=PercentFormatter(1, 0),
+            ticks=MaxNLocator(5),
+        )
         bar.set_label("probability that the predicted label is wrong")
         bar.outline.set_visible(False)
     return Path(path)
 
 
 def field(values: NDArray[Any], path: StrPath, *, title: str = "", label: str = "") -> Path:
-    """A picture of one number a pixel (height, width) with its colour scale; NaN is left white. No finite number, or not two axes: ShapeError."""
+    """A picture of one number a pixel (height, width) with its colour scale; NaN is left white.
+
+    No finite number, or not two axes: ShapeError.
+    """
     if values.ndim != 2 or not np.isfinite(values).any():
-        raise ShapeError("values", found=f"shape {values.shape} with {int(np.isfinite(values).sum())} finite numbers", expected="an image", do="Draw a case of two axes.")
+        raise ShapeError(
+            "values",
+            found=f"shape {values.shape} with {int(np.isfinite(values).sum())} finite numbers",
+            expected="an image",
+            do="Draw a case of two axes.",
+        )
     width = 4.2
     with _drawing(path, width, width * values.shape[0] / values.shape[1] * 0.85 + 0.4) as figure:
         axis = figure.add_subplot()
@@ -186,14 +267,29 @@ def _curve(axes: Axes, block: Block, colour: str) -> None:
     axes.fill_between(x, x, y, color=colour, alpha=0.15, lw=0, zorder=0)
     axes.plot(x, y, color=colour, lw=1.5, zorder=3)
     # a bin's point grows with its share of the voxels, down to a size that can still be seen
-    axes.scatter(x, y, s=10 + 70 * np.sqrt(share[many]), color=colour, edgecolor="white", lw=0.6, zorder=4, clip_on=False)
+    axes.scatter(
+        x, y, s=10 + 70 * np.sqrt(share[many]), color=colour, edgecolor="white", lw=0.6, zorder=4, clip_on=False
+    )
     few = (share > 0) & ~many
-    axes.scatter(confidence[few], accuracy[few], s=9, facecolor="white", edgecolor=colour, lw=0.7, alpha=0.7, zorder=4, clip_on=False)
+    axes.scatter(
+        confidence[few],
+        accuracy[few],
+        s=9,
+        facecolor="white",
+        edgecolor=colour,
+        lw=0.7,
+        alpha=0.7,
+        zorder=4,
+        clip_on=False,
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.tick_params(labelbottom=False)
-    numbers = [(name, block.get(key), form) for name, key, form in (("ECE", "ece", "{:.1%}"), ("ACE", "ace", "{:.1%}"), ("NLL", "nll", "{:.3f}"))]
+    numbers = [
+        (name, block.get(key), form)
+        for name, key, form in (("ECE", "ece", "{:.1%}"), ("ACE", "ace", "{:.1%}"), ("NLL", "nll", "{:.3f}"))
+    ]
     lines = "\n".join(f"{name}  {form.format(value)}" for name, value, form in numbers if value is not None)
     axes.text(0.97, 0.05, lines, transform=axes.transAxes, ha="right", va="bottom", linespacing=1.45, color="#202020")
 
@@ -221,7 +317,12 @@ def _shares(block: Block) -> list[float]:
 def _known(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     drawn = {name: e for name, e in estimates.items() if np.isfinite(e.mean)}
     if not drawn:
-        raise UsageError("estimates", found="nothing to draw", expected="at least one method with a number", do="Evaluate at least one method.")
+        raise UsageError(
+            "estimates",
+            found="nothing to draw",
+            expected="at least one method with a number",
+            do="Evaluate at least one method.",
+        )
     return drawn
 
 
@@ -239,12 +340,19 @@ def _rows(axes: Axes, names: Sequence[str], highlight: str | None) -> None:
 
 @contextlib.contextmanager
 def _drawing(path: StrPath, width: float, height: float) -> Iterator[Figure]:
-    """A figure of this size in inches that no window system knows of; written to `path` when the block ends without an error."""
+    """A figure of this size in inches that no window system knows of; written to `path` when the block ends without an
+    error.
+    """
     target = Path(path)
     # dates and versions are left out, so that the same numbers give the same file
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     if target.suffix not in metadata:
-        raise UsageError(str(target), found=f"the ending {target.suffix!r}", expected="one of " + ", ".join(metadata), do="Name the figure with one of these endings.")
+        raise UsageError(
+            str(target),
+            found=f"the ending {target.suffix!r}",
+            expected="one of " + ", ".join(metadata),
+            do="Name the figure with one of these endings.",
+        )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)

@@ -1,11 +1,14 @@
 """MRI artefacts on volumes: bias field, motion, ghosting and spikes, through TorchIO (extra `torchio`).
 
-Promises: what is done is data, applying it is pure: the same volume, case name, replicate and seed give the same values, torch's global generator is left as it was, shape
-stays. A volume (X, Y, Z) is scaled to [0, 1] by its minimum and maximum before, and again after; the result is float32. Parameters are written out below, not left to TorchIO's
-defaults. Costs: a few copies of the volume; motion resamples it twice. A volume of one value has no scale: DataError. Without TorchIO: UsageError naming the extra.
+Promises: what is done is data, applying it is pure: the same volume, case name, replicate and seed give the same
+values, torch's global generator is left as it was, shape stays. A volume (X, Y, Z) is scaled to [0, 1] by its minimum
+and maximum before, and again after; the result is float32. Parameters are written out below, not left to TorchIO's
+defaults. Costs: a few copies of the volume; motion resamples it twice. A volume of one value has no scale: DataError.
+Without TorchIO: UsageError naming the extra.
 
-Source: O22 as definitions 8.2 read it (they scale slices; here, as networks are three-dimensional, whole volumes), three random replicates a case. Version: the definitions pin
-0.16-0.18, whose early versions need torchvision. 0.18.92, 0.19.9, 0.20.22, 0.23.1 and 1.2.1 were measured to give the same bits for the same seed in all four artefacts, so the
+Source: O22 as definitions 8.2 read it (they scale slices; here, as networks are three-dimensional, whole volumes),
+three random replicates a case. Version: the definitions pin 0.16-0.18, whose early versions need torchvision. 0.18.92,
+0.19.9, 0.20.22, 0.23.1 and 1.2.1 were measured to give the same bits for the same seed in all four artefacts, so the
 extra takes 0.18.92 to below 2; the announced version 2 changes bias field, ghosting and defaults.
 """
 
@@ -51,7 +54,9 @@ class BiasField:
 
 @dataclass(frozen=True)
 class Motion:
-    """K-space put together from `transforms` positions besides the first: rotations uniform in +-`degrees`, translations in +-`translation` mm."""
+    """K-space put together from `transforms` positions besides the first: rotations uniform in +-`degrees`,
+    translations in +-`translation` mm.
+    """
 
     degrees: float = 30.0
     translation: float = 10.0
@@ -66,7 +71,9 @@ class Motion:
 
 @dataclass(frozen=True)
 class Ghosting:
-    """Every n-th plane of k-space along a random axis times 1 - s, the central one kept; n and s uniform in `ghosts` and `intensity`."""
+    """Every n-th plane of k-space along a random axis times 1 - s, the central one kept; n and s uniform in `ghosts`
+    and `intensity`.
+    """
 
     ghosts: tuple[int, int] = (4, 10)
     intensity: tuple[float, float] = (0.5, 1.0)
@@ -110,13 +117,21 @@ class Artefact:
         return dict(vars(self.change))
 
     def apply(self, volume: NDArray[Any], affine: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
-        """The volume (X, Y, Z), changed, in [0, 1]; `affine` (4, 4) from voxels to mm, for motion. ShapeError for other axes, DataError for one value or any that is not finite."""
+        """The volume (X, Y, Z), changed, in [0, 1]; `affine` (4, 4) from voxels to mm, for motion.
+
+        ShapeError for other axes, DataError for one value or any that is not finite.
+        """
         require_torchio()
         import torch
         import torchio
 
         if volume.ndim != 3:
-            raise ShapeError("volume", found=f"shape {volume.shape}", expected="(X, Y, Z)", do="Artefacts of k-space need a volume; for pictures use photometric corruptions.")
+            raise ShapeError(
+                "volume",
+                found=f"shape {volume.shape}",
+                expected="(X, Y, Z)",
+                do="Artefacts of k-space need a volume; for pictures use photometric corruptions.",
+            )
         data = torch.from_numpy(_scaled(volume))[None]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -125,7 +140,10 @@ class Artefact:
 
 
 def choose(kind: str, case: str, *, replicate: int = 0, seed: int = 0) -> Artefact:
-    """The artefact of this kind for a `case`; each replicate draws anew. UsageError for a kind that is not in `ARTEFACTS`."""
+    """The artefact of this kind for a `case`; each replicate draws anew.
+
+    UsageError for a kind that is not in `ARTEFACTS`.
+    """
     if kind not in ARTEFACTS:
         raise UsageError("artefact", found=repr(kind), expected=", ".join(ARTEFACTS), do="Choose one of these.")
     drawn = hashlib.sha256(f"{seed}:{case}:{kind}:{replicate}".encode()).digest()
@@ -137,7 +155,12 @@ def require_torchio() -> None:
     try:
         import torchio  # noqa: F401
     except ImportError as error:
-        raise UsageError("artefact", found="no TorchIO", expected="TorchIO, which makes MRI artefacts", do='Install the extra: pip install "segcal[torchio]".') from error
+        raise UsageError(
+            "artefact",
+            found="no TorchIO",
+            expected="TorchIO, which makes MRI artefacts",
+            do='Install the extra: pip install "segcal[torchio]".',
+        ) from error
 
 
 def _scaled(volume: NDArray[Any]) -> NDArray[np.float32]:
@@ -145,5 +168,7 @@ def _scaled(volume: NDArray[Any]) -> NDArray[np.float32]:
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
         found = "values that are not finite" if not np.isfinite(low + high) else "one value everywhere"
-        raise DataError("volume", found=found, expected="intensities that differ", do="Leave this volume out, or repair it.")
+        raise DataError(
+            "volume", found=found, expected="intensities that differ", do="Leave this volume out, or repair it."
+        )
     return ((x - low) / (high - low)).astype(np.float32)

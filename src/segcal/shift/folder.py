@@ -1,10 +1,12 @@
 """A folder of images in, the same names out, and `corruptions.csv`, a row a file of what was done to it.
 
-Pictures (PNG, TIFF, JPEG) are corrupted photometrically, NIfTI volumes get an MRI artefact. Promises: a file is complete or absent; the table is written last, so a folder
-without one is unfinished; equal input gives equal pixels. JPEG files come out as PNG of their stem, because saving them again would be one more corruption; the choice by name
-uses the name they came with. Pictures keep grey or colour and 8 or 16 bits (palettes are looked up, transparency is dropped); volumes keep their grid and become float32 in [0,
-1]. Names, not folders, decide, so a volume's draws do not depend on where it lies. Costs: one image in memory. When there is nothing: a folder without an image is a
-MissingError, and nothing is written. A file that cannot be read is an UnreadableError that names it.
+Pictures (PNG, TIFF, JPEG) are corrupted photometrically, NIfTI volumes get an MRI artefact. Promises: a file is
+complete or absent; the table is written last, so a folder without one is unfinished; equal input gives equal pixels.
+JPEG files come out as PNG of their stem, because saving them again would be one more corruption; the choice by name
+uses the name they came with. Pictures keep grey or colour and 8 or 16 bits (palettes are looked up, transparency is
+dropped); volumes keep their grid and become float32 in [0, 1]. Names, not folders, decide, so a volume's draws do not
+depend on where it lies. Costs: one image in memory. When there is nothing: a folder without an image is a MissingError,
+and nothing is written. A file that cannot be read is an UnreadableError that names it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcal import journal
-from segcal.errors import DataError, MissingError, OutputError, SegcalError, UnreadableError, UnsafeFileError, UsageError
+from segcal.errors import (
+    DataError,
+    MissingError,
+    OutputError,
+    SegcalError,
+    UnreadableError,
+    UnsafeFileError,
+    UsageError,
+)
 from segcal.shift import artefacts, photometric
 
 TABLE = "corruptions.csv"
@@ -37,7 +47,11 @@ _GREY = ("L", "I;16", "I;16B", "I;16L", "F")
 
 @dataclass(frozen=True)
 class Row:
-    """What was done to one file. `file`: written, relative to the output; `digest`: of the values written, which does not depend on how they are packed."""
+    """What was done to one file.
+
+    `file`: written, relative to the output; `digest`: of the values written, which does not depend on how they are
+    packed.
+    """
 
     file: str
     kind: str
@@ -72,7 +86,10 @@ class Photometric:
 
 @dataclass(frozen=True)
 class Artefacts:
-    """One MRI artefact on volumes; more than one of `replicates` go to folders replicate0, replicate1, ... Draws depend on the name without its ending."""
+    """One MRI artefact on volumes; more than one of `replicates` go to folders replicate0, replicate1, ...
+
+    Draws depend on the name without its ending.
+    """
 
     kind: str
     replicates: int = 1
@@ -81,7 +98,9 @@ class Artefacts:
 
     def outputs(self, source: Path) -> Sequence[str]:
         """Names, relative to the output, of what `source` becomes."""
-        return [source.name] if self.replicates == 1 else [f"replicate{k}/{source.name}" for k in range(self.replicates)]
+        return (
+            [source.name] if self.replicates == 1 else [f"replicate{k}/{source.name}" for k in range(self.replicates)]
+        )
 
     def write(self, source: Path, folder: Path) -> Iterator[Row]:
         """Write them into `folder`, and say what was done."""
@@ -103,11 +122,20 @@ Work = Photometric | Artefacts
 """What is done to each file of a folder."""
 
 
-def corrupt(images: Path, output: Path, work: Work, *, overwrite: bool = False, begin: Callable[[int], None] | None = None, step: Callable[[], None] | None = None) -> list[Row]:
+def corrupt(
+    images: Path,
+    output: Path,
+    work: Work,
+    *,
+    overwrite: bool = False,
+    begin: Callable[[int], None] | None = None,
+    step: Callable[[], None] | None = None,
+) -> list[Row]:
     """Corrupt every image in the folder `images` into `output`, and return the table, by file.
 
-    `begin` is told how many files there are, `step` is called after each. Raises MissingError for no image, UsageError where the output is the input or two files would become one,
-    OutputError for a used folder without `overwrite`, and UnreadableError or DataError for a file.
+    `begin` is told how many files there are, `step` is called after each. Raises MissingError for no image, UsageError
+    where the output is the input or two files would become one, OutputError for a used folder without `overwrite`, and
+    UnreadableError or DataError for a file.
     """
     found = _files(images, work.endings)
     _check_output(images, output, overwrite)
@@ -115,7 +143,12 @@ def corrupt(images: Path, output: Path, work: Work, *, overwrite: bool = False, 
     for source in found:
         for name in work.outputs(source):
             if name in taken:
-                raise UsageError(str(images), found=f"{taken[name].name} and {source.name}", expected=f"one file that becomes {name}", do="Move one of them elsewhere.")
+                raise UsageError(
+                    str(images),
+                    found=f"{taken[name].name} and {source.name}",
+                    expected=f"one file that becomes {name}",
+                    do="Move one of them elsewhere.",
+                )
             taken[name] = source
     with contextlib.suppress(FileNotFoundError), journal.explained(output / TABLE):
         (output / TABLE).unlink()
@@ -136,8 +169,17 @@ def corrupt(images: Path, output: Path, work: Work, *, overwrite: bool = False, 
 
 def _files(images: Path, endings: tuple[str, ...]) -> list[Path]:
     if not images.is_dir():
-        raise MissingError(str(images), found="a file" if images.exists() else "no such folder", expected="a folder of images", do="Check the path.")
-    found = [path for path in sorted(images.iterdir()) if not path.name.startswith(".") and _ending(path, endings) and path.is_file()]
+        raise MissingError(
+            str(images),
+            found="a file" if images.exists() else "no such folder",
+            expected="a folder of images",
+            do="Check the path.",
+        )
+    found = [
+        path
+        for path in sorted(images.iterdir())
+        if not path.name.startswith(".") and _ending(path, endings) and path.is_file()
+    ]
     if not found:
         raise MissingError(
             str(images),
@@ -150,11 +192,21 @@ def _files(images: Path, endings: tuple[str, ...]) -> list[Path]:
 
 def _check_output(images: Path, output: Path, overwrite: bool) -> None:
     if output.exists() and output.resolve() == images.resolve():
-        raise UsageError(str(output), found="the folder of the images itself", expected="another folder", do="The images would be lost: choose a new folder.")
+        raise UsageError(
+            str(output),
+            found="the folder of the images itself",
+            expected="another folder",
+            do="The images would be lost: choose a new folder.",
+        )
     if output.exists() and not output.is_dir():
         raise OutputError(str(output), found="a file", expected="a folder", do="Choose another output path.")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise OutputError(str(output), found="a folder with files in it", expected="a new or empty folder", do="Use --overwrite, or another folder.")
+        raise OutputError(
+            str(output),
+            found="a folder with files in it",
+            expected="a new or empty folder",
+            do="Use --overwrite, or another folder.",
+        )
 
 
 def _ending(path: Path, endings: tuple[str, ...]) -> str:
@@ -166,14 +218,24 @@ def _picture(path: Path) -> NDArray[Any]:
     with _readable(path), Image.open(path, formats=("PNG", "TIFF", "JPEG")) as image:
         pages = int(getattr(image, "n_frames", 1))
         if pages != 1:
-            raise UnreadableError(str(path), found=f"a picture of {pages} pages", expected="one page", do="Save the pages as files of their own.")
+            raise UnreadableError(
+                str(path),
+                found=f"a picture of {pages} pages",
+                expected="one page",
+                do="Save the pages as files of their own.",
+            )
         if image.mode in _GREY:
             pixels = np.asarray(image)
             return pixels.astype(pixels.dtype.newbyteorder("="))
         if image.mode in ("1", "LA", "La"):
             return np.asarray(image.convert("L"))
         if image.mode == "I":
-            raise DataError(str(path), found="a grey picture of 32 bits", expected="8 or 16 bits, or floats in [0, 1]", do="Convert it: what white is cannot be known.")
+            raise DataError(
+                str(path),
+                found="a grey picture of 32 bits",
+                expected="8 or 16 bits, or floats in [0, 1]",
+                do="Convert it: what white is cannot be known.",
+            )
         return np.asarray(image.convert("RGB"))
 
 
@@ -182,7 +244,12 @@ def _volume(path: Path) -> tuple[NDArray[Any], Any]:
         image = nibabel.load(path)
         volume = np.asarray(image.dataobj)
     if volume.ndim != 3 or not volume.size:
-        raise DataError(str(path), found=f"shape {volume.shape}", expected="a volume (X, Y, Z)", do="Save channels or time points as files of their own.")
+        raise DataError(
+            str(path),
+            found=f"shape {volume.shape}",
+            expected="a volume (X, Y, Z)",
+            do="Save channels or time points as files of their own.",
+        )
     return volume, image
 
 
@@ -196,10 +263,20 @@ def _readable(path: Path) -> Iterator[None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnsafeFileError(str(path), found=str(error), expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels", do="Cut the image into tiles.") from error
+        raise UnsafeFileError(
+            str(path),
+            found=str(error),
+            expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
+            do="Cut the image into tiles.",
+        ) from error
     except (OSError, EOFError, SyntaxError, ValueError, ImageFileError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableError(str(path), found=f"a file that cannot be read ({reason})", expected="a complete image", do="Copy it again, or leave it out.") from error
+        raise UnreadableError(
+            str(path),
+            found=f"a file that cannot be read ({reason})",
+            expected="a complete image",
+            do="Copy it again, or leave it out.",
+        ) from error
 
 
 @contextlib.contextmanager

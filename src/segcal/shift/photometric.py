@@ -1,14 +1,18 @@
 """Photometric corruptions of pictures: noise, blur, brightness, JPEG or fog, each mild or strong.
 
-What is done to a picture is data: `choose` gives a `Corruption`, its recorded parameters, and `Corruption.apply` is pure. Promises: the same file name, seed and severity give
-the same values; mild and strong take the same kind, and the same noise field; shape and type stay, so labels still fit. The kind is int(sha256(f"{seed}:{filename}"), 16) mod 5
-in the order of `BANK`, with the name as given, without its folder; noise is numpy's default_rng on that number. Costs: one picture in float64.
+What is done to a picture is data: `choose` gives a `Corruption`, its recorded parameters, and `Corruption.apply` is
+pure. Promises: the same file name, seed and severity give the same values; mild and strong take the same kind, and the
+same noise field; shape and type stay, so labels still fit. The kind is int(sha256(f"{seed}:{filename}"), 16) mod 5 in
+the order of `BANK`, with the name as given, without its folder; noise is numpy's default_rng on that number. Costs: one
+picture in float64.
 
-Pictures are (H, W) or (H, W, 3). Unsigned integers of 8 and 16 bits are scaled by their type's largest value and rounded back; floats lie in [0, 1] and are not rounded. Grey
-pictures are treated alike, with one channel (JPEG has no colour to subsample then). JPEG is 8 bit: 16-bit and float pictures come back on 256 levels, and its output depends on
+Pictures are (H, W) or (H, W, 3). Unsigned integers of 8 and 16 bits are scaled by their type's largest value and
+rounded back; floats lie in [0, 1] and are not rounded. Grey pictures are treated alike, with one channel (JPEG has no
+colour to subsample then). JPEG is 8 bit: 16-bit and float pictures come back on 256 levels, and its output depends on
 the libjpeg of Pillow. No pixel: ShapeError.
 
-Source: K26 Table 6, readings of definitions 8.1 and 16. Deviation from ImageNet-C of the same names: fog is a white veil without structure, brightness multiplies.
+Source: K26 Table 6, readings of definitions 8.1 and 16. Deviation from ImageNet-C of the same names: fog is a white
+veil without structure, brightness multiplies.
 """
 
 from __future__ import annotations
@@ -55,7 +59,9 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """A Gaussian of standard deviation `sigma` pixels cut to `size` x `size` and normalised; beyond the border the picture is mirrored without its outermost pixel."""
+    """A Gaussian of standard deviation `sigma` pixels cut to `size` x `size` and normalised; beyond the border the
+    picture is mirrored without its outermost pixel.
+    """
 
     size: int
     sigma: float
@@ -94,7 +100,12 @@ class Jpeg:
     def apply(self, x: Pixels, draws: np.random.Generator) -> Pixels:
         """See Change. ShapeError beyond 65535 pixels a side, which JPEG cannot store."""
         if max(x.shape[:2]) > JPEG_SIDE:
-            raise ShapeError("image", found=f"{x.shape[0]} x {x.shape[1]} pixels", expected=f"at most {JPEG_SIDE} a side for JPEG", do="Cut it into tiles, or choose another kind.")
+            raise ShapeError(
+                "image",
+                found=f"{x.shape[0]} x {x.shape[1]} pixels",
+                expected=f"at most {JPEG_SIDE} a side for JPEG",
+                do="Cut it into tiles, or choose another kind.",
+            )
         file = io.BytesIO()
         Image.fromarray(np.rint(255 * x).astype(np.uint8)).save(file, "JPEG", quality=self.quality, subsampling="4:2:0")
         with Image.open(file) as decoded:
@@ -137,9 +148,17 @@ class Corruption:
         return dict(vars(self.change))
 
     def apply(self, image: NDArray[Any]) -> NDArray[Any]:
-        """The picture (H, W) or (H, W, 3), changed, of the same shape and type. ShapeError for another shape, DataError for another type or floats outside [0, 1]."""
+        """The picture (H, W) or (H, W, 3), changed, of the same shape and type.
+
+        ShapeError for another shape, DataError for another type or floats outside [0, 1].
+        """
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or not image.size:
-            raise ShapeError("image", found=f"shape {image.shape}", expected="(H, W) or (H, W, 3)", do="Give one grey or colour picture; drop transparency first.")
+            raise ShapeError(
+                "image",
+                found=f"shape {image.shape}",
+                expected="(H, W) or (H, W, 3)",
+                do="Give one grey or colour picture; drop transparency first.",
+            )
         whole = _whole(image)
         changed = self.change.apply(image.astype(np.float64) / whole, np.random.default_rng(self.seed))
         return np.rint(changed * whole).astype(image.dtype) if image.dtype.kind == "u" else changed.astype(image.dtype)
@@ -151,11 +170,19 @@ def digest(filename: str, seed: int = 0) -> int:
 
 
 def choose(filename: str, severity: Severity, *, seed: int = 0, kind: str | None = None) -> Corruption:
-    """What is done to the picture `filename`; `kind`: one of `BANK` for every file instead of the choice by name. UsageError for a kind or severity that is not there."""
+    """What is done to the picture `filename`; `kind`: one of `BANK` for every file instead of the choice by name.
+
+    UsageError for a kind or severity that is not there.
+    """
     if severity not in SEVERITIES:
         raise UsageError("severity", found=repr(severity), expected=" or ".join(SEVERITIES), do="Choose one of these.")
     if kind is not None and kind not in BANK:
-        raise UsageError("kind", found=repr(kind), expected=", ".join(BANK), do="Choose one of these, or none for a choice by file name.")
+        raise UsageError(
+            "kind",
+            found=repr(kind),
+            expected=", ".join(BANK),
+            do="Choose one of these, or none for a choice by file name.",
+        )
     number = digest(filename, seed)
     chosen = kind or list(BANK)[number % len(BANK)]
     return Corruption(chosen, severity, BANK[chosen][severity], number)
@@ -166,8 +193,18 @@ def _whole(image: NDArray[Any]) -> int:
     if image.dtype in (np.uint8, np.uint16):
         return int(np.iinfo(image.dtype).max)
     if image.dtype.kind != "f":
-        raise DataError("image", found=f"values of type {image.dtype}", expected="uint8, uint16, or floats in [0, 1]", do="Convert the picture.")
+        raise DataError(
+            "image",
+            found=f"values of type {image.dtype}",
+            expected="uint8, uint16, or floats in [0, 1]",
+            do="Convert the picture.",
+        )
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):
-        raise DataError("image", found=f"floats from {low:g} to {high:g}", expected="floats in [0, 1]", do="Scale the picture, and scale back afterwards.")
+        raise DataError(
+            "image",
+            found=f"floats from {low:g} to {high:g}",
+            expected="floats in [0, 1]",
+            do="Scale the picture, and scale back afterwards.",
+        )
     return 1

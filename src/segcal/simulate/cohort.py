@@ -1,11 +1,15 @@
-"""Simulated cases: what an ensemble of networks says of a volume, and labels drawn from a posterior that is known at every voxel.
+"""Simulated cases: what an ensemble of networks says of a volume, and labels drawn from a posterior that is known at
+every voxel.
 
-A case is made in four steps. Blobs and smooth random fields give class scores D, shifted by a random effect of the case, so that errors cluster by case; x = log S(D).
-The truth maps x to the posterior q. Labels are an arg max of log q plus correlated Gumbel fields: patchy, and at every voxel drawn exactly from q. Each network is distorted in its
-own way, an affine map of D and a smooth field, and these distortions sum to zero over networks: the mean of their logits is exactly x, so `pool="logits"` has the known truth.
+A case is made in four steps. Blobs and smooth random fields give class scores D, shifted by a random effect of the
+case, so that errors cluster by case; x = log S(D). The truth maps x to the posterior q. Labels are an arg max of log q
+plus correlated Gumbel fields: patchy, and at every voxel drawn exactly from q. Each network is distorted in its own
+way, an affine map of D and a smooth field, and these distortions sum to zero over networks: the mean of their logits is
+exactly x, so `pool="logits"` has the known truth.
 
-Promises: case i depends on the design, the truth, the seed and i alone, not on how many are drawn or in which order. Scores are bounded (`RANGE`), so that neither float32
-probabilities nor the floor of 1e-12 lose anything that matters. Costs: some 40 Fourier transforms of a volume a case. Nothing is kept.
+Promises: case i depends on the design, the truth, the seed and i alone, not on how many are drawn or in which order.
+Scores are bounded (`RANGE`), so that neither float32 probabilities nor the floor of 1e-12 lose anything that matters.
+Costs: some 40 Fourier transforms of a volume a case. Nothing is kept.
 """
 
 from __future__ import annotations
@@ -34,11 +38,13 @@ WOBBLE = 2.0
 
 @dataclass(frozen=True)
 class Design:
-    """What is simulated. `classes`: names, the background first. `shape` (z, y, x), `spacing` in mm, `margin`: voxels a side along each axis that no network looked at.
+    """What is simulated. `classes`: names, the background first. `shape` (z, y, x), `spacing` in mm, `margin`: voxels a
+    side along each axis that no network looked at.
 
-    `members`: networks. `texture`, `patch`: widths in voxels (z, y, x) of the kernels of class scores and of label noise. Standard deviations: `effect` of a case's shift of
-    the scores, `disagreement` of the networks' own smooth distortions, `tilt` of the entries of their own matrices. Raises UsageError for fewer than two classes, no network, or
-    a margin that leaves nothing.
+    `members`: networks. `texture`, `patch`: widths in voxels (z, y, x) of the kernels of class scores and of label
+    noise. Standard deviations: `effect` of a case's shift of the scores, `disagreement` of the networks' own smooth
+    distortions, `tilt` of the entries of their own matrices. Raises UsageError for fewer than two classes, no network,
+    or a margin that leaves nothing.
     """
 
     classes: tuple[str, ...] = ("background", "kidney", "tumour", "cyst")
@@ -55,9 +61,19 @@ class Design:
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or self.members < 1:
             found = f"{len(self.classes)} classes and {self.members} networks"
-            raise UsageError("design", found=found, expected="at least two classes and one network", do="Name the background and one more.")
+            raise UsageError(
+                "design",
+                found=found,
+                expected="at least two classes and one network",
+                do="Name the background and one more.",
+            )
         if any(n - 2 * m < 1 or m < 0 for n, m in zip(self.shape, self.margin, strict=True)):
-            raise UsageError("margin", found=f"{self.margin} of {self.shape}", expected="at least one voxel left along every axis", do="Take a smaller margin.")
+            raise UsageError(
+                "margin",
+                found=f"{self.margin} of {self.shape}",
+                expected="at least one voxel left along every axis",
+                do="Take a smaller margin.",
+            )
 
     @property
     def crop(self) -> tuple[tuple[int, int], ...]:
@@ -67,7 +83,8 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCase:
-    """`members` (M, C, z, y, x): log-probabilities of each network. `log_probs` (C, z, y, x): x, of their pooled logits. `log_posterior`: log q, of the same shape.
+    """`members` (M, C, z, y, x): log-probabilities of each network. `log_probs` (C, z, y, x): x, of their pooled
+    logits. `log_posterior`: log q, of the same shape.
 
     `labels` (z, y, x) uint8, 0 outside `crop`.
     """
@@ -97,12 +114,19 @@ class Simulation:
 
     def __post_init__(self) -> None:
         if self.truth.classes != len(self.design.classes):
-            raise ShapeError("truth", found=f"{self.truth.classes} classes", expected=f"{len(self.design.classes)} as in the design", do="Make the truth for these classes.")
+            raise ShapeError(
+                "truth",
+                found=f"{self.truth.classes} classes",
+                expected=f"{len(self.design.classes)} as in the design",
+                do="Make the truth for these classes.",
+            )
 
     def case(self, index: int) -> SimulatedCase:
         """Case `index`, from its own streams of random numbers."""
         design, shape = self.design, self.design.shape
-        anatomy, noise, networks = (np.random.default_rng(s) for s in np.random.SeedSequence([self.seed, index]).spawn(3))
+        anatomy, noise, networks = (
+            np.random.default_rng(s) for s in np.random.SeedSequence([self.seed, index]).spawn(3)
+        )
         scores = self._scores(anatomy)
         log_probs = _log_softmax(scores)
         log_posterior = self.truth.log_posterior(log_probs)
@@ -114,7 +138,9 @@ class Simulation:
         return case
 
     def _scores(self, generator: np.random.Generator) -> Array:
-        """D (C, z, y, x): one blob a class but the background, texture, and the case's own shift, bounded by `RANGE`."""
+        """D (C, z, y, x): one blob a class but the background, texture, and the case's own shift, bounded by
+        `RANGE`.
+        """
         design = self.design
         count = len(design.classes)
         at = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in design.shape), indexing="ij"))
@@ -133,9 +159,12 @@ class Simulation:
     def _distortions(self, generator: np.random.Generator, scores: Array) -> Array:
         """(M, C, z, y, x): each network's own distortion of D; they sum to zero over networks."""
         design, count = self.design, len(self.design.classes)
-        fields = gaussian_fields(generator, design.members * count, design.shape, design.texture).reshape(design.members, count, *design.shape)
+        fields = gaussian_fields(generator, design.members * count, design.shape, design.texture).reshape(
+            design.members, count, *design.shape
+        )
         smooth = WOBBLE * np.tanh(design.disagreement * fields / WOBBLE)
-        # a network distorts every case alike: its matrix and bias come from the seed of the simulation, not from the case
+        # a network distorts every case alike: its matrix and bias come from the seed of the simulation, not from the
+        # case
         own = np.random.default_rng([self.seed, design.members, count])
         matrices = own.normal(0.0, design.tilt, (design.members, count, count))
         biases = own.normal(0.0, 4 * design.tilt, (design.members, count))
@@ -144,7 +173,9 @@ class Simulation:
 
 
 def draw_labels(generator: np.random.Generator, log_posterior: Array, lengths: tuple[float, ...]) -> NDArray[np.uint8]:
-    """Labels (*spatial) from log-probabilities (C, *spatial): at every voxel exactly from its distribution, correlated between voxels over kernels of `lengths`."""
+    """Labels (*spatial) from log-probabilities (C, *spatial): at every voxel exactly from its distribution, correlated
+    between voxels over kernels of `lengths`.
+    """
     noise = gumbel_fields(generator, len(log_posterior), log_posterior.shape[1:], lengths)
     return np.asarray(np.argmax(log_posterior + noise, axis=0), np.uint8)
 

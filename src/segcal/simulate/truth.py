@@ -1,8 +1,10 @@
-"""The truth of a simulated cohort: labels follow q = S(W x + b), x the network's canonical log-probabilities; and how far probabilities are from it.
+"""The truth of a simulated cohort: labels follow q = S(W x + b), x the network's canonical log-probabilities; and how
+far probabilities are from it.
 
-Three kinds of distortion, by what can undo them: a temperature (W = beta I, b = 0: temperature scaling), equal row sums (matrix scaling with equal row sums), general (Dirichlet
-calibration). Only `identifiable` combinations of W and b can be recovered: adding the same row to all rows of W, or a number to all of b, changes no probability.
-The distance is KL(q || p), mean over voxels, in nats; it is the NLL a method loses against the truth. No voxel: NaN.
+Three kinds of distortion, by what can undo them: a temperature (W = beta I, b = 0: temperature scaling), equal row sums
+(matrix scaling with equal row sums), general (Dirichlet calibration). Only `identifiable` combinations of W and b can
+be recovered: adding the same row to all rows of W, or a number to all of b, changes no probability. The distance is
+KL(q || p), mean over voxels, in nats; it is the NLL a method loses against the truth. No voxel: NaN.
 """
 
 from __future__ import annotations
@@ -24,17 +26,33 @@ from segcal.errors import ShapeError, UsageError
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """`weight` (C, C) and `bias` (C,) of the true map; equal where these are. Shapes that do not go together: ShapeError."""
+    """`weight` (C, C) and `bias` (C,) of the true map; equal where these are.
+
+    Shapes that do not go together: ShapeError.
+    """
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if self.weight.ndim != 2 or self.weight.shape[0] != self.weight.shape[1] or self.bias.shape != self.weight.shape[:1]:
-            raise ShapeError("weight, bias", found=f"shapes {self.weight.shape} and {self.bias.shape}", expected="(C, C) and (C,)", do="Give a square matrix and one bias a class.")
+        if (
+            self.weight.ndim != 2
+            or self.weight.shape[0] != self.weight.shape[1]
+            or self.bias.shape != self.weight.shape[:1]
+        ):
+            raise ShapeError(
+                "weight, bias",
+                found=f"shapes {self.weight.shape} and {self.bias.shape}",
+                expected="(C, C) and (C,)",
+                do="Give a square matrix and one bias a class.",
+            )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Truth) and np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias)
+        return (
+            isinstance(other, Truth)
+            and np.array_equal(self.weight, other.weight)
+            and np.array_equal(self.bias, other.bias)
+        )
 
     def __hash__(self) -> int:
         return hash((self.weight.tobytes(), self.bias.tobytes()))
@@ -43,18 +61,24 @@ class Truth:
     def temperature(cls, classes: int, beta: float) -> Truth:
         """A network that is off by a temperature 1 / beta alone."""
         if not (math.isfinite(beta) and beta > 0):
-            raise UsageError("beta", found=str(beta), expected="a finite number above 0", do="Temperatures are positive.")
+            raise UsageError(
+                "beta", found=str(beta), expected="a finite number above 0", do="Temperatures are positive."
+            )
         return cls(beta * np.eye(classes), np.zeros(classes))
 
     @classmethod
     def general(cls, classes: int, seed: int = 0) -> Truth:
         """As `equal_row_sums`, and the overall confidence tilts the classes too: row sums of W differ."""
         equal = cls.equal_row_sums(classes, seed)
-        return cls(equal.weight + np.random.default_rng([seed, classes, 1]).uniform(-0.06, 0.06, classes)[:, None], equal.bias)
+        return cls(
+            equal.weight + np.random.default_rng([seed, classes, 1]).uniform(-0.06, 0.06, classes)[:, None], equal.bias
+        )
 
     @classmethod
     def equal_row_sums(cls, classes: int, seed: int = 0) -> Truth:
-        """An over-confident network whose classes are distorted each in its own way, so that no temperature undoes it; all rows of W have the same sum."""
+        """An over-confident network whose classes are distorted each in its own way, so that no temperature undoes it;
+        all rows of W have the same sum.
+        """
         generator = np.random.default_rng([seed, classes])
         weight = np.diag(generator.uniform(0.5, 0.8, classes)) + generator.normal(0.0, 0.06, (classes, classes))
         weight -= (weight.sum(1) - weight.sum(1).mean())[:, None] / classes
@@ -68,7 +92,9 @@ class Truth:
 
     def log_posterior(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
         """log q (C, ...) of canonical log-probabilities (C, ...), class axis first."""
-        scores = np.einsum("ij,j...->i...", self.weight, log_probs) + self.bias.reshape(-1, *(1,) * (log_probs.ndim - 1))
+        scores = np.einsum("ij,j...->i...", self.weight, log_probs) + self.bias.reshape(
+            -1, *(1,) * (log_probs.ndim - 1)
+        )
         return np.asarray(scores - special.logsumexp(scores, axis=0, keepdims=True))
 
     def identifiable(self) -> NDArray[np.float64]:
@@ -92,7 +118,9 @@ class Divergence:
 
 @dataclass(frozen=True)
 class DistanceToTruth:
-    """Sum of KL(q || p), where q is what `truth` says of the rows and p what `through`, a map of rows such as a calibrator's, makes of them (None: the rows themselves)."""
+    """Sum of KL(q || p), where q is what `truth` says of the rows and p what `through`, a map of rows such as a
+    calibrator's, makes of them (None: the rows themselves).
+    """
 
     truth: Truth
     through: Callable[[Rows], Rows] | None = None

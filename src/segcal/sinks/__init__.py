@@ -1,7 +1,7 @@
 """Where calibrated probabilities go: one module a format.
 
-A `Sink` writes cases, one at a time, in bounded memory. A case's files are complete or absent: the writer gathers blocks in scratch space and
-renames finished files into place when it is closed without an error.
+A `Sink` writes cases, one at a time, in bounded memory. A case's files are complete or absent: the writer gathers
+blocks in scratch space and renames finished files into place when it is closed without an error.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from segcal.journal import Scratch
 class Delivered:
     """Consecutive voxels ready to be written.
 
-    `probabilities` (channels, n) float32; padding as it came. `label_map` (n,) int64: the decision of the delivered probabilities.
-    `maps`: named one-valued maps (n,) float32: entropy in nats, confidence, error.
+    `probabilities` (channels, n) float32; padding as it came. `label_map` (n,) int64: the decision of the delivered
+    probabilities. `maps`: named one-valued maps (n,) float32: entropy in nats, confidence, error.
     """
 
     start: int
@@ -42,8 +42,10 @@ class Writer(Protocol):
 class Sink(Protocol):
     """A format.
 
-    - `case` opens one case for writing; leaving the block without an error puts all its files in place, leaving it with one leaves none;
-    - `finish` writes what belongs to the whole folder (dataset.json and the like) and is called once, after the last case;
+    - `case` opens one case for writing; leaving the block without an error puts all its files in place, leaving it with
+      one leaves none;
+    - `finish` writes what belongs to the whole folder (dataset.json and the like) and is called once, after the last
+      case;
     - several cases may be open at once, each used by one thread.
     """
 

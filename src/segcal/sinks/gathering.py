@@ -1,10 +1,10 @@
 """An open case on its way to disk: its blocks, held until the case is complete.
 
-Promises: memory stays within `scratch.limit` (a case that does not fit is kept as raw rows in one scratch file, removed when the case is closed); blocks are
-taken in increasing order, each voxel once, and anything else is a UsageError, for a file with a gap would look like a result. A full scratch disk is an
-OutputError that names the scratch file.
-Costs: four bytes a channel, map and voxel, written once and read once.
-When there is nothing: a case of no voxel is complete from the start.
+Promises: memory stays within `scratch.limit` (a case that does not fit is kept as raw rows in one scratch file, removed
+when the case is closed); blocks are taken in increasing order, each voxel once, and anything else is a UsageError, for
+a file with a gap would look like a result. A full scratch disk is an OutputError that names the scratch file. Costs:
+four bytes a channel, map and voxel, written once and read once. When there is nothing: a case of no voxel is complete
+from the start.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Held:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._array = None
         if self._file is not None and self.path is not None:
             try:
@@ -76,7 +78,10 @@ class Held:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One value a voxel, of a complete case: a channel, a map, or the label map. `slab` is how many bytes of it may be copied at a time."""
+    """One value a voxel, of a complete case: a channel, a map, or the label map.
+
+    `slab` is how many bytes of it may be copied at a time.
+    """
 
     held: Held
     index: int
@@ -106,28 +111,47 @@ class Row:
 class Gathered:
     """The writer of every format here: takes blocks, gives back rows when the case is complete."""
 
-    def __init__(self, case: Case, channels: int, names: Sequence[str], floats: Held, labels: Held | None, slab: int) -> None:
+    def __init__(
+        self, case: Case, channels: int, names: Sequence[str], floats: Held, labels: Held | None, slab: int
+    ) -> None:
         self._case, self._channels, self._names = case, channels, tuple(names)
         self._floats, self._labels, self._slab = floats, labels, slab
         self._next = 0
 
     def write(self, delivered: Delivered) -> None:
-        """Take one block. UsageError for a block out of order, of another shape or type, or without a map that was asked for."""
+        """Take one block.
+
+        UsageError for a block out of order, of another shape or type, or without a map that was asked for.
+        """
         p = delivered.probabilities.detach().cpu()
         n = p.shape[-1]
         if delivered.start != self._next or delivered.start + n > self._case.voxels:
             offered = f"voxels {delivered.start} to {delivered.start + n} of {self._case.voxels}"
-            raise self._refusal(offered, f"voxels from {self._next} on", "Write the blocks of a case in increasing order, each once.")
+            raise self._refusal(
+                offered, f"voxels from {self._next} on", "Write the blocks of a case in increasing order, each once."
+            )
         if p.shape != (self._channels, n) or p.dtype != torch.float32:
             expected = f"torch.float32 of shape ({self._channels}, n)"
-            raise self._refusal(f"probabilities {p.dtype} of shape {tuple(p.shape)}", expected, "Deliver one row a channel, rounded to float32 where the decision is kept.")
+            raise self._refusal(
+                f"probabilities {p.dtype} of shape {tuple(p.shape)}",
+                expected,
+                "Deliver one row a channel, rounded to float32 where the decision is kept.",
+            )
         for name in self._names:
             if name not in delivered.maps:
-                raise self._refusal(f"maps {sorted(delivered.maps)}", f"the map {name!r}", "Compute every map that the sink was asked to write.")
+                raise self._refusal(
+                    f"maps {sorted(delivered.maps)}",
+                    f"the map {name!r}",
+                    "Compute every map that the sink was asked to write.",
+                )
         rows = [*p, *(delivered.maps[name].detach().cpu() for name in self._names)]
         fits = all(row.shape == (n,) and row.dtype == torch.float32 for row in rows)
         if not fits or (self._labels is not None and delivered.label_map.shape != (n,)):
-            raise self._refusal("maps of another length or type", f"{n} float32 values a map and {n} labels", "Deliver maps and labels for the voxels of the probabilities.")
+            raise self._refusal(
+                "maps of another length or type",
+                f"{n} float32 values a map and {n} labels",
+                "Deliver maps and labels for the voxels of the probabilities.",
+            )
         for index, row in enumerate(rows):
             self._floats.put(index, self._next, row.numpy())
         if self._labels is not None:
@@ -137,7 +161,9 @@ class Gathered:
     def check_complete(self) -> None:
         """UsageError unless every voxel was written."""
         if self._next != self._case.voxels:
-            raise self._refusal(f"{self._next} voxels written", f"all {self._case.voxels}", "Write every block before closing the case.")
+            raise self._refusal(
+                f"{self._next} voxels written", f"all {self._case.voxels}", "Write every block before closing the case."
+            )
 
     def channels(self) -> list[Row]:
         """The probabilities, a row a channel."""
@@ -145,7 +171,11 @@ class Gathered:
 
     def map(self, wanted: Map) -> Row:
         """A map that was asked for."""
-        return Row(self._floats, wanted.channel if wanted.channel is not None else self._channels + self._names.index(wanted.folder), self._slab)
+        return Row(
+            self._floats,
+            wanted.channel if wanted.channel is not None else self._channels + self._names.index(wanted.folder),
+            self._slab,
+        )
 
     def label_map(self) -> Row:
         """The label map, where the sink asked for it."""
@@ -157,8 +187,13 @@ class Gathered:
 
 
 @contextlib.contextmanager
-def gather(cohort: Cohort, case: Case, requested: Requested, scratch: Scratch, labels: np.dtype[Any] | None = None) -> Iterator[Gathered]:
-    """Open a writer for `case`; with `labels`, the label map is kept too, in that type. What it holds is gone when the block ends."""
+def gather(
+    cohort: Cohort, case: Case, requested: Requested, scratch: Scratch, labels: np.dtype[Any] | None = None
+) -> Iterator[Gathered]:
+    """Open a writer for `case`; with `labels`, the label map is kept too, in that type.
+
+    What it holds is gone when the block ends.
+    """
     requested.check(cohort.head.classes)
     channels, names = cohort.head.channels, requested.delivered
     rows, voxels = channels + len(names), case.voxels
@@ -166,5 +201,9 @@ def gather(cohort: Cohort, case: Case, requested: Requested, scratch: Scratch, l
     in_memory = size <= scratch.limit
     with contextlib.ExitStack() as stack:
         floats = stack.enter_context(Held(rows, voxels, FLOAT, None if in_memory else scratch.path("delivered")))
-        kept = None if labels is None else stack.enter_context(Held(1, voxels, labels, None if in_memory else scratch.path("label-map")))
+        kept = (
+            None
+            if labels is None
+            else stack.enter_context(Held(1, voxels, labels, None if in_memory else scratch.path("label-map")))
+        )
         yield Gathered(case, channels, names, floats, kept, max(PIECE, scratch.limit // 8))

@@ -1,13 +1,15 @@
 """The voxel grid of a NIfTI file, and how the axes of a case lie on it.
 
-A `Grid` is taken from a reference file (the delivered label map; of a file with channels, the first three axes) or, for a case without one, from its
-spacing alone. Written files carry the reference's header: qform, sform and their codes, pixel sizes, units, description; only the type of value, scaling,
-display range and intent are their own.
-NIfTI runs the first axis fastest; an nnU-Net case has its axes reversed (z, y, x), so its voxels are already in file order. Other orders are read slab by slab.
+A `Grid` is taken from a reference file (the delivered label map; of a file with channels, the first three axes) or, for
+a case without one, from its spacing alone. Written files carry the reference's header: qform, sform and their codes,
+pixel sizes, units, description; only the type of value, scaling, display range and intent are their own. NIfTI runs the
+first axis fastest; an nnU-Net case has its axes reversed (z, y, x), so its voxels are already in file order. Other
+orders are read slab by slab.
 
-Promises: geometry bit for bit that of the reference. Costs: a case in file order is read once; another order is read once for every `Row.slab` bytes of the result.
-When there is nothing: no reference gives a grid whose form codes are 0, which is NIfTI's way to say that the position is not known.
-Source: NIfTI-1 (nifti1.h) and NIfTI-2; nnU-Net's readers with `WithReorient` in their names turn images to the closest canonical axes (RAS).
+Promises: geometry bit for bit that of the reference. Costs: a case in file order is read once; another order is read
+once for every `Row.slab` bytes of the result. When there is nothing: no reference gives a grid whose form codes are 0,
+which is NIfTI's way to say that the position is not known. Source: NIfTI-1 (nifti1.h) and NIfTI-2; nnU-Net's readers
+with `WithReorient` in their names turn images to the closest canonical axes (RAS).
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ _MOST = 32767
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A NIfTI grid: `header`; `axes`, the axis of the case that each file axis runs along, fastest first; `flips`, whether it runs backwards;
-    `shape` of the case; `size`, the shape of a file with one value a voxel."""
+    """A NIfTI grid: `header`; `axes`, the axis of the case that each file axis runs along, fastest first; `flips`,
+    whether it runs backwards; `shape` of the case; `size`, the shape of a file with one value a voxel.
+    """
 
     header: nibabel.Nifti1Header
     axes: tuple[int, ...]
@@ -96,11 +99,17 @@ def is_nifti(path: Path) -> bool:
 def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, canonical: bool = False) -> Grid:
     """The grid of a reference file, for a case of `shape`.
 
-    `reversed_axes`: the case's axes are the file's, last first (nnU-Net, SimpleITK), else as nibabel gives them. `canonical`: the case was turned to the closest
-    canonical axes before that. Raises MissingError or UnreadableError for the file, ShapeError if the case does not lie on its grid.
+    `reversed_axes`: the case's axes are the file's, last first (nnU-Net, SimpleITK), else as nibabel gives them.
+    `canonical`: the case was turned to the closest canonical axes before that. Raises MissingError or UnreadableError
+    for the file, ShapeError if the case does not lie on its grid.
     """
     if not reference.is_file():
-        raise MissingError(str(reference), found="no such file", expected="a NIfTI file whose geometry the output takes over", do="Restore the label map beside the probabilities.")
+        raise MissingError(
+            str(reference),
+            found="no such file",
+            expected="a NIfTI file whose geometry the output takes over",
+            do="Restore the label map beside the probabilities.",
+        )
     rank = len(shape)
     try:
         image = nibabel.load(reference)
@@ -113,7 +122,9 @@ def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, can
         axes, flips = tuple(int(a) for a in turned[:, 0]), tuple(bool(f < 0) for f in turned[:, 1])
     except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
         found = f"a file that is not a readable NIfTI image ({error})"
-        raise UnreadableError(str(reference), found=found, expected="a .nii or .nii.gz file", do="Write the file again, or convert it.") from error
+        raise UnreadableError(
+            str(reference), found=found, expected="a .nii or .nii.gz file", do="Write the file again, or convert it."
+        ) from error
     if any(n != 1 for n in size[3:]):  # channels
         size = size[:3]
     if reversed_axes:
@@ -129,9 +140,17 @@ def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, can
 
 
 def grid_without_reference(shape: tuple[int, ...], spacing: Sequence[float] | None, *, reversed_axes: bool) -> Grid:
-    """A grid whose place in space is not known: pixel sizes from `spacing` (mm, per axis; ones if None), form codes 0. ShapeError beyond three axes."""
+    """A grid whose place in space is not known: pixel sizes from `spacing` (mm, per axis; ones if None), form codes 0.
+
+    ShapeError beyond three axes.
+    """
     if len(shape) > 3:
-        raise ShapeError("NIfTI output", found=f"{len(shape)} spatial axes", expected="at most 3", do="Write this case as npz or zarr.")
+        raise ShapeError(
+            "NIfTI output",
+            found=f"{len(shape)} spatial axes",
+            expected="at most 3",
+            do="Write this case as npz or zarr.",
+        )
     axes = tuple(range(len(shape)))[:: -1 if reversed_axes else 1]
     more = 3 - len(shape)
     size = (*(shape[a] for a in axes), *(1,) * more)
@@ -154,7 +173,9 @@ def _slab(row: Row, shape: tuple[int, ...], axis: int, low: int, high: int) -> N
     first, last = (low, high) if axis == 0 else (0, shape[0])
     plane = max(1, row.voxels // max(1, shape[0]))
     step = max(1, PIECE // (plane * row.itemsize))
-    out = np.empty((last - first, *(high - low if a == axis else n for a, n in enumerate(shape) if a > 0)), row.held.dtype)
+    out = np.empty(
+        (last - first, *(high - low if a == axis else n for a, n in enumerate(shape) if a > 0)), row.held.dtype
+    )
     inner = tuple(slice(low, high) if a == axis else slice(None) for a in range(len(shape)) if a > 0)
     for start in range(first, last, step):
         stop = min(start + step, last)

@@ -1,8 +1,9 @@
 """Which maps a user asked for beside the probabilities, and the folder each goes to.
 
-A map is delivered by name (`entropy`, `confidence`, `error`) and goes to a folder of that name. `probability` stands for one map a channel, taken from the
-probabilities themselves, in folders `probability_<class>`; characters of a class name that a file system may refuse become '_', and names that are then alike
-end in the number of their channel. Nothing asked for: no folder.
+A map is delivered by name (`entropy`, `confidence`, `error`) and goes to a folder of that name. `probability` stands
+for one map a channel, taken from the probabilities themselves, in folders `probability_<class>`; characters of a class
+name that a file system may refuse become '_', and names that are then alike end in the number of their channel. Nothing
+asked for: no folder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ PROBABILITY = "probability"
 
 @dataclass(frozen=True)
 class Map:
-    """One map: the folder it goes to, which is also the name it is delivered by unless it is a `channel` of the probabilities."""
+    """One map: the folder it goes to, which is also the name it is delivered by unless it is a `channel` of the
+    probabilities.
+    """
 
     folder: str
     channel: int | None = None
@@ -28,7 +31,10 @@ class Map:
 
 @dataclass(frozen=True)
 class Requested:
-    """The maps a sink writes, one folder each. `names` as asked for; `classes` name the channels and are needed for `probability` only."""
+    """The maps a sink writes, one folder each.
+
+    `names` as asked for; `classes` name the channels and are needed for `probability` only.
+    """
 
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
@@ -37,9 +43,19 @@ class Requested:
         for name in self.names:
             if not re.fullmatch(r"\w[\w-]*", name) or self.names.count(name) > 1:
                 known = "names of maps such as 'entropy', each once"
-                raise UsageError("maps", found=repr(name), expected=known, do="Name each map once, for example --maps entropy,confidence,error.")
+                raise UsageError(
+                    "maps",
+                    found=repr(name),
+                    expected=known,
+                    do="Name each map once, for example --maps entropy,confidence,error.",
+                )
         if PROBABILITY in self.names and not self.classes:
-            raise UsageError("maps", found=f"{PROBABILITY!r} and no class names", expected="the names of the channels", do="Give the sink the head's classes.")
+            raise UsageError(
+                "maps",
+                found=f"{PROBABILITY!r} and no class names",
+                expected="the names of the channels",
+                do="Give the sink the head's classes.",
+            )
 
     @property
     def delivered(self) -> tuple[str, ...]:
@@ -51,17 +67,29 @@ class Requested:
         """All maps, in the order asked for."""
         out: list[Map] = []
         for name in self.names:
-            out += [Map(folder, c) for c, folder in enumerate(_folders(self.classes))] if name == PROBABILITY else [Map(name)]
+            out += (
+                [Map(folder, c) for c, folder in enumerate(_folders(self.classes))]
+                if name == PROBABILITY
+                else [Map(name)]
+            )
         return tuple(out)
 
     def check(self, classes: Sequence[str]) -> None:
         """UsageError if the channels of a cohort are not those the folders are named after."""
         if PROBABILITY in self.names and tuple(classes) != self.classes:
-            raise UsageError("maps", found=f"channels {list(classes)}", expected=f"{list(self.classes)}", do="Make one sink a cohort.")
+            raise UsageError(
+                "maps",
+                found=f"channels {list(classes)}",
+                expected=f"{list(self.classes)}",
+                do="Make one sink a cohort.",
+            )
 
 
 def _folders(classes: Sequence[str]) -> list[str]:
     safe = [re.sub(r"[^\w-]+", "_", name) for name in classes]
     # a file system may not tell upper from lower case
     alike = Counter(name.casefold() for name in safe)
-    return [f"{PROBABILITY}_{name}" if name and alike[name.casefold()] == 1 else f"{PROBABILITY}_{name}_{channel}" for channel, name in enumerate(safe)]
+    return [
+        f"{PROBABILITY}_{name}" if name and alike[name.casefold()] == 1 else f"{PROBABILITY}_{name}_{channel}"
+        for channel, name in enumerate(safe)
+    ]

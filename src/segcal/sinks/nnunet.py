@@ -1,15 +1,17 @@
 """nnU-Net's layout of a prediction folder, as its own `ensemble_folders` and `apply_postprocessing_to_folder` read on.
 
-For each case CASE.npz (`probabilities`, float32, channels first, in nnU-Net's axes), CASE.pkl (copied byte for byte, never opened) and the label map: with one
-member the delivered file byte for byte, which may be post-processed and differ from the arg max; with several the decision of the pooled probabilities, on the
-grid and in the format of the first member's label map. `finish` copies dataset.json, plans.json and predict_from_raw_data_args.json from the first member.
-Maps go to subfolders, so that nnU-Net does not take them for cases: MAP/CASE.nii.gz on the grid of the label map, or MAP/CASE.tif for pictures, float32.
+For each case CASE.npz (`probabilities`, float32, channels first, in nnU-Net's axes), CASE.pkl (copied byte for byte,
+never opened) and the label map: with one member the delivered file byte for byte, which may be post-processed and
+differ from the arg max; with several the decision of the pooled probabilities, on the grid and in the format of the
+first member's label map. `finish` copies dataset.json, plans.json and predict_from_raw_data_args.json from the first
+member. Maps go to subfolders, so that nnU-Net does not take them for cases: MAP/CASE.nii.gz on the grid of the label
+map, or MAP/CASE.tif for pictures, float32.
 
-Promises: a label map holds every label (its type is widened where a label would not fit); geometry is the reference's, bit for bit; readers of nnU-Net that
-turn images to canonical axes (`WithReorient` in plans.json) are undone.
-Costs: see `gathering`. When there is nothing: a case without the files that nnU-Net leaves is a MissingError before any work.
-Source: nnU-Net 2.8.1, nnunetv2/inference/export_prediction.py and nnunetv2/imageio. Deviation: label maps and maps as .nrrd, .mha, .gipl or 3-D .tif are not
-written; where one would have to be, that is a UsageError.
+Promises: a label map holds every label (its type is widened where a label would not fit); geometry is the reference's,
+bit for bit; readers of nnU-Net that turn images to canonical axes (`WithReorient` in plans.json) are undone. Costs: see
+`gathering`. When there is nothing: a case without the files that nnU-Net leaves is a MissingError before any work.
+Source: nnU-Net 2.8.1, nnunetv2/inference/export_prediction.py and nnunetv2/imageio. Deviation: label maps and maps as
+.nrrd, .mha, .gipl or 3-D .tif are not written; where one would have to be, that is a UsageError.
 """
 
 from __future__ import annotations
@@ -38,11 +40,16 @@ ROLES = ("folder", "properties", "label_map")
 """What a case must carry in `files`: the folder it was predicted to, its .pkl, its delivered label map."""
 
 SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}
-"""What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's folder."""
+"""What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's
+folder.
+"""
 
 
 class NnunetSink:
-    """Writes nnU-Net prediction folders. `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'."""
+    """Writes nnU-Net prediction folders.
+
+    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
+    """
 
     def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
         self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
@@ -54,7 +61,11 @@ class NnunetSink:
         check_targets(case, targets)
         pooled = cohort.members > 1
         frame = _frame(case) if pooled or self._maps.names else None
-        dtype = None if not pooled or frame is None else np.promote_types(frame.dtype, np.min_scalar_type(_highest(cohort.head))).newbyteorder("<")
+        dtype = (
+            None
+            if not pooled or frame is None
+            else np.promote_types(frame.dtype, np.min_scalar_type(_highest(cohort.head))).newbyteorder("<")
+        )
         with gather(cohort, case, self._maps, scratch, dtype) as gathered:
             yield gathered
             gathered.check_complete()
@@ -80,7 +91,10 @@ class NnunetSink:
                 shutil.copyfile(path, part)
 
     def outputs(self, case: Case) -> list[Path]:
-        """Files that `case` will leave: npz, pkl, label map, maps. MissingError for a case that nnU-Net did not write."""
+        """Files that `case` will leave: npz, pkl, label map, maps.
+
+        MissingError for a case that nnU-Net did not write.
+        """
         missing = [role for role in ROLES if role not in case.files or not case.files[role].exists()]
         if missing:
             raise MissingError(
@@ -92,7 +106,9 @@ class NnunetSink:
         label_map = case.files["label_map"]
         ending = ".nii.gz" if label_map.name.lower().endswith(".nii.gz") else label_map.suffix
         own = [output(self._folder, case, e) for e in (".npz", ".pkl", ending)]
-        return own + [output(self._folder, case, ".nii.gz" if is_nifti(label_map) else ".tif", m.folder) for m in self._maps.maps]
+        return own + [
+            output(self._folder, case, ".nii.gz" if is_nifti(label_map) else ".tif", m.folder) for m in self._maps.maps
+        ]
 
 
 def _frame(case: Case) -> Grid | Picture:
@@ -129,7 +145,10 @@ def _setting(case: Case, name: str) -> Path:
 
 
 def turns_to_canonical_axes(case: Case) -> bool:
-    """Whether the reader named in plans.json turned the image of a case to canonical axes. No plans.json: it did not. UnreadableError for one that is no JSON object."""
+    """Whether the reader named in plans.json turned the image of a case to canonical axes.
+
+    No plans.json: it did not. UnreadableError for one that is no JSON object.
+    """
     path = _setting(case, "plans.json")
     if not path.is_file():
         return False
@@ -138,5 +157,10 @@ def turns_to_canonical_axes(case: Case) -> bool:
         reader = plans.get("image_reader_writer", "")
     except (ValueError, AttributeError) as error:
         found = f"a file that is not a JSON object ({error})"
-        raise UnreadableError(str(path), found=found, expected="nnU-Net's plans.json", do="Copy it again from the folder of the trained model.") from error
+        raise UnreadableError(
+            str(path),
+            found=found,
+            expected="nnU-Net's plans.json",
+            do="Copy it again from the folder of the trained model.",
+        ) from error
     return isinstance(reader, str) and reader.endswith("WithReorient")

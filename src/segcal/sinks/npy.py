@@ -1,7 +1,7 @@
 """One plain .npy a case, ready to be memory-mapped; maps as MAP/CASE.npy.
 
-Promises: `np.load` gives the delivered float32 values bit for bit, shape (channels, *spatial); equal input, equal bytes. Costs: see `gathering`; not compressed.
-When there is nothing: `finish` has nothing to write.
+Promises: `np.load` gives the delivered float32 values bit for bit, shape (channels, *spatial); equal input, equal
+bytes. Costs: see `gathering`; not compressed. When there is nothing: `finish` has nothing to write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from segcal.sinks.placing import check_targets, output, placed
 
 
 class NpySink:
-    """Writes CASE.npy. `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'."""
+    """Writes CASE.npy.
+
+    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
+    """
 
     def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
         self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
@@ -42,4 +45,7 @@ class NpySink:
 
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave."""
-        return [output(self._folder, case, ".npy"), *(output(self._folder, case, ".npy", m.folder) for m in self._maps.maps)]
+        return [
+            output(self._folder, case, ".npy"),
+            *(output(self._folder, case, ".npy", m.folder) for m in self._maps.maps),
+        ]

@@ -1,7 +1,9 @@
-"""Maps and label maps of pictures, through Pillow: float32 TIFF for a map, the delivered file's own format for a label map.
+"""Maps and label maps of pictures, through Pillow: float32 TIFF for a map, the delivered file's own format for a label
+map.
 
-Promises: float32 values bit for bit (Pillow mode F, not compressed); a label map in the reference's format, mode and palette, in 16 bits where a label needs them.
-Costs: one picture in memory; a picture cannot be taken apart as a volume can. When there is nothing: a picture of no pixel is refused by Pillow, and by nnU-Net.
+Promises: float32 values bit for bit (Pillow mode F, not compressed); a label map in the reference's format, mode and
+palette, in 16 bits where a label needs them. Costs: one picture in memory; a picture cannot be taken apart as a volume
+can. When there is nothing: a picture of no pixel is refused by Pillow, and by nnU-Net.
 """
 
 from __future__ import annotations
@@ -35,25 +37,50 @@ class Picture:
 
 
 def is_picture(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a label map is one picture: by its ending, and a case of two axes, or three of which the first has length 1."""
+    """Whether a label map is one picture: by its ending, and a case of two axes, or three of which the first has length
+    1.
+    """
     return path.suffix.lower() in ENDINGS and (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1))
 
 
 def picture_of(reference: Path, shape: tuple[int, ...]) -> Picture:
-    """What the label map at `reference` looks like. Raises MissingError or UnreadableError for the file, ShapeError if it is not of the case's shape."""
+    """What the label map at `reference` looks like.
+
+    Raises MissingError or UnreadableError for the file, ShapeError if it is not of the case's shape.
+    """
     if not reference.is_file():
-        raise MissingError(str(reference), found="no such file", expected="the delivered label map", do="Restore the label map beside the probabilities.")
+        raise MissingError(
+            str(reference),
+            found="no such file",
+            expected="the delivered label map",
+            do="Restore the label map beside the probabilities.",
+        )
     try:
         with Image.open(reference) as image:
             mode, palette, size = image.mode, image.getpalette(), image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         found = f"a file that is not a readable picture ({error})"
-        raise UnreadableError(str(reference), found=found, expected="a PNG, BMP or TIFF label map", do="Write the file again, or convert it.") from error
+        raise UnreadableError(
+            str(reference),
+            found=found,
+            expected="a PNG, BMP or TIFF label map",
+            do="Write the file again, or convert it.",
+        ) from error
     if mode not in ("L", "P") and not mode.startswith("I;16"):
-        raise UnreadableError(str(reference), found=f"a picture of mode {mode}", expected="one label a pixel: 8 or 16 bit grey, or a palette", do="Convert the label map.")
+        raise UnreadableError(
+            str(reference),
+            found=f"a picture of mode {mode}",
+            expected="one label a pixel: 8 or 16 bit grey, or a palette",
+            do="Convert the label map.",
+        )
     if (size[1], size[0]) != shape[-2:]:
         found = f"{size[1]} x {size[0]} pixels"
-        raise ShapeError(str(reference), found=found, expected=f"{shape[-2]} x {shape[-1]}", do="Probabilities and label map must come from the same prediction.")
+        raise ShapeError(
+            str(reference),
+            found=found,
+            expected=f"{shape[-2]} x {shape[-1]}",
+            do="Probabilities and label map must come from the same prediction.",
+        )
     return Picture(mode, None if palette is None else bytes(palette), (size[1], size[0]))
 
 

@@ -1,8 +1,9 @@
 """Rows of a complete case as .npy, .npz and gzip files, written a few megabytes at a time.
 
-Promises: the bytes depend on the values alone (no time, no file name inside); numpy, and whatever reads its files, reads them back bit for bit.
-Costs: `PIECE` bytes of memory. Deflate at level 1: on calibrated probabilities it takes half the time of numpy's level 6 for files 1 to 2 % larger.
-When there is nothing: no voxel gives an array with no voxel.
+Promises: the bytes depend on the values alone (no time, no file name inside); numpy, and whatever reads its files,
+reads them back bit for bit. Costs: `PIECE` bytes of memory. Deflate at level 1: on calibrated probabilities it takes
+half the time of numpy's level 6 for files 1 to 2 % larger. When there is nothing: no voxel gives an array with no
+voxel.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def write_npz(path: Path, key: str, rows: Sequence[Row], shape: Sequence[int]) -
 
 def write_gzip(path: Path, head: bytes, pieces: Iterable[bytes | memoryview]) -> None:
     """A gzip file of `head` and then the pieces."""
-    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=LEVEL, fileobj=raw, mtime=0) as file:
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=LEVEL, fileobj=raw, mtime=0) as file,
+    ):
         file.write(head)
         for piece in pieces:
             file.write(piece)

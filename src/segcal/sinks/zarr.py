@@ -1,8 +1,9 @@
 """One zarr (version 3) array a case, CASE.zarr, in chunks of one channel; maps as MAP/CASE.zarr.
 
-Promises: the delivered float32 values bit for bit, shape (channels, *spatial), with the names of the channels and the spacing (mm, or null) as attributes; equal
-input, equal bytes for one version of zarr. Costs: see `gathering`; besides, one plane of the first spatial axis. Chunks hold at most 2^20 values.
-When there is nothing: chunks that are zero everywhere are not stored, which is how zarr reads them back; `finish` has nothing to write.
+Promises: the delivered float32 values bit for bit, shape (channels, *spatial), with the names of the channels and the
+spacing (mm, or null) as attributes; equal input, equal bytes for one version of zarr. Costs: see `gathering`; besides,
+one plane of the first spatial axis. Chunks hold at most 2^20 values. When there is nothing: chunks that are zero
+everywhere are not stored, which is how zarr reads them back; `finish` has nothing to write.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ CHUNK = 1 << 20
 
 
 class ZarrSink:
-    """Writes CASE.zarr. `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'."""
+    """Writes CASE.zarr.
+
+    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
+    """
 
     def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
         self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
@@ -40,7 +44,13 @@ class ZarrSink:
             yield gathered
             gathered.check_complete()
             with placed(targets) as parts:
-                _write(parts[0], gathered.channels(), case.shape, True, {"classes": list(cohort.head.classes), "spacing": spacing})
+                _write(
+                    parts[0],
+                    gathered.channels(),
+                    case.shape,
+                    True,
+                    {"classes": list(cohort.head.classes), "spacing": spacing},
+                )
                 for part, wanted in zip(parts[1:], self._maps.maps, strict=True):
                     _write(part, [gathered.map(wanted)], case.shape, False, {"spacing": spacing})
 
@@ -49,13 +59,18 @@ class ZarrSink:
 
     def outputs(self, case: Case) -> list[Path]:
         """Stores that `case` will leave."""
-        return [output(self._folder, case, ".zarr"), *(output(self._folder, case, ".zarr", m.folder) for m in self._maps.maps)]
+        return [
+            output(self._folder, case, ".zarr"),
+            *(output(self._folder, case, ".zarr", m.folder) for m in self._maps.maps),
+        ]
 
 
 def _write(path: Path, rows: Sequence[Row], shape: tuple[int, ...], channels: bool, attributes: dict[str, Any]) -> None:
     chunks = _chunks(shape)
     lead: tuple[int, ...] = (len(rows),) if channels else ()
-    array = zarr.create_array(store=str(path), shape=(*lead, *shape), chunks=(*(1 for _ in lead), *chunks), dtype=FLOAT, attributes=attributes)
+    array = zarr.create_array(
+        store=str(path), shape=(*lead, *shape), chunks=(*(1 for _ in lead), *chunks), dtype=FLOAT, attributes=attributes
+    )
     plane = rows[0].voxels // max(1, shape[0])
     for c, row in enumerate(rows):
         for low in range(0, shape[0], chunks[0]):

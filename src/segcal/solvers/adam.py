@@ -1,9 +1,12 @@
-"""Full-batch Adam with a plateau schedule and early stopping on a second objective: how the papers train, for comparison with the exact solvers.
+"""Full-batch Adam with a plateau schedule and early stopping on a second objective: how the papers train, for
+comparison with the exact solvers.
 
-Each step asks for the training objective with its gradient (`train`) and for the value on other data (`validation`) at one point, so both come from one pass. The learning
-rate falls by `factor` after `patience // 2` steps without improvement (torch's `ReduceLROnPlateau`, its other defaults), and the descent ends after `patience` steps without a new
-lowest validation value, after `most` steps, or where a value is not finite. What is returned is the best point visited, the start included, so the validation value never
-rises. It is no optimum of anything: `converged` is always False and the gap infinite.
+Each step asks for the training objective with its gradient (`train`) and for the value on other data (`validation`) at
+one point, so both come from one pass. The learning rate falls by `factor` after `patience // 2` steps without
+improvement (torch's `ReduceLROnPlateau`, its other defaults), and the descent ends after `patience` steps without a new
+lowest validation value, after `most` steps, or where a value is not finite. What is returned is the best point visited,
+the start included, so the validation value never rises. It is no optimum of anything: `converged` is always False and
+the gap infinite.
 """
 
 from __future__ import annotations
@@ -27,10 +30,15 @@ class Adam:
     factor: float = 0.1
 
     def solve(self, start: Vector) -> Steps:
-        """Descend from `start` (d,). `Solved.value` is the validation value at the best point, `evaluations` the points visited."""
+        """Descend from `start` (d,).
+
+        `Solved.value` is the validation value at the best point, `evaluations` the points visited.
+        """
         point = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
         optimiser = torch.optim.Adam([point], lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=self.factor, patience=self.patience // 2)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimiser, factor=self.factor, patience=self.patience // 2
+        )
         best, lowest, at, steepest = np.array(start, float), math.inf, 0, math.inf
         count = 0
         while True:
@@ -53,4 +61,6 @@ class Adam:
             point.grad = torch.tensor(train.gradient, dtype=torch.float64)
             optimiser.step()
             count += 1
-        return Solved(best, lowest, steepest, math.inf, "none", False, count + 1, notes=(f"best at step {at} of {count}", note))
+        return Solved(
+            best, lowest, steepest, math.inf, "none", False, count + 1, notes=(f"best at step {at} of {count}", note)
+        )

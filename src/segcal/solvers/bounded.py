@@ -1,9 +1,12 @@
-"""Newton under bounds x >= 0, for a smooth convex function that is dear to evaluate and most of whose variables end at their bound.
+"""Newton under bounds x >= 0, for a smooth convex function that is dear to evaluate and most of whose variables end at
+their bound.
 
-Each step minimises the quadratic model over the bounds; the curvature is asked for only where variables are or want to be free, mostly from a sample (`rough`), and is
-corrected by BFGS updates from the exact gradients of the steps made. Every trial point is feasible, Armijo backtracking, the value never rises beyond rounding.
-Stops when the predicted gain of a step is below `tolerance` and the certificate below `certify`, or when rounding ends the descent, which it says.
-`residual` of what is returned is the KKT residual max_i |min(x_i / unit_i, unit_i g_i)|, or |unit_i g_i| where g_i < 0, with the units the caller gives (feature size one).
+Each step minimises the quadratic model over the bounds; the curvature is asked for only where variables are or want to
+be free, mostly from a sample (`rough`), and is corrected by BFGS updates from the exact gradients of the steps made.
+Every trial point is feasible, Armijo backtracking, the value never rises beyond rounding. Stops when the predicted gain
+of a step is below `tolerance` and the certificate below `certify`, or when rounding ends the descent, which it says.
+`residual` of what is returned is the KKT residual max_i |min(x_i / unit_i, unit_i g_i)|, or |unit_i g_i| where g_i < 0,
+with the units the caller gives (feature size one).
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ class BoundedNewton:
     rough: bool = True
     refresh: float = 0.3
 
-    def solve(self, start: Vector, gap: Callable[[Vector, Vector], tuple[float, str]], unit: Vector | None = None) -> Steps:
+    def solve(
+        self, start: Vector, gap: Callable[[Vector, Vector], tuple[float, str]], unit: Vector | None = None
+    ) -> Steps:
         """Minimise over x >= 0 from `start` (d,). `gap(x, gradient)` bounds what remains and names its proof."""
         x = np.maximum(np.asarray(start, float), 0)
         units = np.ones_like(x) if unit is None else unit
@@ -85,7 +90,9 @@ class BoundedNewton:
                 stale, stalls = True, stalls + 1
                 continue
             moved, change = trial - x, answer.gradient - found.gradient
-            surprise = float(np.linalg.norm(change[known] - model @ moved[known])) / max(float(np.linalg.norm(change[known])), 1e-300)
+            surprise = float(np.linalg.norm(change[known] - model @ moved[known])) / max(
+                float(np.linalg.norm(change[known])), 1e-300
+            )
             x, found = trial, answer
             if surprise > self.refresh and gain > 1e3 * self.tolerance:
                 stale, stalls = True, stalls + 1 if fresh else 0
@@ -94,7 +101,9 @@ class BoundedNewton:
         if best is not None and best[0] < gap(x, found.gradient)[0]:
             x, found = best[1], best[2]
         bound, proof = gap(x, found.gradient)
-        return Solved(x, found.value, kkt_residual(x, found.gradient, units), bound, proof, converged, count, None, notes)
+        return Solved(
+            x, found.value, kkt_residual(x, found.gradient, units), bound, proof, converged, count, None, notes
+        )
 
 
 def kkt_residual(x: Vector, gradient: Vector, unit: Vector) -> float:
@@ -104,7 +113,9 @@ def kkt_residual(x: Vector, gradient: Vector, unit: Vector) -> float:
 
 
 def _step(model: Vector, gradient: Vector, x: Vector) -> Vector:
-    """Minimiser d of g d + d M d / 2 over x + d >= 0, by projected Newton on the small dense problem, in variables of unit curvature."""
+    """Minimiser d of g d + d M d / 2 over x + d >= 0, by projected Newton on the small dense problem, in variables of
+    unit curvature.
+    """
     if not len(x):
         return np.zeros(0)
     diagonal = np.diag(model)
@@ -142,13 +153,16 @@ def _solve(matrix: Vector, right: Vector) -> Vector:
     damping = 0.0
     while True:
         try:
-            return np.asarray(scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix + damping * np.eye(len(right))), right))
+            return np.asarray(
+                scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix + damping * np.eye(len(right))), right)
+            )
         except np.linalg.LinAlgError:
             damping = max(10 * damping, 1e-14)
 
 
 def bounded_gap(convexity: Vector, box: float = 1e4) -> Callable[[Vector, Vector], tuple[float, str]]:
-    """A rigorous bound over x >= 0, from lower bounds of the penalty's curvature along each variable (d,): minus the minimum of g (y - x) + w (y - x)^2 / 2, one by one.
+    """A rigorous bound over x >= 0, from lower bounds of the penalty's curvature along each variable (d,): minus the
+    minimum of g (y - x) + w (y - x)^2 / 2, one by one.
 
     Where a curvature is zero: over y <= `box` there.
     """
@@ -159,5 +173,9 @@ def bounded_gap(convexity: Vector, box: float = 1e4) -> Callable[[Vector, Vector
         move = np.maximum(move, -x)
         return float(-(gradient * move + convexity * move**2 / 2).sum()), proof
 
-    proof = "strong convexity of the penalty, over the bounds" if (convexity > 0).all() else f"convexity, over 0 <= theta <= {box:g}"
+    proof = (
+        "strong convexity of the penalty, over the bounds"
+        if (convexity > 0).all()
+        else f"convexity, over 0 <= theta <= {box:g}"
+    )
     return bound

@@ -1,9 +1,12 @@
-"""Probabilities by bin that minimise a binned binary log-likelihood: non-decreasing ones by pooling adjacent violators, or free ones, both within bounds.
+"""Probabilities by bin that minimise a binned binary log-likelihood: non-decreasing ones by pooling adjacent violators,
+or free ones, both within bounds.
 
-Given the share of events `share` (B,) and weights `weight` (B,), minimise sum_i w_i (-y_i log f_i - (1 - y_i) log (1 - f_i)) / sum w over low <= f_i <= high. The non-decreasing
-minimiser is that of the squared error too (Barlow et al. 1972), pooled exactly in one sweep; bounds only clip it. A certificate comes with it: by convexity the gap is at most
-g.f - min g.v over feasible v, g the gradient, and the minimum is attained at a step function from `low` to `high` (non-decreasing) or bin by bin (free).
-Costs: O(B). No bin: empty results and a gap of 0. A bin of weight 0 takes part in no sum, and its value is that of the bins it is pooled with, or its own share.
+Given the share of events `share` (B,) and weights `weight` (B,), minimise sum_i w_i (-y_i log f_i - (1 - y_i) log (1 -
+f_i)) / sum w over low <= f_i <= high. The non-decreasing minimiser is that of the squared error too (Barlow et al.
+1972), pooled exactly in one sweep; bounds only clip it. A certificate comes with it: by convexity the gap is at most
+g.f - min g.v over feasible v, g the gradient, and the minimum is attained at a step function from `low` to `high`
+(non-decreasing) or bin by bin (free). Costs: O(B). No bin: empty results and a gap of 0. A bin of weight 0 takes part
+in no sum, and its value is that of the bins it is pooled with, or its own share.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ def gap_non_decreasing(values: Vector, share: Vector, weight: Vector, low: float
     """A bound on the objective at `values` minus that of the best non-decreasing one within the bounds."""
     gradient = _gradient(values, share, weight)
     # v is low before the step and high from it on, for every place of the step
-    best: float = min((high * np.append(gradient[::-1].cumsum()[::-1], 0.0) + low * np.append(0.0, gradient.cumsum())).tolist())
+    best: float = min(
+        (high * np.append(gradient[::-1].cumsum()[::-1], 0.0) + low * np.append(0.0, gradient.cumsum())).tolist()
+    )
     return max(float(gradient @ values) - best, 0.0)
 
 
@@ -53,4 +58,6 @@ def gap_free(values: Vector, share: Vector, weight: Vector, low: float, high: fl
 
 
 def _gradient(values: Vector, share: Vector, weight: Vector) -> Vector:
-    return np.asarray(weight * (values - share) / (values * (1 - values)) / max(float(weight.sum()), np.finfo(np.float64).tiny))
+    return np.asarray(
+        weight * (values - share) / (values * (1 - values)) / max(float(weight.sum()), np.finfo(np.float64).tiny)
+    )

@@ -1,9 +1,10 @@
 """Newton with a model of the curvature, for a smooth convex function that is dear to evaluate.
 
-The curvature may come from a sample of the data (`rough`) and is then corrected by BFGS updates from the exact gradients of the steps made, so
-that convergence is superlinear although the exact curvature is never formed. Armijo backtracking; the value never rises beyond rounding. Stops when the
-predicted gain of a step is below `tolerance`, or when rounding ends the descent, which it says; of the points that rounding cannot tell apart it returns the best certified.
-The certificate is the caller's: it knows how convex its objective is (`strong_convexity_gap`).
+The curvature may come from a sample of the data (`rough`) and is then corrected by BFGS updates from the exact
+gradients of the steps made, so that convergence is superlinear although the exact curvature is never formed. Armijo
+backtracking; the value never rises beyond rounding. Stops when the predicted gain of a step is below `tolerance`, or
+when rounding ends the descent, which it says; of the points that rounding cannot tell apart it returns the best
+certified. The certificate is the caller's: it knows how convex its objective is (`strong_convexity_gap`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ STALLS = 2
 
 @dataclass(frozen=True)
 class Newton:
-    """Stops when a step's predicted gain is below `tolerance` and the certified gap below `certify`. `rough`: take curvature from a sample.
+    """Stops when a step's predicted gain is below `tolerance` and the certified gap below `certify`. `rough`: take
+    curvature from a sample.
 
-    `refresh`: form the curvature anew after a step along which the gradient changed unlike the model by more than this share; where a model just formed fails so
-    `STALLS` times in a row, the sample is not telling and exact curvature is asked for.
+    `refresh`: form the curvature anew after a step along which the gradient changed unlike the model by more than this
+    share; where a model just formed fails so `STALLS` times in a row, the sample is not telling and exact curvature is
+    asked for.
     """
 
     tolerance: float = 1e-14
@@ -37,8 +40,13 @@ class Newton:
     rough: bool = True
     refresh: float = 0.3
 
-    def solve(self, start: Vector, gap: Callable[[Vector, Vector], tuple[float, str]], model: Vector | None = None) -> Steps:
-        """Minimise from `start` (d,). `gap(theta, gradient)` bounds what remains and names its proof; `model` (d, d) is a curvature to begin with."""
+    def solve(
+        self, start: Vector, gap: Callable[[Vector, Vector], tuple[float, str]], model: Vector | None = None
+    ) -> Steps:
+        """Minimise from `start` (d,).
+
+        `gap(theta, gradient)` bounds what remains and names its proof; `model` (d, d) is a curvature to begin with.
+        """
         x = np.asarray(start, float)
         if model is None:
             both = yield self._queries(x)
@@ -87,7 +95,9 @@ class Newton:
                 found, model, formed_here = both["f"], _curvature_of(both), True
                 continue
             moved, change = trial - x, answer.gradient - found.gradient
-            surprise = float(np.linalg.norm(change - step * (model @ direction))) / max(float(np.linalg.norm(change)), 1e-300)
+            surprise = float(np.linalg.norm(change - step * (model @ direction))) / max(
+                float(np.linalg.norm(change)), 1e-300
+            )
             x, found = trial, answer
             if surprise > self.refresh and gain > 1e3 * self.tolerance:
                 stalls = stalls + 1 if formed_here else 0
@@ -100,7 +110,11 @@ class Newton:
         return Solved(x, found.value, float(np.abs(found.gradient).max()), bound, proof, converged, count, model, notes)
 
     def _queries(self, x: Vector, rough: bool | None = None) -> dict[str, Query]:
-        return {"f": Query(x, 1), "h": Query(x, 2, True)} if (self.rough if rough is None else rough) else {"f": Query(x, 2)}
+        return (
+            {"f": Query(x, 1), "h": Query(x, 2, True)}
+            if (self.rough if rough is None else rough)
+            else {"f": Query(x, 2)}
+        )
 
 
 def _curvature_of(answers: Mapping[str, Evaluated]) -> Vector:
@@ -110,7 +124,9 @@ def _curvature_of(answers: Mapping[str, Evaluated]) -> Vector:
 
 
 def _descent(model: Vector, gradient: Vector) -> Vector:
-    """-model^-1 gradient, damped as little as makes the model positive definite; in variables that give it a unit diagonal, so that units do not matter."""
+    """-model^-1 gradient, damped as little as makes the model positive definite; in variables that give it a unit
+    diagonal, so that units do not matter.
+    """
     diagonal = np.diag(model)
     unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, max(float(diagonal.max()), 1.0)))
     scaled = model * unit[:, None] * unit
@@ -155,7 +171,10 @@ def bfgs(model: Vector, moved: Vector, change: Vector) -> Vector:
 
 
 def strong_convexity_gap(curvature: Vector, box: float = 1e4) -> Callable[[Vector, Vector], tuple[float, str]]:
-    """A rigorous bound from the penalty's own curvature (d, d): gap <= g' curvature^-1 g / 2. Where that is singular: convexity within |theta| <= `box`."""
+    """A rigorous bound from the penalty's own curvature (d, d): gap <= g' curvature^-1 g / 2.
+
+    Where that is singular: convexity within |theta| <= `box`.
+    """
     try:
         factor = scipy.linalg.cho_factor(curvature)
     except np.linalg.LinAlgError:

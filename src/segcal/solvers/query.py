@@ -43,7 +43,8 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """Where a solver stopped: `theta`, `value` there, the largest `gradient` entry, a bound on the remaining `gap` and how it was proven.
+    """Where a solver stopped: `theta`, `value` there, the largest `gradient` entry, a bound on the remaining `gap` and
+    how it was proven.
 
     `converged`: whether it ended by its own test. `model`: the curvature it last used, if it keeps one.
     """

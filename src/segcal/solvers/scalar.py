@@ -1,7 +1,8 @@
 """Safeguarded Newton for a convex function of one bounded variable.
 
-Keeps a bracket of the minimiser from the signs of the slope; a step that leaves it is replaced by the bracket's middle (in the logarithm).
-Certificate, by convexity: gap <= |slope| * width of the bracket. A flat function (slope and curvature 0) stays at its start and says so.
+Keeps a bracket of the minimiser from the signs of the slope; a step that leaves it is replaced by the bracket's middle
+(in the logarithm). Certificate, by convexity: gap <= |slope| * width of the bracket. A flat function (slope and
+curvature 0) stays at its start and says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _FLAT = "the objective is flat from here on: the data do not bound the temperatu
 
 @dataclass(frozen=True)
 class ScalarNewton:
-    """On [low, high], 0 < low; until the certified gap is below `certify` and a step's predicted gain below `tolerance`."""
+    """On [low, high], 0 < low; until the certified gap is below `certify` and a step's predicted gain below
+    `tolerance`.
+    """
 
     low: float = 1e-4
     high: float = 1e4
@@ -46,7 +49,11 @@ class ScalarNewton:
                 break
             if (x >= self.high and slope <= 0) or (x <= self.low and slope >= 0):
                 side = "upper" if x >= self.high else "lower"
-                best, notes, converged = (x, found.value, 0.0), (f"the {side} bound of 1/T is active: the data do not bound it",), True
+                best, notes, converged = (
+                    (x, found.value, 0.0),
+                    (f"the {side} bound of 1/T is active: the data do not bound it",),
+                    True,
+                )
                 break
             if slope > 0:
                 high = min(high, x)
@@ -57,15 +64,22 @@ class ScalarNewton:
                 converged = True
                 break
             step = -slope / curvature if curvature > 0 else np.inf * -np.sign(slope)
-            # a small step with the bracket still wide open ahead goes twice as far: it lands beyond the minimum and closes the bracket
+            # a small step with the bracket still wide open ahead goes twice as far: it lands beyond the minimum and
+            # closes the bracket
             ahead = high - x if step > 0 else x - low
-            x = self._inside(x + (2 * step if abs(step) < 1e-3 * x and ahead > 8 * abs(step) else step), low, high, count)
+            x = self._inside(
+                x + (2 * step if abs(step) < 1e-3 * x and ahead > 8 * abs(step) else step), low, high, count
+            )
         gap = abs(best[2]) * (high - low)
         notes = notes if converged else ("stopped at the limit of steps",)
-        return Solved(np.array([best[0]]), best[1], abs(best[2]), gap, "convexity on the bracket", converged, count, notes=notes)
+        return Solved(
+            np.array([best[0]]), best[1], abs(best[2]), gap, "convexity on the bracket", converged, count, notes=notes
+        )
 
     def _inside(self, x: float, low: float, high: float, count: int) -> float:
-        """The step itself, at most tenfold; the bracket's middle, or an end of the interval that was never tried, where it leaves the bracket."""
+        """The step itself, at most tenfold; the bracket's middle, or an end of the interval that was never tried, where
+        it leaves the bracket.
+        """
         x = min(max(x, low / 10, self.low), high * 10, self.high)
         if low < x < high:
             return x

@@ -1,7 +1,8 @@
 """Newton on the probability simplex, for a convex function of a few weights.
 
-Each step minimises the quadratic model over the simplex by trying every face (seven for three weights), then backtracks along the segment, so
-iterates stay feasible and the value never rises beyond rounding. Certificate (Frank-Wolfe): gap <= max over corners e of gradient . (weights - e), rigorous by convexity.
+Each step minimises the quadratic model over the simplex by trying every face (seven for three weights), then backtracks
+along the segment, so iterates stay feasible and the value never rises beyond rounding. Certificate (Frank-Wolfe): gap
+<= max over corners e of gradient . (weights - e), rigorous by convexity.
 """
 
 from __future__ import annotations
@@ -33,26 +34,50 @@ class SimplexNewton:
             direction = self._model(x, found) - x
             slope = float((found.gradient - found.gradient @ x) @ direction)
             if slope >= 0:
-                return Solved(x, found.value, float(np.abs(found.gradient).max()), gap, "Frank-Wolfe", gap <= 1e-9, count)
+                return Solved(
+                    x, found.value, float(np.abs(found.gradient).max()), gap, "Frank-Wolfe", gap <= 1e-9, count
+                )
             step = 1.0
             while count < self.most:
                 trial = np.maximum(x + step * direction, 0)
                 trial /= trial.sum()
                 answer = (yield {"f": Query(trial, 2)})["f"]
                 count += 1
-                if _finite(answer) and (answer.value <= found.value + 1e-4 * step * slope or self._polishes(trial, answer, found, gap)):
+                if _finite(answer) and (
+                    answer.value <= found.value + 1e-4 * step * slope or self._polishes(trial, answer, found, gap)
+                ):
                     x, found = trial, answer
                     break
                 if step < 1e-10 or -slope <= 1e-15 * max(1.0, abs(found.value)):
-                    return Solved(x, found.value, float(np.abs(found.gradient).max()), gap, "Frank-Wolfe", gap <= 1e-9, count, notes=("rounding ends the descent",))
+                    return Solved(
+                        x,
+                        found.value,
+                        float(np.abs(found.gradient).max()),
+                        gap,
+                        "Frank-Wolfe",
+                        gap <= 1e-9,
+                        count,
+                        notes=("rounding ends the descent",),
+                    )
                 step /= 4
         gap = self._gap(x, found)
-        return Solved(x, found.value, float(np.abs(found.gradient).max()), gap, "Frank-Wolfe", gap <= self.tolerance, count, notes=("stopped at the limit of steps",))
+        return Solved(
+            x,
+            found.value,
+            float(np.abs(found.gradient).max()),
+            gap,
+            "Frank-Wolfe",
+            gap <= self.tolerance,
+            count,
+            notes=("stopped at the limit of steps",),
+        )
 
     @classmethod
     def _polishes(cls, trial: Vector, answer: Evaluated, found: Evaluated, gap: float) -> bool:
         """Whether values agree to rounding and the certified gap shrinks by at least half: there the gap decides."""
-        return abs(answer.value - found.value) <= 1e-14 * max(1.0, abs(found.value)) and cls._gap(trial, answer) <= gap / 2
+        return (
+            abs(answer.value - found.value) <= 1e-14 * max(1.0, abs(found.value)) and cls._gap(trial, answer) <= gap / 2
+        )
 
     @staticmethod
     def _gap(x: Vector, found: Evaluated) -> float:
@@ -88,4 +113,9 @@ class SimplexNewton:
 
 def _finite(found: Evaluated) -> bool:
     """Whether a model can be made here: on the border a voxel may have no probability left."""
-    return bool(np.isfinite(found.value) and np.isfinite(found.gradient).all() and found.curvature is not None and np.isfinite(found.curvature).all())
+    return bool(
+        np.isfinite(found.value)
+        and np.isfinite(found.gradient).all()
+        and found.curvature is not None
+        and np.isfinite(found.curvature).all()
+    )

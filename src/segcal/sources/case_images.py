@@ -1,9 +1,10 @@
-"""The images that were segmented, as fields of their cases: CASE.png, .jpg, .tif, .nii.gz, .npy or .npz, or one file a channel as nnU-Net wants them (CASE_0000.nii.gz,
-CASE_0001.nii.gz, ...).
+"""The images that were segmented, as fields of their cases: CASE.png, .jpg, .tif, .nii.gz, .npy or .npz, or one file a
+channel as nnU-Net wants them (CASE_0000.nii.gz, CASE_0001.nii.gz, ...).
 
-Promises: a grey picture, a volume or an array of the scores' shape is one channel; a colour picture is three (palettes are looked up, transparency is dropped); an array with one
-more axis has its channels first or last, whichever fits the scores. Intensities are as stored. The voxels are those of the scores, in their order, or ShapeError says what
-differs. Every case needs an image: MissingError names the first without one.
+Promises: a grey picture, a volume or an array of the scores' shape is one channel; a colour picture is three (palettes
+are looked up, transparency is dropped); an array with one more axis has its channels first or last, whichever fits the
+scores. Intensities are as stored. The voxels are those of the scores, in their order, or ShapeError says what differs.
+Every case needs an image: MissingError names the first without one.
 """
 
 from __future__ import annotations
@@ -46,18 +47,31 @@ class CaseImages:
     def find(cls, where: Path) -> CaseImages:
         """What there is in the folder `where`. MissingError for no image at all."""
         if not where.is_dir():
-            raise MissingError(str(where), found="a file" if where.exists() else "no such folder", expected="a folder of images", do="Check the path given with --images.")
+            raise MissingError(
+                str(where),
+                found="a file" if where.exists() else "no such folder",
+                expected="a folder of images",
+                do="Check the path given with --images.",
+            )
         files: dict[str, Path] = {}
         for path in sorted(where.iterdir()):
             known = "" if path.name.startswith(".") else ending(path, ENDINGS)
             name = path.name[: -len(known)] if known else ""
             if name in files:
-                raise UsageError(str(where), found=f"{files[name].name} and {path.name}", expected="one image a case", do="Move one of them elsewhere.")
+                raise UsageError(
+                    str(where),
+                    found=f"{files[name].name} and {path.name}",
+                    expected="one image a case",
+                    do="Move one of them elsewhere.",
+                )
             if known:
                 files[name] = path
         if not files:
             raise MissingError(
-                str(where), found="no image", expected="files named as the cases, ending in one of " + ", ".join(ENDINGS), do="Check the folder given with --images."
+                str(where),
+                found="no image",
+                expected="files named as the cases, ending in one of " + ", ".join(ENDINGS),
+                do="Check the folder given with --images.",
             )
         return cls(where, files)
 
@@ -68,7 +82,10 @@ class CaseImages:
             paths.append(self.files[f"{case}_{len(paths):04d}"])
         if not paths:
             raise MissingError(
-                str(self.where), found=f"no image of case {case}", expected=f"{case}.png, {case}.nii.gz, {case}_0000.nii.gz or the like", do="Add it, or leave the case out."
+                str(self.where),
+                found=f"no image of case {case}",
+                expected=f"{case}.png, {case}.nii.gz, {case}_0000.nii.gz or the like",
+                do="Add it, or leave the case out.",
             )
         fields = [_opened(path, shape, axes) for path in paths]
         return fields[0] if len(fields) == 1 else Stacked(tuple(fields))
@@ -89,7 +106,12 @@ def _opened(path: Path, shape: tuple[int, ...], axes: Axes) -> Field:
         return field
     if tuple(n for n in field.shape if n != 1) == tuple(n for n in shape if n != 1):
         return Reshaped(field, shape)
-    raise ShapeError(str(path), found=f"an image of shape {field.shape}", expected=f"{shape} as the scores", do="Images must be on the grid of the scores.")
+    raise ShapeError(
+        str(path),
+        found=f"an image of shape {field.shape}",
+        expected=f"{shape} as the scores",
+        do="Images must be on the grid of the scores.",
+    )
 
 
 def _array(path: Path, known: str, channel_axis: int | None) -> Field:
@@ -97,13 +119,20 @@ def _array(path: Path, known: str, channel_axis: int | None) -> Field:
         return NpyField.find(path, channel_axis=channel_axis)
     names = npz.keys(path)
     if len(names) != 1 and "image" not in names:
-        raise UsageError(str(path), found=f"arrays {names}", expected="one array, or one called 'image'", do="Save images one array a file.")
+        raise UsageError(
+            str(path),
+            found=f"arrays {names}",
+            expected="one array, or one called 'image'",
+            do="Save images one array a file.",
+        )
     return NpzField.find(path, names[0] if len(names) == 1 else "image", channel_axis=channel_axis)
 
 
 @dataclass(frozen=True)
 class Picture(StoredField):
-    """One picture file, held whole while it is open, within Pillow's limit of pixels: one channel where it is grey, else three."""
+    """One picture file, held whole while it is open, within Pillow's limit of pixels: one channel where it is grey,
+    else three.
+    """
 
     @classmethod
     def find(cls, path: Path) -> Picture:
@@ -111,7 +140,12 @@ class Picture(StoredField):
         with _picture(path) as image:
             size, grey = (image.height, image.width), image.mode in GREY
             if int(getattr(image, "n_frames", 1)) != 1:
-                raise UnreadableError(str(path), found="a picture of several pages", expected="one page", do="Save a volume as NIfTI or .npy.")
+                raise UnreadableError(
+                    str(path),
+                    found="a picture of several pages",
+                    expected="one page",
+                    do="Save a volume as NIfTI or .npy.",
+                )
             dtype = np.asarray(image.resize((1, 1)) if grey and image.mode != "1" else np.zeros((1, 1), np.uint8)).dtype
         shape = size if grey else (*size, 3)
         return cls(path, grid(shape, dtype, str(path), fortran=False, channel_axis=None if grey else 2))
@@ -134,7 +168,10 @@ def _picture(path: Path) -> Iterator[Image.Image]:
                 image = stack.enter_context(Image.open(path, formats=("PNG", "TIFF", "JPEG")))
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 raise UnsafeFileError(
-                    str(path), found=str(error), expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels", do="Cut the image into tiles, or store it as .npy."
+                    str(path),
+                    found=str(error),
+                    expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
+                    do="Cut the image into tiles, or store it as .npy.",
                 ) from error
         yield image
 

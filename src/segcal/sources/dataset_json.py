@@ -1,8 +1,9 @@
 """The head that nnU-Net's dataset.json describes: classes or regions, background and ignored label.
 
-`labels` maps names to integers (softmax) or to lists of integers (regions, written over each other in `regions_class_order`); 'background' is left out
-of Dice and IoU; 'ignore' is never scored. Promises: labels must be numbered 0, 1, 2, ... without a gap, the ignored one last, as nnU-Net demands;
-anything else raises LabelError or UnreadableError naming the file. As in nnU-Net, a list with one label makes no region by itself.
+`labels` maps names to integers (softmax) or to lists of integers (regions, written over each other in
+`regions_class_order`); 'background' is left out of Dice and IoU; 'ignore' is never scored. Promises: labels must be
+numbered 0, 1, 2, ... without a gap, the ignored one last, as nnU-Net demands; anything else raises LabelError or
+UnreadableError naming the file. As in nnU-Net, a list with one label makes no region by itself.
 """
 
 from __future__ import annotations
@@ -22,23 +23,37 @@ def read_json(path: Path) -> dict[str, Any]:
     with readable(path):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise UnreadableError(str(path), found=f"a {type(value).__name__}", expected="a JSON object", do="Copy this file from the training folder again.")
+        raise UnreadableError(
+            str(path),
+            found=f"a {type(value).__name__}",
+            expected="a JSON object",
+            do="Copy this file from the training folder again.",
+        )
     return value
 
 
 def head_of(described: Mapping[str, Any], where: Path) -> Head:
     """The head that the contents of the dataset.json at `where` describe."""
     labels = described.get("labels")
-    if not isinstance(labels, dict) or not labels or not all(_is_label(v) or (isinstance(v, list) and v and all(map(_is_label, v))) for v in labels.values()):
+    if (
+        not isinstance(labels, dict)
+        or not labels
+        or not all(_is_label(v) or (isinstance(v, list) and v and all(map(_is_label, v))) for v in labels.values())
+    ):
         raise UnreadableError(
             str(where),
             found=f"labels {str(labels)[:120]}",
             expected='names with integers, such as {"background": 0, "tumour": 1}, or lists of integers for regions',
-            do="This is the format of nnU-Net version 2; convert older files with `nnUNetv2_convert_old_nnUNet_dataset`.",
+            do=(
+                "This is the format of nnU-Net version 2; convert older files with"
+                " `nnUNetv2_convert_old_nnUNet_dataset`."
+            ),
         )
     ignore = labels.get("ignore")
     if isinstance(ignore, list):
-        raise LabelError(str(where), found=f"ignore label {ignore}", expected="one integer", do="Correct `labels` in dataset.json.")
+        raise LabelError(
+            str(where), found=f"ignore label {ignore}", expected="one integer", do="Correct `labels` in dataset.json."
+        )
     named = {str(name): value for name, value in labels.items() if name != "ignore"}
     used = sorted({n for value in named.values() for n in (value if isinstance(value, list) else [value])})
     if used != list(range(len(used))) or (ignore is not None and ignore != len(used)):
@@ -52,7 +67,12 @@ def head_of(described: Mapping[str, Any], where: Path) -> Head:
         return _regions(named, described.get("regions_class_order"), ignore, where)
     single = {name: value[0] if isinstance(value, list) else value for name, value in named.items()}
     if len(single) != len(used):
-        raise LabelError(str(where), found="two names for one label", expected="one name a label", do="Correct `labels` in dataset.json.")
+        raise LabelError(
+            str(where),
+            found="two names for one label",
+            expected="one name a label",
+            do="Correct `labels` in dataset.json.",
+        )
     ordered = sorted(single, key=lambda name: single[name])
     if len(ordered) < 2:
         raise LabelError(str(where), found="one class", expected="at least two", do="Correct `labels` in dataset.json.")

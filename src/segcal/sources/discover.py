@@ -1,7 +1,7 @@
 """From paths to a cohort: which layout of folders is this?
 
-Promises: the layout is decided by names of files and folders alone, and all paths must have the same one. What is not recognised is an error that
-says what was looked for.
+Promises: the layout is decided by names of files and folders alone, and all paths must have the same one. What is not
+recognised is an error that says what was looked for.
 """
 
 from __future__ import annotations
@@ -47,18 +47,26 @@ def open_cohort(
 ) -> Cohort:
     """Find the cases in `paths` and describe them; no voxel is read.
 
-    `paths`: an nnU-Net results folder, an nnU-Net prediction folder, a folder of CASE.npz, .npy, .zarr or NIfTI, or a single such file; several folders are
-    members of an ensemble, several files cases. `labels`, `mask`: a folder of maps named as the cases, or the one file of a single case. `kind`: what the
-    scores are, where the files do not say. `pool`: how members are averaged. `classes`: names. `background`: index left out of Dice and IoU, None for none;
-    left out, what dataset.json says, else none. `ignore_index`: label never scored. `zyx`: arrays of a plain folder have their spatial axes in the reverse
-    of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis of arrays in a plain folder.
-    `images`: a folder of the images that were segmented, named as the cases, for methods that look at them.
+    `paths`: an nnU-Net results folder, an nnU-Net prediction folder, a folder of CASE.npz, .npy, .zarr or NIfTI, or a
+    single such file; several folders are members of an ensemble, several files cases. `labels`, `mask`: a folder of
+    maps named as the cases, or the one file of a single case. `kind`: what the scores are, where the files do not say.
+    `pool`: how members are averaged. `classes`: names. `background`: index left out of Dice and IoU, None for none;
+    left out, what dataset.json says, else none. `ignore_index`: label never scored. `zyx`: arrays of a plain folder
+    have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis
+    of arrays in a plain folder. `images`: a folder of the images that were segmented, named as the cases, for methods
+    that look at them.
 
-    Raises UsageError for arguments, MissingError where cases, labels or probabilities are missing, other DataErrors for files that cannot be used.
+    Raises UsageError for arguments, MissingError where cases, labels or probabilities are missing, other DataErrors for
+    files that cannot be used.
     """
     listed = [Path(p) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     if not listed:
-        raise UsageError("paths", found="no path", expected="at least one folder of predictions", do="Name the folder that holds the model's scores.")
+        raise UsageError(
+            "paths",
+            found="no path",
+            expected="at least one folder of predictions",
+            do="Name the folder that holds the model's scores.",
+        )
     request = Request(
         None if labels is None else Path(labels),
         None if kind is None else check_kind(kind),
@@ -75,7 +83,10 @@ def open_cohort(
     for path, layout in zip(listed, layouts, strict=True):
         if layout is not layouts[0]:
             raise UsageError(
-                str(path), found=f"{layout.name}", expected=f"{layouts[0].name} as {listed[0]}", do="Members of an ensemble must lie in the same way; name folders of one kind."
+                str(path),
+                found=f"{layout.name}",
+                expected=f"{layouts[0].name} as {listed[0]}",
+                do="Members of an ensemble must lie in the same way; name folders of one kind.",
             )
     twice = [p for k, p in enumerate(listed) if p.resolve() in {q.resolve() for q in listed[:k]}]
     if twice:
@@ -115,7 +126,11 @@ def _layout(path: Path) -> Layout:
         if layout.matches(path):
             return layout
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    holding = [p for p in inside if p.is_dir() and not p.name.startswith(("label", "gt_")) and any(layout.matches(p) for layout in LAYOUTS)]
+    holding = [
+        p
+        for p in inside
+        if p.is_dir() and not p.name.startswith(("label", "gt_")) and any(layout.matches(p) for layout in LAYOUTS)
+    ]
     if holding:
         raise UsageError(
             str(path),
@@ -125,7 +140,14 @@ def _layout(path: Path) -> Layout:
         )
     raise MissingError(
         str(path),
-        found="an empty folder" if not inside else f"neither scores nor an nnU-Net layout, but {', '.join(p.name for p in inside[:5])}",
-        expected="CASE.npz, .npy, .zarr or NIfTI scores; an nnU-Net prediction folder (dataset.json, plans.json, CASE.npz); or an nnU-Net results folder (fold_0/validation, ...)",
+        found=(
+            "an empty folder"
+            if not inside
+            else f"neither scores nor an nnU-Net layout, but {', '.join(p.name for p in inside[:5])}"
+        ),
+        expected=(
+            "CASE.npz, .npy, .zarr or NIfTI scores; an nnU-Net prediction folder (dataset.json, plans.json, CASE.npz);"
+            " or an nnU-Net results folder (fold_0/validation, ...)"
+        ),
         do="Name the folder that holds the model's scores.",
     )

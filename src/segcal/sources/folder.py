@@ -1,9 +1,11 @@
-"""Plain folders of scores: CASE.npz, .npy, .zarr or NIfTI, one folder a member of an ensemble, with a folder of label maps beside.
+"""Plain folders of scores: CASE.npz, .npy, .zarr or NIfTI, one folder a member of an ensemble, with a folder of label
+maps beside.
 
-Promises: the key of a .npz (or the array's name in a zarr group) declares the kind of scores; any other file needs `kind`, and nothing is guessed from
-values. Every member must hold every case: one that lacks a case is a MissingError naming both. Class names come from the caller or from a dataset.json in
-a member's folder or the one above, in nnU-Net's style; a dataset.json without `labels` is somebody else's and is left alone.
-A case without a label map has no labels; if no case has one, the folder of labels is refused.
+Promises: the key of a .npz (or the array's name in a zarr group) declares the kind of scores; any other file needs
+`kind`, and nothing is guessed from values. Every member must hold every case: one that lacks a case is a MissingError
+naming both. Class names come from the caller or from a dataset.json in a member's folder or the one above, in nnU-Net's
+style; a dataset.json without `labels` is somebody else's and is left alone. A case without a label map has no labels;
+if no case has one, the folder of labels is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from segcal.sources.npz import NpyField, NpzField, keys
 from segcal.sources.request import Request
 from segcal.sources.zarr import ZarrField
 
-KIND_OF_KEY: Mapping[str, Kind] = {"logits": "logits", "log_probs": "log_probs", "probabilities": "probs", "probs": "probs", "scores": "scores"}
+KIND_OF_KEY: Mapping[str, Kind] = {
+    "logits": "logits",
+    "log_probs": "log_probs",
+    "probabilities": "probs",
+    "probs": "probs",
+    "scores": "scores",
+}
 """What the name of an array declares."""
 
 
@@ -34,7 +42,10 @@ def has_scores(folder: Path) -> bool:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """The files of scores in `folder` by case: those of the first ending in `maps.SCORES` that occurs. None: MissingError."""
+    """The files of scores in `folder` by case: those of the first ending in `maps.SCORES` that occurs.
+
+    None: MissingError.
+    """
     for group in ((".npz",), (".npy",), (".zarr",), nifti.ENDINGS):
         found = by_case(folder, group)
         if found:
@@ -43,7 +54,10 @@ def files_of(folder: Path) -> dict[str, Path]:
     raise MissingError(
         str(folder),
         found="an empty folder" if not inside else f"no scores, but {', '.join(inside[:5])}",
-        expected="files of scores: CASE.npz, CASE.npy, CASE.zarr or CASE.nii.gz with four axes; or a folder that nnU-Net wrote",
+        expected=(
+            "files of scores: CASE.npz, CASE.npy, CASE.zarr or CASE.nii.gz with four axes; or a folder that nnU-Net"
+            " wrote"
+        ),
         do="Name the folder that holds the model's scores, not its label maps.",
     )
 
@@ -69,7 +83,12 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         cases.append(_case(case, paths, tuple(field for _, field in opened), labels, masks, images, request))
     if len(kinds) > 1:
         (one, here), (other, there) = list(kinds.items())[:2]
-        raise UsageError(str(there), found=f"{other}", expected=f"{one} as in {here}", do="Store all cases and members as one kind of scores.")
+        raise UsageError(
+            str(there),
+            found=f"{other}",
+            expected=f"{one} as in {here}",
+            do="Store all cases and members as one kind of scores.",
+        )
     return Cohort(
         tuple(cases),
         request.head(_described([where for where, _ in members]), cases[0].scores[0].channels or 0),
@@ -88,7 +107,8 @@ def same_cases(members: Sequence[tuple[str, set[str]]]) -> list[str]:
         if lacking:
             raise MissingError(
                 where,
-                found=f"no scores for case {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""),
+                found=f"no scores for case {lacking[0]}"
+                + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""),
                 expected="every case in every member of the ensemble",
                 do="Predict the missing cases, or take them out of the other folders.",
             )
@@ -112,7 +132,10 @@ def scores_in(path: Path, request: Request) -> tuple[Kind, Field]:
     if known in nifti.ENDINGS:
         return _declared(request.kind, path), NiftiField.find(path, scores=True, axes=request.axes)
     raise UsageError(
-        str(path), found=f"a file ending in {path.suffix!r}", expected="one of " + ", ".join(maps.SCORES), do="Save the scores with numpy.savez_compressed(path, logits=...)."
+        str(path),
+        found=f"a file ending in {path.suffix!r}",
+        expected="one of " + ", ".join(maps.SCORES),
+        do="Save the scores with numpy.savez_compressed(path, logits=...).",
     )
 
 
@@ -142,7 +165,15 @@ def _declared(kind: Kind | None, path: Path) -> Kind:
     return check_kind(kind)
 
 
-def _case(name: str, paths: list[Path], scores: tuple[Field, ...], labels: Maps | None, masks: Maps | None, images: CaseImages | None, request: Request) -> Case:
+def _case(
+    name: str,
+    paths: list[Path],
+    scores: tuple[Field, ...],
+    labels: Maps | None,
+    masks: Maps | None,
+    images: CaseImages | None,
+    request: Request,
+) -> Case:
     shape = scores[0].shape
     label_path = None if labels is None else labels.path(name)
     mask = None if masks is None else open_map(masks.required(name), shape, request.axes)

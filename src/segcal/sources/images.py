@@ -1,8 +1,9 @@
 """Label maps and masks in PNG and TIFF files: the numbers stored a pixel, never colours.
 
-Promises: palette images give indices, not colours; 1, 2, 4, 8 and 16 bits give the stored integers (Pillow stretches grey of 2 and 4 bits to 255;
-that is undone); a TIFF of several pages is a volume (pages, H, W). One page is decoded at a time and is held whole, within Pillow's limit of pixels,
-beyond which UnsafeFileError is raised. Colours raise UnreadableError, pages of different sizes ShapeError.
+Promises: palette images give indices, not colours; 1, 2, 4, 8 and 16 bits give the stored integers (Pillow stretches
+grey of 2 and 4 bits to 255; that is undone); a TIFF of several pages is a volume (pages, H, W). One page is decoded at
+a time and is held whole, within Pillow's limit of pixels, beyond which UnsafeFileError is raised. Colours raise
+UnreadableError, pages of different sizes ShapeError.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def _image(path: Path) -> Iterator[Image.Image]:
 
 def _bomb(path: Path, found: str) -> UnsafeFileError:
     return UnsafeFileError(
-        str(path), found=found, expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels a page", do="If the image is genuine, cut it into tiles or store it as .npy or NIfTI."
+        str(path),
+        found=found,
+        expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels a page",
+        do="If the image is genuine, cut it into tiles or store it as .npy or NIfTI.",
     )
 
 
@@ -56,7 +60,10 @@ def _bits(image: Image.Image, path: Path) -> int:
     tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF has them
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         raise UnreadableError(
-            str(path), found="a TIFF whose zero is white", expected="labels stored as they are", do="Save it with photometric interpretation BlackIsZero (MinIsBlack)."
+            str(path),
+            found="a TIFF whose zero is white",
+            expected="labels stored as they are",
+            do="Save it with photometric interpretation BlackIsZero (MinIsBlack).",
         )
     return int(tags.get(_BITS, (1,))[0])
 
@@ -82,7 +89,10 @@ class ImageField(StoredField):
 
     @classmethod
     def find(cls, path: Path) -> ImageField:
-        """The map in `path`: (H, W), or (pages, H, W) for a TIFF of several pages. Reads the header, and decodes nothing."""
+        """The map in `path`:
+
+        (H, W), or (pages, H, W) for a TIFF of several pages. Reads the header, and decodes nothing.
+        """
         with _image(path) as image, readable(path):
             if image.mode not in _GREY:
                 _page(image, path)

@@ -1,7 +1,8 @@
 """Label maps and masks of any format, found by the name of their case.
 
-Promises: a map is recognised by its ending alone; the voxels are those of the scores, in their order, or ShapeError says what differs. Axes of length one
-may come and go ((H, W) for (1, H, W)), nothing else is guessed. Two files for one case are a UsageError, none is None.
+Promises: a map is recognised by its ending alone; the voxels are those of the scores, in their order, or ShapeError
+says what differs. Axes of length one may come and go ((H, W) for (1, H, W)), nothing else is guessed. Two files for one
+case are a UsageError, none is None.
 """
 
 from __future__ import annotations
@@ -35,15 +36,28 @@ def stem(path: Path) -> str:
 
 
 def by_case(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """Files of `folder` with one of `endings`, by case, sorted by name; hidden files are left out. A case with two is a UsageError."""
+    """Files of `folder` with one of `endings`, by case, sorted by name; hidden files are left out.
+
+    A case with two is a UsageError.
+    """
     if not folder.is_dir():
-        raise MissingError(str(folder), found="a file" if folder.exists() else "no such folder", expected="a folder", do="Check the path.")
+        raise MissingError(
+            str(folder),
+            found="a file" if folder.exists() else "no such folder",
+            expected="a folder",
+            do="Check the path.",
+        )
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not ending(path, endings):
             continue
         if stem(path) in found:
-            raise UsageError(str(folder), found=f"{found[stem(path)].name} and {path.name}", expected="one file a case", do="Move one of them elsewhere.")
+            raise UsageError(
+                str(folder),
+                found=f"{found[stem(path)].name} and {path.name}",
+                expected="one file a case",
+                do="Move one of them elsewhere.",
+            )
         found[stem(path)] = path
     return dict(sorted(found.items()))
 
@@ -51,7 +65,12 @@ def by_case(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
 def _npz(path: Path, axes: Axes) -> Field:
     names = keys(path)
     if len(names) != 1 and "labels" not in names:
-        raise UsageError(str(path), found=f"arrays {names}", expected="one array, or one called 'labels'", do="Save label maps one array a file.")
+        raise UsageError(
+            str(path),
+            found=f"arrays {names}",
+            expected="one array, or one called 'labels'",
+            do="Save label maps one array a file.",
+        )
     return NpzField.find(path, names[0] if len(names) == 1 else "labels", channel_axis=None)
 
 
@@ -73,7 +92,12 @@ def open_map(path: Path, shape: tuple[int, ...], axes: Axes) -> Field:
     """The map in `path` for scores of spatial `shape`; `axes`: the order in which a NIfTI's are wanted."""
     known = ending(path, ENDINGS)
     if not known:
-        raise UsageError(str(path), found=f"a file ending in {path.suffix!r}", expected="one of " + ", ".join(ENDINGS), do="Convert it to NIfTI, PNG or .npy.")
+        raise UsageError(
+            str(path),
+            found=f"a file ending in {path.suffix!r}",
+            expected="one of " + ", ".join(ENDINGS),
+            do="Convert it to NIfTI, PNG or .npy.",
+        )
     field = _OPENERS[known](path, axes)
     if field.shape == shape:
         return field
@@ -82,7 +106,8 @@ def open_map(path: Path, shape: tuple[int, ...], axes: Axes) -> Field:
     hint = "Predictions and labels must be on the same grid; export probabilities at the original resolution."
     if _long(field.shape) == _long(shape)[::-1] and known in nifti.ENDINGS:
         hint = (
-            "NIfTI axes are read as (x, y, z); if the arrays are in SimpleITK's order (z, y, x), say so with zyx=True (--zyx)."
+            "NIfTI axes are read as (x, y, z); if the arrays are in SimpleITK's order (z, y, x), say so with zyx=True"
+            " (--zyx)."
             if not axes.reverse
             else "The arrays seem to be in the order (x, y, z): leave zyx=True (--zyx) out."
         )
@@ -106,10 +131,17 @@ class Maps:
         if where.is_dir() and not ending(where, (".zarr",)):
             files = by_case(where, ENDINGS)
             if not files:
-                raise MissingError(str(where), found="no label map", expected="files named as the cases, ending in one of " + ", ".join(ENDINGS), do="Check the folder.")
+                raise MissingError(
+                    str(where),
+                    found="no label map",
+                    expected="files named as the cases, ending in one of " + ", ".join(ENDINGS),
+                    do="Check the folder.",
+                )
             return cls(where, files)
         if not where.exists():
-            raise MissingError(str(where), found="no such file or folder", expected="a folder of maps", do="Check the path.")
+            raise MissingError(
+                str(where), found="no such file or folder", expected="a folder of maps", do="Check the path."
+            )
         return cls(where, {"": where})
 
     def path(self, case: str) -> Path | None:
@@ -119,14 +151,29 @@ class Maps:
     def check(self, cases: list[str]) -> None:
         """Raise MissingError if no case at all has a map here, UsageError if one file is to serve several cases."""
         if "" in self.files and len(cases) > 1:
-            raise UsageError(str(self.where), found=f"one file for {len(cases)} cases", expected="a folder", do="Name the folder of the maps.")
+            raise UsageError(
+                str(self.where),
+                found=f"one file for {len(cases)} cases",
+                expected="a folder",
+                do="Name the folder of the maps.",
+            )
         if not any(self.path(c) for c in cases):
             some = next(iter(self.files.values())).name
-            raise MissingError(str(self.where), found=f"files such as {some}", expected=f"names as of the cases, such as {cases[0]}", do="Rename the label maps after the cases.")
+            raise MissingError(
+                str(self.where),
+                found=f"files such as {some}",
+                expected=f"names as of the cases, such as {cases[0]}",
+                do="Rename the label maps after the cases.",
+            )
 
     def required(self, case: str) -> Path:
         """The file of a case; MissingError if there is none."""
         found = self.path(case)
         if found is None:
-            raise MissingError(str(self.where), found=f"no map for case {case}", expected="one a case", do="Add it, or leave the case out.")
+            raise MissingError(
+                str(self.where),
+                found=f"no map for case {case}",
+                expected="one a case",
+                do="Add it, or leave the case out.",
+            )
         return found

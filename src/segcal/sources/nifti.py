@@ -1,8 +1,10 @@
-"""NIfTI volumes, .nii and .nii.gz: label maps, masks and scores (classes on the last axis), read by windows, and their geometry.
+"""NIfTI volumes, .nii and .nii.gz: label maps, masks and scores (classes on the last axis), read by windows, and their
+geometry.
 
-Promises: the header alone is read to find a field; voxels are unpacked piece by piece. The spatial shape is (X, Y, Z) as stored, (Z, Y, X), which
-is the order in which the voxels lie, or turned to canonical axes (`Axes`). scl_slope and scl_inter are honoured (values are then float64). Trailing axes of length one
-are dropped from a map. A volume that claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz).
+Promises: the header alone is read to find a field; voxels are unpacked piece by piece. The spatial shape is (X, Y, Z)
+as stored, (Z, Y, X), which is the order in which the voxels lie, or turned to canonical axes (`Axes`). scl_slope and
+scl_inter are honoured (values are then float64). Trailing axes of length one are dropped from a map. A volume that
+claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz).
 """
 
 from __future__ import annotations
@@ -60,7 +62,15 @@ def read_header(path: Path) -> Header:
         shape = tuple(int(n) for n in image.shape)
         slope, intercept = float(proxy.slope), float(proxy.inter)
         zooms = tuple(float(z) for z in header.get_zooms()[:3])
-        return Header(shape, np.dtype(proxy.dtype), int(proxy.offset), slope, intercept, np.asarray(image.affine, np.float64), zooms)
+        return Header(
+            shape,
+            np.dtype(proxy.dtype),
+            int(proxy.offset),
+            slope,
+            intercept,
+            np.asarray(image.affine, np.float64),
+            zooms,
+        )
 
 
 def check_geometry(path: Path, reference: Path) -> None:
@@ -72,7 +82,10 @@ def check_geometry(path: Path, reference: Path) -> None:
             str(path),
             found=f"an affine that differs by {apart:.3g} mm from that of {reference}",
             expected=f"the same geometry within {TOLERANCE:g}",
-            do="Labels and predictions must lie on the same grid: resample neither, and check that both belong to this case.",
+            do=(
+                "Labels and predictions must lie on the same grid: resample neither, and check that both belong to this"
+                " case."
+            ),
         )
 
 
@@ -80,7 +93,8 @@ def check_geometry(path: Path, reference: Path) -> None:
 class Axes:
     """In which order a case has the axes of its NIfTI files.
 
-    `reverse`: (Z, Y, X), as SimpleITK and nnU-Net have them. `canonical`: turned and flipped to the closest right-anterior-superior axes before that.
+    `reverse`: (Z, Y, X), as SimpleITK and nnU-Net have them. `canonical`: turned and flipped to the closest
+    right-anterior-superior axes before that.
     """
 
     reverse: bool = False
@@ -99,7 +113,9 @@ class NiftiField(StoredField):
 
     @classmethod
     def find(cls, path: Path, *, scores: bool = False, axes: Axes = AS_STORED) -> NiftiField:
-        """A map, or `scores` with classes on the last of at least four axes ((X, Y, Z, C), or (X, Y, Z, 1, C)), with its spatial axes in the order `axes`."""
+        """A map, or `scores` with classes on the last of at least four axes ((X, Y, Z, C), or (X, Y, Z, 1, C)), with
+        its spatial axes in the order `axes`.
+        """
         head = read_header(path)
         shape = head.shape
         if scores:
@@ -116,8 +132,15 @@ class NiftiField(StoredField):
             while len(shape) > 3 and shape[-1] == 1:
                 shape = shape[:-1]
             if len(shape) > 3:
-                raise ShapeError(str(path), found=f"a volume of shape {head.shape}", expected="one value a voxel: (X, Y, Z)", do="Save one label map a case.")
-        lies = grid(shape, head.dtype, str(path), fortran=True, channel_axis=3 if scores else None, reverse=axes.reverse)
+                raise ShapeError(
+                    str(path),
+                    found=f"a volume of shape {head.shape}",
+                    expected="one value a voxel: (X, Y, Z)",
+                    do="Save one label map a case.",
+                )
+        lies = grid(
+            shape, head.dtype, str(path), fortran=True, channel_axis=3 if scores else None, reverse=axes.reverse
+        )
         lies = replace(lies, slope=head.slope, intercept=head.intercept)
         if axes.canonical:
             lies = _canonical(lies, head.affine, axes.reverse)
@@ -131,7 +154,10 @@ class NiftiField(StoredField):
             )
         if not path.name.endswith(".gz") and head.offset + lies.nbytes > size:
             raise UnreadableError(
-                str(path), found=f"{size} bytes", expected=f"{head.offset + lies.nbytes} for shape {head.shape} of {head.dtype}", do="It may be truncated: copy this file again."
+                str(path),
+                found=f"{size} bytes",
+                expected=f"{head.offset + lies.nbytes} for shape {head.shape} of {head.dtype}",
+                do="It may be truncated: copy this file again.",
             )
         return cls(path, lies, head.offset)
 
@@ -159,7 +185,8 @@ def _canonical(lies: Grid, affine: NDArray[np.float64], reverse: bool) -> Grid:
             expected="NIfTI label maps of three axes",
             do="Check the label maps.",
         )
-    # stored runs slowest first, so axis i of the file is stored axis 2 - i; turn[i] says which canonical axis it is, and its direction
+    # stored runs slowest first, so axis i of the file is stored axis 2 - i; turn[i] says which canonical axis it is,
+    # and its direction
     of = [int(np.flatnonzero(turn[:, 0] == a)[0]) for a in range(3)]
     of = of[::-1] if reverse else of
     return replace(lies, axes=tuple(2 - i for i in of), flips=tuple(bool(turn[i, 1] < 0) for i in of))

@@ -1,12 +1,15 @@
-"""What nnU-Net (version 2) leaves: probabilities, properties and label maps of every case; one folder, or several as an ensemble.
+"""What nnU-Net (version 2) leaves: probabilities, properties and label maps of every case; one folder, or several as an
+ensemble.
 
-Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says; label maps are read in the same order of axes. The box in
-which the network looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells; outside is padding. Without
-a .pkl nothing is taken for padding. Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a MissingError with the command
-that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member; members of an ensemble have one each, of which none is the
-ensemble's. `files`: 'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for NIfTI.
-Where plans.json names a reader that turns images to canonical axes (`WithReorient`), label maps are turned alike.
-A delivered map in a format that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
+Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says; label maps are read in
+the same order of axes. The box in which the network looked comes from the .pkl (through `pickles`, which runs nothing),
+whose axes are permuted as plans.json tells; outside is padding. Without a .pkl nothing is taken for padding. Label maps
+must have the affine of the delivered map within 1e-3. A case without .npz is a MissingError with the command that makes
+it. `fields['delivered']` is the label map nnU-Net wrote, for one member; members of an ensemble have one each, of which
+none is the ensemble's. `files`: 'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first member,
+'labels'. Spacing in mm is known for NIfTI. Where plans.json names a reader that turns images to canonical axes
+(`WithReorient`), label maps are turned alike. A delivered map in a format that segcal does not read (.mha, .nrrd) is in
+`files` and not in `fields`.
 """
 
 from __future__ import annotations
@@ -35,9 +38,11 @@ Box = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Member:
-    """One network's (or one folder's) predictions: the folder of each case, and what the training folder says about all.
+    """One network's (or one folder's) predictions: the folder of each case, and what the training folder says about
+    all.
 
-    `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`, `tta`, `step_size`: as in `Provenance`.
+    `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`,
+    `tta`, `step_size`: as in `Provenance`.
     """
 
     where: Path
@@ -64,7 +69,9 @@ class Member:
 
 def is_predictions(folder: Path) -> bool:
     """Whether `nnUNetv2_predict` wrote this folder: dataset.json beside plans.json, the saved arguments or a .pkl."""
-    return (folder / "dataset.json").is_file() and ((folder / "plans.json").is_file() or (folder / SETTINGS).is_file() or any(folder.glob("*.pkl")))
+    return (folder / "dataset.json").is_file() and (
+        (folder / "plans.json").is_file() or (folder / SETTINGS).is_file() or any(folder.glob("*.pkl"))
+    )
 
 
 def open_predictions(folders: Sequence[Path], request: Request) -> Cohort:
@@ -100,7 +107,12 @@ def ending_of(described: Mapping[str, Any], dataset: Path) -> str:
     """The ending of label maps that dataset.json names."""
     value = described.get("file_ending")
     if not isinstance(value, str) or not value.startswith("."):
-        raise UnreadableError(str(dataset), found=f"file_ending {value!r}", expected='an ending such as ".nii.gz"', do="Copy dataset.json from the training folder again.")
+        raise UnreadableError(
+            str(dataset),
+            found=f"file_ending {value!r}",
+            expected='an ending such as ".nii.gz"',
+            do="Copy dataset.json from the training folder again.",
+        )
     return value
 
 
@@ -110,7 +122,12 @@ def backward_of(plans: Mapping[str, Any] | None, path: Path) -> tuple[int, ...] 
         return None
     value = plans.get("transpose_backward")
     if not isinstance(value, list) or sorted(value) != list(range(len(value))) or not value:
-        raise UnreadableError(str(path), found=f"transpose_backward {value}", expected="a permutation of the axes", do="Copy plans.json from the training folder again.")
+        raise UnreadableError(
+            str(path),
+            found=f"transpose_backward {value}",
+            expected="a permutation of the axes",
+            do="Copy plans.json from the training folder again.",
+        )
     return tuple(value)
 
 
@@ -120,14 +137,20 @@ def axes_of(plans: Mapping[str, Any] | None) -> Axes:
 
 
 def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
-    """Cases of a folder, sorted. MissingError, with the `command` that helps, if one has a label map or a .pkl but no .npz, or if there is none."""
+    """Cases of a folder, sorted.
+
+    MissingError, with the `command` that helps, if one has a label map or a .pkl but no .npz, or if there is none.
+    """
     names = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-    stems = {e: {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", ".pkl", file_ending)}
+    stems = {
+        e: {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", ".pkl", file_ending)
+    }
     lacking = sorted((stems[".pkl"] | stems[file_ending]) - stems[".npz"])
     if lacking:
         raise MissingError(
             str(folder),
-            found=f"no {lacking[0]}.npz" + (f" (and {len(lacking) - 1} more cases without one)" if len(lacking) > 1 else ""),
+            found=f"no {lacking[0]}.npz"
+            + (f" (and {len(lacking) - 1} more cases without one)" if len(lacking) > 1 else ""),
             expected="the probabilities of every case",
             do=f"Run: {command}",
         )
@@ -139,7 +162,9 @@ def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
 def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     """A cohort from members; labels from `request.labels`."""
     if request.kind not in (None, "probs"):
-        raise UsageError("kind", found=repr(request.kind), expected="'probs', which is what nnU-Net stores", do="Leave --kind out.")
+        raise UsageError(
+            "kind", found=repr(request.kind), expected="'probs', which is what nnU-Net stores", do="Leave --kind out."
+        )
     described = agreed([(m.dataset, head_of(read_json(m.dataset), m.dataset)) for m in members])
     provenance = _provenance(members)
     names = same_cases([(str(m.where), set(m.cases)) for m in members])
@@ -149,11 +174,17 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     if labels is not None:
         labels.check(names)
     cases = tuple(_case(case, members, labels, masks, images) for case in names)
-    return Cohort(cases, request.head(described, cases[0].scores[0].channels or 0), "probs", request.pool, provenance, name)
+    return Cohort(
+        cases, request.head(described, cases[0].scores[0].channels or 0), "probs", request.pool, provenance, name
+    )
 
 
-def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None, images: CaseImages | None) -> Case:
-    scores: tuple[Field, ...] = tuple(NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members)
+def _case(
+    name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None, images: CaseImages | None
+) -> Case:
+    scores: tuple[Field, ...] = tuple(
+        NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members
+    )
     first, shape = members[0], scores[0].shape
     crop, spacing = _geometry(name, members, scores)
     label_path = None if labels is None else labels.path(name)
@@ -166,7 +197,11 @@ def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps
         zooms = nifti.read_header(volumes[0]).zooms[::-1]
         spacing = zooms if len(zooms) == 3 else None
     files = {"folder": first.cases[name], "dataset": first.dataset}
-    files |= {role: path for role, path in (("plans", first.plans), ("properties", first.properties_of(name))) if path is not None}
+    files |= {
+        role: path
+        for role, path in (("plans", first.plans), ("properties", first.properties_of(name)))
+        if path is not None
+    }
     if label_path is not None:
         files["labels"] = label_path
     fields: dict[str, Field] = {}
@@ -181,7 +216,9 @@ def _case(name: str, members: Sequence[Member], labels: Maps | None, masks: Maps
     return Case(name, scores, target, mask=mask, crop=crop, spacing=spacing, fields=fields, files=files)
 
 
-def _geometry(name: str, members: Sequence[Member], scores: Sequence[Field]) -> tuple[Box | None, tuple[float, ...] | None]:
+def _geometry(
+    name: str, members: Sequence[Member], scores: Sequence[Field]
+) -> tuple[Box | None, tuple[float, ...] | None]:
     """The box in which the networks looked and the spacing, from the members' .pkl files; None where there is none."""
     box: Box | None = None
     spacing: tuple[float, ...] | None = None
@@ -192,7 +229,12 @@ def _geometry(name: str, members: Sequence[Member], scores: Sequence[Field]) -> 
         properties = pickles.load(path)
         found = _box(properties, member, field, path)
         if box is not None and found != box:
-            raise ShapeError(str(path), found=f"a crop box {found}", expected=f"{box} as in the other members", do="Members of an ensemble must have predicted the same images.")
+            raise ShapeError(
+                str(path),
+                found=f"a crop box {found}",
+                expected=f"{box} as in the other members",
+                do="Members of an ensemble must have predicted the same images.",
+            )
         box = found
         value = properties.get("spacing")
         if member.file_ending in nifti.ENDINGS and isinstance(value, list | tuple) and len(value) == len(field.shape):
@@ -211,9 +253,17 @@ def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path
             expected=f"plans.json for {count} axes, which tells in which axes {path.name} gives the crop box",
             do="Copy plans.json from the training folder.",
         )
-    if not (_are_integers(before, count) and isinstance(box, list | tuple) and len(box) == count and all(_are_integers(b, 2) for b in box)):
+    if not (
+        _are_integers(before, count)
+        and isinstance(box, list | tuple)
+        and len(box) == count
+        and all(_are_integers(b, 2) for b in box)
+    ):
         raise UnreadableError(
-            str(path), found=f"bbox_used_for_cropping {box}, shape_before_cropping {before}", expected=f"{count} pairs and {count} sizes", do="Predict this case again."
+            str(path),
+            found=f"bbox_used_for_cropping {box}, shape_before_cropping {before}",
+            expected=f"{count} pairs and {count} sizes",
+            do="Predict this case again.",
         )
     assert before is not None and box is not None
     shape = tuple(before[b] for b in member.backward)
@@ -247,5 +297,7 @@ def _provenance(members: Sequence[Member]) -> Provenance:
                     do="Predict all members with the same settings; a calibrator is bound to them.",
                 )
     known = [(m.folds, m.tta, m.step_size) for m in members]
-    folds, tta, step = (values[0] if all(v is not None for v in values) else None for values in zip(*known, strict=True))
+    folds, tta, step = (
+        values[0] if all(v is not None for v in values) else None for values in zip(*known, strict=True)
+    )
     return Provenance(len(members), folds, tta, step)

@@ -1,9 +1,12 @@
-"""nnU-Net's results folder: the validation predictions of the folds of a training, each case predicted by the one network that did not see it.
+"""nnU-Net's results folder: the validation predictions of the folds of a training, each case predicted by the one
+network that did not see it.
 
-Promises: `TRAINER__PLANS__CONFIGURATION/fold_K/validation` of every numbered fold, found from that folder, one above it, or one or several folds named
-directly; `fold_all` is left out, since it validates on what it trained on. A case in two folds is a UsageError. Several trainings are members of an ensemble.
-Labels, unless the caller names them, are nnU-Net's gt_segmentations: under the environment variable nnUNet_preprocessed, else in the folder
-nnUNet_preprocessed beside the results; if there are none, cases have no labels. Mirroring and step size of a validation are not recorded: not known.
+Promises: `TRAINER__PLANS__CONFIGURATION/fold_K/validation` of every numbered fold, found from that folder, one above
+it, or one or several folds named directly; `fold_all` is left out, since it validates on what it trained on. A case in
+two folds is a UsageError. Several trainings are members of an ensemble. Labels, unless the caller names them, are
+nnU-Net's gt_segmentations: under the environment variable nnUNet_preprocessed, else in the folder nnUNet_preprocessed
+beside the results; if there are none, cases have no labels. Mirroring and step size of a validation are not recorded:
+not known.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ _DEPTH = 3
 
 
 def is_results(path: Path) -> bool:
-    """Whether `path` is a training's folder, lies in one (a fold, its validation), or contains one up to three levels below."""
+    """Whether `path` is a training's folder, lies in one (a fold, its validation), or contains one up to three levels
+    below.
+    """
     return _fold_of(path) is not None or bool(_trainings(path))
 
 
@@ -61,7 +66,11 @@ def _trainings(path: Path) -> list[Path]:
     """Training folders at `path`, or else at the first level below that has one."""
     for depth in range(_DEPTH + 1):
         found = {
-            p.parent for p in path.glob("*/" * depth + "fold_*") if p.is_dir() and _FOLD.fullmatch(p.name) and ("__" in p.parent.name or (p.parent / "dataset.json").is_file())
+            p.parent
+            for p in path.glob("*/" * depth + "fold_*")
+            if p.is_dir()
+            and _FOLD.fullmatch(p.name)
+            and ("__" in p.parent.name or (p.parent / "dataset.json").is_file())
         }
         if found:
             return sorted(found)
@@ -69,10 +78,15 @@ def _trainings(path: Path) -> list[Path]:
 
 
 def _folds(training: Path) -> list[Path]:
-    folds = sorted(p for p in training.glob("fold_*") if p.is_dir() and _FOLD.fullmatch(p.name) and p.name != "fold_all")
+    folds = sorted(
+        p for p in training.glob("fold_*") if p.is_dir() and _FOLD.fullmatch(p.name) and p.name != "fold_all"
+    )
     if not folds:
         raise MissingError(
-            str(training), found="fold_all only", expected="fold_0, fold_1, ...", do="fold_all validates on the cases it was trained on; train folds for cases that were held out."
+            str(training),
+            found="fold_all only",
+            expected="fold_0, fold_1, ...",
+            do="fold_all validates on the cases it was trained on; train folds for cases that were held out.",
         )
     return folds
 
@@ -85,25 +99,48 @@ def _member(training: Path, folds: Sequence[Path]) -> Member:
     cases: dict[str, Path] = {}
     for fold in dict.fromkeys(folds):
         if fold.name == "fold_all":
-            raise UsageError(str(fold), found="fold_all", expected="a numbered fold", do="fold_all validates on the cases it was trained on.")
+            raise UsageError(
+                str(fold),
+                found="fold_all",
+                expected="a numbered fold",
+                do="fold_all validates on the cases it was trained on.",
+            )
         validation, command = fold / "validation", _command(training, fold)
         if not validation.is_dir():
             raise MissingError(
-                str(fold), found="no folder 'validation'", expected="the validation predictions of this fold", do=f"Run: {command}, or name the finished folds one by one."
+                str(fold),
+                found="no folder 'validation'",
+                expected="the validation predictions of this fold",
+                do=f"Run: {command}, or name the finished folds one by one.",
             )
         for case in cases_in(validation, file_ending, command):
             if case in cases:
                 raise UsageError(
-                    str(validation), found=f"case {case}, which is also in {cases[case].parent.name}", expected="each case in one fold", do="Name folds of one split only."
+                    str(validation),
+                    found=f"case {case}, which is also in {cases[case].parent.name}",
+                    expected="each case in one fold",
+                    do="Name folds of one split only.",
                 )
             cases[case] = validation
-    return Member(training, cases, dataset, plans if planned is not None else None, file_ending, backward_of(planned, plans), axes_of(planned), folds=1)
+    return Member(
+        training,
+        cases,
+        dataset,
+        plans if planned is not None else None,
+        file_ending,
+        backward_of(planned, plans),
+        axes_of(planned),
+        folds=1,
+    )
 
 
 def _command(training: Path, fold: Path) -> str:
     parts = training.name.split("__")
     trainer, plans, configuration = parts if len(parts) == 3 else ("TRAINER", "PLANS", "CONFIGURATION")
-    return f"nnUNetv2_train {training.parent.name} {configuration} {fold.name.removeprefix('fold_')} -tr {trainer} -p {plans} --val --npz"
+    return (
+        f"nnUNetv2_train {training.parent.name} {configuration} {fold.name.removeprefix('fold_')} -tr {trainer} -p"
+        f" {plans} --val --npz"
+    )
 
 
 def _labels(training: Path) -> Path | None:

@@ -1,8 +1,9 @@
 """Arrays in .npz and .npy files, read by windows.
 
-Promises: headers are parsed from the stream, never unpickled; a member of a .npz is unpacked piece by piece (`raw.open_stream`), a .npy and a large
-stored member are read where they lie. An array of objects, a member that unpacks to more than its header admits, and one that claims more than
-deflate can compress raise UnsafeFileError; a truncated or damaged file UnreadableError. Only the checksums of members read as a stream are verified.
+Promises: headers are parsed from the stream, never unpickled; a member of a .npz is unpacked piece by piece
+(`raw.open_stream`), a .npy and a large stored member are read where they lie. An array of objects, a member that
+unpacks to more than its header admits, and one that claims more than deflate can compress raise UnsafeFileError; a
+truncated or damaged file UnreadableError. Only the checksums of members read as a stream are verified.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ RATIO = 1040
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an array says: shape, type, whether the first axis lies fastest, and its own length in bytes."""
+    """What the header of an array says: shape, type, whether the first axis lies fastest, and its own length in
+    bytes.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -44,14 +47,21 @@ class Header:
 
 
 def read_header(stream: IO[bytes], where: str) -> Header:
-    """Parse the .npy header at the start of `stream`; raises UnsafeFileError for an array of objects, ValueError for what is not a header."""
+    """Parse the .npy header at the start of `stream`; raises UnsafeFileError for an array of objects, ValueError for
+    what is not a header.
+    """
     major, minor = np.lib.format.read_magic(stream)
     if (major, minor) not in ((1, 0), (2, 0)):
         raise ValueError(f"version {major}.{minor} of the .npy format")
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
-        raise UnsafeFileError(where, found="an array of Python objects", expected="plain numbers", do="Reading it would run code from the file. Save it again as a numeric array.")
+        raise UnsafeFileError(
+            where,
+            found="an array of Python objects",
+            expected="plain numbers",
+            do="Reading it would run code from the file. Save it again as a numeric array.",
+        )
     if any(n < 0 for n in shape):
         raise ValueError(f"shape {shape}")
     return Header(tuple(int(n) for n in shape), dtype, bool(fortran), stream.tell())
@@ -68,11 +78,19 @@ def header(path: Path, key: str) -> Header:
     with readable(path), zipfile.ZipFile(path) as archive:
         if f"{key}.npy" not in archive.namelist():
             there = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:8]) or "nothing"
-            raise MissingError(str(path), found=f"no array {key!r}, but {there}", expected=f"an array called {key!r}", do="Check which program wrote this file.")
+            raise MissingError(
+                str(path),
+                found=f"no array {key!r}, but {there}",
+                expected=f"an array called {key!r}",
+                do="Check which program wrote this file.",
+            )
         info = archive.getinfo(f"{key}.npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UnreadableError(
-                str(path), found=f"compression method {info.compress_type}", expected="stored or deflated, as NumPy writes", do="Save the file again with numpy.savez_compressed."
+                str(path),
+                found=f"compression method {info.compress_type}",
+                expected="stored or deflated, as NumPy writes",
+                do="Save the file again with numpy.savez_compressed.",
             )
         if info.file_size > RATIO * max(info.compress_size, 1):
             raise UnsafeFileError(
@@ -89,7 +107,11 @@ def header(path: Path, key: str) -> Header:
             str(path),
             found=f"array {key!r} that unpacks to {info.file_size} bytes",
             expected=f"{found.length + found.nbytes} for shape {found.shape} of {found.dtype}",
-            do="This is not a file that NumPy wrote; do not use it." if more else "It may be truncated: copy or predict this case again.",
+            do=(
+                "This is not a file that NumPy wrote; do not use it."
+                if more
+                else "It may be truncated: copy or predict this case again."
+            ),
         )
     return found
 
@@ -105,7 +127,12 @@ class NpzField(StoredField):
     def find(cls, path: Path, key: str, *, channel_axis: int | None) -> NpzField:
         """Array `key` of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the header only."""
         found = header(path, key)
-        return cls(path, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), key, found.length)
+        return cls(
+            path,
+            grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis),
+            key,
+            found.length,
+        )
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""
@@ -125,7 +152,8 @@ class NpzField(StoredField):
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    # a member's local header is 30 bytes, then its name and extra field, whose lengths may differ from the central directory's
+    # a member's local header is 30 bytes, then its name and extra field, whose lengths may differ from the central
+    # directory's
     with path.open("rb") as file:
         file.seek(info.header_offset)
         local = file.read(30)
@@ -152,7 +180,11 @@ class NpyField(StoredField):
                 expected=f"{found.length + found.nbytes} for shape {found.shape} of {found.dtype}",
                 do="It may be truncated: copy or predict this case again.",
             )
-        return cls(path, grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis), found.length)
+        return cls(
+            path,
+            grid(found.shape, found.dtype, str(path), fortran=found.fortran, channel_axis=channel_axis),
+            found.length,
+        )
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""

@@ -1,8 +1,9 @@
 """The properties that nnU-Net pickles beside a prediction (.pkl), read without running anything.
 
-Promises: no object named in the file is ever looked up or called. Built-in containers, numbers and strings are taken; NumPy scalars and arrays become
-Python numbers and nested lists; everything else raises UnsafeFileError naming the file and what it asked for. A file over `LIMIT` bytes, or one whose
-instructions could fill the memory, is refused too. What is returned is plain Python.
+Promises: no object named in the file is ever looked up or called. Built-in containers, numbers and strings are taken;
+NumPy scalars and arrays become Python numbers and nested lists; everything else raises UnsafeFileError naming the file
+and what it asked for. A file over `LIMIT` bytes, or one whose instructions could fill the memory, is refused too. What
+is returned is plain Python.
 """
 
 from __future__ import annotations
@@ -25,8 +26,23 @@ from segcal.sources.raw import readable
 LIMIT = 16 << 20
 """Largest .pkl read, in bytes; nnU-Net's have about a thousand."""
 
-_DO = "Do not open it with anything else either. Predict the case again, or delete the .pkl if its crop box and spacing are not needed."
-_REFUSED = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
+_DO = (
+    "Do not open it with anything else either. Predict the case again, or delete the .pkl if its crop box and spacing"
+    " are not needed."
+)
+_REFUSED = {
+    "INST",
+    "OBJ",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+    "PERSID",
+    "BINPERSID",
+    "NEXT_BUFFER",
+    "READONLY_BUFFER",
+}
 _MULTIARRAY = {f"{package}.multiarray" for package in ("numpy.core", "numpy._core")}
 _NUMERIC = {f"{package}.numeric" for package in ("numpy.core", "numpy._core")}
 _DTYPE_LETTERS = set("?bBhHiIlLqQefdgSUuc0123456789<>=|")
@@ -37,12 +53,22 @@ def load(path: Path) -> dict[str, Any]:
     with readable(path):
         size = path.stat().st_size
         if size > LIMIT:
-            raise UnsafeFileError(str(path), found=f"{size} bytes", expected=f"at most {LIMIT}", do="This is not a properties file of nnU-Net.")
+            raise UnsafeFileError(
+                str(path),
+                found=f"{size} bytes",
+                expected=f"at most {LIMIT}",
+                do="This is not a properties file of nnU-Net.",
+            )
         data = path.read_bytes()
         _check(data, str(path))
         value = _Plain().convert(_Unpickler(data, str(path)).load_all())
     if not isinstance(value, dict):
-        raise UnreadableError(str(path), found=f"a {type(value).__name__}", expected="the dictionary of properties that nnU-Net writes", do="Predict this case again.")
+        raise UnreadableError(
+            str(path),
+            found=f"a {type(value).__name__}",
+            expected="the dictionary of properties that nnU-Net writes",
+            do="Predict this case again.",
+        )
     return value
 
 
@@ -50,9 +76,19 @@ def _check(data: bytes, where: str) -> None:
     """Go through the instructions without following them."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in _REFUSED:
-            raise UnsafeFileError(where, found=f"the instruction {opcode.name}, which makes objects", expected="numbers, strings and containers", do=_DO)
+            raise UnsafeFileError(
+                where,
+                found=f"the instruction {opcode.name}, which makes objects",
+                expected="numbers, strings and containers",
+                do=_DO,
+            )
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > len(data):
-            raise UnsafeFileError(where, found=f"room asked for {argument} objects by {len(data)} bytes", expected="numbers, strings and containers", do=_DO)
+            raise UnsafeFileError(
+                where,
+                found=f"room asked for {argument} objects by {len(data)} bytes",
+                expected="numbers, strings and containers",
+                do=_DO,
+            )
 
 
 class _Dtype:
@@ -153,7 +189,9 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = _known(module, name)
         if found is None:
-            raise UnsafeFileError(self._where, found=f"a request for {module}.{name}", expected="numbers, strings and containers", do=_DO)
+            raise UnsafeFileError(
+                self._where, found=f"a request for {module}.{name}", expected="numbers, strings and containers", do=_DO
+            )
         return found
 
     def load_all(self) -> Any:

@@ -1,7 +1,8 @@
 """Plain numbers in files: how they lie, and moving them in pieces.
 
-Promises: nothing here holds more than the piece or array it is given. A file is read by seeking, never mapped, because mapped pages count as resident
-memory. What libraries and the operating system say about a damaged file becomes an error that names it. No value: nothing is read or written.
+Promises: nothing here holds more than the piece or array it is given. A file is read by seeking, never mapped, because
+mapped pages count as resident memory. What libraries and the operating system say about a damaged file becomes an error
+that names it. No value: nothing is read or written.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def piece_size(scratch: Scratch) -> int:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what libraries and the operating system say about a file into MissingError or UnreadableError naming `path`; errors of segcal pass."""
+    """Turn what libraries and the operating system say about a file into MissingError or UnreadableError naming `path`;
+    errors of segcal pass.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -68,8 +71,9 @@ def readable(path: Path) -> Iterator[None]:
 class Grid:
     """How the numbers of a field lie in a file, and in which order of axes they are wanted.
 
-    `stored`: shape as it lies, slowest axis first. `axes`: for each wanted axis the stored axis it is; with `channelled` the first wanted axis holds the channels.
-    `flips`: for each wanted axis whether it runs backwards; () for none. A value v stands for slope * v + intercept.
+    `stored`: shape as it lies, slowest axis first. `axes`: for each wanted axis the stored axis it is; with
+    `channelled` the first wanted axis holds the channels. `flips`: for each wanted axis whether it runs backwards; ()
+    for none. A value v stands for slope * v + intercept.
     """
 
     stored: tuple[int, ...]
@@ -129,7 +133,11 @@ class Grid:
 
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
         """The numbers that stored values stand for."""
-        return values if self.slope == 1.0 and self.intercept == 0.0 else values.astype(np.float64) * self.slope + self.intercept
+        return (
+            values
+            if self.slope == 1.0 and self.intercept == 0.0
+            else values.astype(np.float64) * self.slope + self.intercept
+        )
 
 
 @dataclass(frozen=True)
@@ -159,19 +167,42 @@ class StoredField(ABC):
         """Open for reading by windows."""
 
 
-def grid(shape: tuple[int, ...], dtype: np.dtype[Any], where: str, *, fortran: bool, channel_axis: int | None, reverse: bool = False) -> Grid:
+def grid(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    where: str,
+    *,
+    fortran: bool,
+    channel_axis: int | None,
+    reverse: bool = False,
+) -> Grid:
     """The grid of an array of `shape` with channels on `channel_axis` (None: one value a voxel).
 
-    `fortran`: the first axis lies fastest. `reverse`: spatial axes are wanted in reverse. Raises UnreadableError for values that are not real
-    numbers and ShapeError for an array without a spatial axis.
+    `fortran`: the first axis lies fastest. `reverse`: spatial axes are wanted in reverse. Raises UnreadableError for
+    values that are not real numbers and ShapeError for an array without a spatial axis.
     """
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise UnreadableError(where, found=f"values of type {dtype}", expected="real numbers", do="Store scores as float32 and labels as integers.")
+        raise UnreadableError(
+            where,
+            found=f"values of type {dtype}",
+            expected="real numbers",
+            do="Store scores as float32 and labels as integers.",
+        )
     count = len(shape)
     if channel_axis is not None and not -count <= channel_axis < count:
-        raise ShapeError(where, found=f"an array of shape {shape}", expected=f"a class axis at {channel_axis}", do="Scores have shape (classes, *spatial).")
+        raise ShapeError(
+            where,
+            found=f"an array of shape {shape}",
+            expected=f"a class axis at {channel_axis}",
+            do="Scores have shape (classes, *spatial).",
+        )
     if count - (channel_axis is not None) < 1:
-        raise ShapeError(where, found=f"an array of shape {shape}", expected="at least one spatial axis", do="Scores have shape (classes, *spatial), labels (*spatial).")
+        raise ShapeError(
+            where,
+            found=f"an array of shape {shape}",
+            expected="at least one spatial axis",
+            do="Scores have shape (classes, *spatial), labels (*spatial).",
+        )
     channel = None if channel_axis is None else channel_axis % count
     spatial = [a for a in range(count) if a != channel]
     axes = ([] if channel is None else [channel]) + (spatial[::-1] if reverse else spatial)

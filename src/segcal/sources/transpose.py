@@ -1,7 +1,8 @@
 """Putting the axes of numbers in a file into another order without ever holding the whole.
 
-Promises: at most half of `scratch.limit` is held, but at least one slice of the slowest axis; the values are the same bits. Costs: `transpose` reads and
-writes the numbers twice in long runs (slabs of the slowest axis are turned one by one, then their parts are gathered), `mirror` once.
+Promises: at most half of `scratch.limit` is held, but at least one slice of the slowest axis; the values are the same
+bits. Costs: `transpose` reads and writes the numbers twice in long runs (slabs of the slowest axis are turned one by
+one, then their parts are gathered), `mirror` once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from segcal.sources.raw import Grid, order, read_exactly, room, write_array
 
 
 def transpose(file: RawIOBase, offset: int, values: Grid, target: Path, scratch: Scratch, where: str) -> None:
-    """Write the values to `target` in the wanted order: slabs of the slowest axis are turned one by one, then their parts are gathered."""
+    """Write the values to `target` in the wanted order: slabs of the slowest axis are turned one by one, then their
+    parts are gathered.
+    """
     keep = [a for a in range(len(values.stored)) if values.stored[a] != 1]
     stored = tuple(values.stored[a] for a in keep)
     axes = [keep.index(a) for a in order(values.axes, values.stored)]
@@ -46,7 +49,9 @@ def transpose(file: RawIOBase, offset: int, values: Grid, target: Path, scratch:
 
 
 def mirror(file: RawIOBase, offset: int, values: Grid, target: Path, scratch: Scratch, where: str) -> None:
-    """Write values that lie in the wanted order of axes to `target`, with the flipped axes turned round, slab by slab."""
+    """Write values that lie in the wanted order of axes to `target`, with the flipped axes turned round, slab
+    by slab.
+    """
     shape = [n for n in values.wanted if n != 1]
     flips = [f for f, n in zip(values.flips, values.wanted, strict=True) if n != 1]
     slice_bytes = values.nbytes // shape[0]
@@ -86,7 +91,9 @@ class _Turn:
         self._gather(cuts, between, out, where)
 
     def _gather(self, cuts: list[tuple[int, int]], between: RawIOBase, out: RawIOBase, where: str) -> None:
-        """Write the turned slabs as one array: each slab has the wanted order of axes, but only some of what was the slowest axis."""
+        """Write the turned slabs as one array: each slab has the wanted order of axes, but only some of what was the
+        slowest axis.
+        """
         size, slice_bytes = self.dtype.itemsize, self.nbytes // self.stored[0]
         wanted = tuple(self.stored[a] for a in self.axes)
         position = self.axes.index(0)

@@ -1,8 +1,9 @@
 """Windows on numbers: in an uncompressed file, in an array small enough to hold, or arriving as a stream.
 
-Promises: reading a window holds that window (of a strided array: its rows) and nothing else. Numbers that arrive as a stream are kept in memory up to
-`scratch.limit` bytes and beyond that written to a file under `scratch`, removed when the window is closed. Axes are put into the case's order
-(`transpose`). The values are the same bits either way. No voxel: every window is empty.
+Promises: reading a window holds that window (of a strided array: its rows) and nothing else. Numbers that arrive as a
+stream are kept in memory up to `scratch.limit` bytes and beyond that written to a file under `scratch`, removed when
+the window is closed. Axes are put into the case's order (`transpose`). The values are the same bits either way. No
+voxel: every window is empty.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class FileWindow:
 
 @contextlib.contextmanager
 def open_file(path: Path, offset: int, values: Grid, scratch: Scratch, where: str) -> Iterator[Window]:
-    """A window on values lying uncompressed in `path` from `offset` on, brought into the wanted order of axes if they are not."""
+    """A window on values lying uncompressed in `path` from `offset` on, brought into the wanted order of axes if they
+    are not.
+    """
     with contextlib.ExitStack() as stack:
         with readable(path):
             file = stack.enter_context(path.open("rb", buffering=0))
@@ -95,7 +98,8 @@ def open_file(path: Path, offset: int, values: Grid, scratch: Scratch, where: st
 
 @contextlib.contextmanager
 def open_stream(pieces: Iterable[bytes | memoryview], values: Grid, scratch: Scratch, where: str) -> Iterator[Window]:
-    """A window on values that arrive in pieces, in the order in which they are stored: in memory if they fit `scratch.limit`, else through a file.
+    """A window on values that arrive in pieces, in the order in which they are stored: in memory if they fit
+    `scratch.limit`, else through a file.
 
     `pieces` must yield exactly `values.nbytes` bytes; fewer are an UnreadableError.
     """
@@ -126,7 +130,10 @@ def open_stream(pieces: Iterable[bytes | memoryview], values: Grid, scratch: Scr
 def _complete(done: int, values: Grid, where: str) -> None:
     if done != values.nbytes:
         raise UnreadableError(
-            where, found=f"{done} bytes of values", expected=f"{values.nbytes} for shape {values.wanted}", do="The file may be truncated: copy or predict this case again."
+            where,
+            found=f"{done} bytes of values",
+            expected=f"{values.nbytes} for shape {values.wanted}",
+            do="The file may be truncated: copy or predict this case again.",
         )
 
 

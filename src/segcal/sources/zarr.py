@@ -1,8 +1,8 @@
 """Arrays in zarr stores (formats 2 and 3), read by windows.
 
-Promises: an array of at most half of `scratch.limit` is read into memory, a larger one is copied, a few chunks at a time, to a file under `scratch`; so each
-chunk is decoded once, and at least one chunk is held. Missing chunks have the store's fill value, as zarr defines. An array of objects or strings
-raises UnreadableError.
+Promises: an array of at most half of `scratch.limit` is read into memory, a larger one is copied, a few chunks at a
+time, to a file under `scratch`; so each chunk is decoded once, and at least one chunk is held. Missing chunks have the
+store's fill value, as zarr defines. An array of objects or strings raises UnreadableError.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ def is_store(path: Path) -> bool:
 
 
 def keys(path: Path) -> list[str]:
-    """Names of the arrays in the group `path`; [''] where `path` is itself an array. Raises MissingError or UnreadableError."""
+    """Names of the arrays in the group `path`; [''] where `path` is itself an array.
+
+    Raises MissingError or UnreadableError.
+    """
     opened = _open(path)
     return [""] if isinstance(opened, zarr.Array) else sorted(opened.array_keys())
 
 
-def _open(path: Path) -> zarr.Array | zarr.Group:  # type: ignore[type-arg]  # generic over metadata versions in some releases only
+def _open(path: Path) -> zarr.Array | zarr.Group:  # type: ignore[type-arg]
     if not path.exists():
         raise MissingError(str(path), found="no such store", expected="a zarr store", do="Check the path.")
     with readable(path):
@@ -59,8 +62,15 @@ class ZarrField(StoredField):
         """Array `key` of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the metadata only."""
         array = cls._array(path, key)
         if not isinstance(array.dtype, np.dtype):
-            raise UnreadableError(str(path), found=f"values of type {array.dtype}", expected="real numbers", do="Store scores as float32 and labels as integers.")
-        lies = grid(tuple(int(n) for n in array.shape), array.dtype, str(path), fortran=False, channel_axis=channel_axis)
+            raise UnreadableError(
+                str(path),
+                found=f"values of type {array.dtype}",
+                expected="real numbers",
+                do="Store scores as float32 and labels as integers.",
+            )
+        lies = grid(
+            tuple(int(n) for n in array.shape), array.dtype, str(path), fortran=False, channel_axis=channel_axis
+        )
         return cls(path, lies, key, tuple(int(n) for n in array.chunks))
 
     @staticmethod
@@ -76,7 +86,12 @@ class ZarrField(StoredField):
                 )
             opened = opened[key]
         if not isinstance(opened, zarr.Array):
-            raise UnreadableError(str(path), found=f"a group at {key!r}", expected="an array", do="Name the arrays of a store 'logits', 'probabilities', ...")
+            raise UnreadableError(
+                str(path),
+                found=f"a group at {key!r}",
+                expected="an array",
+                do="Name the arrays of a store 'logits', 'probabilities', ...",
+            )
         return opened
 
     @contextlib.contextmanager
@@ -99,7 +114,9 @@ class ZarrField(StoredField):
             copied.unlink(missing_ok=True)
 
     def _copy(self, array: zarr.Array, file: RawIOBase, budget: int) -> None:  # type: ignore[type-arg]
-        """Copy box by box: as many whole chunks as the budget allows, grown from the last axis on, so that runs in the file are long."""
+        """Copy box by box: as many whole chunks as the budget allows, grown from the last axis on, so that runs in the
+        file are long.
+        """
         shape, size = self.grid.stored, self.grid.dtype.itemsize
         box = [min(b, n) for b, n in zip(self.chunks, self.grid.stored, strict=True)]
         for a in range(len(shape) - 1, -1, -1):

@@ -7,12 +7,19 @@
     multiplicity   Holm's adjustment, and what chance alone would give
     coverage       how often such intervals cover the truth, measured by simulation, and the warning that follows
 
-Promises: NaN values are dropped and counted; bootstraps are seeded (2000 replicates, linear percentiles), so pipelines are compared on the same resamples.
+Promises: NaN values are dropped and counted; bootstraps are seeded (2000 replicates, linear percentiles), so pipelines
+are compared on the same resamples.
 """
 
 from __future__ import annotations
 
-from segcal.statistics.clustered import cluster_bootstrap, clustered_mean, lowest_probabilities, one_standard_error, paired_difference
+from segcal.statistics.clustered import (
+    cluster_bootstrap,
+    clustered_mean,
+    lowest_probabilities,
+    one_standard_error,
+    paired_difference,
+)
 from segcal.statistics.coverage import warning
 from segcal.statistics.estimate import LEVEL, REPLICATES, Estimate, Range, repeat_range
 from segcal.statistics.hierarchical import hierarchical_bootstrap

@@ -1,9 +1,9 @@
 """The paper's two-level bootstrap of one column: repeats with replacement, then cases within each drawn repeat.
 
 The reference: `Resamples` with `TwoLevel` uses the same draws for many columns at once.
-Promises: seeded (numpy's default_rng); the draws depend on the seed and the sizes of the repeats alone. Cost: a gather of every case drawn.
-Repeats share cases where they are partitions of one pool, and this scheme does not know: see `segcal.statistics.coverage` for what that costs.
-Source: definitions 7.9 and 16; K26's own code is not published.
+Promises: seeded (numpy's default_rng); the draws depend on the seed and the sizes of the repeats alone. Cost: a gather
+of every case drawn. Repeats share cases where they are partitions of one pool, and this scheme does not know: see
+`segcal.statistics.coverage` for what that costs. Source: definitions 7.9 and 16; K26's own code is not published.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from segcal.statistics.estimate import REPLICATES, Estimate, bare, check, percen
 _CHUNK = 2**20
 
 
-def draws(sizes: Sequence[int], seed: int, replicates: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """Two-level draws for repeats of `sizes` cases: a repeat, the replicates (k,) that have drawn it in one slot, and the cases (k, size) drawn in each of them."""
+def draws(
+    sizes: Sequence[int], seed: int, replicates: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Two-level draws for repeats of `sizes` cases: a repeat, the replicates (k,) that have drawn it in one slot, and
+    the cases (k, size) drawn in each of them.
+    """
     rng = np.random.default_rng(seed)
     count = len(sizes)
     drawn = rng.integers(count, size=(replicates, count))
@@ -31,11 +35,15 @@ def draws(sizes: Sequence[int], seed: int, replicates: int) -> Iterator[tuple[in
                 yield which, part, rng.integers(size, size=(part.size, size))
 
 
-def hierarchical_bootstrap(repeats: Sequence[ArrayLike], *, seed: int = 0, replicates: int = REPLICATES, level: float = 0.95) -> Estimate:
-    """Mean of repeat means with a two-level percentile interval: repeats drawn with replacement, then cases within each drawn repeat, anew each time it comes up.
+def hierarchical_bootstrap(
+    repeats: Sequence[ArrayLike], *, seed: int = 0, replicates: int = REPLICATES, level: float = 0.95
+) -> Estimate:
+    """Mean of repeat means with a two-level percentile interval: repeats drawn with replacement, then cases within each
+    drawn repeat, anew each time it comes up.
 
-    `repeats`: the values of each repeat, any lengths; NaN dropped, and so is a repeat with nothing left. One repeat: only its cases vary, and `reason` says so.
-    For a paired difference give the differences of each repeat's cases: the resamples are then those of both.
+    `repeats`: the values of each repeat, any lengths; NaN dropped, and so is a repeat with nothing left. One repeat:
+    only its cases vary, and `reason` says so. For a paired difference give the differences of each repeat's cases: the
+    resamples are then those of both.
     """
     given = [np.asarray(r, np.float64).ravel() for r in repeats]
     check(level, replicates)

@@ -1,16 +1,21 @@
-"""One resampling of a whole study, drawn once and used for every column: each pipeline, metric and paired difference sees the same resampled repeats and cases.
+"""One resampling of a whole study, drawn once and used for every column: each pipeline, metric and paired difference
+sees the same resampled repeats and cases.
 
-    TwoLevel()             repeats with replacement, then cases within each drawn repeat (K26; the draws are those of `hierarchical_bootstrap`)
-    ByGroup()              whole groups of the pool, all their rows in all repeats with them; the repeats stay as they are
+    TwoLevel()             repeats with replacement, then cases within each drawn repeat (K26; the draws are those of
+                           `hierarchical_bootstrap`)
+    ByGroup()              whole groups of the pool, all their rows in all repeats with them; the repeats stay as they
+                           are
     ByGroup(repeats=True)  groups and, independently, repeats (the pigeonhole bootstrap of Owen 2007)
 
-The statistic is the mean over repeats of the means of their cases, which is linear in the values: a scheme is a sparse matrix of weights (replicates, rows) made from integer
-counts.
-Promises: the same bits for any number of threads, of columns computed together, and any order of the rows (they are sorted by repeat and case first). NaN is dropped before
-drawing, column by column, so a column with NaN has draws of its own sizes, and a paired difference is NaN where either side is. Fewer than two groups under `ByGroup`: no
-interval. A replicate of `ByGroup` in which no drawn repeat has a drawn group is left out. Cost: 12 bytes for each row and replicate that was drawn (30 repeats of 400 cases:
-some 130 MB), and one multiplication for each of them and each column. Which scheme covers what it says is measured in `segcal.statistics.coverage`.
-Source: definitions 7.9 and 16; deviation: sums run in another order than in `hierarchical_bootstrap`, so its last bits differ.
+The statistic is the mean over repeats of the means of their cases, which is linear in the values: a scheme is a sparse
+matrix of weights (replicates, rows) made from integer counts. Promises: the same bits for any number of threads, of
+columns computed together, and any order of the rows (they are sorted by repeat and case first). NaN is dropped before
+drawing, column by column, so a column with NaN has draws of its own sizes, and a paired difference is NaN where either
+side is. Fewer than two groups under `ByGroup`: no interval. A replicate of `ByGroup` in which no drawn repeat has a
+drawn group is left out. Cost: 12 bytes for each row and replicate that was drawn (30 repeats of 400 cases: some 130
+MB), and one multiplication for each of them and each column. Which scheme covers what it says is measured in
+`segcal.statistics.coverage`. Source: definitions 7.9 and 16; deviation: sums run in another order than in
+`hierarchical_bootstrap`, so its last bits differ.
 """
 
 from __future__ import annotations
@@ -35,9 +40,10 @@ _COLUMNS = 512
 class Scheme(Protocol):
     """What is drawn.
 
-    * `weights` gives a sparse (replicates, rows) matrix; a replicate's statistic is its row times the values; a row of zeros is a replicate without a value.
-    * `repeat` and `group` (rows,) are numbers from 0 without gaps, rows sorted by repeat.
-    * `units` is what an estimate reports as its groups; `shortage` says why there is too little for an interval, or nothing.
+    * `weights` gives a sparse (replicates, rows) matrix; a replicate's statistic is its row times the values; a row of
+    zeros is a replicate without a value. * `repeat` and `group` (rows,) are numbers from 0 without gaps, rows sorted by
+    repeat. * `units` is what an estimate reports as its groups; `shortage` says why there is too little for an
+    interval, or nothing.
     """
 
     @property
@@ -56,7 +62,10 @@ class Scheme(Protocol):
 
 @dataclass(frozen=True)
 class TwoLevel:
-    """Repeats, then cases within each drawn repeat, anew each time it comes up. It takes the cases of different repeats for different cases."""
+    """Repeats, then cases within each drawn repeat, anew each time it comes up.
+
+    It takes the cases of different repeats for different cases.
+    """
 
     name = "two-level"
 
@@ -74,9 +83,14 @@ class TwoLevel:
         starts = np.cumsum(sizes) - sizes
         counts = np.zeros((replicates, repeat.size), np.uint16)
         for which, part, cases in draws(sizes.tolist(), seed, replicates):
-            counts[part, starts[which] : starts[which] + sizes[which]] += _multiplicities(cases, int(sizes[which])).astype(np.uint16)
+            counts[part, starts[which] : starts[which] + sizes[which]] += _multiplicities(
+                cases, int(sizes[which])
+            ).astype(np.uint16)
         weights = sparse.csr_array(counts)
-        return sparse.csr_array((weights.data / (sizes[repeat] * sizes.size)[weights.indices], weights.indices, weights.indptr), weights.shape)
+        return sparse.csr_array(
+            (weights.data / (sizes[repeat] * sizes.size)[weights.indices], weights.indices, weights.indptr),
+            weights.shape,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,17 @@ class ByGroup:
         return "one group: its spread says nothing about other groups" if groups < 2 else ""
 
     def weights(self, repeat: NDArray[np.int64], group: NDArray[np.int64], seed: int, replicates: int) -> Any:
-        """How often its group was drawn, over that of all rows of its repeat, averaged over the drawn repeats that have any."""
+        """How often its group was drawn, over that of all rows of its repeat, averaged over the drawn repeats that have
+        any.
+        """
         rng = np.random.default_rng(seed)
         count, clusters = int(repeat[-1]) + 1, int(group.max()) + 1
         often = _multiplicities(rng.integers(clusters, size=(replicates, clusters)), clusters)
-        taken = _multiplicities(rng.integers(count, size=(replicates, count)), count) if self.repeats else np.ones((replicates, count), np.int64)
+        taken = (
+            _multiplicities(rng.integers(count, size=(replicates, count)), count)
+            if self.repeats
+            else np.ones((replicates, count), np.int64)
+        )
         starts = np.searchsorted(repeat, np.arange(count))
         parts = []
         for begin in range(0, replicates, step := max(1, _CHUNK // repeat.size)):
@@ -125,8 +145,9 @@ def _multiplicities(drawn: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 class Comparison:
     """A paired difference with its interval and its two-sided bootstrap p-value.
 
-    `p`: twice the share of replicates on the far side of zero, counted with one more replicate there, so never below 2 / (replicates + 1); NaN where there is no interval, or
-    where every difference is exactly zero (`identical`), which is a fact and no test.
+    `p`: twice the share of replicates on the far side of zero, counted with one more replicate there, so never below 2
+    / (replicates + 1); NaN where there is no interval, or where every difference is exactly zero (`identical`), which
+    is a fact and no test.
     """
 
     estimate: Estimate
@@ -136,7 +157,10 @@ class Comparison:
 
 @dataclass(eq=False)
 class Resamples:
-    """The resampling of rows that each belong to a repeat, a case and a group (the case itself unless given). Lengths that differ, or a case twice in a repeat: UsageError."""
+    """The resampling of rows that each belong to a repeat, a case and a group (the case itself unless given).
+
+    Lengths that differ, or a case twice in a repeat: UsageError.
+    """
 
     scheme: Scheme
     repeats: Sequence[Any]
@@ -154,19 +178,29 @@ class Resamples:
         groups = self.cases if self.groups is None else self.groups
         if not len(self.repeats) == len(self.cases) == len(groups):
             found = f"{len(self.repeats)} repeats, {len(self.cases)} cases, {len(groups)} groups"
-            raise UsageError("rows", found=found, expected="one of each a row", do="Give repeat, case and group of the same rows, in the same order.")
+            raise UsageError(
+                "rows",
+                found=found,
+                expected="one of each a row",
+                do="Give repeat, case and group of the same rows, in the same order.",
+            )
         keys = list(zip(self.repeats, self.cases, strict=True))
         if len(set(keys)) < len(keys):
             twice = next(k for i, k in enumerate(keys) if k in keys[:i])
             raise UsageError(
-                "rows", found=f"case {twice[1]!r} twice in repeat {twice[0]!r}", expected="one row a repeat and case", do="Select one cohort, pipeline and metric first."
+                "rows",
+                found=f"case {twice[1]!r} twice in repeat {twice[0]!r}",
+                expected="one row a repeat and case",
+                do="Select one cohort, pipeline and metric first.",
             )
         self._order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
         self._repeat = _numbered([self.repeats[i] for i in self._order])
         self._group = _numbered([groups[i] for i in self._order])
 
     def replicated(self, columns: ArrayLike) -> NDArray[np.float64]:
-        """Statistics of every replicate (replicates, k) for columns of values (rows, k); NaN where a replicate has no value."""
+        """Statistics of every replicate (replicates, k) for columns of values (rows, k); NaN where a replicate has no
+        value.
+        """
         return self._replicated(self._sorted(columns))
 
     def intervals(self, columns: ArrayLike, *, level: float = LEVEL) -> list[Estimate]:
@@ -180,17 +214,29 @@ class Resamples:
         return self.intervals(np.asarray(values, np.float64).reshape(-1, 1), level=level)[0]
 
     def compare(self, first: ArrayLike, second: ArrayLike, *, level: float = LEVEL) -> list[Comparison]:
-        """Paired differences second - first of columns (rows, k): the same cases and draws on both sides. A row with a NaN on either side is dropped."""
+        """Paired differences second - first of columns (rows, k): the same cases and draws on both sides.
+
+        A row with a NaN on either side is dropped.
+        """
         check(level, self.replicates)
         a, b = self._sorted(first), self._sorted(second)
         if a.shape != b.shape:
-            raise UsageError("second", found=f"{b.shape[1]} columns", expected=f"{a.shape[1]}, as many as first", do="Compare column with column.")
+            raise UsageError(
+                "second",
+                found=f"{b.shape[1]} columns",
+                expected=f"{a.shape[1]}, as many as first",
+                do="Compare column with column.",
+            )
         x = b - a
         out = []
         for k, made in enumerate(self._replicated(x).T):
             estimate, known = self._estimate(x[:, k], made, level), made[~np.isnan(made)]
             identical = bool(estimate.values) and not np.nan_to_num(x[:, k]).any()
-            p = math.nan if identical or math.isnan(estimate.low) else min(1.0, 2 * (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (known.size + 1))
+            p = (
+                math.nan
+                if identical or math.isnan(estimate.low)
+                else min(1.0, 2 * (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (known.size + 1))
+            )
             out.append(Comparison(estimate, p, identical))
         return out
 
@@ -198,7 +244,10 @@ class Resamples:
         x = np.asarray(columns, np.float64)
         if x.ndim != 2 or len(x) != len(self._order):
             raise UsageError(
-                "columns", found=f"shape {x.shape}", expected=f"({len(self._order)}, k), one value a row and column", do="Give the values of the rows, in their order."
+                "columns",
+                found=f"shape {x.shape}",
+                expected=f"({len(self._order)}, k), one value a row and column",
+                do="Give the values of the rows, in their order.",
             )
         return x[self._order]
 
@@ -224,7 +273,9 @@ class Resamples:
         """Drawn once for complete columns and kept; drawn anew for a pattern of missing values."""
         if pattern in self._drawn:
             return self._drawn[pattern]
-        made = self.scheme.weights(_numbered(self._repeat[keep].tolist()), _numbered(self._group[keep].tolist()), self.seed, self.replicates)
+        made = self.scheme.weights(
+            _numbered(self._repeat[keep].tolist()), _numbered(self._group[keep].tolist()), self.seed, self.replicates
+        )
         if keep.all():
             self._drawn[pattern] = made
         return made

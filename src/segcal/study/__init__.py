@@ -1,4 +1,5 @@
-"""The papers' protocol from one file: repeats, pipelines, shift, sensitivity, statistics, tables and figures (K26 Section 4 and Appendices C to J).
+"""The papers' protocol from one file: repeats, pipelines, shift, sensitivity, statistics, tables and figures (K26
+Section 4 and Appendices C to J).
 
     run, merge, read    do a study, join its parts, read a finished one (`Finished`)
     Configuration       what a study is; `segcal.study.configuration.read` reads one from YAML

@@ -1,8 +1,9 @@
 """The configuration of a study: one YAML file, read into data whose every mistake is found before any work begins.
 
-Paths are relative to the file; `$NAME` stands for an environment variable, and a pattern such as `predictions/member*` for the folders it matches, in order. Unknown keys and
-names are refused with the nearest known one. The text under a field is its help: `segcal study --example` prints it (`segcal.study.example`).
-Raises MissingError (no file), UnreadableError (no YAML), UsageError (everything else), each naming the entry.
+Paths are relative to the file; `$NAME` stands for an environment variable, and a pattern such as `predictions/member*`
+for the folders it matches, in order. Unknown keys and names are refused with the nearest known one. The text under a
+field is its help: `segcal study --example` prints it (`segcal.study.example`). Raises MissingError (no file),
+UnreadableError (no YAML), UsageError (everything else), each naming the entry.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Data(Section):
     def as_beside(self, clean: Data) -> Data:
         """With what the clean data say of their files where this says nothing."""
         inherited = ("kind", "classes", "background", "ignore_index", "zyx", "channel_axis")
-        return self.model_copy(update={name: getattr(clean, name) for name in inherited if name not in self.model_fields_set})
+        return self.model_copy(
+            update={name: getattr(clean, name) for name in inherited if name not in self.model_fields_set}
+        )
 
 
 class Split(Section):
@@ -79,7 +82,8 @@ class Split(Section):
     test: PositiveInt | None = None
     """Cases the results are about. Default: all that are left."""
     groups: str | None = None
-    """Cases that belong together and are never split: a table (.csv or .tsv with the columns case and group), consecutive:20, consecutive:20:PATTERN, source, or a pattern."""
+    """Cases that belong together and are never split: a table (.csv or .tsv with the columns case and group),
+    consecutive:20, consecutive:20:PATTERN, source, or a pattern."""
     gap: int = Field(0, ge=0)
     """With consecutive frames: frames left out between neighbouring runs."""
 
@@ -115,7 +119,8 @@ class Configuration(Section):
     methods: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     """Options of methods, such as {lts: {epochs: 40}, dc: {penalty: odir}}."""
     cohorts: Mapping[str, Data] = Field(default_factory=dict)
-    """Further cohorts, scored without refit: a case named as a clean one only where that is a test case, any other case in every repeat."""
+    """Further cohorts, scored without refit: a case named as a clean one only where that is a test case, any
+    other case in every repeat."""
     sensitivity: Sensitivity = Sensitivity()
     recipe: RecipeSection | None = None
     bins: tuple[PositiveInt, ...] = (20, 30, 40)
@@ -134,7 +139,10 @@ class Configuration(Section):
     def _names_are_plain(cls, value: Mapping[str, Data]) -> Mapping[str, Data]:
         for name in value:
             if name == CLEAN or not re.fullmatch(r"\w[\w .+-]*", name):
-                raise ValueError(f"another name than {name!r}: letters, digits, spaces, '.', '+', '-' and '_', and not {CLEAN!r}, which is that of the clean test cases")
+                raise ValueError(
+                    f"another name than {name!r}: letters, digits, spaces, '.', '+', '-' and '_', and not {CLEAN!r},"
+                    " which is that of the clean test cases"
+                )
         return value
 
     @field_validator("pipelines", "bins", "bands", mode="before")
@@ -143,25 +151,45 @@ class Configuration(Section):
         return (value,) if isinstance(value, str | int | float) else value
 
     def chosen(self) -> tuple[Pipeline, ...]:
-        """The pipelines, those of the recipe last. UsageError for a name, a method or an option nobody knows, or a pipeline named twice."""
+        """The pipelines, those of the recipe last.
+
+        UsageError for a name, a method or an option nobody knows, or a pipeline named twice.
+        """
         used = {p.method for p in self.sized()}
         twice = [p for p in self.pipelines if self.pipelines.count(p) > 1]
         if twice or not self.pipelines:
-            raise UsageError("pipelines", found=f"{twice[0]!r} twice" if twice else "none", expected="each pipeline once", do="Leave it out for the paper's nineteen.")
+            raise UsageError(
+                "pipelines",
+                found=f"{twice[0]!r} twice" if twice else "none",
+                expected="each pipeline once",
+                do="Leave it out for the paper's nineteen.",
+            )
         known = [pipeline(name, self.methods) for name in self.pipelines]
         for method in self.methods:
             if method not in used | {p.method for p in known}:
-                raise unknown("methods", method, {p.method for p in known if p.method}, "a method that one of the pipelines uses")
+                raise unknown(
+                    "methods", method, {p.method for p in known if p.method}, "a method that one of the pipelines uses"
+                )
         for p in known:
             p.make()
         return (*known, *self._by_recipe(known))
 
     def sized(self) -> tuple[Pipeline, ...]:
-        """The pipelines whose calibration set varies; none without sizes. UsageError for one that nothing is fitted for."""
-        found = tuple(pipeline(name, self.methods) for name in self.sensitivity.pipelines) if self.sensitivity.sizes else ()
+        """The pipelines whose calibration set varies; none without sizes.
+
+        UsageError for one that nothing is fitted for.
+        """
+        found = (
+            tuple(pipeline(name, self.methods) for name in self.sensitivity.pipelines) if self.sensitivity.sizes else ()
+        )
         for p in found:
             if p.method is None:
-                raise UsageError("sensitivity: pipelines", found=repr(p.name), expected="pipelines that are fitted", do="Leave it out: no calibration set changes it.")
+                raise UsageError(
+                    "sensitivity: pipelines",
+                    found=repr(p.name),
+                    expected="pipelines that are fitted",
+                    do="Leave it out: no calibration set changes it.",
+                )
         return found
 
     def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
@@ -195,13 +223,26 @@ def read(path: str | os.PathLike[str]) -> Configuration:
     try:
         loaded = yaml.load(where.read_text(encoding="utf-8"), Loader=_Once)
     except FileNotFoundError as error:
-        raise MissingError(str(where), found="no such file", expected="a configuration", do="Print one to begin with: segcal study --example.") from error
+        raise MissingError(
+            str(where),
+            found="no such file",
+            expected="a configuration",
+            do="Print one to begin with: segcal study --example.",
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
         raise UnreadableError(
-            str(where), found=f"something that is no YAML ({' '.join(str(error).split())[:200]})", expected="a configuration", do="See segcal study --example."
+            str(where),
+            found=f"something that is no YAML ({' '.join(str(error).split())[:200]})",
+            expected="a configuration",
+            do="See segcal study --example.",
         ) from error
     if not isinstance(loaded, Mapping):
-        raise UnreadableError(str(where), found=f"a {type(loaded).__name__}", expected="entries such as name: and data:", do="See segcal study --example.")
+        raise UnreadableError(
+            str(where),
+            found=f"a {type(loaded).__name__}",
+            expected="entries such as name: and data:",
+            do="See segcal study --example.",
+        )
     try:
         found = Configuration.model_validate(loaded)
     except ValidationError as error:
@@ -221,22 +262,37 @@ def _said(where: Path, error: ValidationError) -> UsageError:
     place = [str(p) for p in wrong["loc"]]
     at = f"{where}: {': '.join(place)}"
     if wrong["type"] == "extra_forbidden":
-        return unknown(f"{where}: {': '.join(place[:-1]) or 'the top level'}", place[-1], _known_keys(place[:-1]), "a known entry")
+        return unknown(
+            f"{where}: {': '.join(place[:-1]) or 'the top level'}", place[-1], _known_keys(place[:-1]), "a known entry"
+        )
     if wrong["type"] == "missing":
-        return UsageError(at, found="nothing", expected="a value", do="Every study needs it; see segcal study --example.")
-    return UsageError(at, found=repr(wrong["input"])[:80], expected=wrong["msg"].lower(), do="See segcal study --example.")
+        return UsageError(
+            at, found="nothing", expected="a value", do="Every study needs it; see segcal study --example."
+        )
+    return UsageError(
+        at, found=repr(wrong["input"])[:80], expected=wrong["msg"].lower(), do="See segcal study --example."
+    )
 
 
 def _known_keys(place: list[str]) -> list[str]:
     """Entries of the section at a place."""
-    sections: dict[str, type[Section]] = {"data": Data, "split": Split, "sensitivity": Sensitivity, "recipe": RecipeSection, "cohorts": Data}
+    sections: dict[str, type[Section]] = {
+        "data": Data,
+        "split": Split,
+        "sensitivity": Sensitivity,
+        "recipe": RecipeSection,
+        "cohorts": Data,
+    }
     return list(sections.get(place[0] if place else "", Configuration).model_fields)
 
 
 def _placed(data: Data, folder: Path, where: str) -> Data:
     """Paths made absolute, patterns made lists."""
     results = tuple(str(p) for given in data.results for p in _matches(_resolved(given, folder, where), where))
-    named = {key: None if (value := getattr(data, key)) is None else str(_resolved(value, folder, where)) for key in ("labels", "mask", "images")}
+    named = {
+        key: None if (value := getattr(data, key)) is None else str(_resolved(value, folder, where))
+        for key in ("labels", "mask", "images")
+    }
     return data.model_copy(update={"results": results, **named, "groups": _table(data.groups, folder)})
 
 
@@ -251,7 +307,12 @@ def _resolved(text: str, folder: Path, where: str) -> Path:
     expanded = os.path.expandvars(os.path.expanduser(text))
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset is not None:
-        raise UsageError(where, found=f"{text!r}, and {unset.group(1)} is not set", expected="environment variables that are set", do=f"export {unset.group(1)}=...")
+        raise UsageError(
+            where,
+            found=f"{text!r}, and {unset.group(1)} is not set",
+            expected="environment variables that are set",
+            do=f"export {unset.group(1)}=...",
+        )
     return Path(os.path.normpath(folder / expanded))
 
 
@@ -260,5 +321,7 @@ def _matches(path: Path, where: str) -> list[Path]:
         return [path]
     found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=lambda p: natural(str(p)))
     if not found:
-        raise MissingError(where, found=f"nothing that matches {path}", expected="folders of predictions", do="Check the pattern.")
+        raise MissingError(
+            where, found=f"nothing that matches {path}", expected="folders of predictions", do="Check the pattern."
+        )
     return found

@@ -1,7 +1,9 @@
-"""A study resolved against its data: cohorts opened, cases dealt out, pipelines in arms; everything that can be wrong is found here, before any work.
+"""A study resolved against its data: cohorts opened, cases dealt out, pipelines in arms; everything that can be wrong
+is found here, before any work.
 
-An `Arm` is one calibration set: a repeat, and in the sensitivity analysis a size. All pipelines of a repeat see the same calibration, validation and test cases. No voxel is read.
-Raises what `open_cohort` raises for data, UsageError for splits that cannot be made, for cohorts that do not fit together, and for pipelines their scores cannot serve.
+An `Arm` is one calibration set: a repeat, and in the sensitivity analysis a size. All pipelines of a repeat see the
+same calibration, validation and test cases. No voxel is read. Raises what `open_cohort` raises for data, UsageError for
+splits that cannot be made, for cohorts that do not fit together, and for pipelines their scores cannot serve.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from segcal.study.pipelines import VIEWS, Pipeline
 
 @dataclass(frozen=True)
 class Arm:
-    """One calibration set: cases (ids) to fit on and to choose by, and the pipelines fitted on it. `size`: its number of cases in the sensitivity analysis, else None."""
+    """One calibration set: cases (ids) to fit on and to choose by, and the pipelines fitted on it.
+
+    `size`: its number of cases in the sensitivity analysis, else None.
+    """
 
     repeat: int
     size: int | None
@@ -44,9 +49,11 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """`configuration` with its opened `cohorts` (the clean one under the name "test"), and the `partitions` of the clean one, a repeat each.
+    """`configuration` with its opened `cohorts` (the clean one under the name "test"), and the `partitions` of the
+    clean one, a repeat each.
 
-    `left_out`: names of clean cases that are not dealt out (not selected, or frames between runs); nothing of that name is scored anywhere.
+    `left_out`: names of clean cases that are not dealt out (not selected, or frames between runs); nothing of that name
+    is scored anywhere.
     """
 
     configuration: Configuration
@@ -78,7 +85,12 @@ class Design:
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
         """Every calibration set, the main ones first."""
-        main = [Arm(r, None, self.ids(r, CALIBRATION), self.ids(r, VALIDATION), tuple(p for p in self.pipelines if p.method)) for r in self.repeats]
+        main = [
+            Arm(
+                r, None, self.ids(r, CALIBRATION), self.ids(r, VALIDATION), tuple(p for p in self.pipelines if p.method)
+            )
+            for r in self.repeats
+        ]
         sized = self.configuration.sized()
         return (*main, *(self._sized(r, n, sized) for r in self.repeats for n in self.sizes))
 
@@ -88,7 +100,9 @@ class Design:
         return tuple(n for n in self.configuration.sensitivity.sizes if n != self.configuration.split.calibration)
 
     def _sized(self, repeat: int, size: int, pipelines: tuple[Pipeline, ...]) -> Arm:
-        """The first groups of a repeat that have at least so many cases calibrate, the other cases that are not tested validate."""
+        """The first groups of a repeat that have at least so many cases calibrate, the other cases that are not tested
+        validate.
+        """
         cases = (*self.ids(repeat, CALIBRATION), *self.ids(repeat, VALIDATION))
         end = size
         while end < len(cases) and self.groups[cases[end]] == self.groups[cases[end - 1]]:
@@ -101,7 +115,9 @@ class Design:
         return dict(zip((c.id for c in self.clean), self.clean.groups, strict=True))
 
     def tested(self, cohort: str, repeat: int) -> tuple[str, ...]:
-        """Cases of a cohort that a repeat scores: clean test cases, those of the same names elsewhere, and strangers, unless their group is one of those fitted on or chosen by."""
+        """Cases of a cohort that a repeat scores: clean test cases, those of the same names elsewhere, and strangers,
+        unless their group is one of those fitted on or chosen by.
+        """
         test = set(self.ids(repeat, TEST))
         if cohort == CLEAN:
             return tuple(c.id for c in self.clean if c.id in test)
@@ -140,16 +156,28 @@ def design(configuration: Configuration) -> Design:
         cohorts[name] = _alike(name, _grouped(name, _selected(_cohort(beside), beside), beside, clean), clean)
     split = configuration.split
     partitions = tuple(
-        splits.partition(clean.groups, split.calibration, split.validation, split.test, seed=configuration.seed, repeat=repeat) for repeat in range(configuration.repeats)
+        splits.partition(
+            clean.groups, split.calibration, split.validation, split.test, seed=configuration.seed, repeat=repeat
+        )
+        for repeat in range(configuration.repeats)
     )
-    found = Design(configuration, pipelines, cohorts, partitions, frozenset(c.id for c in whole) - {c.id for c in clean}, tuple(notes))
+    found = Design(
+        configuration,
+        pipelines,
+        cohorts,
+        partitions,
+        frozenset(c.id for c in whole) - {c.id for c in clean},
+        tuple(notes),
+    )
     _check_pipelines(found)
     _check_arms(found)
     return replace(found, notes=(*notes, *_remarks(found)))
 
 
 def _cohort(data: Data) -> Cohort:
-    background: int | EllipsisType | None = ... if data.background is None else None if data.background == "none" else data.background
+    background: int | EllipsisType | None = (
+        ... if data.background is None else None if data.background == "none" else data.background
+    )
     cohort = open_cohort(
         [Path(r) for r in data.results],
         data.labels,
@@ -185,7 +213,12 @@ def _spaced(cohort: Cohort, configuration: Configuration, notes: list[str]) -> C
     how, gap = configuration.split.groups, configuration.split.gap
     runs = None if how is None else splits.runs_of(how)
     if gap and runs is None:
-        raise UsageError("split: gap", found=str(gap), expected="0, where groups are no runs of consecutive frames", do="Give groups: consecutive:20, or leave the gap out.")
+        raise UsageError(
+            "split: gap",
+            found=str(gap),
+            expected="0, where groups are no runs of consecutive frames",
+            do="Give groups: consecutive:20, or leave the gap out.",
+        )
     grouped = cohort if how is None else splits.grouped(cohort, how)
     if not gap or runs is None:
         return grouped
@@ -196,10 +229,19 @@ def _spaced(cohort: Cohort, configuration: Configuration, notes: list[str]) -> C
 
 def _alike(name: str, cohort: Cohort, clean: Cohort) -> Cohort:
     """The cohort, if the clean one's calibrators can score it."""
-    facts = (("head", cohort.head, clean.head), ("kind of scores", cohort.kind, clean.kind), ("members", cohort.members, clean.members))
+    facts = (
+        ("head", cohort.head, clean.head),
+        ("kind of scores", cohort.kind, clean.kind),
+        ("members", cohort.members, clean.members),
+    )
     for what, here, there in facts:
         if here != there:
-            raise UsageError(f"cohorts: {name}", found=f"{what} {here}", expected=f"{there}, as in data", do="Predict both with the same networks and keep the same files.")
+            raise UsageError(
+                f"cohorts: {name}",
+                found=f"{what} {here}",
+                expected=f"{there}, as in data",
+                do="Predict both with the same networks and keep the same files.",
+            )
     return cohort
 
 
@@ -209,10 +251,16 @@ def _check_arms(found: Design) -> None:
         chooses = [p for p in arm.pipelines if (m := p.make()) is not None and m.takes_validation]
         count = len({found.groups[case] for case in arm.validation})
         if chooses and count < 2:
-            where, which = ("split: validation", "") if arm.size is None else ("sensitivity: sizes", f" with {arm.size} to calibrate")
+            where, which = (
+                ("split: validation", "")
+                if arm.size is None
+                else ("sensitivity: sizes", f" with {arm.size} to calibrate")
+            )
             raise UsageError(
                 where,
-                found=f"{len(arm.validation)} validation case(s) in {count} group(s), in repeat {arm.repeat + 1}{which}",
+                found=(
+                    f"{len(arm.validation)} validation case(s) in {count} group(s), in repeat {arm.repeat + 1}{which}"
+                ),
                 expected=f"at least two groups, which {chooses[0].name} is chosen by",
                 do="Give more cases to validation, smaller sizes, or finer groups.",
             )
@@ -240,6 +288,9 @@ def _check_pipelines(found: Design) -> None:
             cohort.having(fields)
         if p.view != "p0" and found.clean.members == 1:
             raise UsageError(
-                f"pipelines: {p.name}", found="predictions of one network", expected="an ensemble", do="Name every member's folder under results, or study p0 pipelines only."
+                f"pipelines: {p.name}",
+                found="predictions of one network",
+                expected="an ensemble",
+                do="Name every member's folder under results, or study p0 pipelines only.",
             )
         assert p.view in VIEWS

@@ -1,7 +1,8 @@
 """How long a study may take, before it starts: one case read and scored, and counts of what there is to do.
 
-Some blocks of one clean case are read, and the largest is timed being scored through an affine map and under the objective of a fit; the rest is arithmetic on voxels. How many
-evaluations a fit needs are typical numbers seen on real ensembles. Promises: an order of magnitude, within about a factor of two; no result depends on it. Costs: seconds.
+Some blocks of one clean case are read, and the largest is timed being scored through an affine map and under the
+objective of a fit; the rest is arithmetic on voxels. How many evaluations a fit needs are typical numbers seen on real
+ensembles. Promises: an order of magnitude, within about a factor of two; no result depends on it. Costs: seconds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Estimate:
     def sentence(self) -> str:
         """For a person."""
         return (
-            f"about {_spoken(self.fits + self.scores)} (fits {_spoken(self.fits)}, scores {_spoken(self.scores)}) and {max(1, round(self.disk / 2**20))} MB in the study's folder"
+            f"about {_spoken(self.fits + self.scores)} (fits {_spoken(self.fits)}, scores {_spoken(self.scores)}) and"
+            f" {max(1, round(self.disk / 2**20))} MB in the study's folder"
         )
 
 
@@ -68,11 +70,17 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
     keys = suites(cohort.head, design.configuration)
     channels = len(cohort.head.part_classes(0))
     identity = Calibrator(
-        cohort.head, cohort.pooled_kind, [AffineMap(torch.eye(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64), False)] * len(cohort.head.parts), "ms"
+        cohort.head,
+        cohort.pooled_kind,
+        [AffineMap(torch.eye(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64), False)]
+        * len(cohort.head.parts),
+        "ms",
     )
     with one_thread(), engine.scratch(cohort) as scratch, cohort.open(index, scratch) as reader:
         cuts = cohort.cuts(index)
-        places = Places(reader.label_map, scratch, (place for a in keys.values() for place in sorted(accumulate.needs(a), key=repr)))
+        places = Places(
+            reader.label_map, scratch, (place for a in keys.values() for place in sorted(accumulate.needs(a), key=repr))
+        )
         finding = _timed(lambda: places.of(*cuts[0])) / cohort[index].voxels
         seen = scored = 0
         best: Prepared | None = None
@@ -108,9 +116,17 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
     score_seconds, files = 0.0, 0
     for name in design.cohorts:
         for repeat in repeats:
-            cases = [c for c in design.tested(name, repeat) if folder is None or not file_of(folder, repeat, name, c).is_file()]
+            cases = [
+                c
+                for c in design.tested(name, repeat)
+                if folder is None or not file_of(folder, repeat, name, c).is_file()
+            ]
             count = sum(voxels[name][c] for c in cases)
-            sized = sum(len(a.pipelines) for a in design.arms if a.repeat == repeat and a.size is not None) if name == "test" else 0
+            sized = (
+                sum(len(a.pipelines) for a in design.arms if a.repeat == repeat and a.size is not None)
+                if name == "test"
+                else 0
+            )
             score_seconds += count * (3 * reading + kept * scoring * (len(design.pipelines) + sized))
             files += len(cases) * (len(design.pipelines) + sized)
     return Estimate(fit_seconds / engine.workers, score_seconds / engine.workers, files * BYTES)
@@ -123,4 +139,10 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def _spoken(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{max(1, round(seconds))} s"
+        if seconds < 90
+        else f"{round(seconds / 60)} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,12 +1,13 @@
 """The configuration that `segcal study --example` prints: every entry with what it means."""
 
 EXAMPLE = """\
-# A study: calibrate an ensemble on repeated random partitions of labelled held-out cases, and report every pipeline with intervals.
+# A study: calibrate an ensemble on repeated random partitions of labelled held-out cases, and report every pipeline
+# with intervals.
 # Paths are relative to this file; $NAME is an environment variable; a pattern stands for the folders it matches.
 name: my data
 
 data:
-  results: predictions/member*      # folders of predictions, the members of an ensemble (npz, npy, zarr, NIfTI or nnU-Net)
+  results: predictions/member*      # folders of predictions, members of an ensemble (npz, npy, zarr, NIfTI, nnU-Net)
   labels: labels                    # one label map a case, named as it
   # kind: logits                    # logits, log_probs, probs or scores, where the files do not say
   # classes: [sky, road, car]       # where no dataset.json names them
@@ -19,19 +20,22 @@ split:                              # in each repeat; whole groups are dealt out
   calibration: 50                   # fitted on
   validation: 25                    # penalties' strengths, stopping and trials are chosen by these
   # test: 100                       # reported on; default: all that are left
-  # groups: groups.csv              # cases that belong together: a table (case, group), consecutive:20, consecutive:20:^([^_]+), or a pattern
+  # groups: groups.csv              # cases that belong together: a table (case, group), consecutive:20,
+  #                                 # consecutive:20:^([^_]+), or a pattern
   # gap: 2                          # frames left out between neighbouring runs of consecutive frames
 
 repeats: 3
 seed: 0
 
-# pipelines: [p0, pbar, zbar, TS(pbar), MS(zbar), LTS(logS(zbar))]     # default: the paper's nineteen; any method goes as iop(zbar)
+# pipelines: [p0, pbar, zbar, TS(pbar), MS(zbar), LTS(logS(zbar))]   # default: the paper's nineteen;
+#                                                                    # any method goes as iop(zbar)
 # methods:                          # options of methods
 #   lts: {epochs: 40}
 #   dc: {penalty: odir}             # the papers' penalty instead of the one towards temperature scaling
 
-# cohorts:                          # scored without refit; cases of the same names follow the partition, others are always scored
-#   mild: {results: predictions-mild/member*, labels: labels}          # written after: segcal corrupt images -o images-mild --severity mild
+# cohorts:                          # scored without refit; cases of the same names follow the partition, others are
+#                                   # always scored. mild: written after segcal corrupt images -o images-mild ...
+#   mild: {results: predictions-mild/member*, labels: labels}
 #   other hospital: {results: elsewhere/member*, labels: elsewhere/labels}
 
 # sensitivity:

@@ -1,7 +1,9 @@
-"""The fits of a study: every arm's pipelines, in pieces that are each done or not, so that an interrupted study goes on where it was.
+"""The fits of a study: every arm's pipelines, in pieces that are each done or not, so that an interrupted study goes on
+where it was.
 
-A `Piece` is what one reading of a calibration set fits: all plans of one view together, over shared passes; each trained method and each fit by the recipe alone. Its calibrators
-are files (`r0/MS_zbar.safetensors`), written when all of them are there. Validation cases choose penalties' strengths, end trainings and pick trials, and are never fitted on.
+A `Piece` is what one reading of a calibration set fits: all plans of one view together, over shared passes; each
+trained method and each fit by the recipe alone. Its calibrators are files (`r0/MS_zbar.safetensors`), written when all
+of them are there. Validation cases choose penalties' strengths, end trainings and pick trials, and are never fitted on.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Piece:
     @property
     def name(self) -> str:
         """What to call it while it is being done."""
-        what = self.pipelines[0].name if len(self.pipelines) == 1 else f"{len(self.pipelines)} calibrators of {self.view}"
+        what = (
+            self.pipelines[0].name if len(self.pipelines) == 1 else f"{len(self.pipelines)} calibrators of {self.view}"
+        )
         return f"{what}, repeat {self.arm.repeat + 1}" + ("" if self.arm.size is None else f", {self.arm.size} cases")
 
 
@@ -52,7 +56,11 @@ def pieces(design: Design) -> Iterator[Piece]:
 
 def missing(design: Design, folder: Path, repeats: frozenset[int]) -> list[Piece]:
     """Pieces of some repeats that are not done."""
-    return [p for p in pieces(design) if p.arm.repeat in repeats and not all(file_of(folder, p.arm, one).is_file() for one in p.pipelines)]
+    return [
+        p
+        for p in pieces(design)
+        if p.arm.repeat in repeats and not all(file_of(folder, p.arm, one).is_file() for one in p.pipelines)
+    ]
 
 
 def fit(design: Design, piece: Piece, folder: Path, engine: Engine) -> None:
@@ -62,7 +70,13 @@ def fit(design: Design, piece: Piece, folder: Path, engine: Engine) -> None:
     validation = _chosen(view, piece.arm.validation) if any(m.takes_validation for m in methods.values()) else None
     # a kept region decision would hide what a method does to labels
     keep = False if isinstance(view.head, Regions) else None
-    found = fit_methods(_resumable(methods, piece, folder), _chosen(view, piece.arm.calibration), engine, validation=validation, keep_decision=keep)
+    found = fit_methods(
+        _resumable(methods, piece, folder),
+        _chosen(view, piece.arm.calibration),
+        engine,
+        validation=validation,
+        keep_decision=keep,
+    )
     for p in piece.pipelines:
         found[p.name].calibrator.save(file_of(folder, piece.arm, p))
 
@@ -83,5 +97,7 @@ def _resumable(methods: Mapping[str, AnyMethod], piece: Piece, folder: Path) -> 
     for p in piece.pipelines:
         recipe = getattr(methods[p.name], "solver", None)
         if recipe is not None:
-            out[p.name] = p.with_options(solver=replace(recipe, storage=folder / "fits" / piece.arm.folder / f"{p.file}.trials.json"))
+            out[p.name] = p.with_options(
+                solver=replace(recipe, storage=folder / "fits" / piece.arm.folder / f"{p.file}.trials.json")
+            )
     return out

@@ -1,6 +1,8 @@
-"""From the files of a study to its tidy tables (`segcal.study.results`): sums read case by case, made into numbers, and merged over the cases of a repeat.
+"""From the files of a study to its tidy tables (`segcal.study.results`): sums read case by case, made into numbers, and
+merged over the cases of a repeat.
 
-Costs: one case's sums and one merged state a pipeline in memory. What is not defined is NaN. A file that should be there and is not: MissingError that names it.
+Costs: one case's sums and one merged state a pipeline in memory. What is not defined is NaN. A file that should be
+there and is not: MissingError that names it.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def gather(design: Design, folder: Path) -> dict[str, Any]:
     found["energy"] = _energies(design, folder)
     groups = _groups(design)
     found["partition"] = [
-        {"repeat": r, "case": case.id, "group": groups[case.id], "role": role} for r in design.repeats for case, role in zip(design.clean, design.partitions[r].roles, strict=True)
+        {"repeat": r, "case": case.id, "group": groups[case.id], "role": role}
+        for r in design.repeats
+        for case, role in zip(design.clean, design.partitions[r].roles, strict=True)
     ]
     return {name: table(name, rows) for name, rows in found.items()}
 
@@ -76,14 +80,24 @@ def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int, seen: See
     keys, groups = suites(design.clean.head, design.configuration), _groups(design)
     labels: dict[str, tuple[str, int | None]] = {p.name: (p.name, None) for p in design.pipelines}
     if cohort == CLEAN:
-        labels |= {arm.label(p): (p.name, arm.size) for arm in design.arms if arm.repeat == repeat and arm.size is not None for p in arm.pipelines}
+        labels |= {
+            arm.label(p): (p.name, arm.size)
+            for arm in design.arms
+            if arm.repeat == repeat and arm.size is not None
+            for p in arm.pipelines
+        }
     merged: dict[str, dict[tuple[int, str], State]] = {label: {} for label in labels}
     out: dict[str, Rows] = {name: [] for name in ("scores", "pooled", "curves", "bands", "sizes", "sizes_pooled")}
     values: dict[str, Rows] = {label: [] for label in labels}
     for case in design.tested(cohort, repeat):
         path = file_of(folder, repeat, cohort, case)
         if not path.is_file():
-            raise MissingError(str(path), found="nothing", expected="the sums of a case", do="Run every part of the study before they are merged.")
+            raise MissingError(
+                str(path),
+                found="nothing",
+                expected="the sums of a case",
+                do="Run every part of the study before they are merged.",
+            )
         sums = read_sums(path, case)
         seen.add(cohort, case, sums.digests)
         for label in labels:
@@ -91,7 +105,9 @@ def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int, seen: See
             for metric, value in _numbers(design, keys, states).items():
                 values[label].append({"case": case, "group": groups.get(case, case), "metric": metric, "value": value})
             for key, state in states.items():
-                merged[label][key] = state if key not in merged[label] else accumulate.merge(keys[key], merged[label][key], state)
+                merged[label][key] = (
+                    state if key not in merged[label] else accumulate.merge(keys[key], merged[label][key], state)
+                )
     sized = {p.name for p in design.configuration.sized()} if cohort == CLEAN else set()
     for label, (name, size) in labels.items():
         if not merged[label]:
@@ -113,14 +129,21 @@ def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int, seen: See
     return out
 
 
-def _parts(design: Design, keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State]) -> list[CaseScores]:
+def _parts(
+    design: Design, keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State]
+) -> list[CaseScores]:
     return [
-        scores_of({name: a for (p, name), a in keys.items() if p == part}, {name: s for (p, name), s in states.items() if p == part})
+        scores_of(
+            {name: a for (p, name), a in keys.items() if p == part},
+            {name: s for (p, name), s in states.items() if p == part},
+        )
         for part in range(len(design.clean.head.parts))
     ]
 
 
-def _numbers(design: Design, keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State]) -> dict[str, float]:
+def _numbers(
+    design: Design, keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State]
+) -> dict[str, float]:
     """A case's metrics, means over the parts of the head."""
     parts = _parts(design, keys, states)
     rows = [p.row() for p in parts]
@@ -141,7 +164,9 @@ def _pooled(design: Design, parts: list[CaseScores]) -> dict[str, float]:
     }
 
 
-def _joined(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], name: str, parts: int) -> Any:
+def _joined(
+    keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], name: str, parts: int
+) -> Any:
     """One accumulator's result over the voxels of all parts."""
     total = states[0, name]
     for part in range(1, parts):
@@ -149,9 +174,13 @@ def _joined(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[i
     return accumulate.result(keys[0, name], total)
 
 
-def _curve(keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], parts: int) -> Iterator[dict[str, Any]]:
+def _curve(
+    keys: Mapping[tuple[int, str], Accumulator], states: Mapping[tuple[int, str], State], parts: int
+) -> Iterator[dict[str, Any]]:
     curve = _joined(keys, states, "calibration", parts).curve(ACE_BINS)
-    for bin_, (voxels, confidence, accuracy) in enumerate(zip(curve.counts.tolist(), curve.confidence.tolist(), curve.accuracy.tolist(), strict=True)):
+    for bin_, (voxels, confidence, accuracy) in enumerate(
+        zip(curve.counts.tolist(), curve.confidence.tolist(), curve.accuracy.tolist(), strict=True)
+    ):
         yield {"bins": ACE_BINS, "bin": bin_, "voxels": voxels, "confidence": confidence, "accuracy": accuracy}
 
 
@@ -180,7 +209,13 @@ def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters
     settings, gap = solution.settings, solution.certificate.get("gap")
     strengths = settings.get("strengths")
     judged = [row["weight"] * row["nll"] for row in solution.selection if "weight" in row]
-    preserves = "order" if promises.preserves_order == "proven" else "argmax" if promises.preserves_argmax == "proven" else "none"
+    preserves = (
+        "order"
+        if promises.preserves_order == "proven"
+        else "argmax"
+        if promises.preserves_argmax == "proven"
+        else "none"
+    )
     return {
         "repeat": arm.repeat,
         "size": arm.size,
@@ -189,7 +224,9 @@ def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters
         "view": pipeline.view,
         "cases": len(arm.calibration),
         "optimised": None if count is None else count.optimised * len(calibrator.head.parts),
-        "identifiable": None if count is None or count.identifiable is None else count.identifiable * len(calibrator.head.parts),
+        "identifiable": (
+            None if count is None or count.identifiable is None else count.identifiable * len(calibrator.head.parts)
+        ),
         "translation_invariant": promises.translation_invariant,
         "preserves": preserves,
         "objective": solution.objective,
@@ -211,12 +248,21 @@ def _energies(design: Design, folder: Path) -> Rows:
     for case in design.clean:
         path = energy_file(folder, case.id)
         if not path.is_file():
-            raise MissingError(str(path), found="nothing", expected="the spread of a case's free energy, which the first part measures", do="Run the first part to its end.")
+            raise MissingError(
+                str(path),
+                found="nothing",
+                expected="the spread of a case's free energy, which the first part measures",
+                do="Run the first part to its end.",
+            )
         spread = json.loads(path.read_text(encoding="utf-8"))
-        rows += [{"members": int(m), "case": case.id, "group": groups[case.id], "std": value} for m, value in spread.items()]
+        rows += [
+            {"members": int(m), "case": case.id, "group": groups[case.id], "std": value} for m, value in spread.items()
+        ]
     return sorted(rows, key=lambda row: (row["members"], row["case"]))
 
 
 def _groups(design: Design) -> dict[str, str]:
     """The group of each case."""
-    return {case.id: group for cohort in design.cohorts.values() for case, group in zip(cohort, cohort.groups, strict=True)} | design.groups
+    return {
+        case.id: group for cohort in design.cohorts.values() for case, group in zip(cohort, cohort.groups, strict=True)
+    } | design.groups

@@ -1,11 +1,13 @@
-"""Pipelines: which pooled scores of an ensemble a calibrator acts on, and which method fitted it (K26 3.3), each under the paper's own name.
+"""Pipelines: which pooled scores of an ensemble a calibrator acts on, and which method fitted it (K26 3.3), each under
+the paper's own name.
 
     p0, pbar, zbar              the first network alone, the mean of probabilities, the mean of logits, as they are
     MS(zbar), CDC(pbar), ...    a method on one of them: log-probabilities of pbar, or logits zbar
     LTS(logS(zbar))             local temperature scaling that sees log S(zbar); LTS(zbar) sees the raw logits
 
-`PAPER` are the nineteen of the paper's Table 4. Any other registered method goes by its own name: `cms-op(p0)`, `iop(zbar)`. Where only probabilities are stored, "logits" are
-their log-probabilities (see `segcal.pooling`). An unknown name: UsageError with the nearest known one.
+`PAPER` are the nineteen of the paper's Table 4. Any other registered method goes by its own name: `cms-op(p0)`,
+`iop(zbar)`. Where only probabilities are stored, "logits" are their log-probabilities (see `segcal.pooling`). An
+unknown name: UsageError with the nearest known one.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ class View:
 
     def of(self, cohort: Cohort) -> Cohort:
         """The cohort seen this way; nothing is read."""
-        cases = cohort.cases if self.members is None else tuple(replace(c, scores=c.scores[: self.members]) for c in cohort.cases)
+        cases = (
+            cohort.cases
+            if self.members is None
+            else tuple(replace(c, scores=c.scores[: self.members]) for c in cohort.cases)
+        )
         provenance = cohort.provenance if self.members is None else replace(cohort.provenance, members=self.members)
         return replace(cohort, cases=cases, pool=self.pool, provenance=provenance)
 
@@ -42,7 +48,16 @@ class View:
 VIEWS = {v.name: v for v in (View("p0", "logits", 1), View("pbar", "probs"), View("zbar", "logits"))}
 """By the paper's names without their bars."""
 
-NAMES = {"TS": "ts", "ETS": "ets", "MS": "ms", "MSc": "ms-c", "DC": "dc", "CDC": "cdc", "CMSap": "cms-ap", "CMSop": "cms-op"}
+NAMES = {
+    "TS": "ts",
+    "ETS": "ets",
+    "MS": "ms",
+    "MSc": "ms-c",
+    "DC": "dc",
+    "CDC": "cdc",
+    "CMSap": "cms-ap",
+    "CMSop": "cms-op",
+}
 """The paper's names of methods, and the registered ones. LTS, which has two, is read apart."""
 
 PAPER = (
@@ -73,7 +88,9 @@ _FORM = re.compile(r"(?P<method>[A-Za-z-]+)\((?P<canonical>logS\()?(?P<view>\w+)
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`name` as in tables; the `view` it acts on; the registered `method`, None for scores as they are; `options` of the method, by name (lambda, penalty, epochs, ...)."""
+    """`name` as in tables; the `view` it acts on; the registered `method`, None for scores as they are; `options` of
+    the method, by name (lambda, penalty, epochs, ...).
+    """
 
     name: str
     view: str
@@ -81,7 +98,10 @@ class Pipeline:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self) -> AnyMethod | None:
-        """The method with its options; None for scores as they are. An option it does not have, or a value that is none for it: UsageError."""
+        """The method with its options; None for scores as they are.
+
+        An option it does not have, or a value that is none for it: UsageError.
+        """
         if self.method is None:
             return None
         kind = REGISTERED.get(self.method) or TRAINED[self.method]
@@ -114,8 +134,18 @@ def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) 
         method = "lts-raw" if found and found["view"] != "pbar" and not canonical else "lts"
     else:
         method = "" if canonical else NAMES.get(given, given)
-    if not found or found["view"] not in VIEWS or name.count("(") != name.count(")") or not (method in REGISTERED or method in TRAINED):
-        raise unknown("pipelines", name, [*PAPER, *(f"{m}(zbar)" for m in (*REGISTERED, *TRAINED))], "one of the paper's nineteen, or METHOD(p0), METHOD(pbar), METHOD(zbar)")
+    if (
+        not found
+        or found["view"] not in VIEWS
+        or name.count("(") != name.count(")")
+        or not (method in REGISTERED or method in TRAINED)
+    ):
+        raise unknown(
+            "pipelines",
+            name,
+            [*PAPER, *(f"{m}(zbar)" for m in (*REGISTERED, *TRAINED))],
+            "one of the paper's nineteen, or METHOD(p0), METHOD(pbar), METHOD(zbar)",
+        )
     return Pipeline(name, found["view"], method, dict((options or {}).get(method, {})))
 
 
@@ -123,4 +153,9 @@ def unknown(where: str, name: str, known: Iterable[str], expected: str) -> Usage
     """The error for a name nobody knows, with the nearest one that is known."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, 1, 0.5) or [n for n in names if n.lower() == name.lower()][:1]
-    return UsageError(where, found=repr(name), expected=expected, do=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}.")
+    return UsageError(
+        where,
+        found=repr(name),
+        expected=expected,
+        do=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}.",
+    )

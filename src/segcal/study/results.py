@@ -1,19 +1,25 @@
 """The tidy tables of a study: what its tables and figures are made from, each as CSV and Parquet.
 
-    scores        cohort, repeat, pipeline, case, group, metric, value       errors of each case (fractions; NaN where not defined)
-    pooled        cohort, repeat, pipeline, metric, value                    over a repeat's test cases: ace and its bin counts, ece_pooled, classwise_ece, flips by kind, voxels
+    scores        cohort, repeat, pipeline, case, group, metric, value       errors of each case (fractions; NaN where
+                  not defined)
+    pooled        cohort, repeat, pipeline, metric, value                    over a repeat's test cases: ace and its bin
+                  counts, ece_pooled, classwise_ece, flips by kind, voxels
     curves        cohort, repeat, pipeline, bins, bin, voxels, confidence, accuracy     reliability curves of a repeat
-    bands         cohort, repeat, pipeline, low, high, voxels, confidence, accuracy, distance     calibration by distance to a label boundary
-    energy        members, case, group, std                                  spread of the free energy for the first members, every clean case
+    bands         cohort, repeat, pipeline, low, high, voxels, confidence, accuracy, distance     calibration by
+                  distance to a label boundary
+    energy        members, case, group, std                                  spread of the free energy for the first
+                  members, every clean case
     sizes         size, repeat, pipeline, case, group, metric, value         as scores, by calibration set size
     sizes_pooled  size, repeat, pipeline, metric, value
-    fits          repeat, pipeline, method, view, cases, optimised, identifiable, objective, nll, validation_nll, strengths, status, gap, passes, message, and its guarantees
+    fits          repeat, pipeline, method, view, cases, optimised, identifiable, objective, nll, validation_nll,
+                  strengths, status, gap, passes, message, and its guarantees
     partition     repeat, case, group, role
     cases         cohort, case, group, and digests of its labels and of its mean logits, by which data are recognised
     samples       name, cohort, case, file
 
-Promises: they depend on the files of fits and scores alone, not on the order in which those came to be; rows are in the order of cohorts, repeats, pipelines and cases. A study of
-region heads has means over its regions in scores and pooled, and curves and bands over the voxels of all regions. A table of nothing has its columns and no row.
+Promises: they depend on the files of fits and scores alone, not on the order in which those came to be; rows are in the
+order of cohorts, repeats, pipelines and cases. A study of region heads has means over its regions in scores and pooled,
+and curves and bands over the voxels of all regions. A table of nothing has its columns and no row.
 """
 
 from __future__ import annotations
@@ -45,7 +51,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "scores": {"cohort": _TEXT, "repeat": _WHOLE, **_OF_CASE},
     "pooled": {"cohort": _TEXT, "repeat": _WHOLE, **_OF_REPEAT},
     "curves": {"cohort": _TEXT, "repeat": _WHOLE, "pipeline": _TEXT, "bins": _WHOLE, "bin": _WHOLE, **_BINNED},
-    "bands": {"cohort": _TEXT, "repeat": _WHOLE, "pipeline": _TEXT, "low": _NUMBER, "high": _NUMBER, **_BINNED, "distance": _NUMBER},
+    "bands": {
+        "cohort": _TEXT,
+        "repeat": _WHOLE,
+        "pipeline": _TEXT,
+        "low": _NUMBER,
+        "high": _NUMBER,
+        **_BINNED,
+        "distance": _NUMBER,
+    },
     "energy": {"members": _WHOLE, "case": _TEXT, "group": _TEXT, "std": _NUMBER},
     "sizes": {"size": _WHOLE, "repeat": _WHOLE, **_OF_CASE},
     "sizes_pooled": {"size": _WHOLE, "repeat": _WHOLE, **_OF_REPEAT},
@@ -78,7 +92,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A study's tidy `tables` by name, its own record `about` (classes, configuration, versions), and the `folder` they lie in; `notes`: what was left out, and why."""
+    """A study's tidy `tables` by name, its own record `about` (classes, configuration, versions), and the `folder` they
+    lie in; `notes`: what was left out, and why.
+    """
 
     folder: Path
     about: Mapping[str, Any]
@@ -95,7 +111,10 @@ def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows as a tidy table; what a row lacks is null."""
     schema = pa.schema(list(SCHEMAS[name].items()))
     given = list(rows)
-    return pa.table({column: pa.array([row.get(column) for row in given], kind) for column, kind in SCHEMAS[name].items()}, schema=schema)
+    return pa.table(
+        {column: pa.array([row.get(column) for row in given], kind) for column, kind in SCHEMAS[name].items()},
+        schema=schema,
+    )
 
 
 def write(folder: Path, tables: Mapping[str, pa.Table]) -> None:
@@ -108,21 +127,37 @@ def write(folder: Path, tables: Mapping[str, pa.Table]) -> None:
 
 
 def read(folder: str | os.PathLike[str]) -> Finished:
-    """The results of a study folder. MissingError where there are none, UnreadableError where a table is not one of a study."""
+    """The results of a study folder.
+
+    MissingError where there are none, UnreadableError where a table is not one of a study.
+    """
     where = Path(folder)
     about = where / "study.json"
     if not about.is_file() or not (where / "results").is_dir():
-        raise MissingError(str(where), found="no study.json and results", expected="a study that has been run", do="Run it: segcal study CONFIG -o OUT.")
+        raise MissingError(
+            str(where),
+            found="no study.json and results",
+            expected="a study that has been run",
+            do="Run it: segcal study CONFIG -o OUT.",
+        )
     tables = {}
     for name, columns in SCHEMAS.items():
         path = where / "results" / f"{name}.parquet"
         try:
             tables[name] = pyarrow.parquet.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise UnreadableError(str(path), found="no table", expected="a table of a study", do="Run the study again: it re-uses what is done.") from error
+            raise UnreadableError(
+                str(path),
+                found="no table",
+                expected="a table of a study",
+                do="Run the study again: it re-uses what is done.",
+            ) from error
         if tables[name].column_names != list(columns):
             raise UnreadableError(
-                str(path), found=f"columns {tables[name].column_names}", expected=f"{list(columns)}", do="Run the study again with this version: it re-uses what is done."
+                str(path),
+                found=f"columns {tables[name].column_names}",
+                expected=f"{list(columns)}",
+                do="Run the study again with this version: it re-uses what is done.",
             )
     return Finished(where, json.loads(about.read_text(encoding="utf-8")), tables)
 

@@ -1,8 +1,11 @@
-"""Arrays for pictures: a few test cases of the first repeat, clean and as other cohorts have them, as 2-D images or the slice of a volume that shows the most.
+"""Arrays for pictures: a few test cases of the first repeat, clean and as other cohorts have them, as 2-D images or the
+slice of a volume that shows the most.
 
-`samples/NAME.npz` holds image (H, W) or (H, W, 3) where the study names images (bytes as they are, anything else scaled to [0, 1] by its own range), labels (H, W) int64 (-1: not
-scored), decision (H, W) of the mean of logits, energy (H, W) float64 where raw logits are known, and flipped (H, W) bool: where `FLIPPING` changed the label in the first repeat,
-if the study has it. Cases are spread evenly over the test cases by name. Volumes: the plane of the last axis with the most voxels that are not of the commonest label.
+`samples/NAME.npz` holds image (H, W) or (H, W, 3) where the study names images (bytes as they are, anything else scaled
+to [0, 1] by its own range), labels (H, W) int64 (-1: not scored), decision (H, W) of the mean of logits, energy (H, W)
+float64 where raw logits are known, and flipped (H, W) bool: where `FLIPPING` changed the label in the first repeat, if
+the study has it. Cases are spread evenly over the test cases by name. Volumes: the plane of the last axis with the most
+voxels that are not of the commonest label.
 """
 
 from __future__ import annotations
@@ -46,7 +49,11 @@ def sample(design: Design, folder: Path, engine: Engine) -> Rows:
             name = f"{cohort}-{case}"
             file = Path("samples") / f"{name}.npz"
             if not (folder / file).is_file():
-                with engine.scratch(view) as scratch, view.open(at[case], scratch) as reader, journal.atomic(folder / file) as temporary:
+                with (
+                    engine.scratch(view) as scratch,
+                    view.open(at[case], scratch) as reader,
+                    journal.atomic(folder / file) as temporary,
+                ):
                     found: dict[str, Any] = dict(arrays(reader, calibrator, energy=design.has_energy))
                     np.savez_compressed(temporary, **found)
             rows.append({"name": name, "cohort": cohort, "case": case, "file": str(file)})
@@ -58,7 +65,12 @@ def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -
     cohort, case = reader.cohort, reader.cohort[reader.index]
     head, shape = cohort.head, case.shape
     local = None if calibrator is None else calibrator.temperatures(Surroundings(reader))
-    columns: dict[str, list[NDArray[Any]]] = {"labels": [], "decision": [], **({"energy": []} if energy else {}), **({"flipped": []} if calibrator is not None else {})}
+    columns: dict[str, list[NDArray[Any]]] = {
+        "labels": [],
+        "decision": [],
+        **({"energy": []} if energy else {}),
+        **({"flipped": []} if calibrator is not None else {}),
+    }
     for start, stop in cohort.cuts(reader.index):
         block = reader.block(start, stop)
         assert block.labels is not None
@@ -71,12 +83,19 @@ def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -
             columns["energy"].append(found.double().numpy())
         if calibrator is not None:
             temperatures = None if local is None else [None if t is None else t.read(start, stop) for t in local]
-            rows = calibrator.map_rows(head.canonical(block.scores, block.kind), head.free_energy(block.scores, block.kind), head.ranking(block.scores, block.kind), temperatures)
+            rows = calibrator.map_rows(
+                head.canonical(block.scores, block.kind),
+                head.free_energy(block.scores, block.kind),
+                head.ranking(block.scores, block.kind),
+                temperatures,
+            )
             columns["flipped"].append((winner(rows[head.slice(0)]) != decision).numpy())
     whole = {name: np.concatenate(parts).reshape(shape) for name, parts in columns.items()}
     if "image" in case.fields:
         assert reader.fields is not None
-        image = torch.cat([reader.fields.read("image", start, stop) for start, stop in cohort.cuts(reader.index)], 1).numpy()
+        image = torch.cat(
+            [reader.fields.read("image", start, stop) for start, stop in cohort.cuts(reader.index)], 1
+        ).numpy()
         whole["image"] = np.moveaxis(image.reshape(-1, *shape), 0, -1)
     return {name: _plane(values, whole["labels"], name) for name, values in whole.items()}
 
@@ -91,5 +110,7 @@ def _plane(values: NDArray[Any], labels: NDArray[Any], name: str) -> NDArray[Any
         return values
     low, high = float(values.min()), float(values.max())
     octets = low >= 0 and high <= 255 and high > 1 and bool((values == np.rint(values)).all())
-    shown = values.astype(np.uint8) if octets else ((values - low) / (high - low if high > low else 1)).astype(np.float32)
+    shown = (
+        values.astype(np.uint8) if octets else ((values - low) / (high - low if high > low else 1)).astype(np.float32)
+    )
     return shown[..., 0] if shown.shape[-1] != 3 else shown

@@ -1,9 +1,11 @@
-"""Scoring: each case read once, however many pipelines, repeats and views look at it; its sums written to a file before the next case is begun.
+"""Scoring: each case read once, however many pipelines, repeats and views look at it; its sums written to a file before
+the next case is begun.
 
-A case's file holds, for one repeat, the states of all accumulators for every pipeline (`Scored`), stacked, so that errors of a case, of a repeat and of any merge are readings
-of the same exact sums. The three views of an ensemble share the case's open files; places in the label map are found once. Beside the scores, the spread of the free energy is
-measured for the first 1 ... M members, on every case of the clean cohort.
-A case without a file is to be done: that is all an interrupted study needs to know.
+A case's file holds, for one repeat, the states of all accumulators for every pipeline (`Scored`), stacked, so that
+errors of a case, of a repeat and of any merge are readings of the same exact sums. The three views of an ensemble share
+the case's open files; places in the label map are found once. Beside the scores, the spread of the free energy is
+measured for the first 1 ... M members, on every case of the clean cohort. A case without a file is to be done: that is
+all an interrupted study needs to know.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ BASE = "zbar"
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Something that scores a case: called `label`, on a `view`, through a `calibrator` (None: as it is), for some `repeats` of the case."""
+    """Something that scores a case: called `label`, on a `view`, through a `calibrator` (None: as it is), for some
+    `repeats` of the case.
+    """
 
     label: str
     view: str
@@ -77,20 +81,31 @@ def energy_file(folder: Path, case: str) -> Path:
 
 def score(design: Design, folder: Path, engine: Engine, repeats: frozenset[int]) -> None:
     """Score what is not yet scored. Fits must be there. Raises what reading raises; files of finished cases stay."""
-    calibrators = {(arm.repeat, label): (arm.size, found) for arm in design.arms if arm.repeat in repeats for label, found in loaded(folder, arm).items()}
+    calibrators = {
+        (arm.repeat, label): (arm.size, found)
+        for arm in design.arms
+        if arm.repeat in repeats
+        for label, found in loaded(folder, arm).items()
+    }
     views = {arm.label(p): p.view for arm in design.arms for p in arm.pipelines}
     for name, cohort in design.cohorts.items():
         wanted = {r: set(design.tested(name, r)) for r in sorted(repeats)}
         energies = name == CLEAN and design.has_energy and 0 in repeats
         todo: dict[str, frozenset[int]] = {}
         for case in cohort:
-            rest = frozenset(r for r in wanted if case.id in wanted[r] and not file_of(folder, r, name, case.id).is_file())
+            rest = frozenset(
+                r for r in wanted if case.id in wanted[r] and not file_of(folder, r, name, case.id).is_file()
+            )
             if rest or (energies and not energy_file(folder, case.id).is_file()):
                 todo[case.id] = rest
         if not todo:
             continue
         asleep = [Scored(p.name, p.view, None, repeats) for p in design.pipelines if p.method is None]
-        fitted = [Scored(label, views[label], found, frozenset({r})) for (r, label), (size, found) in calibrators.items() if size is None or name == CLEAN]
+        fitted = [
+            Scored(label, views[label], found, frozenset({r}))
+            for (r, label), (size, found) in calibrators.items()
+            if size is None or name == CLEAN
+        ]
         mapper = Scorer(design, name, folder, (*asleep, *fitted), todo, energies)
         some = VIEWS[BASE].of(replace(cohort, cases=tuple(c for c in cohort if c.id in todo)))
         for outcome in engine.map(some, mapper, f"scoring {name} cases", keep_members=energies):
@@ -100,7 +115,10 @@ def score(design: Design, folder: Path, engine: Engine, repeats: frozenset[int])
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A mapper that scores cases: `todo` says for which repeats, `energies` whether the free energy is measured beside."""
+    """A mapper that scores cases:
+
+    `todo` says for which repeats, `energies` whether the free energy is measured beside.
+    """
 
     design: Design
     cohort: str
@@ -119,15 +137,23 @@ class Scorer:
 class CaseScorer:
     """One case being scored."""
 
-    def __init__(self, scorer: Scorer, reader: CaseReader, scratch: Scratch, case: str, scored: Sequence[Scored]) -> None:
+    def __init__(
+        self, scorer: Scorer, reader: CaseReader, scratch: Scratch, case: str, scored: Sequence[Scored]
+    ) -> None:
         head, configuration = reader.cohort.head, scorer.design.configuration
         self._scorer, self._case, self._scored, self._reader = scorer, case, scored, reader
         self._suites = suites(head, configuration)
         self._views = {name: viewed(reader, VIEWS[name]) for name in sorted({s.view for s in scored})}
-        self._places = Places(reader.label_map, scratch, (place for a in self._suites.values() for place in sorted(accumulate.needs(a), key=repr)))
+        self._places = Places(
+            reader.label_map,
+            scratch,
+            (place for a in self._suites.values() for place in sorted(accumulate.needs(a), key=repr)),
+        )
         self._asks = {
             view: {
-                (k, *key): Ask(accumulator, key[0], through=None if s.calibrator is None else s.calibrator.through(key[0]))
+                (k, *key): Ask(
+                    accumulator, key[0], through=None if s.calibrator is None else s.calibrator.through(key[0])
+                )
                 for k, s in enumerate(scored)
                 if s.view == view
                 for key, accumulator in self._suites.items()
@@ -135,7 +161,9 @@ class CaseScorer:
             for view in self._views
         }
         self._local = {
-            view: {t: t.on(around) for t in dict.fromkeys(a.through for a in asks.values()) if isinstance(t, LocalThrough)}
+            view: {
+                t: t.on(around) for t in dict.fromkeys(a.through for a in asks.values()) if isinstance(t, LocalThrough)
+            }
             for view, asks in self._asks.items()
             for around in [Surroundings(self._views[view])]
         }
@@ -157,9 +185,15 @@ class CaseScorer:
                 continue
             prepared = replace(prepared, places=places)
             asks = self._asks[view]
-            found = fold_parts(reader.cohort.head, asks, prepared, block.case, {t: at(mine) for t, at in self._local[view].items()})
+            found = fold_parts(
+                reader.cohort.head, asks, prepared, block.case, {t: at(mine) for t, at in self._local[view].items()}
+            )
             for (key, _), state in found.items():
-                self._total[key] = state if key not in self._total else accumulate.merge(asks[key].accumulator, self._total[key], state)
+                self._total[key] = (
+                    state
+                    if key not in self._total
+                    else accumulate.merge(asks[key].accumulator, self._total[key], state)
+                )
         if self._wants_energy:
             self._measure_energy(block, self._reader.prepare(block).part(self._reader.cohort.head, 0))
 
@@ -168,7 +202,10 @@ class CaseScorer:
         record = self._reader.record(self._notes)
         for repeat in sorted(self._scorer.todo[self._case]):
             mine = [(k, s.label) for k, s in enumerate(self._scored) if repeat in s.repeats]
-            arrays: dict[str, Any] = {"pipelines": np.array([label for _, label in mine]), "digests": np.array([record.labels, record.scores])}
+            arrays: dict[str, Any] = {
+                "pipelines": np.array([label for _, label in mine]),
+                "digests": np.array([record.labels, record.scores]),
+            }
             for (part, name), accumulator in self._suites.items():
                 empty = accumulate.zero(accumulator)
                 states = [self._total.get((k, part, name), empty) for k, _ in mine]
@@ -188,7 +225,9 @@ class CaseScorer:
         for m, member in enumerate(block.members, 1):
             total += member[:, scored]
             state = accumulate.fold(self._energy, replace(rows, free_energy=head.free_energy(total / m, block.kind)))
-            self._energies[m] = state if m not in self._energies else accumulate.merge(self._energy, self._energies[m], state)
+            self._energies[m] = (
+                state if m not in self._energies else accumulate.merge(self._energy, self._energies[m], state)
+            )
 
 
 def viewed(reader: CaseReader, view: View) -> CaseReader:
@@ -199,7 +238,9 @@ def viewed(reader: CaseReader, view: View) -> CaseReader:
 
 @dataclass(frozen=True, eq=False)
 class CaseSums:
-    """What a case's file holds: states by pipeline, part and accumulator, and the digests of its labels and mean logits."""
+    """What a case's file holds: states by pipeline, part and accumulator, and the digests of its labels and mean
+    logits.
+    """
 
     case: str
     pipelines: tuple[str, ...]
@@ -209,7 +250,10 @@ class CaseSums:
     def states(self, label: str, keys: Mapping[tuple[int, str], Accumulator]) -> dict[tuple[int, str], State]:
         """The states of what is called `label`."""
         k = self.pipelines.index(label)
-        return {(part, name): {leaf: self.arrays[f"{part}/{name}/{leaf}"][k] for leaf in accumulate.zero(a)} for (part, name), a in keys.items()}
+        return {
+            (part, name): {leaf: self.arrays[f"{part}/{name}/{leaf}"][k] for leaf in accumulate.zero(a)}
+            for (part, name), a in keys.items()
+        }
 
 
 def read_sums(path: Path, case: str) -> CaseSums:
@@ -219,7 +263,10 @@ def read_sums(path: Path, case: str) -> CaseSums:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UnreadableError(
-            str(path), found=f"something that is not the sums of a case ({type(error).__name__})", expected="a file of this study", do="Remove it and go on."
+            str(path),
+            found=f"something that is not the sums of a case ({type(error).__name__})",
+            expected="a file of this study",
+            do="Remove it and go on.",
         ) from error
     pipelines, (labels, scores) = arrays.pop("pipelines"), arrays.pop("digests")
     return CaseSums(case, tuple(str(p) for p in pipelines), (str(labels), str(scores)), arrays)

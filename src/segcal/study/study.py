@@ -1,9 +1,12 @@
-"""Running a study: fits, scores, tables and figures, each done once; and joining the parts of one that ran on several machines.
+"""Running a study: fits, scores, tables and figures, each done once; and joining the parts of one that ran on several
+machines.
 
-`run` looks at what lies in its folder and does the rest: calibrators under fits/, sums of each case under scores/, spreads under energy/, arrays for pictures under samples/, then
-results/, tables/ and figures/, which are made anew from those. Everything is written whole or not at all, so a study may be killed at any moment and started again; its results
-do not depend on how often, nor on the number of workers. `part` (i, n) does the repeats i, i + n, ...; `merge` joins the parts.
-Another study in the folder: UsageError that names the first difference. Nothing of an earlier run is removed.
+`run` looks at what lies in its folder and does the rest: calibrators under fits/, sums of each case under scores/,
+spreads under energy/, arrays for pictures under samples/, then results/, tables/ and figures/, which are made anew from
+those. Everything is written whole or not at all, so a study may be killed at any moment and started again; its results
+do not depend on how often, nor on the number of workers. `part` (i, n) does the repeats i, i + n, ...; `merge` joins
+the parts. Another study in the folder: UsageError that names the first difference. Nothing of an earlier run is
+removed.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ from segcal.study.tables import Results as Tabulated
 from segcal.study.tables import write as write_tables
 
 RECORD = "study.json"
-BANK_AS_DATA = {kind: {str(severity): vars(change) for severity, change in by_severity.items()} for kind, by_severity in BANK.items()}
+BANK_AS_DATA = {
+    kind: {str(severity): vars(change) for severity, change in by_severity.items()}
+    for kind, by_severity in BANK.items()
+}
 """Parameters of the corruptions, for their table."""
 
 KEPT = ("fits", "scores", "energy")
@@ -46,10 +52,17 @@ PLACES = ("results", "labels", "mask", "images", "groups", "replicates", "sample
 """Entries in which the same study may differ."""
 
 
-def run(configuration: Configuration | Design, folder: str | os.PathLike[str], engine: Engine, *, part: tuple[int, int] = (1, 1)) -> Finished | None:
+def run(
+    configuration: Configuration | Design,
+    folder: str | os.PathLike[str],
+    engine: Engine,
+    *,
+    part: tuple[int, int] = (1, 1),
+) -> Finished | None:
     """Do what is not done yet; the results, or None where `part` is one of several.
 
-    Raises what `design` raises before any work, UsageError for another study in `folder` or a part there cannot be, and what reading raises.
+    Raises what `design` raises before any work, UsageError for another study in `folder` or a part there cannot be, and
+    what reading raises.
     """
     found = configuration if isinstance(configuration, Design) else design(configuration)
     mine = repeats_of(part, len(found.repeats))
@@ -64,7 +77,10 @@ def run(configuration: Configuration | Design, folder: str | os.PathLike[str], e
 
 
 def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], engine: Engine) -> Finished:
-    """Join the folders of all parts in `folder` (which may be one of them) and make the results. MissingError where a part has not ended."""
+    """Join the folders of all parts in `folder` (which may be one of them) and make the results.
+
+    MissingError where a part has not ended.
+    """
     where = Path(folder)
     told = [_told(Path(p)) for p in parts]
     for other, path in zip(told[1:], parts[1:], strict=True):
@@ -77,12 +93,21 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
         for kept in KEPT:
             for file in sorted((part / kept).rglob("*")):
                 target = where / file.relative_to(part)
-                if file.is_file() and not target.is_file() and not any(name.startswith(".") for name in file.relative_to(part).parts):
+                if (
+                    file.is_file()
+                    and not target.is_file()
+                    and not any(name.startswith(".") for name in file.relative_to(part).parts)
+                ):
                     with journal.atomic(target) as temporary:
                         shutil.copyfile(file, temporary)
     rest = fits.missing(found, where, frozenset(found.repeats))
     if rest:
-        raise MissingError(str(where), found=f"no calibrator of {rest[0].name}", expected="every part of the study", do="Run the parts that are missing, and merge again.")
+        raise MissingError(
+            str(where),
+            found=f"no calibrator of {rest[0].name}",
+            expected="every part of the study",
+            do="Run the parts that are missing, and merge again.",
+        )
     return finish(found, where, engine)
 
 
@@ -129,7 +154,10 @@ def repeats_of(part: tuple[int, int], repeats: int) -> frozenset[int]:
     i, n = part
     if not 1 <= i <= n <= repeats:
         raise UsageError(
-            "part", found=f"{i}/{n} of a study with {repeats} repeats", expected=f"from 1/1 to {repeats}/{repeats}", do="A part does whole repeats: use at most that many."
+            "part",
+            found=f"{i}/{n} of a study with {repeats} repeats",
+            expected=f"from 1/1 to {repeats}/{repeats}",
+            do="A part does whole repeats: use at most that many.",
         )
     return frozenset(range(i - 1, repeats, n))
 
@@ -140,7 +168,12 @@ def _record(found: Design, folder: Path) -> None:
     if (folder / RECORD).is_file():
         _same(_told(folder), described, str(folder))
     elif folder.is_dir() and any(not p.name.startswith(".segcal-") for p in folder.iterdir()):
-        raise UsageError(str(folder), found="a folder with other files", expected="a new folder, or one of this study", do="Choose another folder with -o.")
+        raise UsageError(
+            str(folder),
+            found="a folder with other files",
+            expected="a new folder, or one of this study",
+            do="Choose another folder with -o.",
+        )
     with journal.atomic(folder / RECORD) as temporary:
         temporary.write_text(json.dumps({**described, "versions": versions()}, indent=1), encoding="utf-8")
 
@@ -150,19 +183,33 @@ def _told(folder: Path) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MissingError(str(folder), found=f"no {RECORD}", expected="a folder written by segcal study", do="Check the path.") from error
+        raise MissingError(
+            str(folder), found=f"no {RECORD}", expected="a folder written by segcal study", do="Check the path."
+        ) from error
     except (OSError, ValueError) as error:
-        raise UnreadableError(str(path), found="no record of a study", expected="the file that segcal study wrote", do="Choose another folder.") from error
+        raise UnreadableError(
+            str(path),
+            found="no record of a study",
+            expected="the file that segcal study wrote",
+            do="Choose another folder.",
+        ) from error
     return told
 
 
 def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """UsageError naming the first entry in which two studies differ: not where their files lie, nor how results are shown."""
+    """UsageError naming the first entry in which two studies differ: not where their files lie, nor how results are
+    shown.
+    """
     for key in ("configuration", *(k for k in wanted if k not in ("configuration", "versions"))):
         was = _complete(there.get(key)) if key == "configuration" else there.get(key)
         at = _difference(_essential(was), _essential(wanted.get(key)), key)
         if at:
-            raise UsageError(where, found=f"a study with another {at}", expected="the same study", do="Choose another folder with -o, or remove this one to begin anew.")
+            raise UsageError(
+                where,
+                found=f"a study with another {at}",
+                expected="the same study",
+                do="Choose another folder with -o, or remove this one to begin anew.",
+            )
 
 
 def _complete(configuration: Any) -> Any:
@@ -183,5 +230,8 @@ def _essential(value: Any) -> Any:
 def _difference(a: Any, b: Any, path: str) -> str:
     """Where two values first differ; empty where they do not."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return next((d for k in [*a, *(k for k in b if k not in a)] if (d := _difference(a.get(k), b.get(k), f"{path}: {k}"))), "")
+        return next(
+            (d for k in [*a, *(k for k in b if k not in a)] if (d := _difference(a.get(k), b.get(k), f"{path}: {k}"))),
+            "",
+        )
     return "" if a == b else path

@@ -8,10 +8,12 @@
     check_sink(make, read)     a format that is written     make: folder to sink; read: file to probabilities
     check_engine(make)         an engine                    make: number of workers to engine
 
-Each check runs a list of laws (`ACCUMULATOR_LAWS`, ...). A `Law` has a name and a one-line statement, and can be checked alone, which suits `pytest.mark.parametrize`:
-`law.check(subject)`. What breaks one raises `BrokenLawError`, which names it. `strategies` holds the Hypothesis strategies behind them, `examples` cohorts whose fits are known.
+Each check runs a list of laws (`ACCUMULATOR_LAWS`, ...). A `Law` has a name and a one-line statement, and can be
+checked alone, which suits `pytest.mark.parametrize`: `law.check(subject)`. What breaks one raises `BrokenLawError`,
+which names it. `strategies` holds the Hypothesis strategies behind them, `examples` cohorts whose fits are known.
 
-Needs Hypothesis (`pip install 'segcal[testing]'`); without it, importing this package is a MissingError that says so. Nothing else in segcal imports it.
+Needs Hypothesis (`pip install 'segcal[testing]'`); without it, importing this package is a MissingError that says so.
+Nothing else in segcal imports it.
 """
 
 from importlib.util import find_spec
@@ -19,7 +21,12 @@ from importlib.util import find_spec
 from segcal.errors import MissingError
 
 if find_spec("hypothesis") is None:
-    raise MissingError("segcal.testing", found="no package 'hypothesis'", expected="Hypothesis, which draws the examples", do="Install it with pip install 'segcal[testing]'.")
+    raise MissingError(
+        "segcal.testing",
+        found="no package 'hypothesis'",
+        expected="Hypothesis, which draws the examples",
+        do="Install it with pip install 'segcal[testing]'.",
+    )
 
 from segcal.testing.accumulators import ACCUMULATOR_LAWS, check_accumulator
 from segcal.testing.calibrators import CALIBRATOR_LAWS, check_calibrator

@@ -1,7 +1,8 @@
 """Laws of accumulators: what makes a sum over voxels independent of how the voxels were cut, ordered and shared out.
 
-The subject is a factory: number of classes to a new accumulator. Costs: about half a second. A factory that ignores the number of classes is fine.
-NaNs count as one value here: which of its bit patterns an addition leaves is the processor's choice.
+The subject is a factory: number of classes to a new accumulator. Costs: about half a second. A factory that ignores the
+number of classes is fine. NaNs count as one value here: which of its bit patterns an addition leaves is the processor's
+choice.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def merging_changes_neither_state(make: Factory) -> None:
 
 @law
 def equality_follows_the_configuration(make: Factory) -> None:
-    """Accumulators of one configuration are equal, hash alike and survive pickling; states of unequal ones do not merge."""
+    """Accumulators of one configuration are equal, hash alike and survive pickling; states of unequal ones do not
+    merge.
+    """
     a, again, other = make(CLASSES), make(CLASSES), make(CLASSES + 1)
     require(a == again and hash(a) == hash(again), "two made alike are not equal, or hash differently")
     require(pickle.loads(pickle.dumps(a)) == a, "a pickled copy is not equal")
@@ -108,9 +111,15 @@ def only_rows_count(make: Factory) -> None:
     @forall(_rows(accumulator))
     def _(block: Rows) -> None:
         empty = _part(block, slice(0, 0))
-        require(state_bits(accumulate.fold(accumulator, empty)) == state_bits(accumulate.zero(accumulator)), "no row is not zero")
+        require(
+            state_bits(accumulate.fold(accumulator, empty)) == state_bits(accumulate.zero(accumulator)),
+            "no row is not zero",
+        )
         moved = replace(block, case=block.case + 1, start=block.start + 65_536)
-        require(state_bits(accumulate.fold(accumulator, moved)) == state_bits(accumulate.fold(accumulator, block)), "the same rows of another case count otherwise")
+        require(
+            state_bits(accumulate.fold(accumulator, moved)) == state_bits(accumulate.fold(accumulator, block)),
+            "the same rows of another case count otherwise",
+        )
 
 
 @law
@@ -121,15 +130,24 @@ def a_state_is_plain_arrays(make: Factory) -> None:
     @forall(_rows(accumulator))
     def _(block: Rows) -> None:
         state, zero = accumulate.fold(accumulator, block), accumulate.zero(accumulator)
-        require(set(state) == set(accumulator.leaves), f"arrays {sorted(state)} for leaves {sorted(accumulator.leaves)}")
+        require(
+            set(state) == set(accumulator.leaves), f"arrays {sorted(state)} for leaves {sorted(accumulator.leaves)}"
+        )
         for name, a in state.items():
-            require(type(a) is np.ndarray and a.dtype.kind in "iuf", f"{name} is {type(a).__name__}, no array of numbers")
-            require((a.dtype, a.shape) == (zero[name].dtype, zero[name].shape), f"{name} is {a.dtype}{a.shape}, its zero {zero[name].dtype}{zero[name].shape}")
+            require(
+                type(a) is np.ndarray and a.dtype.kind in "iuf", f"{name} is {type(a).__name__}, no array of numbers"
+            )
+            require(
+                (a.dtype, a.shape) == (zero[name].dtype, zero[name].shape),
+                f"{name} is {a.dtype}{a.shape}, its zero {zero[name].dtype}{zero[name].shape}",
+            )
 
 
 @law
 def folding_is_pure(make: Factory) -> None:
-    """Folding the same rows again gives the same bits, whatever was folded between, and leaves the rows as they were."""
+    """Folding the same rows again gives the same bits, whatever was folded between, and leaves the rows as they
+    were.
+    """
     accumulator = make(CLASSES)
 
     @forall(_rows(accumulator), _rows(accumulator))
@@ -150,14 +168,20 @@ def another_cut_agrees_to_rounding(make: Factory) -> None:
     def _(block: Rows, first: float, second: float) -> None:
         a, b = sorted((int(first * block.voxels), int(second * block.voxels)))
         whole = accumulate.fold(accumulator, block)
-        cut = _total(accumulator, [accumulate.fold(accumulator, _part(block, s)) for s in (slice(0, a), slice(a, b), slice(b, None))])
+        cut = _total(
+            accumulator,
+            [accumulate.fold(accumulator, _part(block, s)) for s in (slice(0, a), slice(a, b), slice(b, None))],
+        )
         for name, leaf in accumulator.leaves.items():
             x, y = leaf.value(whole[name]), leaf.value(cut[name])
             if x.dtype.kind in "iu":
                 require(np.array_equal(x, y), f"counts {name} differ")
             else:
                 size = float(np.abs(x[np.isfinite(x)]).max(initial=1.0))
-                require(np.allclose(x, y, rtol=1e-9, atol=1e-9 * size, equal_nan=True), f"sums {name} differ by {np.abs(x - y).max():.3g}")
+                require(
+                    np.allclose(x, y, rtol=1e-9, atol=1e-9 * size, equal_nan=True),
+                    f"sums {name} differ by {np.abs(x - y).max():.3g}",
+                )
 
 
 @law
@@ -182,20 +206,44 @@ ACCUMULATOR_LAWS: tuple[Law[Factory], ...] = (
 
 
 def check_accumulator(make: Factory) -> None:
-    """Check all laws of accumulators on `make`: number of classes to a new accumulator. Raises BrokenLawError, or an ExceptionGroup of several."""
+    """Check all laws of accumulators on `make`: number of classes to a new accumulator.
+
+    Raises BrokenLawError, or an ExceptionGroup of several.
+    """
     check_all(ACCUMULATOR_LAWS, make)
 
 
-def _rows(accumulator: Accumulator, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)) -> st.SearchStrategy[Rows]:
+def _rows(
+    accumulator: Accumulator, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)
+) -> st.SearchStrategy[Rows]:
     """Rows that bring the places the accumulator needs."""
     return rows(CLASSES, most, regimes, sorted(accumulate.needs(accumulator), key=repr))
 
 
 def _tensors(block: Rows) -> list[torch.Tensor]:
     energy = [] if block.free_energy is None else [block.free_energy]
-    return [t.clone() for t in (block.log_probs, block.targets, block.decision, block.reference, *energy, *(p.nan_to_num(-1) for p in block.places.values()))]
+    return [
+        t.clone()
+        for t in (
+            block.log_probs,
+            block.targets,
+            block.decision,
+            block.reference,
+            *energy,
+            *(p.nan_to_num(-1) for p in block.places.values()),
+        )
+    ]
 
 
 def _part(block: Rows, s: slice) -> Rows:
     energy = None if block.free_energy is None else block.free_energy[s]
-    return Rows(block.case, block.start, block.log_probs[:, s], block.targets[s], block.decision[s], block.reference[s], energy, {k: v[s] for k, v in block.places.items()})
+    return Rows(
+        block.case,
+        block.start,
+        block.log_probs[:, s],
+        block.targets[s],
+        block.decision[s],
+        block.reference[s],
+        energy,
+        {k: v[s] for k, v in block.places.items()},
+    )

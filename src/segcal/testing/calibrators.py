@@ -1,8 +1,8 @@
 """Laws of calibrators: what is delivered, to whom, in which shape, and that it survives a file.
 
-The subject is a fitted or hand-made `Calibrator` of any head. Costs: about two seconds. The label that must be kept is the one NumPy's arg max finds in the
-scores as they were given, in their own type; for regions, the side of 0.5 (of 0 for logits). Scores are tried in every kind that the calibrator takes, in
-float32 and float64.
+The subject is a fitted or hand-made `Calibrator` of any head. Costs: about two seconds. The label that must be kept is
+the one NumPy's arg max finds in the scores as they were given, in their own type; for regions, the side of 0.5 (of 0
+for logits). Scores are tried in every kind that the calibrator takes, in float32 and float64.
 """
 
 from __future__ import annotations
@@ -42,13 +42,21 @@ def kinds_of(calibrator: Calibrator) -> tuple[Kind, ...]:
 
 
 def promised(values: Array, head: Head, kind: Kind) -> Array:
-    """The label of scores (B, channels, *spatial): (B, *spatial), or for regions what is inside, (B, channels, *spatial)."""
+    """The label of scores (B, channels, *spatial):
+
+    (B, *spatial), or for regions what is inside, (B, channels, *spatial).
+    """
     if isinstance(head, Regions):
         return np.asarray(values > (0.5 if kind == "probs" else 0.0))
     return np.asarray(values.argmax(1))
 
 
-def _scored(calibrator: Calibrator, body: Callable[[Array, Kind], None], regimes: tuple[str, ...] = tuple(REGIMES), kinds: tuple[Kind, ...] | None = None) -> None:
+def _scored(
+    calibrator: Calibrator,
+    body: Callable[[Array, Kind], None],
+    regimes: tuple[str, ...] = tuple(REGIMES),
+    kinds: tuple[Kind, ...] | None = None,
+) -> None:
     """Run `body` on scores (2, channels, 4, 5) of every kind."""
     for kind in kinds or kinds_of(calibrator):
         _scored_as(kind, calibrator.head, body, regimes)
@@ -80,11 +88,15 @@ def _bits(p: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
 
 @law
 def delivers_probabilities(calibrator: Calibrator) -> None:
-    """What is delivered is float32 in the shape of the scores, within [0, 1], and sums to one within 1e-6 over classes."""
+    """What is delivered is float32 in the shape of the scores, within [0, 1], and sums to one within 1e-6 over
+    classes.
+    """
 
     def body(z: Array, kind: Kind) -> None:
         p = _applied(calibrator, torch.from_numpy(z), kind)
-        require(p.dtype == torch.float32 and tuple(p.shape) == z.shape, f"{p.dtype} {tuple(p.shape)} for scores {z.shape}")
+        require(
+            p.dtype == torch.float32 and tuple(p.shape) == z.shape, f"{p.dtype} {tuple(p.shape)} for scores {z.shape}"
+        )
         require(bool(((p >= 0) & (p <= 1 + 1e-6)).all()), f"values outside [0, 1], or NaN, from {kind}")
         if not isinstance(calibrator.head, Regions):
             off = float((p.double().sum(1) - 1).abs().max())
@@ -95,7 +107,9 @@ def delivers_probabilities(calibrator: Calibrator) -> None:
 
 @law
 def promised_label_is_delivered(calibrator: Calibrator) -> None:
-    """Where the calibrator keeps the label, np.argmax of what is delivered equals np.argmax of the scores at every voxel, ties and saturated scores included."""
+    """Where the calibrator keeps the label, np.argmax of what is delivered equals np.argmax of the scores at every
+    voxel, ties and saturated scores included.
+    """
     if not calibrator.keeps_label:
         return
 
@@ -109,7 +123,9 @@ def promised_label_is_delivered(calibrator: Calibrator) -> None:
 
 @law
 def promised_order_is_delivered(calibrator: Calibrator) -> None:
-    """Where the ranking of classes is proven to stay, no two classes that differ in the scores are the other way round in what is delivered, in float32."""
+    """Where the ranking of classes is proven to stay, no two classes that differ in the scores are the other way round
+    in what is delivered, in float32.
+    """
     if calibrator.guarantees().preserves_order != "proven" or isinstance(calibrator.head, Regions):
         return
 
@@ -117,21 +133,30 @@ def promised_order_is_delivered(calibrator: Calibrator) -> None:
         p = _applied(calibrator, torch.from_numpy(z), kind).numpy()
         above, below = z[:, :, None] > z[:, None], p[:, :, None] < p[:, None]
         swapped = (above & below).any((1, 2))
-        require(not swapped.any(), f"two classes swap in {int(swapped.sum())} of {swapped.size} voxels, from {kind} in {z.dtype}")
+        require(
+            not swapped.any(),
+            f"two classes swap in {int(swapped.sum())} of {swapped.size} voxels, from {kind} in {z.dtype}",
+        )
 
     _scored(calibrator, body)
 
 
 @law
 def shape_of_the_batch_is_free(calibrator: Calibrator) -> None:
-    """A table (N, C), images, volumes and single cases of a batch give the same labels, and probabilities to 1e-6; where neighbours count, images as volumes of one slice do."""
+    """A table (N, C), images, volumes and single cases of a batch give the same labels, and probabilities to 1e-6;
+    where neighbours count, images as volumes of one slice do.
+    """
 
     def body(z: Array, kind: Kind) -> None:
         p = _applied(calibrator, torch.from_numpy(z), kind).numpy()
         channels = z.shape[1]
         table = np.ascontiguousarray(np.moveaxis(z, 1, -1).reshape(-1, channels))
         if calibrator.looks_around:
-            single = np.concatenate([_applied(calibrator, torch.from_numpy(z[k : k + 1]), kind).numpy() for k in range(2)]) if not calibrator.fields else p
+            single = (
+                np.concatenate([_applied(calibrator, torch.from_numpy(z[k : k + 1]), kind).numpy() for k in range(2)])
+                if not calibrator.fields
+                else p
+            )
             volume = _applied(calibrator, torch.from_numpy(z[:, :, None]), kind).numpy().reshape(z.shape)
             for how, q in {"single cases": single, "volumes of one slice": volume}.items():
                 require(np.abs(p - q).max() <= 1e-6, f"{how} give other probabilities")
@@ -140,10 +165,18 @@ def shape_of_the_batch_is_free(calibrator: Calibrator) -> None:
         as_volume = calibrator(torch.from_numpy(z.reshape(2, channels, 2, 2, 5)), kind=kind).numpy().reshape(z.shape)
         one_by_one = np.concatenate([calibrator(torch.from_numpy(z[k : k + 1]), kind=kind).numpy() for k in range(2)])
         strided = calibrator(torch.from_numpy(z).transpose(2, 3), kind=kind).transpose(2, 3).numpy()
-        for how, q in {"a table": as_table, "volumes": as_volume, "single cases": one_by_one, "transposed images": strided}.items():
+        for how, q in {
+            "a table": as_table,
+            "volumes": as_volume,
+            "single cases": one_by_one,
+            "transposed images": strided,
+        }.items():
             require(np.abs(p - q).max() <= 1e-6, f"{how} give other probabilities")
             if calibrator.keeps_label:
-                require(np.array_equal(promised(p, calibrator.head, "probs"), promised(q, calibrator.head, "probs")), f"{how} give other labels")
+                require(
+                    np.array_equal(promised(p, calibrator.head, "probs"), promised(q, calibrator.head, "probs")),
+                    f"{how} give other labels",
+                )
 
     # of extreme scores, rounding inside a matrix product decides which class wins
     _scored(calibrator, body, ("ordinary", "faint", "saturated", "constant"), (calibrator.kind,))
@@ -157,7 +190,10 @@ def an_empty_batch_gives_an_empty_result(calibrator: Calibrator) -> None:
     shapes += [] if calibrator.looks_around else [(0, channels), (2, channels, 0)]
     for shape in shapes:
         p = _applied(calibrator, torch.zeros(shape))
-        require(tuple(p.shape) == shape and p.dtype == torch.float32, f"{p.dtype} {tuple(p.shape)} for an empty batch {shape}")
+        require(
+            tuple(p.shape) == shape and p.dtype == torch.float32,
+            f"{p.dtype} {tuple(p.shape)} for an empty batch {shape}",
+        )
 
 
 @law
@@ -185,14 +221,21 @@ def a_file_gives_the_same_bits(calibrator: Calibrator) -> None:
         calibrator.save(path)
         loaded = load(path)
     for name in ("head", "kind", "method", "keep_decision", "data"):
-        require(getattr(loaded, name) == getattr(calibrator, name), f"{name} is {getattr(loaded, name)!r} after loading")
+        require(
+            getattr(loaded, name) == getattr(calibrator, name), f"{name} is {getattr(loaded, name)!r} after loading"
+        )
     require(loaded.guarantees() == calibrator.guarantees(), "other promises after loading")
-    told = [None if c.solution is None else json.dumps(c.solution.to_json(), sort_keys=True) for c in (loaded, calibrator)]
+    told = [
+        None if c.solution is None else json.dumps(c.solution.to_json(), sort_keys=True) for c in (loaded, calibrator)
+    ]
     require(told[0] == told[1], "another solution after loading")
 
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z)
-        require(_bits(_applied(loaded, given, kind)) == _bits(_applied(calibrator, given, kind)), "a loaded copy gives other bits")
+        require(
+            _bits(_applied(loaded, given, kind)) == _bits(_applied(calibrator, given, kind)),
+            "a loaded copy gives other bits",
+        )
 
     _scored(calibrator, body)
 
@@ -215,7 +258,9 @@ def copies_give_the_same_bits(calibrator: Calibrator) -> None:
 
 @law
 def log_probs_agree_with_what_is_delivered(calibrator: Calibrator) -> None:
-    """`log_probs` are the logarithms of what is delivered, to 1e-6 in probability, in float64 and the shape of the scores."""
+    """`log_probs` are the logarithms of what is delivered, to 1e-6 in probability, in float64 and the shape of the
+    scores.
+    """
 
     def body(z: Array, kind: Kind) -> None:
         given = torch.from_numpy(z)
@@ -231,7 +276,9 @@ def log_probs_agree_with_what_is_delivered(calibrator: Calibrator) -> None:
 
 @law
 def a_shift_of_logits_moves_nothing_if_promised(calibrator: Calibrator) -> None:
-    """Where translation invariance is proven, a constant added to all logits of a voxel moves no probability by more than 1e-6."""
+    """Where translation invariance is proven, a constant added to all logits of a voxel moves no probability by more
+    than 1e-6.
+    """
     if calibrator.guarantees().translation_invariant != "proven" or isinstance(calibrator.head, Regions):
         return
 
@@ -246,7 +293,9 @@ def a_shift_of_logits_moves_nothing_if_promised(calibrator: Calibrator) -> None:
 
 @law
 def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
-    """Rows mapped by `through`, which metrics see, hold the delivered decision, and the delivered probabilities to 1e-6."""
+    """Rows mapped by `through`, which metrics see, hold the delivered decision, and the delivered probabilities to
+    1e-6.
+    """
     head = calibrator.head
 
     def body(z: Array, kind: Kind) -> None:
@@ -254,7 +303,10 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
         with Scratch(1 << 20) as scratch, cohort.open(0, scratch) as reader:
             block, around = reader.block(0, cohort[0].voxels), Surroundings(reader)
             temperatures = [None if t is None else t.read(0, block.voxels) for t in calibrator.temperatures(around)]
-            throughs = [t.on(around)(block) if isinstance(t, ThroughLocalPart) else t for t in map(calibrator.through, range(len(head.parts)))]
+            throughs = [
+                t.on(around)(block) if isinstance(t, ThroughLocalPart) else t
+                for t in map(calibrator.through, range(len(head.parts)))
+            ]
         flat = block.scores
         decision = head.decide(flat, kind)
         energy = head.free_energy(flat, kind)
@@ -276,7 +328,10 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
 def bad_scores_are_refused(calibrator: Calibrator) -> None:
     """NaN is a ScoreError, and another number of channels a ShapeError."""
     channels = calibrator.head.channels
-    for bad, error in ((torch.full((1, channels, 3, 3), torch.nan), ScoreError), (torch.full((1, channels + 1, 3, 3), 0.5), ShapeError)):
+    for bad, error in (
+        (torch.full((1, channels, 3, 3), torch.nan), ScoreError),
+        (torch.full((1, channels + 1, 3, 3), 0.5), ShapeError),
+    ):
         try:
             _applied(calibrator, bad)
         except error:

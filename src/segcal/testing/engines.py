@@ -1,7 +1,7 @@
 """Laws of engines: the same bits as the serial engine, one pass however many asks, every case mapped whole.
 
-The subject is a factory: number of workers to an engine (an engine with one worker only may ignore it). Costs: about two seconds. Cohorts are those of
-`strategies.cohorts`, and one of several cases, one of them longer than a block.
+The subject is a factory: number of workers to an engine (an engine with one worker only may ignore it). Costs: about
+two seconds. Cohorts are those of `strategies.cohorts`, and one of several cases, one of them longer than a block.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from segcal.objectives import ScaleNLL
 from segcal.sources.arrays import cohort_from_arrays
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import cohorts
-from segcal.testing.watching import Busy, Recorder, Threadwatch, Watching, answers_bits, asks_of, example, scratch_in, spilling
+from segcal.testing.watching import (
+    Busy,
+    Recorder,
+    Threadwatch,
+    Watching,
+    answers_bits,
+    asks_of,
+    example,
+    scratch_in,
+    spilling,
+)
 
 Make = Callable[[int], Engine]
 
@@ -54,7 +64,11 @@ def samples_are_the_same_too(make: Make) -> None:
     """Answers from the even samples are the bits of the serial engine, by case and in all."""
     cohort = example()
     levels = (Level.SAMPLE, Level.CURVATURE)
-    asks = {(level, by_case): Ask(ScaleNLL(0.7), cases=frozenset({0, 1, 4}), level=level, by_case=by_case) for level in levels for by_case in (True, False)}
+    asks = {
+        (level, by_case): Ask(ScaleNLL(0.7), cases=frozenset({0, 1, 4}), level=level, by_case=by_case)
+        for level in levels
+        for by_case in (True, False)
+    }
 
     def answers(engine: Engine) -> dict[Any, Any]:
         with engine.pin(cohort) as pinned:
@@ -68,7 +82,9 @@ def samples_are_the_same_too(make: Make) -> None:
 
 @law
 def survey_gives_the_bits_of_serial(make: Make) -> None:
-    """`survey` gives the bits of the serial engine, and of `reduce` on the same rows in float32; its records are the same."""
+    """`survey` gives the bits of the serial engine, and of `reduce` on the same rows in float32; its records are the
+    same.
+    """
     cohort = example()
     asks = asks_of(cohort, placed=True)
 
@@ -96,7 +112,9 @@ def where_rows_are_kept_changes_no_bit(make: Make) -> None:
 
 @law
 def one_reduce_is_one_pass(make: Make) -> None:
-    """However many asks a `reduce` has, `passes` grows by one, every ask folds each block once, and the source is not read again."""
+    """However many asks a `reduce` has, `passes` grows by one, every ask folds each block once, and the source is not
+    read again.
+    """
     cohort = example()
     engine = make(2)
     folded: list[tuple[int, int, int]] = []
@@ -112,20 +130,26 @@ def one_reduce_is_one_pass(make: Make) -> None:
 
 @law
 def nobody_asks_nothing_is_answered(make: Make) -> None:
-    """No ask has no answer; an ask about no case has the zero state; cases without rows are absent from answers by case."""
+    """No ask has no answer; an ask about no case has the zero state; cases without rows are absent from answers by
+    case.
+    """
     cohort = example()
     engine = make(2)
     nobody = Ask(ScaleNLL(1.0), cases=frozenset())
     with engine.pin(cohort) as pinned:
         require(engine.reduce(pinned, {}) == {}, "no ask has an answer")
-        found = engine.reduce(pinned, {"all": nobody, "by case": Ask(ScaleNLL(1.0), cases=frozenset({3}), by_case=True)})
+        found = engine.reduce(
+            pinned, {"all": nobody, "by case": Ask(ScaleNLL(1.0), cases=frozenset({3}), by_case=True)}
+        )
     require(int(found["all"]["voxels"]) == 0, "an ask about no case has voxels")
     require(set(found["by case"]) == {3}, f"an ask about case 3 is answered for {sorted(found['by case'])}")
 
 
 @law
 def map_takes_every_block_in_order(make: Make) -> None:
-    """`map` hands each case its blocks once and in increasing order, on one thread, and returns the outcomes in the order of the cohort."""
+    """`map` hands each case its blocks once and in increasing order, on one thread, and returns the outcomes in the
+    order of the cohort.
+    """
     cohort = example()
     expected = Recorder()
     Serial().map(cohort, expected)
@@ -133,7 +157,10 @@ def map_takes_every_block_in_order(make: Make) -> None:
         recorder = Recorder()
         outcomes = make(workers).map(cohort, recorder)
         require([o.id for o in outcomes] == [c.id for c in cohort], "outcomes in another order")
-        require(all(o.error is None and o.summary == {"blocks": len(cohort.cuts(i))} for i, o in enumerate(outcomes)), "a case without its summary")
+        require(
+            all(o.error is None and o.summary == {"blocks": len(cohort.cuts(i))} for i, o in enumerate(outcomes)),
+            "a case without its summary",
+        )
         require(recorder.blocks == expected.blocks, f"{workers} worker(s) handed out other blocks")
 
 
@@ -155,7 +182,10 @@ def an_error_in_a_case_is_raised(make: Make) -> None:
     cohort = cohort_from_arrays([np.zeros((2, 5)), np.full((2, 5), np.nan)], [np.zeros(5, int)] * 2, kind="logits")
     for workers in WORKERS:
         with tempfile.TemporaryDirectory() as folder, scratch_in(folder):
-            verbs: tuple[Callable[[Engine], object], ...] = (lambda engine: engine.pin(cohort), lambda engine: engine.survey(cohort, {}))
+            verbs: tuple[Callable[[Engine], object], ...] = (
+                lambda engine: engine.pin(cohort),
+                lambda engine: engine.survey(cohort, {}),
+            )
             for verb in verbs:
                 try:
                     verb(spilling(make(workers)))
@@ -174,7 +204,9 @@ def no_work_outlives_an_error(make: Make) -> None:
         try:
             make(workers).survey(cohort, {"busy": Ask(Busy(busy))})
         except LabelError:
-            require(sum(busy) == 0, f"{sum(busy)} case(s) are still under way after the error, with {workers} worker(s)")
+            require(
+                sum(busy) == 0, f"{sum(busy)} case(s) are still under way after the error, with {workers} worker(s)"
+            )
             continue
         require(False, "an error in a fold was passed over")
 
@@ -213,5 +245,8 @@ ENGINE_LAWS: tuple[Law[Make], ...] = (
 
 
 def check_engine(make: Make) -> None:
-    """Check all laws of engines on `make`: number of workers to an engine. Raises BrokenLawError, or an ExceptionGroup of several."""
+    """Check all laws of engines on `make`: number of workers to an engine.
+
+    Raises BrokenLawError, or an ExceptionGroup of several.
+    """
     check_all(ENGINE_LAWS, make)

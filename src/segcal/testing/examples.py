@@ -1,7 +1,8 @@
 """Small cohorts whose fits are known in advance: some that can be learned from, and some that cannot.
 
-`learnable` draws labels from known probabilities and distorts their logits (a factor, a bias, an offset a voxel), so that every method has something to correct. `DEGENERATE` names
-data that determine no parameter or push one to infinity; a fit must end in a finite, usable map all the same. All are made from a seed; no cohort is empty.
+`learnable` draws labels from known probabilities and distorts their logits (a factor, a bias, an offset a voxel), so
+that every method has something to correct. `DEGENERATE` names data that determine no parameter or push one to infinity;
+a fit must end in a finite, usable map all the same. All are made from a seed; no cohort is empty.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ def _drawn(rng: np.random.Generator, p: Array) -> Array:
     return np.asarray((p.cumsum(1) < rng.random((len(p), 1, *p.shape[2:]))).sum(1).clip(0, p.shape[1] - 1))
 
 
-def learnable(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0, offsets: bool = True) -> tuple[Array, Array]:
-    """Logits (cases, 3, *shape), float64, and labels (cases, *shape) of an overconfident, biased network; with `offsets`, each voxel's logits carry an offset of their own."""
+def learnable(
+    cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0, offsets: bool = True
+) -> tuple[Array, Array]:
+    """Logits (cases, 3, *shape), float64, and labels (cases, *shape) of an overconfident, biased network; with
+    `offsets`, each voxel's logits carry an offset of their own.
+    """
     rng = np.random.default_rng(seed)
     truth = 1.5 * rng.normal(size=(cases, 3, *shape))
     y = _drawn(rng, _softmax(truth))
@@ -43,7 +48,9 @@ def learnable(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0, o
 
 
 def image_of(scores: Any) -> Array:
-    """An image (B, *spatial) to go with scores (B, channels, *spatial): a ramp, with a step that differs from case to case."""
+    """An image (B, *spatial) to go with scores (B, channels, *spatial): a ramp, with a step that differs from case to
+    case.
+    """
     shape = (len(scores), *scores.shape[2:])
     ramp = np.linspace(0, 1, int(np.prod(shape[1:]))).reshape(shape[1:]) if np.prod(shape) else np.zeros(shape[1:])
     return np.stack([ramp + (ramp > 0.3 + 0.1 * k) for k in range(len(scores))]) if len(scores) else np.zeros(shape)
@@ -51,8 +58,14 @@ def image_of(scores: Any) -> Array:
 
 def with_images(cohort: Cohort) -> Cohort:
     """The cohort, with an image for each case."""
-    fields = [ArrayField(image_of(np.zeros((1, 1, *case.shape)))[0] + k, False, f"image[{k}]") for k, case in enumerate(cohort)]
-    return replace(cohort, cases=tuple(replace(case, fields={**case.fields, "image": f}) for case, f in zip(cohort, fields, strict=True)))
+    fields = [
+        ArrayField(image_of(np.zeros((1, 1, *case.shape)))[0] + k, False, f"image[{k}]")
+        for k, case in enumerate(cohort)
+    ]
+    return replace(
+        cohort,
+        cases=tuple(replace(case, fields={**case.fields, "image": f}) for case, f in zip(cohort, fields, strict=True)),
+    )
 
 
 def learnable_cohort(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
@@ -67,7 +80,9 @@ def learnable_regions(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: in
     truth = 1.5 * rng.normal(size=(cases, 2, *shape))
     inside = rng.random(truth.shape) < 1 / (1 + np.exp(-truth))
     y = inside[:, 0].astype(np.int64) + (inside[:, 0] & inside[:, 1])
-    return with_images(cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 1.0))).astype(np.float32), y, kind="probs", head=NESTED))
+    return with_images(
+        cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 1.0))).astype(np.float32), y, kind="probs", head=NESTED)
+    )
 
 
 def _separable() -> Cohort:
@@ -96,7 +111,9 @@ def _always_wrong() -> Cohort:
 
 
 def _one_voxel() -> Cohort:
-    return cohort_from_arrays(np.array([2.0, 1.0, -1.0]).reshape(1, 3, 1, 1), np.ones((1, 1, 1), int), kind="logits", head=HEAD)
+    return cohort_from_arrays(
+        np.array([2.0, 1.0, -1.0]).reshape(1, 3, 1, 1), np.ones((1, 1, 1), int), kind="logits", head=HEAD
+    )
 
 
 def _certain_probabilities() -> Cohort:
@@ -107,7 +124,7 @@ def _certain_probabilities() -> Cohort:
 def _empty_region() -> Cohort:
     cohort = learnable_regions()
     y = np.zeros((len(cohort), *cohort[0].shape), np.int64)
-    scores = np.stack([case.scores[0].array for case in cohort.cases])  # type: ignore[attr-defined]  # made from arrays above
+    scores = np.stack([case.scores[0].array for case in cohort.cases])  # type: ignore[attr-defined]
     return cohort_from_arrays(scores, y, kind="probs", head=NESTED)
 
 

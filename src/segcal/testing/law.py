@@ -1,9 +1,9 @@
 """A law: one sentence that everything of a kind must keep, with the test that looks for a counter-example.
 
-Promises: a broken law raises `BrokenLawError`, which names the law, its statement and what was seen; an unexpected error of the subject counts as a broken
-law and is its cause. Examples are drawn by Hypothesis from a fixed seed, so a law gives the same verdict each time and leaves no files behind. Torch
-computes on one thread meanwhile, as inside an engine.
-Costs: said by each kit. No law: nothing is checked, and `check_all` says so with a ValueError.
+Promises: a broken law raises `BrokenLawError`, which names the law, its statement and what was seen; an unexpected
+error of the subject counts as a broken law and is its cause. Examples are drawn by Hypothesis from a fixed seed, so a
+law gives the same verdict each time and leaves no files behind. Torch computes on one thread meanwhile, as inside an
+engine. Costs: said by each kit. No law: nothing is checked, and `check_all` says so with a ValueError.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class CounterExampleError(AssertionError):
 
 
 def law(test: Callable[[S], None]) -> Law[S]:
-    """Make a law of a function: its name is the law's, the first line of its docstring the statement."""
-    statement = (test.__doc__ or "").strip().splitlines()
+    """Make a law of a function: its name is the law's, the first paragraph of its docstring the statement."""
+    statement = " ".join((test.__doc__ or "").strip().split("\n\n")[0].split())
     if not statement:
         raise ValueError(f"{test.__name__}: found no docstring; expected the law in one line. Write it.")
-    return Law(test.__name__, statement[0], test)
+    return Law(test.__name__, statement, test)
 
 
 def require(holds: bool, reason: str) -> None:

@@ -1,7 +1,9 @@
-"""Laws of maps: what one softmax problem's map must keep, and that its promises are neither false nor withheld without cause.
+"""Laws of maps: what one softmax problem's map must keep, and that its promises are neither false nor withheld without
+cause.
 
-The subject is a fitted or hand-made `Map`. Costs: about a second, three the first time (torch.export). A map for any number of classes is tried with 2 and 5.
-A promise that is `proven` is tried on ordinary, saturated, tied and extreme voxels; one that is `no` must have a counter-example among a few thousand voxels.
+The subject is a fitted or hand-made `Map`. Costs: about a second, three the first time (torch.export). A map for any
+number of classes is tried with 2 and 5. A promise that is `proven` is tried on ordinary, saturated, tied and extreme
+voxels; one that is `no` must have a counter-example among a few thousand voxels.
 """
 
 from __future__ import annotations
@@ -44,12 +46,17 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 @law
 def output_is_normalised(m: Map) -> None:
-    """Output has the shape and type of the input, no NaN, and probabilities that sum to one: within 1e-9 in float64, 1e-5 in float32."""
+    """Output has the shape and type of the input, no NaN, and probabilities that sum to one: within 1e-9 in float64,
+    1e-5 in float32.
+    """
 
     def body(x: Tensor, energy: Tensor) -> None:
         for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
             out = m(x.to(dtype), energy)
-            require(out.shape == x.shape and out.dtype == dtype, f"{out.dtype} {tuple(out.shape)} for {dtype} {tuple(x.shape)}")
+            require(
+                out.shape == x.shape and out.dtype == dtype,
+                f"{out.dtype} {tuple(out.shape)} for {dtype} {tuple(x.shape)}",
+            )
             require(not bool(out.isnan().any()), f"NaN in {dtype}")
             off = float((out.exp().sum(0) - 1).abs().max())
             require(off <= tolerance, f"probabilities sum to one only within {off:.3g} in {dtype}")
@@ -103,7 +110,11 @@ def parameters_are_fixed_numbers(m: Map) -> None:
 def copies_give_the_same_bits(m: Map) -> None:
     """Rebuilt from its tensors, pickled, or moved with `.to()`, it gives the same bits."""
     rebuilt = type(m).from_tensors({k: v.clone() for k, v in m.state_dict().items()})
-    copies = {"rebuilt from its tensors": rebuilt, "pickled": pickle.loads(pickle.dumps(m)), "moved": pickle.loads(pickle.dumps(m)).to(torch.device("cpu")).double()}
+    copies = {
+        "rebuilt from its tensors": rebuilt,
+        "pickled": pickle.loads(pickle.dumps(m)),
+        "moved": pickle.loads(pickle.dumps(m)).to(torch.device("cpu")).double(),
+    }
 
     def body(x: Tensor, energy: Tensor) -> None:
         expected = m(x, energy)
@@ -125,10 +136,15 @@ def descriptions_are_plain(m: Map) -> None:
 
 @law
 def translation_promise_is_honest(m: Map) -> None:
-    """Where invariance to a constant added to all logits is proven it holds; where it is refused some shift shows it."""
+    """Where invariance to a constant added to all logits is proven it holds; where it is refused some shift
+    shows it.
+    """
     status = m.guarantees().translation_invariant
     if status == "no":
-        require(any(_moves(m, c) for c in _classes(m)), "translation invariance is refused, yet no shift up to 1e6 changes a probability")
+        require(
+            any(_moves(m, c) for c in _classes(m)),
+            "translation invariance is refused, yet no shift up to 1e6 changes a probability",
+        )
     if status != "proven":
         return
 
@@ -145,22 +161,32 @@ def _moves(m: Map, classes: int) -> bool:
     x = _probes(classes)
     energy = torch.zeros(x.shape[1], dtype=torch.float64)
     p = m(x, energy).exp()
-    return any(float((m(x, energy + sign * 10.0**k).exp() - p).abs().max()) > 1e-9 for k in range(7) for sign in (-1, 1))
+    return any(
+        float((m(x, energy + sign * 10.0**k).exp() - p).abs().max()) > 1e-9 for k in range(7) for sign in (-1, 1)
+    )
 
 
 @law
 def argmax_promise_is_honest(m: Map) -> None:
-    """Where the label is proven to stay the winner stays first, or ties; where that is refused some voxel changes its label."""
+    """Where the label is proven to stay the winner stays first, or ties; where that is refused some voxel changes its
+    label.
+    """
     status = m.guarantees().preserves_argmax
     if status == "no":
-        require(any(_flips(m, c) for c in _classes(m)), "preservation of the label is refused, yet no voxel tried changes it")
+        require(
+            any(_flips(m, c) for c in _classes(m)),
+            "preservation of the label is refused, yet no voxel tried changes it",
+        )
     if status != "proven":
         return
 
     def body(x: Tensor, energy: Tensor) -> None:
         out = m(x, energy)
         behind = out.amax(0) - out.gather(0, x.argmax(0)[None])[0]
-        require(bool((behind <= _rounding(out)).all()), f"proven to keep the label, yet a winner falls behind by {float(behind.max()):.3g}")
+        require(
+            bool((behind <= _rounding(out)).all()),
+            f"proven to keep the label, yet a winner falls behind by {float(behind.max()):.3g}",
+        )
 
     _columns(m, body)
 
@@ -173,10 +199,15 @@ def _flips(m: Map, classes: int) -> bool:
 
 @law
 def order_promise_is_honest(m: Map) -> None:
-    """Where the ranking of classes is proven to stay no two classes swap; where that is refused some voxel swaps two, or ties them."""
+    """Where the ranking of classes is proven to stay no two classes swap; where that is refused some voxel swaps two,
+    or ties them.
+    """
     status = m.guarantees().preserves_order
     if status == "no":
-        require(any(_swaps(m, c) for c in _classes(m)), "preservation of the order is refused, yet no voxel tried changes it")
+        require(
+            any(_swaps(m, c) for c in _classes(m)),
+            "preservation of the order is refused, yet no voxel tried changes it",
+        )
     if status != "proven":
         return
 
@@ -191,7 +222,10 @@ def order_promise_is_honest(m: Map) -> None:
 def _swaps(m: Map, classes: int) -> bool:
     x = _probes(classes)
     energies = (torch.zeros(x.shape[1], dtype=torch.float64), torch.linspace(-50, 50, x.shape[1], dtype=torch.float64))
-    return any(bool(((x[:, None] > x[None] + 1e-9) & (out[:, None] <= out[None])).any()) for out in (m(x, energy) for energy in energies))
+    return any(
+        bool(((x[:, None] > x[None] + 1e-9) & (out[:, None] <= out[None])).any())
+        for out in (m(x, energy) for energy in energies)
+    )
 
 
 def _rounding(out: Tensor) -> Tensor:
@@ -216,7 +250,10 @@ def _probes(classes: int) -> Tensor:
 def a_trace_gives_the_same_numbers(m: Map) -> None:
     """torch.export follows `forward`, for any number of voxels, and what it makes gives the same numbers to 1e-12."""
     for classes in _classes(m):
-        x, energy = torch.full((classes, 7), 1 / classes, dtype=torch.float64).log(), torch.zeros(7, dtype=torch.float64)
+        x, energy = (
+            torch.full((classes, 7), 1 / classes, dtype=torch.float64).log(),
+            torch.zeros(7, dtype=torch.float64),
+        )
         voxels = torch.export.Dim("voxels", min=2, max=2**30)
         shapes = {"log_probs": {1: voxels}, "free_energy": {0: voxels}}
         exported = torch.export.export(m, (x, energy), dynamic_shapes=shapes, strict=False).module()

@@ -1,9 +1,11 @@
-"""Laws of methods: a fit is deterministic, complete, no worse than temperature scaling, and ends in a usable map whatever the data.
+"""Laws of methods: a fit is deterministic, complete, no worse than temperature scaling, and ends in a usable map
+whatever the data.
 
 The subject is a `Method`, options set. Costs: about forty fits of a few hundred voxels, some seconds in all.
-A method whose penalty or loss is not zero, or not the NLL, at temperature scaling says so with `nests_temperature=False`; then that one law is left out. One that claims no optimum
-(Adam) says `exact=False`; then neither law about how low the objective is applies.
-`check_method` also checks the calibrator it fits with the laws of calibrators.
+A method whose penalty or loss is not zero, or not the NLL, at temperature scaling says so with
+`nests_temperature=False`; then that one law is left out. One that claims no optimum (Adam) says `exact=False`; then
+neither law about how low the objective is applies. `check_method` also checks the calibrator it fits with the laws of
+calibrators.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ from segcal.methods import AnyMethod, TemperatureScaling
 from segcal.methods.method import fit_methods
 from segcal.sources.arrays import cohort_from_arrays
 from segcal.testing.calibrators import check_calibrator, fields_of
-from segcal.testing.examples import DEGENERATE, HEAD, image_of, learnable, learnable_cohort, learnable_regions, with_images
+from segcal.testing.examples import (
+    DEGENERATE,
+    HEAD,
+    image_of,
+    learnable,
+    learnable_cohort,
+    learnable_regions,
+    with_images,
+)
 from segcal.testing.law import Law, check_all, law, require
 from segcal.testing.watching import spilling
 
@@ -51,7 +61,10 @@ def _cohorts() -> dict[str, Cohort]:
 def fitting_again_gives_the_same_bits(method: AnyMethod) -> None:
     """The same cohort gives the same parameters and solution, bit for bit."""
     for name, cohort in _cohorts().items():
-        require(fit_bits(fitted(method, cohort)) == fit_bits(fitted(method, cohort)), f"a second fit gave other bits ({name})")
+        require(
+            fit_bits(fitted(method, cohort)) == fit_bits(fitted(method, cohort)),
+            f"a second fit gave other bits ({name})",
+        )
 
 
 @law
@@ -76,16 +89,23 @@ def company_changes_no_bit(method: AnyMethod) -> None:
 
 @law
 def crossfits_do_not_see_their_fold(method: AnyMethod) -> None:
-    """Each held-out calibrator equals, to 1e-5 in probability, a fit on the other cases alone; with options fixed, not chosen on folds."""
+    """Each held-out calibrator equals, to 1e-5 in probability, a fit on the other cases alone; with options fixed, not
+    chosen on folds.
+    """
     cohort = learnable_cohort()
     found = fit_methods({"it": method}, cohort, Serial(), crossfit=True)["it"]
-    require(len(found.folds) == len(found.held_out) >= 2, f"{len(found.held_out)} calibrators for {len(found.folds)} folds")
+    require(
+        len(found.folds) == len(found.held_out) >= 2, f"{len(found.held_out)} calibrators for {len(found.folds)} folds"
+    )
     seen = sorted(i for fold in found.folds for i in fold)
     require(seen == list(range(len(cohort))), "a case is held out never, or twice")
     for fold, calibrator in zip(found.folds, found.held_out, strict=True):
         held = {cohort[i].id for i in fold}
         records = () if calibrator.data is None else calibrator.data.records
-        require(bool(records) and not held & {r.id for r in records}, "a held-out calibrator remembers a case of its own fold")
+        require(
+            bool(records) and not held & {r.id for r in records},
+            "a held-out calibrator remembers a case of its own fold",
+        )
         if not method.cross_validates:
             rest = fitted(method, cohort.select([c.id for c in cohort if c.id not in held]))
             require(_distance(calibrator, rest) <= 1e-5, "a held-out calibrator differs from a fit without its fold")
@@ -98,23 +118,32 @@ def fitting_changes_no_input(method: AnyMethod) -> None:
     scores, labels = torch.from_numpy(z.copy()), torch.from_numpy(y.copy())
     image: dict[str, Any] = {name: image_of(z) for name in method.fields}
     found = method.fit(scores, labels, engine=Serial(), **image)
-    require(torch.equal(scores, torch.from_numpy(z)) and torch.equal(labels, torch.from_numpy(y)), "scores or labels were changed")
+    require(
+        torch.equal(scores, torch.from_numpy(z)) and torch.equal(labels, torch.from_numpy(y)),
+        "scores or labels were changed",
+    )
     from_cohort = method.fit(cohort_from_arrays(z, y, kind="logits", fields=image), engine=Serial())
     require(
-        fit_bits(found) == fit_bits(from_cohort) == fit_bits(method.fit(z, y, engine=Serial(), **image)), "arrays, tensors and a cohort of the same numbers give different fits"
+        fit_bits(found) == fit_bits(from_cohort) == fit_bits(method.fit(z, y, engine=Serial(), **image)),
+        "arrays, tensors and a cohort of the same numbers give different fits",
     )
 
 
 @law
 def a_solution_is_complete(method: AnyMethod) -> None:
-    """A fit carries objective, NLL, status, message, passes and a certificate, whose gap is not negative, or None where nothing is convex; regions carry one solution each."""
+    """A fit carries objective, NLL, status, message, passes and a certificate, whose gap is not negative, or None where
+    nothing is convex; regions carry one solution each.
+    """
     for cohort in _cohorts().values():
         solution = fitted(method, cohort).solution
         require(solution is not None, "no solution")
         assert solution is not None
         _complete(method, solution.to_json())
         require(solution.passes >= 1, f"{solution.passes} passes")
-        require(not isinstance(cohort.head, Regions) or set(solution.parts) == set(cohort.head.parts), f"solutions for {sorted(solution.parts)}")
+        require(
+            not isinstance(cohort.head, Regions) or set(solution.parts) == set(cohort.head.parts),
+            f"solutions for {sorted(solution.parts)}",
+        )
         if not method.convex:
             require(solution.status != "optimal", "an optimum is claimed of a problem that is not convex")
         for part in solution.parts.values():
@@ -142,7 +171,10 @@ def _complete(method: AnyMethod, told: dict[str, object]) -> None:
     certificate = told["certificate"]
     require(isinstance(certificate, dict) and {"gap", "proof"} <= set(certificate), f"certificate {certificate}")
     assert isinstance(certificate, dict)
-    require(_honest(method, certificate["gap"]) and bool(certificate["proof"]), f"gap {certificate['gap']}, proof {certificate['proof']!r}")
+    require(
+        _honest(method, certificate["gap"]) and bool(certificate["proof"]),
+        f"gap {certificate['gap']}, proof {certificate['proof']!r}",
+    )
 
 
 def _honest(method: AnyMethod, gap: float | None) -> bool:
@@ -157,7 +189,10 @@ def never_worse_than_temperature_scaling(method: AnyMethod) -> None:
         it, nested = fitted(method, cohort).solution, fitted(TemperatureScaling(), cohort).solution
         assert it is not None
         assert nested is not None
-        require(it.objective <= nested.objective + 1e-6, f"objective {it.objective:.9g}, temperature scaling {nested.objective:.9g} ({name})")
+        require(
+            it.objective <= nested.objective + 1e-6,
+            f"objective {it.objective:.9g}, temperature scaling {nested.objective:.9g} ({name})",
+        )
 
 
 @law
@@ -166,16 +201,24 @@ def degenerate_data_end_in_a_usable_map(method: AnyMethod) -> None:
     for name, make in DEGENERATE.items():
         cohort = with_images(make())
         calibrator = fitted(method, cohort)
-        require(all(bool(torch.isfinite(v).all()) for v in calibrator.state_dict().values()), f"parameters that are not finite ({name})")
+        require(
+            all(bool(torch.isfinite(v).all()) for v in calibrator.state_dict().values()),
+            f"parameters that are not finite ({name})",
+        )
         solution = calibrator.solution
         require(solution is not None and solution.status in STATUSES and bool(solution.message), f"no message ({name})")
         assert solution is not None
-        require(math.isfinite(solution.objective) and _honest(method, solution.certificate["gap"]), f"objective {solution.objective}, gap {solution.certificate['gap']} ({name})")
+        require(
+            math.isfinite(solution.objective) and _honest(method, solution.certificate["gap"]),
+            f"objective {solution.objective}, gap {solution.certificate['gap']} ({name})",
+        )
         scores = _test_scores(cohort)
         p = calibrator(scores, **fields_of(calibrator, scores))
         require(bool(((p >= 0) & (p <= 1)).all()), f"no probabilities ({name})")
         if not isinstance(cohort.head, Regions):
-            require(float((p.double().sum(1) - 1).abs().max()) <= 1e-6, f"probabilities that do not sum to one ({name})")
+            require(
+                float((p.double().sum(1) - 1).abs().max()) <= 1e-6, f"probabilities that do not sum to one ({name})"
+            )
 
 
 def _test_scores(cohort: Cohort) -> torch.Tensor:
@@ -201,10 +244,15 @@ def order_of_cases_does_not_matter(method: AnyMethod) -> None:
 
 @law
 def offsets_do_not_matter_if_promised(method: AnyMethod) -> None:
-    """Where the fitted map is proven translation-invariant, an offset added to each voxel's logits changes no fitted probability, to 1e-5."""
+    """Where the fitted map is proven translation-invariant, an offset added to each voxel's logits changes no fitted
+    probability, to 1e-5.
+    """
     z, y = learnable(offsets=False)
     shift = 5 * np.random.default_rng(3).normal(size=(len(z), 1, *z.shape[2:]))
-    plain, moved = (fitted(method, with_images(cohort_from_arrays(scores, y, kind="logits", head=HEAD))) for scores in (z, z + shift))
+    plain, moved = (
+        fitted(method, with_images(cohort_from_arrays(scores, y, kind="logits", head=HEAD)))
+        for scores in (z, z + shift)
+    )
     if plain.guarantees().translation_invariant == moved.guarantees().translation_invariant == "proven":
         off = _distance(plain, moved)
         require(off <= 1e-5, f"offsets of the logits move a fitted probability by {off:.3g}")
@@ -212,7 +260,9 @@ def offsets_do_not_matter_if_promised(method: AnyMethod) -> None:
 
 @law
 def what_is_not_used_is_refused(method: AnyMethod) -> None:
-    """Fields it does not use, and a cohort with labels beside it, are a UsageError; no voxel to score is a LabelError."""
+    """Fields it does not use, and a cohort with labels beside it, are a UsageError; no voxel to score is a
+    LabelError.
+    """
     z, y = learnable(2)
     cohort = cohort_from_arrays(z, y, kind="logits", head=HEAD)
     ignored = with_images(cohort_from_arrays(z, np.full_like(y, 255), kind="logits", ignore_index=255))
@@ -248,14 +298,19 @@ METHOD_LAWS: tuple[Law[AnyMethod], ...] = (
 
 
 def laws_of(nests_temperature: bool = True, exact: bool = True) -> Sequence[Law[AnyMethod]]:
-    """The laws of methods, without the one about temperature scaling where that is not nested, and without that and the one about the optimum where the solver is not `exact`."""
+    """The laws of methods, without the one about temperature scaling where that is not nested, and without that and the
+    one about the optimum where the solver is not `exact`.
+    """
     left_out: list[Law[AnyMethod]] = [] if exact else [learnable_data_end_in_a_certified_optimum]
     left_out += [] if nests_temperature and exact else [never_worse_than_temperature_scaling]
     return tuple(one for one in METHOD_LAWS if one not in left_out)
 
 
 def check_method(method: AnyMethod, *, nests_temperature: bool = True, exact: bool = True) -> None:
-    """Check all laws of methods, and those of calibrators on what it fits. Raises BrokenLawError, or an ExceptionGroup of several."""
+    """Check all laws of methods, and those of calibrators on what it fits.
+
+    Raises BrokenLawError, or an ExceptionGroup of several.
+    """
     check_all(laws_of(nests_temperature, exact), method)
     for cohort in _cohorts().values():
         check_calibrator(fitted(method, cohort))

@@ -1,6 +1,7 @@
 """Laws of sinks: a case's files are complete or absent, and hold what was delivered, bit for bit.
 
-The subject says how to make a sink in a folder and how to read back the probabilities of a case. Costs: writes two small cases about ten times into temporary folders.
+The subject says how to make a sink in a folder and how to read back the probabilities of a case. Costs: writes two
+small cases about ten times into temporary folders.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class SinkSubject:
-    """`make`: folder to sink. `read`: the first of a case's `outputs` to probabilities (channels, *shape). `cohort`: cases that this sink can write, at least two."""
+    """`make`: folder to sink.
+
+    `read`: the first of a case's `outputs` to probabilities (channels, *shape). `cohort`: cases that this sink can
+    write, at least two.
+    """
 
     make: Callable[[Path], Sink]
     read: Callable[[Path], Array]
@@ -50,17 +55,27 @@ class SinkSubject:
             return type(self.make(Path(folder) / "out")).__name__
 
     def content(self, index: int) -> list[Delivered]:
-        """What is delivered for a case: blocks of random probabilities that use every bit of float32, with every map."""
+        """What is delivered for a case: blocks of random probabilities that use every bit of float32, with
+        every map.
+        """
         case, head = self.cohort[index], self.cohort.head
         z = 4 * np.random.default_rng(index).normal(size=(head.channels, case.voxels))
-        p = torch.from_numpy(z).softmax(0).float() if isinstance(head, Softmax) else torch.from_numpy(z).sigmoid().float()
+        p = (
+            torch.from_numpy(z).softmax(0).float()
+            if isinstance(head, Softmax)
+            else torch.from_numpy(z).sigmoid().float()
+        )
         maps = {name: p[0] * k for k, name in enumerate(("entropy", "confidence", "error"), 1)}
         cuts = [(a, min(a + 17, case.voxels)) for a in range(0, case.voxels, 17)]
-        return [Delivered(a, p[:, a:b], head.label_map(p[:, a:b]), {n: m[a:b] for n, m in maps.items()}) for a, b in cuts]
+        return [
+            Delivered(a, p[:, a:b], head.label_map(p[:, a:b]), {n: m[a:b] for n, m in maps.items()}) for a, b in cuts
+        ]
 
     def expected(self, index: int) -> Array:
         """The probabilities (channels, *shape), float32, that `content` delivers."""
-        return torch.cat([d.probabilities for d in self.content(index)], 1).numpy().reshape(-1, *self.cohort[index].shape)
+        return (
+            torch.cat([d.probabilities for d in self.content(index)], 1).numpy().reshape(-1, *self.cohort[index].shape)
+        )
 
 
 def example() -> Cohort:
@@ -68,7 +83,13 @@ def example() -> Cohort:
     rng = np.random.default_rng(4)
     shapes = ((3, 4, 5), (2, 7, 3))
     scores = [rng.normal(size=(3, *s)).astype(np.float32) for s in shapes]
-    return cohort_from_arrays(scores, [s.argmax(0) for s in scores], kind="logits", head=Softmax(("background", "organ", "lesion / core"), 0), ids=["first", "second"])
+    return cohort_from_arrays(
+        scores,
+        [s.argmax(0) for s in scores],
+        kind="logits",
+        head=Softmax(("background", "organ", "lesion / core"), 0),
+        ids=["first", "second"],
+    )
 
 
 @contextmanager
@@ -94,13 +115,18 @@ def _has(subject: SinkSubject, sink: Sink, index: int) -> None:
         require(path.exists(), f"{path.name} of case {case.id} is missing")
     got = np.asarray(subject.read(sink.outputs(case)[0]))
     expected = subject.expected(index)
-    require(got.dtype.newbyteorder("=") == np.float32 and got.shape == expected.shape, f"{got.dtype} of shape {got.shape} for float32 {expected.shape}")
+    require(
+        got.dtype.newbyteorder("=") == np.float32 and got.shape == expected.shape,
+        f"{got.dtype} of shape {got.shape} for float32 {expected.shape}",
+    )
     require(np.array_equal(got, expected), f"case {case.id} holds other values than were delivered")
 
 
 @law
 def what_is_written_is_what_was_delivered(subject: SinkSubject) -> None:
-    """Probabilities read back are those delivered, bit for bit, whether the case was gathered in memory or in a file."""
+    """Probabilities read back are those delivered, bit for bit, whether the case was gathered in memory or in a
+    file.
+    """
     for memory in MEMORY:
         with _folder(subject) as (_, sink):
             for index in range(len(subject.cohort)):
@@ -121,7 +147,9 @@ def writing_again_gives_the_same_bytes(subject: SinkSubject) -> None:
 
 @law
 def an_error_leaves_nothing(subject: SinkSubject) -> None:
-    """A case interrupted by an error, or closed before every voxel was written, leaves no file; one written before stays whole."""
+    """A case interrupted by an error, or closed before every voxel was written, leaves no file; one written before
+    stays whole.
+    """
     for memory in MEMORY:
         with _folder(subject) as (out, sink):
             _write(subject, sink, 0, memory)
@@ -147,7 +175,11 @@ def blocks_come_in_order(subject: SinkSubject) -> None:
     """A block out of order, given twice, or of another number of channels is refused."""
     blocks = subject.content(0)
     narrow = Delivered(0, blocks[0].probabilities[:-1], blocks[0].label_map, blocks[0].maps)
-    for what, given in {"out of order": blocks[1:2], "given twice": [blocks[0], blocks[0]], "with a channel less": [narrow]}.items():
+    for what, given in {
+        "out of order": blocks[1:2],
+        "given twice": [blocks[0], blocks[0]],
+        "with a channel less": [narrow],
+    }.items():
         with _folder(subject) as (out, sink):
             try:
                 with Scratch(MEMORY[1]) as scratch, sink.case(subject.cohort, subject.cohort[0], scratch) as writer:
@@ -172,7 +204,9 @@ def cases_may_be_open_at_once(subject: SinkSubject) -> None:
     with _folder(subject) as (_, sink):
         with ExitStack() as stack:
             scratch = stack.enter_context(Scratch(MEMORY[0]))
-            writers = [stack.enter_context(sink.case(subject.cohort, subject.cohort[index], scratch)) for index in everything]
+            writers = [
+                stack.enter_context(sink.case(subject.cohort, subject.cohort[index], scratch)) for index in everything
+            ]
             contents = [subject.content(index) for index in everything]
             for turn in range(max(len(c) for c in contents)):
                 for writer, content in zip(writers, contents, strict=True):
@@ -184,7 +218,9 @@ def cases_may_be_open_at_once(subject: SinkSubject) -> None:
 
 @law
 def outputs_are_foretold(subject: SinkSubject) -> None:
-    """`outputs` names, before any work, what a case will leave: nothing else appears until `finish`, and cases do not share files."""
+    """`outputs` names, before any work, what a case will leave: nothing else appears until `finish`, and cases do not
+    share files.
+    """
     with _folder(subject) as (out, sink):
         foretold = {case.id: sink.outputs(case) for case in subject.cohort}
         require(not out.exists() or not _files(out), "naming outputs wrote files")
@@ -226,6 +262,7 @@ SINK_LAWS: tuple[Law[SinkSubject], ...] = (
 def check_sink(make: Callable[[Path], Sink], read: Callable[[Path], Array], cohort: Cohort | None = None) -> None:
     """Check all laws of sinks. Raises BrokenLawError, or an ExceptionGroup of several.
 
-    `make`: folder to sink; `read`: the first of a case's `outputs` to probabilities (channels, *shape); `cohort`: cases it can write (default: two in memory).
+    `make`: folder to sink; `read`: the first of a case's `outputs` to probabilities (channels, *shape); `cohort`: cases
+    it can write (default: two in memory).
     """
     check_all(SINK_LAWS, SinkSubject(make, read, cohort or example()))

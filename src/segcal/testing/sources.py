@@ -1,7 +1,8 @@
 """Laws of sources: a cohort reads the same whatever the windows, the order, the memory, and the time of asking.
 
-The subject is a function without arguments that opens a cohort, so that the laws can open it again. Costs: reads every field about ten times; give it a few small cases.
-Laws of labels and records speak of labelled cohorts; they say nothing of one without labels.
+The subject is a function without arguments that opens a cohort, so that the laws can open it again. Costs: reads every
+field about ten times; give it a few small cases. Laws of labels and records speak of labelled cohorts; they say nothing
+of one without labels.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def _cuts(voxels: int) -> list[tuple[int, int]]:
     rng = np.random.default_rng(0)
     ends = [sorted(rng.integers(0, voxels + 1, size=2).tolist()) for _ in range(6)]
     step = max(1, voxels // 3 + 1)
-    return [(int(a), int(b)) for a, b in ends] + [(a, min(a + step, voxels)) for a in range(0, voxels, step)] + [(0, 0), (voxels, voxels), (0, 1), (voxels - 1, voxels)]
+    return (
+        [(int(a), int(b)) for a, b in ends]
+        + [(a, min(a + step, voxels)) for a in range(0, voxels, step)]
+        + [(0, 0), (voxels, voxels), (0, 1), (voxels - 1, voxels)]
+    )
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -69,12 +74,18 @@ def windows_equal_the_whole(open_: Open) -> None:
             cuts = _cuts(case.voxels)
             for start, stop in [*cuts, *reversed(cuts)]:
                 part = np.array(window.read(start, stop))
-                require(_same(part, np.array(whole[..., start:stop])), f"{name}: voxels {start} to {stop} are not those of the whole")
+                require(
+                    _same(part, np.array(whole[..., start:stop])),
+                    f"{name}: voxels {start} to {stop} are not those of the whole",
+                )
 
 
 @law
 def what_is_declared_is_delivered(open_: Open) -> None:
-    """Shape and channels declared before reading are those delivered: (channels, n) for scores, (n,) for one value a voxel, of real numbers."""
+    """Shape and channels declared before reading are those delivered:
+
+    (channels, n) for scores, (n,) for one value a voxel, of real numbers.
+    """
     for name, case, field in _every(open_):
         require(tuple(field.shape) == case.shape, f"{name} has shape {field.shape}, its case {case.shape}")
         with Scratch(ROOMY) as scratch, field.open(scratch) as window:
@@ -93,7 +104,9 @@ def memory_changes_no_bit(open_: Open) -> None:
             expected = _whole(window, case)
         with Scratch(1) as scratch:
             with field.open(scratch) as window:
-                cut = np.concatenate([np.array(window.read(a, min(a + 7, case.voxels))) for a in range(0, case.voxels, 7)], -1)
+                cut = np.concatenate(
+                    [np.array(window.read(a, min(a + 7, case.voxels))) for a in range(0, case.voxels, 7)], -1
+                )
             left = [p for p in scratch.path("probe").parent.iterdir() if p.is_file()]
             require(not left, f"{name}: {left[0].name if left else ''} was left in the scratch folder")
         require(_same(cut, expected), f"{name}: read through a file it has other values")
@@ -118,11 +131,16 @@ def opening_again_gives_the_same(open_: Open) -> None:
     for what in ("head", "kind", "pool", "provenance", "groups"):
         require(getattr(one, what) == getattr(two, what), f"another {what} when opened again")
     for told in ("id", "shape", "spacing", "crop", "files"):
-        require([getattr(c, told) for c in one.cases] == [getattr(c, told) for c in two.cases], f"another {told} of the cases when opened again")
+        require(
+            [getattr(c, told) for c in one.cases] == [getattr(c, told) for c in two.cases],
+            f"another {told} of the cases when opened again",
+        )
     for a, b in zip(one.cases, two.cases, strict=True):
         for (name, x), (_, y) in zip(fields_of(a), fields_of(b), strict=True):
             with Scratch(ROOMY) as scratch, x.open(scratch) as left, y.open(scratch) as right:
-                require(_same(_whole(left, a), _whole(right, b)), f"{name} of case {a.id} has other bits when opened again")
+                require(
+                    _same(_whole(left, a), _whole(right, b)), f"{name} of case {a.id} has other bits when opened again"
+                )
 
 
 @law
@@ -148,15 +166,24 @@ def labels_are_whole_numbers_the_head_knows(open_: Open) -> None:
 
 @law
 def blocks_hold_every_voxel_once(open_: Open) -> None:
-    """The blocks of a case follow each other without gap, and their scores and roles are those of the case read in one piece."""
+    """The blocks of a case follow each other without gap, and their scores and roles are those of the case read in one
+    piece.
+    """
     cohort = open_()
     for index, case in enumerate(cohort):
         with Scratch(ROOMY) as scratch, cohort.open(index, scratch) as reader:
             blocks = [reader.block(a, b) for a, b in cohort.cuts(index)]
             pieces = [reader.block(a, min(a + 11, case.voxels)) for a in range(0, case.voxels, 11)]
-        require([b.start for b in blocks] == [a for a, _ in cohort.cuts(index)] and sum(b.voxels for b in blocks) == case.voxels, f"case {case.id} is cut with gaps")
+        require(
+            [b.start for b in blocks] == [a for a, _ in cohort.cuts(index)]
+            and sum(b.voxels for b in blocks) == case.voxels,
+            f"case {case.id} is cut with gaps",
+        )
         require(torch.equal(_joined(blocks), _joined(pieces)), f"case {case.id}: pooled scores depend on the windows")
-        require(torch.equal(torch.cat([b.role for b in blocks]), torch.cat([b.role for b in pieces])), f"case {case.id}: roles depend on the windows")
+        require(
+            torch.equal(torch.cat([b.role for b in blocks]), torch.cat([b.role for b in pieces])),
+            f"case {case.id}: roles depend on the windows",
+        )
 
 
 def _joined(blocks: list[Block]) -> torch.Tensor:
@@ -170,7 +197,10 @@ def records_are_stable(open_: Open) -> None:
     if any(c.labels is None for c in cohort):
         return
     first = Serial().survey(cohort, {})[1]
-    require(Serial().survey(open_(), {})[1] == first and Threads(2).survey(cohort, {})[1] == first, "records differ between readings")
+    require(
+        Serial().survey(open_(), {})[1] == first and Threads(2).survey(cohort, {})[1] == first,
+        "records differ between readings",
+    )
     digests = [r.scores for r in first]
     require(len(set(digests)) == len(digests), "two cases have one digest of their scores")
 
@@ -179,7 +209,9 @@ def records_are_stable(open_: Open) -> None:
 def files_read_are_left_alone(open_: Open) -> None:
     """Reading writes nothing to, and changes nothing in, the folders of the cases."""
     cohort = open_()
-    folders = {p.parent for case in cohort for p in case.files.values()} | {Path(f.where).parent for case in cohort for _, f in fields_of(case) if os.path.isabs(f.where)}
+    folders = {p.parent for case in cohort for p in case.files.values()} | {
+        Path(f.where).parent for case in cohort for _, f in fields_of(case) if os.path.isabs(f.where)
+    }
     before = {folder: _seen(folder) for folder in folders}
     with Scratch(1) as scratch:
         for case in cohort:
@@ -209,5 +241,8 @@ SOURCE_LAWS: tuple[Law[Open], ...] = (
 
 
 def check_source(open_cohort: Open) -> None:
-    """Check all laws of sources on `open_cohort`, which opens a cohort each time it is called. Raises BrokenLawError, or an ExceptionGroup of several."""
+    """Check all laws of sources on `open_cohort`, which opens a cohort each time it is called.
+
+    Raises BrokenLawError, or an ExceptionGroup of several.
+    """
     check_all(SOURCE_LAWS, open_cohort)

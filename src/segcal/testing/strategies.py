@@ -1,9 +1,11 @@
-"""Hypothesis strategies: heads, scores of every kind, labels, rows and cohorts, with the values that break calibration code.
+"""Hypothesis strategies: heads, scores of every kind, labels, rows and cohorts, with the values that break calibration
+code.
 
-Scores come in *regimes*: ordinary; faint (all classes almost alike); saturated (logits of +-1e4, probabilities of exactly 0 and 1); nearly tied (the winner
-leads by one unit in the last place); tied; constant; extreme (up to 1e30); denormal. Values are drawn from a seeded generator, so that an example is a regime, a seed and
-a shape: fast to draw, and what shrinks is these, not single voxels.
-Promises: what is drawn is valid for its declared kind, and every case of a cohort has a voxel to score. Sizes may be zero where a docstring says so.
+Scores come in *regimes*: ordinary; faint (all classes almost alike); saturated (logits of +-1e4, probabilities of
+exactly 0 and 1); nearly tied (the winner leads by one unit in the last place); tied; constant; extreme (up to 1e30);
+denormal. Values are drawn from a seeded generator, so that an example is a regime, a seed and a shape: fast to draw,
+and what shrinks is these, not single voxels. Promises: what is drawn is valid for its declared kind, and every case of
+a cohort has a voxel to score. Sizes may be zero where a docstring says so.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def _extreme(rng: np.random.Generator, channels: int, n: int) -> Array:
 
 def _denormal(rng: np.random.Generator, channels: int, n: int) -> Array:
     """Multiples of the smallest float32 number, or of the smallest float64 number, which float32 takes for 0."""
-    return rng.integers(-3, 4, size=(channels, n)) * np.where(rng.random(n) < 0.5, float(np.finfo(np.float32).smallest_subnormal), np.finfo(np.float64).smallest_subnormal)
+    return rng.integers(-3, 4, size=(channels, n)) * np.where(
+        rng.random(n) < 0.5, float(np.finfo(np.float32).smallest_subnormal), np.finfo(np.float64).smallest_subnormal
+    )
 
 
 REGIMES: dict[str, Regime] = {
@@ -81,7 +85,9 @@ REGIMES: dict[str, Regime] = {
 
 
 def heads(most: int = 5) -> st.SearchStrategy[Head]:
-    """Softmax heads of 2 to `most` classes, with and without background and ignored label; region heads of 1 to 3 nested regions."""
+    """Softmax heads of 2 to `most` classes, with and without background and ignored label; region heads of 1 to 3
+    nested regions.
+    """
     softmax = st.builds(
         lambda count, background, ignore: Softmax(tuple(f"class {k}" for k in range(count)), background, ignore),
         st.integers(2, most),
@@ -89,7 +95,12 @@ def heads(most: int = 5) -> st.SearchStrategy[Head]:
         st.sampled_from([None, 255]),
     )
     regions = st.builds(
-        lambda count, ignore: Regions(tuple(f"region {r}" for r in range(count)), tuple(tuple(range(r + 1, count + 1)) for r in range(count)), tuple(range(1, count + 1)), ignore),
+        lambda count, ignore: Regions(
+            tuple(f"region {r}" for r in range(count)),
+            tuple(tuple(range(r + 1, count + 1)) for r in range(count)),
+            tuple(range(1, count + 1)),
+            ignore,
+        ),
         st.integers(1, 3),
         st.sampled_from([None, 255]),
     )
@@ -98,7 +109,9 @@ def heads(most: int = 5) -> st.SearchStrategy[Head]:
 
 def kinds(head: Head) -> st.SearchStrategy[Kind]:
     """Kinds of scores that a head can have."""
-    return st.sampled_from([scores_.check_kind(k) for k in (("logits", "probs") if isinstance(head, Regions) else KINDS)])
+    return st.sampled_from(
+        [scores_.check_kind(k) for k in (("logits", "probs") if isinstance(head, Regions) else KINDS)]
+    )
 
 
 def fill(channels: int, n: int, names: list[str], rng: np.random.Generator) -> Array:
@@ -114,7 +127,9 @@ def mixtures(regimes: tuple[str, ...] = tuple(REGIMES)) -> st.SearchStrategy[lis
 
 def logits(channels: int, n: int, regimes: tuple[str, ...] = tuple(REGIMES)) -> st.SearchStrategy[Array]:
     """Logits (channels, n), float64, in one of `regimes` or, voxel by voxel, in any of them."""
-    return st.builds(lambda names, seed: fill(channels, n, names, np.random.default_rng(seed)), mixtures(regimes), SEEDS)
+    return st.builds(
+        lambda names, seed: fill(channels, n, names, np.random.default_rng(seed)), mixtures(regimes), SEEDS
+    )
 
 
 def scores(head: Head, kind: Kind, n: int, regimes: tuple[str, ...] = tuple(REGIMES)) -> st.SearchStrategy[Array]:
@@ -124,7 +139,10 @@ def scores(head: Head, kind: Kind, n: int, regimes: tuple[str, ...] = tuple(REGI
 
 
 def _of_kind(z: Array, head: Head, kind: Kind) -> Array:
-    """Logits as scores of another kind. Leads of one unit in the last place are made again where the softmax would round them away."""
+    """Logits as scores of another kind.
+
+    Leads of one unit in the last place are made again where the softmax would round them away.
+    """
     if kind == "logits":
         return z
     if isinstance(head, Regions):
@@ -155,8 +173,11 @@ def labels(head: Head, n: int) -> st.SearchStrategy[Array]:
     return SEEDS.map(make)
 
 
-def rows(classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES), places: Iterable[Place] = ()) -> st.SearchStrategy[Rows]:
-    """Rows of up to `most` voxels (none too), float64, with free energies, flips of the decision, and saturated, tied and extreme voxels.
+def rows(
+    classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES), places: Iterable[Place] = ()
+) -> st.SearchStrategy[Rows]:
+    """Rows of up to `most` voxels (none too), float64, with free energies, flips of the decision, and saturated, tied
+    and extreme voxels.
 
     `places`: what to say of where voxels lie: 0, 1, distances on a grid, all of them or a few not defined.
     """
@@ -170,7 +191,9 @@ def rows(classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)
         reference = torch.where(torch.from_numpy(rng.random(n) < 0.2), other, decision)
         case, start = int(rng.integers(10)), int(rng.choice([0, 65_536]))
         lie = {place: torch.from_numpy(_lying(rng, n)) for place in wanted}
-        return Rows(case, start, scores_.canonical(z, "logits"), targets, decision, reference, scores_.free_energy(z), lie)
+        return Rows(
+            case, start, scores_.canonical(z, "logits"), targets, decision, reference, scores_.free_energy(z), lie
+        )
 
     return st.builds(make, st.integers(0, most), mixtures(regimes), SEEDS)
 
@@ -182,7 +205,9 @@ def _lying(rng: np.random.Generator, n: int) -> Array:
 
 @st.composite
 def cohorts(draw: st.DrawFn, most_cases: int = 4) -> Cohort:
-    """Labelled cohorts in memory: any head and kind, one to three members, cases of one to three axes, with and without masks and crops, of one group or several."""
+    """Labelled cohorts in memory: any head and kind, one to three members, cases of one to three axes, with and without
+    masks and crops, of one group or several.
+    """
     head = draw(heads(4))
     kind = draw(kinds(head))
     members, pool = draw(st.integers(1, 3)), draw(st.sampled_from(POOLS))
@@ -192,7 +217,12 @@ def cohorts(draw: st.DrawFn, most_cases: int = 4) -> Cohort:
         shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
         n = int(np.prod(shape))
         fields = tuple(
-            ArrayField(draw(scores(head, kind, n, ("ordinary", "saturated", "nearly tied"))).reshape(head.channels, *shape), True, f"scores[{k}][{m}]") for m in range(members)
+            ArrayField(
+                draw(scores(head, kind, n, ("ordinary", "saturated", "nearly tied"))).reshape(head.channels, *shape),
+                True,
+                f"scores[{k}][{m}]",
+            )
+            for m in range(members)
         )
         y = ArrayField(draw(labels(head, n)).reshape(shape), False, f"labels[{k}]")
         mask = None

@@ -1,6 +1,8 @@
-"""What the laws of engines watch with: a cohort, asks of every sort, accumulators and a mapper that remember what they were given.
+"""What the laws of engines watch with: a cohort, asks of every sort, accumulators and a mapper that remember what they
+were given.
 
-Promises: nothing here changes what an engine computes. The example cohort holds some 66,000 voxels, so that one case has two blocks.
+Promises: nothing here changes what an engine computes. The example cohort holds some 66,000 voxels, so that one case
+has two blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from segcal.testing.law import require
 
 
 def spilling(engine: Engine) -> Engine:
-    """The engine with no memory to keep anything in: pinned rows and unpacked fields go to files. A back door for tests; engines refuse such a limit."""
+    """The engine with no memory to keep anything in: pinned rows and unpacked fields go to files.
+
+    A back door for tests; engines refuse such a limit.
+    """
     engine.max_memory = 0
     return engine
 
@@ -42,11 +47,14 @@ def example() -> Cohort:
     shapes = [(7, 9), (BLOCK // 128 + 3, 128), (3, 4, 5), (11,), (20, 20)]
     scores = [(2 * rng.normal(size=(3, *s))).astype(np.float32) for s in shapes]
     labels = [np.where(rng.random(s) < 0.1, 255, rng.integers(3, size=s)) for s in shapes]
-    return cohort_from_arrays(scores, labels, kind="logits", head=Softmax(("a", "b", "c"), 0, 255), groups=("x", "x", "y", "y", "y"))
+    return cohort_from_arrays(
+        scores, labels, kind="logits", head=Softmax(("a", "b", "c"), 0, 255), groups=("x", "x", "y", "y", "y")
+    )
 
 
 def asks_of(cohort: Cohort, *, placed: bool = False) -> dict[Any, Ask]:
-    """Asks of every sort about a cohort: metrics and an objective, of all parts, by case and of some cases, before and after a calibrator.
+    """Asks of every sort about a cohort: metrics and an objective, of all parts, by case and of some cases, before and
+    after a calibrator.
 
     `placed`: those, too, that only `survey` can answer, because they need to know where voxels lie.
     """
@@ -65,7 +73,14 @@ def asks_of(cohort: Cohort, *, placed: bool = False) -> dict[Any, Ask]:
 
 def answers_bits(answers: Mapping[Any, Any], asks: Mapping[Any, Ask]) -> dict[Any, Any]:
     """What makes two sets of answers the same."""
-    return {key: {case: state_bits(state) for case, state in answers[key].items()} if ask.by_case else state_bits(answers[key]) for key, ask in asks.items()}
+    return {
+        key: (
+            {case: state_bits(state) for case, state in answers[key].items()}
+            if ask.by_case
+            else state_bits(answers[key])
+        )
+        for key, ask in asks.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,9 @@ class Threadwatch:
 
 @dataclass(frozen=True)
 class Busy:
-    """Fails on the first case at once, and takes its time over the others; +1 in `log` where a fold begins, -1 where it ends."""
+    """Fails on the first case at once, and takes its time over the others; +1 in `log` where a fold begins, -1 where it
+    ends.
+    """
 
     log: list[int] = field(compare=False, hash=False)
 

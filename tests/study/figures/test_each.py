@@ -13,7 +13,19 @@ import pytest
 from segcal.errors import UnreadableError
 from segcal.shift import photometric
 from segcal.study import results as tidy
-from segcal.study.figures import Material, bands, bins, corruption, energy, flips, gauge, reliability, sizes, spread, style
+from segcal.study.figures import (
+    Material,
+    bands,
+    bins,
+    corruption,
+    energy,
+    flips,
+    gauge,
+    reliability,
+    sizes,
+    spread,
+    style,
+)
 from segcal.study.figures.material import Absent, Columns, among, interval, rows
 
 Table = Callable[[str, list[tuple[Any, ...]]], Columns]
@@ -47,7 +59,15 @@ def test_energy_without_a_number(results: Material) -> None:
 
 
 def test_sizes_are_paired_by_repeat_and_case(table_of: Table) -> None:
-    given = [(5, 0, "a", 3.0), (5, 0, "b", 5.0), (50, 0, "b", 1.0), (50, 0, "a", 2.0), (5, 1, "c", 7.0), (50, 1, "c", 7.5), (50, 1, "d", 0.0)]
+    given = [
+        (5, 0, "a", 3.0),
+        (5, 0, "b", 5.0),
+        (50, 0, "b", 1.0),
+        (50, 0, "a", 2.0),
+        (5, 1, "c", 7.0),
+        (50, 1, "c", 7.5),
+        (50, 1, "d", 0.0),
+    ]
     table = table_of("size repeat case value group", [(*row, row[2]) for row in given])
     assert sizes.paired(table, 5, 50)["value"].tolist() == [1.0, 4.0, -0.5]
     assert sizes.paired(table, 50, 50)["value"].tolist() == [0.0] * 4
@@ -74,13 +94,17 @@ def test_bins_show_mean_and_extent(results: Material) -> None:
 
 
 def test_reliability_chooses_the_best_and_merges_equals() -> None:
-    assert reliability.chosen_of({"p0": 0.1, "zbar": 0.01, "pbar": 0.2, "MS(zbar)": 0.03, "TS(zbar)": 0.05, "CDC(pbar)": 0.04}) == {
+    assert reliability.chosen_of(
+        {"p0": 0.1, "zbar": 0.01, "pbar": 0.2, "MS(zbar)": 0.03, "TS(zbar)": 0.05, "CDC(pbar)": 0.04}
+    ) == {
         "p0": "",
         "zbar": "",
         "MS(zbar)": ", lowest ACE",
         "TS(zbar)": ", order kept",
     }
-    assert reliability.chosen_of({"p0": 0.1, "zbar": 0.01, "pbar": 0.2, "MS(zbar)": 0.03, "CMSop(pbar)": 0.02, "CMSap(pbar)": 0.025}) == {
+    assert reliability.chosen_of(
+        {"p0": 0.1, "zbar": 0.01, "pbar": 0.2, "MS(zbar)": 0.03, "CMSop(pbar)": 0.02, "CMSap(pbar)": 0.025}
+    ) == {
         "p0": "",
         "pbar": "",
         "CMSop(pbar)": ", lowest ACE and order kept",
@@ -92,7 +116,15 @@ def test_reliability_chooses_the_best_and_merges_equals() -> None:
 def test_reliability_over_repeats(table_of: Table) -> None:
     nan = np.nan
     table = table_of(
-        "repeat bin voxels confidence accuracy", [(0, 0, 0, nan, nan), (1, 0, 0, nan, nan), (0, 1, 5, 0.5, 0.4), (1, 1, 3, 0.6, 0.8), (0, 2, 1, 0.9, 1.0), (1, 2, 0, nan, nan)]
+        "repeat bin voxels confidence accuracy",
+        [
+            (0, 0, 0, nan, nan),
+            (1, 0, 0, nan, nan),
+            (0, 1, 5, 0.5, 0.4),
+            (1, 1, 3, 0.6, 0.8),
+            (0, 2, 1, 0.9, 1.0),
+            (1, 2, 0, nan, nan),
+        ],
     )
     x, y, extent = reliability.curve(table)
     assert np.allclose(x, [0.55, 0.9])
@@ -112,7 +144,14 @@ def test_reliability_prints_mean_ace(results: Material) -> None:
 def test_bands_show_the_gap(results: Material, table_of: Table) -> None:
     nan = np.nan
     made = table_of(
-        "low voxels confidence accuracy distance", [(3.0, 1, 0.9, 0.5, 4.0), (0.0, 10, 0.9, 0.8, 1.0), (0.0, 30, 0.7, 0.8, 2.0), (7.0, 0, nan, nan, nan), (3.0, 0, nan, nan, nan)]
+        "low voxels confidence accuracy distance",
+        [
+            (3.0, 1, 0.9, 0.5, 4.0),
+            (0.0, 10, 0.9, 0.8, 1.0),
+            (0.0, 30, 0.7, 0.8, 2.0),
+            (7.0, 0, nan, nan, nan),
+            (3.0, 0, nan, nan, nan),
+        ],
     )
     assert np.allclose(bands.gaps(made), [[1.75, 0.0, -0.1, 0.1, 40], [4.0, 0.4, 0.4, 0.4, 1]])
     figure = bands.draw(results.table("bands"))
@@ -131,12 +170,21 @@ def test_corruption_shows_all_kinds_on_pictures_and_samples_of_volumes(results: 
     clean = [e for e in results.examples if e.cohort == "test"]
     shown = corruption.pictures(clean, ["test", "mild"])
     assert [title for title, _ in shown] == ["clean", "noise", "blur", "brightness", "jpeg", "fog"]
-    assert np.array_equal(shown[4][1], photometric.choose(f"{clean[0].case}.png", "strong", kind="jpeg").apply(clean[0].image))
+    assert np.array_equal(
+        shown[4][1], photometric.choose(f"{clean[0].case}.png", "strong", kind="jpeg").apply(clean[0].image)
+    )
     scaled = [replace(e, image=e.image / np.float32(255)) for e in clean if e.image is not None]
-    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(shown, corruption.pictures(scaled, ["mild"]), strict=True))
+    assert all(
+        np.array_equal(a, b) for (_, a), (_, b) in zip(shown, corruption.pictures(scaled, ["mild"]), strict=True)
+    )
     moved = replace(clean[0], cohort="motion")
     assert [title for title, _ in corruption.pictures([*clean, moved], ["test", "motion"])] == ["clean", "motion"]
-    for examples, cohorts in ((clean, ["test"]), (clean, ["motion"]), ([replace(e, image=None) for e in clean], ["mild"]), ([], ["mild"])):
+    for examples, cohorts in (
+        (clean, ["test"]),
+        (clean, ["motion"]),
+        ([replace(e, image=None) for e in clean], ["mild"]),
+        ([], ["mild"]),
+    ):
         with pytest.raises(Absent, match="no image of a clean test case"):
             corruption.pictures(examples, cohorts)
 
@@ -144,7 +192,10 @@ def test_corruption_shows_all_kinds_on_pictures_and_samples_of_volumes(results: 
 def test_material_of_a_finished_study(tmp_path: Path) -> None:
     arrays = {"labels": np.zeros((3, 4), int), "decision": np.ones((3, 4), int), "flipped": np.ones((3, 4), bool)}
     np.savez(tmp_path / "a.npz", **arrays)
-    tables = {"samples": tidy.table("samples", [{"name": "a", "cohort": "test", "case": "c", "file": "a.npz"}]), "pooled": tidy.table("pooled", [{"cohort": "test", "value": 0.5}])}
+    tables = {
+        "samples": tidy.table("samples", [{"name": "a", "cohort": "test", "case": "c", "file": "a.npz"}]),
+        "pooled": tidy.table("pooled", [{"cohort": "test", "value": 0.5}]),
+    }
     finished = tidy.Finished(tmp_path, {"classes": ["x", "y"], "background": None}, tables)
     found = Material.of(finished)
     assert (found.classes, found.background, found.tables["pooled"]["value"].tolist()) == (("x", "y"), None, [0.5])

@@ -1,4 +1,6 @@
-"""All figures at once: complete files that show something and cut nothing off, the same bytes again, and nothing drawn where data are missing."""
+"""All figures at once: complete files that show something and cut nothing off, the same bytes again, and nothing drawn
+where data are missing.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def test_every_figure_in_every_format(written: Written) -> None:
         assert [p.name for p in paths] == [f"{name}.svg", f"{name}.pdf", f"{name}.png"]
         assert paths[0].read_text().startswith("<?xml")
         assert paths[1].read_bytes().startswith(b"%PDF")
-    assert sorted(p.name for p in next(iter(written.paths.values()))[0].parent.iterdir()) == sorted(p.name for paths in written.paths.values() for p in paths)
+    assert sorted(p.name for p in next(iter(written.paths.values()))[0].parent.iterdir()) == sorted(
+        p.name for paths in written.paths.values() for p in paths
+    )
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -56,7 +60,9 @@ def test_the_same_results_give_the_same_bytes(name: str, written: Written, resul
 
 
 @pytest.mark.parametrize("name", ["figure4-flips", "figure8-reliability"])
-def test_a_format_does_not_depend_on_what_was_written_before(name: str, written: Written, results: Material, tmp_path: Path) -> None:
+def test_a_format_does_not_depend_on_what_was_written_before(
+    name: str, written: Written, results: Material, tmp_path: Path
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "FIGURES", {name: FIGURES[name]})
         again = figures.write(results, tmp_path, (".png", ".pdf"))
@@ -64,9 +70,14 @@ def test_a_format_does_not_depend_on_what_was_written_before(name: str, written:
     assert again.paths[name][1].read_bytes() == written.paths[name][1].read_bytes()
 
 
-def test_a_process_with_other_settings_gives_the_same_figure(written: Written, results: Material, tmp_path: Path) -> None:
+def test_a_process_with_other_settings_gives_the_same_figure(
+    written: Written, results: Material, tmp_path: Path
+) -> None:
     before = dict(matplotlib.rcParams)
-    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}), pytest.MonkeyPatch.context() as patch:
+    with (
+        matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(figures, "FIGURES", {"bands": FIGURES["bands"]})
         again = figures.write(results, tmp_path, (".svg",))
     assert again.paths["bands"][0].read_bytes() == written.paths["bands"][0].read_bytes()
@@ -97,7 +108,9 @@ def test_a_folder_that_cannot_be_written(results: Material, tmp_path: Path) -> N
 
 def test_one_network_and_one_repeat_are_enough(results: Material, tmp_path: Path) -> None:
     """A study with one repeat has intervals over its cases only, and no spread over repeats."""
-    one = replace(results, tables={name: {c: v[t["repeat"] == 0] for c, v in t.items()} for name, t in results.tables.items()})
+    one = replace(
+        results, tables={name: {c: v[t["repeat"] == 0] for c, v in t.items()} for name, t in results.tables.items()}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "FIGURES", {name: FIGURES[name] for name in NEEDS})
         found = figures.write(one, tmp_path, (".svg",))

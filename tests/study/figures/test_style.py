@@ -20,11 +20,23 @@ def test_names_are_those_of_the_tables_and_can_be_set(pipeline: str) -> None:
 
 
 def test_in_grey_pipelines_differ_by_marker_and_line() -> None:
-    names = ["p0", "pbar", "zbar", *(f"{c}({i})" for c in ("TS", "ETS", "MS", "MSc", "DC", "LTS", "CDC", "CMSap", "CMSop") for i in ("zbar", "pbar", "logS(zbar)"))]
+    names = [
+        "p0",
+        "pbar",
+        "zbar",
+        *(
+            f"{c}({i})"
+            for c in ("TS", "ETS", "MS", "MSc", "DC", "LTS", "CDC", "CMSap", "CMSop")
+            for i in ("zbar", "pbar", "logS(zbar)")
+        ),
+    ]
     looks = [(style.look(n).marker, str(style.look(n).line)) for n in names]
     # p0 and the uncalibrated mean of logits share a round marker, and differ in lightness
     assert len(set(looks)) >= len(names) - 1
-    assert len({style.look(f"{c}(zbar)").color for c in ("TS", "MS", "MSc", "LTS", "CDC", "DC", "CMSop", "CMSap", "ETS")}) == 9
+    assert (
+        len({style.look(f"{c}(zbar)").color for c in ("TS", "MS", "MSc", "LTS", "CDC", "DC", "CMSop", "CMSap", "ETS")})
+        == 9
+    )
 
 
 def test_fields_grow_lighter() -> None:

@@ -16,9 +16,18 @@ METHODS = {"TS(zbar)": "ts", "MS(zbar)": "ms", "MSc(zbar)": "ms-c", "CMSap(zbar)
 
 
 def study(
-    name: str = "made up", *, repeats: int = 3, tested: int = 12, pool: int = 20, cohorts: Sequence[str] = ("test", "mild"), seed: int = 0, pipelines: Sequence[str] = PIPELINES
+    name: str = "made up",
+    *,
+    repeats: int = 3,
+    tested: int = 12,
+    pool: int = 20,
+    cohorts: Sequence[str] = ("test", "mild"),
+    seed: int = 0,
+    pipelines: Sequence[str] = PIPELINES,
 ) -> Results:
-    """A study of so many repeats; two cases a group; every value of every pipeline is a case's difficulty plus its own noise."""
+    """A study of so many repeats; two cases a group; every value of every pipeline is a case's difficulty plus its own
+    noise.
+    """
     rng = np.random.default_rng(seed)
     rows: dict[str, list[dict[str, Any]]] = {t: [] for t in ("scores", "pooled", "energy", "fits", "partition")}
     groups = [f"subject{c // 2}" for c in range(pool)]
@@ -34,16 +43,43 @@ def study(
                 for c in order[:tested]:
                     case = {"case": f"case{c:02}", "group": groups[c]}
                     for metric, level in (("nll", 0.3), ("dice", 0.8), ("ece", 0.1), ("ba_ece", 0.2)):
-                        rows["scores"].append({**place, **case, "metric": metric, "value": level + difficulty[c] + rng.normal(0, 0.002)})
-                    rows["scores"].append({**place, **case, "metric": "flip_rate", "value": 0.0 if p in KEEPING else abs(rng.normal(0, 0.01))})
-                rows["pooled"] += [{**place, "metric": "ace", "value": 0.05 + abs(rng.normal(0, 0.01))}, {**place, "metric": "voxels", "value": 1e6}]
+                        rows["scores"].append(
+                            {**place, **case, "metric": metric, "value": level + difficulty[c] + rng.normal(0, 0.002)}
+                        )
+                    rows["scores"].append(
+                        {
+                            **place,
+                            **case,
+                            "metric": "flip_rate",
+                            "value": 0.0 if p in KEEPING else abs(rng.normal(0, 0.01)),
+                        }
+                    )
+                rows["pooled"] += [
+                    {**place, "metric": "ace", "value": 0.05 + abs(rng.normal(0, 0.01))},
+                    {**place, "metric": "voxels", "value": 1e6},
+                ]
                 counts = (0, 0, 0) if p in KEEPING else rng.integers(100, 1000, 3)
-                rows["pooled"] += [{**place, "metric": kind, "value": float(v)} for kind, v in zip(("harmful", "beneficial", "neutral"), counts, strict=True)]
+                rows["pooled"] += [
+                    {**place, "metric": kind, "value": float(v)}
+                    for kind, v in zip(("harmful", "beneficial", "neutral"), counts, strict=True)
+                ]
         for p, method in METHODS.items():
             counts = None if method == "lts-raw" else len(method)
-            rows["fits"].append({"repeat": r, "pipeline": p, "method": method, "view": "zbar", "optimised": counts, "identifiable": counts})
+            rows["fits"].append(
+                {
+                    "repeat": r,
+                    "pipeline": p,
+                    "method": method,
+                    "view": "zbar",
+                    "optimised": counts,
+                    "identifiable": counts,
+                }
+            )
     for members in range(1, 6):
-        rows["energy"] += [{"members": members, "case": f"case{c:02}", "group": groups[c], "std": members + 0.1 * c} for c in range(pool)]
+        rows["energy"] += [
+            {"members": members, "case": f"case{c:02}", "group": groups[c], "std": members + 0.1 * c}
+            for c in range(pool)
+        ]
     return Results(name, 4, seed, rows, replicates=400)
 
 

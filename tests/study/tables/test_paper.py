@@ -18,7 +18,11 @@ def paper(shared: Path) -> Any:
 
 
 def rows(text: str) -> list[list[str]]:
-    return [[c.strip().replace("**", "") for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [c.strip().replace("**", "") for c in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
 
 
 @pytest.mark.parametrize(("which", "name"), [(4, "K26_table4_main"), (7, "K26_table7_cityscapes_shift")])
@@ -32,11 +36,15 @@ def test_every_printed_number_stands_where_the_paper_has_it(paper: Any, which: i
     titles = [line[0][1:4] for line in lines[3:] if line[0].startswith("*(")]
     assert titles == ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)"]
     for k, group in enumerate(groups):
-        assert [line[1 + 6 * k : 7 + 6 * k] for line in body] == [_cells(paper[name][group][p]) for p in _order(paper[name][group])]
+        assert [line[1 + 6 * k : 7 + 6 * k] for line in body] == [
+            _cells(paper[name][group][p]) for p in _order(paper[name][group])
+        ]
 
 
 def _order(data: Any) -> list[str]:
-    """Pipelines as printed: by section, in the order of the file, which is the paper's; DC(pbar) stands before DC(zbar) in (f)."""
+    """Pipelines as printed: by section, in the order of the file, which is the paper's; DC(pbar) stands before DC(zbar)
+    in (f).
+    """
     out = [p for section in ("(a)", "(b)", "(c)", "(d)", "(e)") for p in data if section in data[p]["sections"]]
     return [*out, "DC(pbar)", "DC(zbar)"]
 
@@ -49,7 +57,10 @@ def test_the_best_of_the_paper_is_bold(paper: Any) -> None:
     text = markdown.render(table(paper, 4))
     line = next(x for x in text.splitlines() if x.startswith("| LTS(log S("))
     values = paper["K26_table4_main"]["RoadSeg"]
-    assert min(values, key=lambda p: values[p]["ACE"]) == "LTS(logS(zbar))" and f"**{values['LTS(logS(zbar))']['ACE']:.3f}**" in line
+    assert (
+        min(values, key=lambda p: values[p]["ACE"]) == "LTS(logS(zbar))"
+        and f"**{values['LTS(logS(zbar))']['ACE']:.3f}**" in line
+    )
 
 
 def test_table_8_has_its_intervals(paper: Any) -> None:

@@ -20,12 +20,29 @@ HOSTILE = r"a_b & 50% $x$ #1 {y} ~ ^ \end{table*} | <z>"
 
 
 def small(name: str = "demo", words: str = "row") -> Table:
-    columns = (Column(Text("A"), "one", 2, better=-1, beside=("low", "high")), Column(Text("B"), "one", 1, 100, 1), Column(Text("C"), "two", 4, signed=True))
+    columns = (
+        Column(Text("A"), "one", 2, better=-1, beside=("low", "high")),
+        Column(Text("B"), "one", 1, 100, 1),
+        Column(Text("C"), "two", 4, signed=True),
+    )
     rows = (
-        Row(Text(words), (Cell(Number(0.123, (0.1, 0.2))), Cell(Number(0.7649)), Cell(Number(-0.00001, ()), starred=True)), crossed=True),
+        Row(
+            Text(words),
+            (Cell(Number(0.123, (0.1, 0.2))), Cell(Number(0.7649)), Cell(Number(-0.00001, ()), starred=True)),
+            crossed=True,
+        ),
         Row(Text("other"), (Cell(Number(0.1249)), Cell(Number(0.5)), Cell(NONE))),
     )
-    return best_in_bold(Table(name, f"A caption: {words}.", Text("Name"), columns, (Section(Text("(a) First"), rows),), (f"A note on {words}.",)))
+    return best_in_bold(
+        Table(
+            name,
+            f"A caption: {words}.",
+            Text("Name"),
+            columns,
+            (Section(Text("(a) First"), rows),),
+            (f"A note on {words}.",),
+        )
+    )
 
 
 def test_markdown_of_a_small_table() -> None:
@@ -46,14 +63,26 @@ def test_markdown_of_a_small_table() -> None:
 def test_latex_of_a_small_table() -> None:
     lines = latex.render(small()).splitlines()
     assert r"row$^{\times}$ & \textbf{0.12} [0.10, 0.20] & \textbf{76.5} & 0.0000$^{*}$ \\" in lines
-    assert r" & \multicolumn{2}{c}{one} & \multicolumn{1}{c}{two} \\" in lines and r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}" in lines
+    assert (
+        r" & \multicolumn{2}{c}{one} & \multicolumn{1}{c}{two} \\" in lines
+        and r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}" in lines
+    )
     assert r"\multicolumn{4}{l}{\textit{(a) First}} \\" in lines and r"\label{tab:demo}" in lines
     assert r"other & \textbf{0.12} & 50.0 & --- \\" in lines
 
 
 def test_csv_of_a_small_table_keeps_precision_and_units() -> None:
     rows = list(csv.DictReader(io.StringIO(plain.render(small()))))
-    assert list(rows[0]) == ["section", "Name", "one A", "one A low", "one A high", "one B", "two C", "two C excludes 0"]
+    assert list(rows[0]) == [
+        "section",
+        "Name",
+        "one A",
+        "one A low",
+        "one A high",
+        "one B",
+        "two C",
+        "two C excludes 0",
+    ]
     assert rows[0] == {
         "section": "(a) First",
         "Name": "row",
@@ -68,7 +97,9 @@ def test_csv_of_a_small_table_keeps_precision_and_units() -> None:
 
 
 def sound(text: str) -> None:
-    """What can be told without LaTeX: environments and braces balance, rows have their columns, no character of LaTeX's own stands bare."""
+    """What can be told without LaTeX: environments and braces balance, rows have their columns, no character of LaTeX's
+    own stands bare.
+    """
     opened = []
     for kind, name in re.findall(r"\\(begin|end)\{([a-z*]+)\}", text):
         if kind == "begin":
@@ -124,7 +155,9 @@ def test_any_words_are_escaped(words: str) -> None:
 def test_bold_goes_by_what_is_printed() -> None:
     def bold(better: int, *values: float) -> list[bool]:
         rows = tuple(Row(Text(str(k)), (Cell(Number(v)),)) for k, v in enumerate(values))
-        table = best_in_bold(Table("t", "", Text(""), (Column(Text("x"), decimals=2, better=better),), (Section(Text(""), rows),)))
+        table = best_in_bold(
+            Table("t", "", Text(""), (Column(Text("x"), decimals=2, better=better),), (Section(Text(""), rows),))
+        )
         return [row.cells[0].bold for row in table.rows]
 
     assert bold(-1, 0.111, 0.112, 0.2) == [True, True, False]
@@ -144,9 +177,14 @@ def test_wide_tables_are_scaled_and_narrow_ones_not() -> None:
 
 
 def test_the_mathematics_of_every_symbol_can_be_set() -> None:
-    """Matplotlib reads a part of LaTeX's mathematics: every symbol of the paper's pipelines, and one that is not the paper's."""
+    """Matplotlib reads a part of LaTeX's mathematics: every symbol of the paper's pipelines, and one that is not the
+    paper's.
+    """
     parser = MathTextParser("path")
-    texts = [symbol(p) for _, members in SECTIONS for p in members] + [symbol("cms-op(p0)"), arrow(Pair("MS(zbar)", "DC(zbar)"))]
+    texts = [symbol(p) for _, members in SECTIONS for p in members] + [
+        symbol("cms-op(p0)"),
+        arrow(Pair("MS(zbar)", "DC(zbar)")),
+    ]
     for text in texts:
         assert text.latex.count("$") >= 2 and parser.parse(text.latex).width > 0
     with pytest.raises(ValueError, match="Expected"):

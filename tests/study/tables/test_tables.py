@@ -42,8 +42,24 @@ def value(table: Table, row: str, column: int) -> Number:
 def test_every_table_is_written_in_every_format(made: Callable[..., Results], tmp_path: Path) -> None:
     files = write([made(), made("Other & one", cohorts=("test",), seed=1)], tmp_path, bank=BANK)
     stems = {f.stem for f in files}
-    assert {"table1", "table2", "table3", "table4", "table5", "table6", "table7-made-up", "table8-made-up", "table8-made-up-two-level", "table8-made-up-mild"} <= stems
-    assert {"differences-other-one", "differences-made-up-mild-two-level", "flips-made-up", "flips-other-one"} <= stems and "table7-other-one" not in stems
+    assert {
+        "table1",
+        "table2",
+        "table3",
+        "table4",
+        "table5",
+        "table6",
+        "table7-made-up",
+        "table8-made-up",
+        "table8-made-up-two-level",
+        "table8-made-up-mild",
+    } <= stems
+    assert {
+        "differences-other-one",
+        "differences-made-up-mild-two-level",
+        "flips-made-up",
+        "flips-other-one",
+    } <= stems and "table7-other-one" not in stems
     assert len(files) == 3 * len(stems) == len(list(tmp_path.iterdir()))
     for f in files:
         assert f.read_text().strip()
@@ -58,21 +74,29 @@ def test_table_4_holds_the_means_of_repeat_means(made: Callable[..., Results]) -
     study = made(cohorts=("test",))
     table = named(tables([study]), "table4")
     rows = study.tables["scores"]
-    repeats = [[r["value"] for r in rows if (r["pipeline"], r["metric"], r["repeat"]) == ("MS(zbar)", "nll", k)] for k in range(3)]
+    repeats = [
+        [r["value"] for r in rows if (r["pipeline"], r["metric"], r["repeat"]) == ("MS(zbar)", "nll", k)]
+        for k in range(3)
+    ]
     assert value(table, "MS(zbar)", 0).value == pytest.approx(np.mean([np.mean(r) for r in repeats]), rel=1e-12)
     ace = [r["value"] for r in study.tables["pooled"] if (r["pipeline"], r["metric"]) == ("MS(zbar)", "ace")]
     assert value(table, "MS(zbar)", 4).value == pytest.approx(np.mean(ace))
     assert [s.title.plain[:3] for s in table.sections] == ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)"]
     assert [r.label.plain for r in table.rows].count("DC(zbar)") == 2 and len(table.rows) == 20
     assert {r.label.plain for r in table.rows if r.crossed} == {"MS(zbar)", "LTS(zbar)"}
-    assert [math.isnan(value(table, r.label.plain, 5).value) for r in table.rows] == [r.label.plain in KEEPING for r in table.rows]
+    assert [math.isnan(value(table, r.label.plain, 5).value) for r in table.rows] == [
+        r.label.plain in KEEPING for r in table.rows
+    ]
     for k in range(5):
         assert any(row.cells[k].bold for row in table.rows)
 
 
 def test_a_broken_promise_is_printed(made: Callable[..., Results]) -> None:
     study = made(cohorts=("test",))
-    study.tables["scores"][:] = [{**r, "value": 0.02} if (r["pipeline"], r["metric"]) == ("TS(zbar)", "flip_rate") else r for r in study.tables["scores"]]
+    study.tables["scores"][:] = [
+        {**r, "value": 0.02} if (r["pipeline"], r["metric"]) == ("TS(zbar)", "flip_rate") else r
+        for r in study.tables["scores"]
+    ]
     table = named(tables([study]), "table4")
     assert value(table, "TS(zbar)", 5).value == pytest.approx(0.02) and math.isnan(value(table, "ETS(zbar)", 5).value)
 
@@ -82,10 +106,17 @@ def test_table_8_holds_the_intervals_of_both_schemes(made: Callable[..., Results
     found = tables([study])
     grid = study.grid()
     for name, scheme in (("table8-made-up", ByGroup(repeats=True)), ("table8-made-up-two-level", TwoLevel())):
-        expected = Resamples(scheme, grid.repeats, grid.cases, grid.groups, seed=0, replicates=400).interval(grid.column("CDC(pbar)", "ece"))
+        expected = Resamples(scheme, grid.repeats, grid.cases, grid.groups, seed=0, replicates=400).interval(
+            grid.column("CDC(pbar)", "ece")
+        )
         assert value(named(found, name), "CDC(pbar)", 2) == Number(expected.mean, (expected.low, expected.high))
         notes = " ".join(named(found, name).notes)
-        assert "3 repeats of 12 test cases" in notes and "seed 0" in notes and "3 repeats of 6 independent test cases" in notes and scheme.name in notes
+        assert (
+            "3 repeats of 12 test cases" in notes
+            and "seed 0" in notes
+            and "3 repeats of 6 independent test cases" in notes
+            and scheme.name in notes
+        )
     ace = study.pooled("test", "p0", "ace")
     assert value(named(found, "table8-made-up"), "p0", 4).beside == (ace.min(), ace.max())
 
@@ -118,16 +149,28 @@ def test_differences_are_paired_and_adjusted(study: Results) -> None:
     table = named(tables([study]), "differences-made-up")
     row = next(r for r in table.rows if r.label.plain == "MS(zbar) -> DC(zbar)")
     assert row.cells[0].starred and row.cells[1] == Cell(Number(pytest.approx(27 * 2 / 401)))  # type: ignore[arg-type]
-    assert math.isnan(value(table, "MS(zbar) -> MSc(zbar)", 3).value) and value(table, "MS(zbar) -> MSc(zbar)", 2).value == 0
-    assert any(n.startswith("27 paired comparisons") and "not counted: 1." in n for n in table.notes) and any("Do not take" in n and "p-values" in n for n in table.notes)
+    assert (
+        math.isnan(value(table, "MS(zbar) -> MSc(zbar)", 3).value)
+        and value(table, "MS(zbar) -> MSc(zbar)", 2).value == 0
+    )
+    assert any(n.startswith("27 paired comparisons") and "not counted: 1." in n for n in table.notes) and any(
+        "Do not take" in n and "p-values" in n for n in table.notes
+    )
     assert [s.title.plain for s in table.sections] == [title.plain for title, _ in COMPARISONS]
 
 
 def test_two_level_and_paired_shares_of_a_pipeline_that_is_absent(made: Callable[..., Results]) -> None:
     found = tables([made(cohorts=("test",), pipelines=("zbar", "MS(zbar)", "iop(zbar)"))])
-    assert named(found, "differences-made-up").rows == () and "No paired comparison was made." in named(found, "differences-made-up").notes
+    assert (
+        named(found, "differences-made-up").rows == ()
+        and "No paired comparison was made." in named(found, "differences-made-up").notes
+    )
     table = named(found, "table4")
-    assert [s.title.plain for s in table.sections] == ["(a) Uncalibrated baselines", "(b) Translation invariance: MS vs. MSc and DC", "(g) Further pipelines"]
+    assert [s.title.plain for s in table.sections] == [
+        "(a) Uncalibrated baselines",
+        "(b) Translation invariance: MS vs. MSc and DC",
+        "(g) Further pipelines",
+    ]
     assert table.rows[-1].label.plain == "iop(zbar)"
 
 
@@ -138,8 +181,16 @@ def test_splits_free_energy_and_properties(made: Callable[..., Results]) -> None
     spread = named(found, "table3").rows[0].cells[1].content
     assert spread == Number(pytest.approx(5.95), tuple(np.percentile(5 + 0.1 * np.arange(20), [25, 50, 75])))  # type: ignore[arg-type]
     assert [c.head.plain for c in named(found, "table5").columns] == ["Cases", *(f"M = {m}" for m in range(1, 6))]
-    kinds = {r.label.plain: [c.content.plain if isinstance(c.content, Text) else c.content.value for c in r.cells] for r in named(found, "table2").rows}
-    assert kinds["CMSap"] == ["yes", "Argmax", 6, 6] and kinds["MS"][:2] == ["×", "×"] and kinds["LTS"][:2] == ["×", "Order"] and kinds["TS"][:2] == ["yes", "Order"]
+    kinds = {
+        r.label.plain: [c.content.plain if isinstance(c.content, Text) else c.content.value for c in r.cells]
+        for r in named(found, "table2").rows
+    }
+    assert (
+        kinds["CMSap"] == ["yes", "Argmax", 6, 6]
+        and kinds["MS"][:2] == ["×", "×"]
+        and kinds["LTS"][:2] == ["×", "Order"]
+        and kinds["TS"][:2] == ["yes", "Order"]
+    )
     assert math.isnan(float(kinds["LTS"][2]))
 
 
@@ -153,7 +204,10 @@ def test_unequal_splits_show_their_range(made: Callable[..., Results]) -> None:
 def test_corruptions_come_as_data(study: Results) -> None:
     table = named(tables([study], bank=BANK, bank_seed=3), "table6")
     assert [c.content.plain for c in table.rows[0].cells if isinstance(c.content, Text)] == ["σ = 0.03", "σ = 0.1"]
-    assert [c.content.plain for c in table.rows[1].cells if isinstance(c.content, Text)] == ["quality = 60", ""] and "seed 3" in table.notes[0]
+    assert [c.content.plain for c in table.rows[1].cells if isinstance(c.content, Text)] == [
+        "quality = 60",
+        "",
+    ] and "seed 3" in table.notes[0]
 
 
 def test_the_flip_audit_adds_up(study: Results) -> None:
@@ -167,8 +221,12 @@ def test_the_flip_audit_adds_up(study: Results) -> None:
 
 def test_pyarrow_tables_and_rows_give_the_same(made: Callable[..., Results]) -> None:
     study = made()
-    arrow = Results("made up", 4, 0, {name: pa.Table.from_pylist(rows) for name, rows in study.tables.items()}, replicates=400)
-    assert tables([arrow]) == tables([study]) or [repr(t) for t in tables([arrow])] == [repr(t) for t in tables([study])]
+    arrow = Results(
+        "made up", 4, 0, {name: pa.Table.from_pylist(rows) for name, rows in study.tables.items()}, replicates=400
+    )
+    assert tables([arrow]) == tables([study]) or [repr(t) for t in tables([arrow])] == [
+        repr(t) for t in tables([study])
+    ]
 
 
 def test_the_order_of_tidy_rows_changes_nothing(made: Callable[..., Results]) -> None:
@@ -213,7 +271,10 @@ def test_messages(made: Callable[..., Results]) -> None:
 
 
 def test_symbols() -> None:
-    assert (symbol("CMSap(pbar)").markdown, symbol("CMSap(pbar)").latex) == ("CMS<sub>ap</sub>(p\u0304)", r"$\mathrm{CMS}_{\mathrm{ap}}(\bar{p})$")
+    assert (symbol("CMSap(pbar)").markdown, symbol("CMSap(pbar)").latex) == (
+        "CMS<sub>ap</sub>(p\u0304)",
+        r"$\mathrm{CMS}_{\mathrm{ap}}(\bar{p})$",
+    )
     assert symbol("LTS(logS(zbar))").markdown == "LTS(log S(z\u0304))" and symbol("p0").latex == "$p_0$"
     assert symbol("cms-op(p0)").latex == r"$\mathrm{cms{-}op}(p_0)$"
     assert symbol("something else") == Text("something else") == symbol("something else")
@@ -235,10 +296,15 @@ def test_the_sections_hold_the_papers_pipelines() -> None:
 
 
 def test_the_recipe_stands_beside_the_exact_solver(made: Callable[..., Results]) -> None:
-    found = tables([made(cohorts=("test",), pipelines=("zbar", "MS(zbar)", "TS(zbar)", "MS(zbar) recipe", "TS(zbar) recipe"))])
+    found = tables(
+        [made(cohorts=("test",), pipelines=("zbar", "MS(zbar)", "TS(zbar)", "MS(zbar) recipe", "TS(zbar) recipe"))]
+    )
     table = named(found, "table4")
     further = table.sections[-1]
-    assert [(r.label.markdown, r.crossed) for r in further.rows] == [("MS(z\u0304) recipe", True), ("TS(z\u0304) recipe", False)]
+    assert [(r.label.markdown, r.crossed) for r in further.rows] == [
+        ("MS(z\u0304) recipe", True),
+        ("TS(z\u0304) recipe", False),
+    ]
     compared = named(found, "differences-made-up")
     assert [r.label.plain for r in compared.rows] == ["MS(zbar) recipe -> MS(zbar)", "TS(zbar) recipe -> TS(zbar)"]
 
@@ -254,5 +320,7 @@ def test_scores_without_a_free_energy_have_no_table_of_it(made: Callable[..., Re
 def test_results_of_a_study_that_was_run(made: Callable[..., Results], tmp_path: Path) -> None:
     about = {"configuration": {"name": "made up", "seed": 0, "replicates": 400}, "classes": list("abcd")}
     study = made(cohorts=("test",))
-    again = Results.of(Finished(tmp_path, about, {name: pa.Table.from_pylist(rows) for name, rows in study.tables.items()}))
+    again = Results.of(
+        Finished(tmp_path, about, {name: pa.Table.from_pylist(rows) for name, rows in study.tables.items()})
+    )
     assert repr(tables([again])) == repr(tables([study]))

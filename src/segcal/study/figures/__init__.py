@@ -11,8 +11,9 @@
     bands            calibration over the distance to the label boundary (beyond the paper)
     spread           calibration image by image (beyond the paper)
 
-Promises: the same results give the same bytes; each file is complete or absent; a figure whose data are not there is left out and said so, never drawn empty. Costs: some
-seconds, most of them bootstraps and saving pictures. No table and no example: nothing is written, and every figure is reported as absent.
+Promises: the same results give the same bytes; each file is complete or absent; a figure whose data are not there is
+left out and said so, never drawn empty. Costs: some seconds, most of them bootstraps and saving pictures. No table and
+no example: nothing is written, and every figure is reported as absent.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ __all__ = ["FIGURES", "Columns", "Example", "Material", "Written", "write"]
 MOST = 3
 """Most examples in one figure."""
 
-METADATA: Mapping[str, Mapping[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
+METADATA: Mapping[str, Mapping[str, None]] = {
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+    ".png": {"Software": None},
+}
 """Formats, and what is left out of each so that the same figure gives the same file."""
 
 FIGURES: Mapping[str, Callable[[Material], Figure]] = {
@@ -46,7 +51,9 @@ FIGURES: Mapping[str, Callable[[Material], Figure]] = {
     "figure4-flips": lambda r: flips.draw(r.of_clean("flipped")[:MOST], r.classes, r.background),
     "figure5-sizes": lambda r: sizes.draw(r.table("sizes"), r.table("sizes_pooled")),
     "figure6-bins": lambda r: bins.draw(r.table("scores"), r.table("pooled")),
-    "figure7-corruption": lambda r: corruption.draw(corruption.pictures(r.examples, values(r.table("scores"), "cohort"))),
+    "figure7-corruption": lambda r: corruption.draw(
+        corruption.pictures(r.examples, values(r.table("scores"), "cohort"))
+    ),
     "figure8-reliability": lambda r: reliability.draw(r.table("curves"), r.table("pooled")),
     "bands": lambda r: bands.draw(r.table("bands")),
     "spread": lambda r: spread.draw(r.table("scores")),
@@ -77,7 +84,9 @@ def write(results: Material, folder: str | os.PathLike[str], endings: tuple[str,
 
 
 def _settled(figure: Figure) -> Figure:
-    """The figure with its layout found and fixed: each drawing moves pictures of a fixed shape a little, and formats would differ by what was written before them."""
+    """The figure with its layout found and fixed: each drawing moves pictures of a fixed shape a little, and formats
+    would differ by what was written before them.
+    """
     with matplotlib.rc_context(STYLE):
         for _ in range(3):
             figure.draw_without_rendering()

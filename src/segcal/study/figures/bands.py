@@ -1,8 +1,10 @@
-"""Calibration over the distance to the label boundary: how much more sure than right a pipeline is, band by band, a panel a cohort.
+"""Calibration over the distance to the label boundary: how much more sure than right a pipeline is, band by band, a
+panel a cohort.
 
-Above zero it is too sure. A band stands at the mean distance of its voxels; mean over repeats with [min, max]; below, each band's share of the voxels. Bands without voxels
-are left out. The axis of distances is drawn by its square root, so that the bands near the boundary have room. Beyond the paper, whose BA-ECE averages the absolute gaps of
-wider bands, weighted by nearness.
+Above zero it is too sure. A band stands at the mean distance of its voxels; mean over repeats with [min, max]; below,
+each band's share of the voxels. Bands without voxels are left out. The axis of distances is drawn by its square root,
+so that the bands near the boundary have room. Beyond the paper, whose BA-ECE averages the absolute gaps of wider bands,
+weighted by nearness.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ TICKS = (0, 1, 3, 7, 15, 30, 60, 100, 200, 400)
 
 
 def gaps(bands: Columns) -> NDArray[np.float64]:
-    """One pipeline's and cohort's bands in order of distance, (bands, 5): mean distance, mean gap over repeats, its [min, max], voxels of all repeats; only bands with voxels."""
+    """One pipeline's and cohort's bands in order of distance, (bands, 5): mean distance, mean gap over repeats, its
+    [min, max], voxels of all repeats; only bands with voxels.
+    """
     out = []
     for low in sorted(values(bands, "low")):
         one = rows(bands, low=low)
@@ -29,7 +33,15 @@ def gaps(bands: Columns) -> NDArray[np.float64]:
         if known.any():
             gap = (one["confidence"] - one["accuracy"])[known].astype(np.float64)
             voxels = one["voxels"][known].astype(np.float64)
-            out.append((np.average(one["distance"][known].astype(np.float64), weights=voxels), gap.mean(), gap.min(), gap.max(), voxels.sum()))
+            out.append(
+                (
+                    np.average(one["distance"][known].astype(np.float64), weights=voxels),
+                    gap.mean(),
+                    gap.min(),
+                    gap.max(),
+                    voxels.sum(),
+                )
+            )
     return np.array(out, np.float64).reshape(-1, 5)
 
 
@@ -50,7 +62,18 @@ def draw(bands: Columns) -> Figure:
         found = {p: gaps(rows(bands, cohort=cohort, pipeline=p)) for p in pipelines}
         for pipeline, (x, mean, low, high, _) in ((p, f.T) for p, f in found.items()):
             how = style.look(pipeline)
-            axes.plot(x, mean, color=how.color, marker=how.marker, ms=3.4, lw=1, ls=how.line, label=style.named(pipeline), clip_on=False, zorder=3)
+            axes.plot(
+                x,
+                mean,
+                color=how.color,
+                marker=how.marker,
+                ms=3.4,
+                lw=1,
+                ls=how.line,
+                label=style.named(pipeline),
+                clip_on=False,
+                zorder=3,
+            )
             axes.vlines(x, low, high, color=how.color, lw=1, clip_on=False)
         axes.set_xscale("function", functions=(lambda d: np.sqrt(np.maximum(d, 0)), np.square))
         axes.set_title(cohort)
@@ -74,5 +97,13 @@ def draw(bands: Columns) -> Figure:
     first.set_xlim(left=0)
     figure.supxlabel("distance to the label boundary", fontsize=8)
     handles, labels = first.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=7 if columns > 1 else 4, frameon=False, columnspacing=1, handlelength=2.2)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=7 if columns > 1 else 4,
+        frameon=False,
+        columnspacing=1,
+        handlelength=2.2,
+    )
     return figure

@@ -1,4 +1,5 @@
-"""Figure 6: whether the number of bins matters. ECE by image with a two-level bootstrap interval, ACE pooled as mean and [min, max] over repeats, a group of bars a pipeline.
+"""Figure 6: whether the number of bins matters. ECE by image with a two-level bootstrap interval, ACE pooled as mean
+and [min, max] over repeats, a group of bars a pipeline.
 
 Source: K26 Figure 6, Appendix G.
 """
@@ -58,4 +59,13 @@ def _bars(axes: Axes, pipelines: Sequence[str], groups: dict[str, list[Bar]]) ->
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=style.GRID, lw=0.6)
     axes.set_axisbelow(True)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, handlelength=1.2, handletextpad=0.4, columnspacing=0.9, borderaxespad=0.2)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=4,
+        frameon=False,
+        handlelength=1.2,
+        handletextpad=0.4,
+        columnspacing=0.9,
+        borderaxespad=0.2,
+    )

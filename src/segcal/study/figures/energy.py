@@ -1,4 +1,6 @@
-"""Figure 3: the free energy log sum_c exp z_c of the mean logits beside the image, examples on one scale, with its standard deviation over the pixels. Source: K26 Figure 3."""
+"""Figure 3: the free energy log sum_c exp z_c of the mean logits beside the image, examples on one scale, with its
+standard deviation over the pixels. Source: K26 Figure 3.
+"""
 
 from __future__ import annotations
 

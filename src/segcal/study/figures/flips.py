@@ -1,6 +1,8 @@
-"""Figure 4: which labels matrix scaling of the mean logits flips, beside image and labels: where the label was right before, and where it was wrong.
+"""Figure 4: which labels matrix scaling of the mean logits flips, beside image and labels: where the label was right
+before, and where it was wrong.
 
-Shares are of the pixels with a label; flips on ignored pixels are not drawn. A flip where the label was wrong may end in another wrong one. Source: K26 Figure 4.
+Shares are of the pixels with a label; flips on ignored pixels are not drawn. A flip where the label was wrong may end
+in another wrong one. Source: K26 Figure 4.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Figure 1: one prediction, three sets of logits; what calibrators make of them, where such offsets occur, and which labels flip.
+"""Figure 1: one prediction, three sets of logits; what calibrators make of them, where such offsets occur, and which
+labels flip.
 
-(a) is an illustration with fixed numbers: the logits (2, 1, 0) plus a constant give one softmax; a matrix that scales the first class twice as much as the others sees the
-constant, the same matrix with equal row sums does not, and neither does one on log-probabilities. (b) and (c) are the first example's free energy and flips. Source: K26
-Figure 1.
+(a) is an illustration with fixed numbers: the logits (2, 1, 0) plus a constant give one softmax; a matrix that scales
+the first class twice as much as the others sees the constant, the same matrix with equal row sums does not, and neither
+does one on log-probabilities. (b) and (c) are the first example's free energy and flips. Source: K26 Figure 1.
 """
 
 from __future__ import annotations
@@ -57,12 +58,24 @@ def draw(example: Example, number_of_classes: int) -> Figure:
         axes = figure.add_subplot(upper[column])
         for place, (k, found, (color, hatch)) in enumerate(zip(OFFSETS, results, LOOKS, strict=True)):
             label = f"logits {'$+$' if k >= 0 else '$-$'} {abs(k):g}" if column == 0 else None
-            axes.bar(np.arange(3) + 0.27 * (place - 1), found[name], 0.25, color=color, hatch=hatch, edgecolor="#202020", lw=0.5, label=label)
+            axes.bar(
+                np.arange(3) + 0.27 * (place - 1),
+                found[name],
+                0.25,
+                color=color,
+                hatch=hatch,
+                edgecolor="#202020",
+                lw=0.5,
+                label=label,
+            )
         axes.set_xticks(range(3), ("class 1", "2", "3"))
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         same = all(np.allclose(found[name], results[0][name]) for found in results)
-        axes.set_title(f"{name}: {'one answer' if same else 'three answers'}" + ("" if same or len({int(f[name].argmax()) for f in results}) == 1 else ", two labels"))
+        axes.set_title(
+            f"{name}: {'one answer' if same else 'three answers'}"
+            + ("" if same or len({int(f[name].argmax()) for f in results}) == 1 else ", two labels")
+        )
         if column:
             axes.tick_params(labelleft=False)
         else:

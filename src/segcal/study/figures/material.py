@@ -1,7 +1,8 @@
 """What figures are made of: tidy tables as columns, and arrays of example cases.
 
-A table is a mapping from column name to a 1-D array; `rows` chooses among its rows. Promises: nothing is computed from predictions. A table or example that is not there is
-empty, and every figure says what it needs by raising Absent, which `write` reports.
+A table is a mapping from column name to a 1-D array; `rows` chooses among its rows. Promises: nothing is computed from
+predictions. A table or example that is not there is empty, and every figure says what it needs by raising Absent, which
+`write` reports.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Absent(Exception):  # noqa: N818  # no error: a figure that has nothing to
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A case to show: labels (H, W) with anything but a class index where not scored, decision, energy and flipped (H, W), image (H, W) or (H, W, 3) of bytes or in [0, 1].
+    """A case to show: labels (H, W) with anything but a class index where not scored, decision, energy and flipped (H,
+    W), image (H, W) or (H, W, 3) of bytes or in [0, 1].
 
     What a study does not know (no images named, no raw logits, no matrix scaling) is None.
     """
@@ -50,7 +52,9 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Tidy tables by name, examples, class names and the index of the background; `of` takes them from a finished study."""
+    """Tidy tables by name, examples, class names and the index of the background; `of` takes them from a finished
+    study.
+    """
 
     tables: Mapping[str, Columns]
     examples: Sequence[Example] = ()
@@ -60,7 +64,10 @@ class Material:
     @classmethod
     def of(cls, finished: Finished) -> Material:
         """What a finished study holds. UnreadableError for a sample that cannot be read."""
-        tables = {name: {column: one[column].to_numpy() for column in one.column_names} for name, one in finished.tables.items()}
+        tables = {
+            name: {column: one[column].to_numpy() for column in one.column_names}
+            for name, one in finished.tables.items()
+        }
         examples = []
         for row in finished.rows("samples"):
             path = finished.folder / row["file"]
@@ -69,7 +76,10 @@ class Material:
                     examples.append(Example(row["name"], row["cohort"], row["case"], **arrays))
             except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
                 raise UnreadableError(
-                    str(path), found="no sample of a study", expected="arrays for pictures", do="Delete it and run the study again: it re-uses what is done."
+                    str(path),
+                    found="no sample of a study",
+                    expected="arrays for pictures",
+                    do="Delete it and run the study again: it re-uses what is done.",
                 ) from error
         return cls(tables, examples, tuple(finished.about["classes"]), finished.about["background"])
 
@@ -107,8 +117,12 @@ def values(table: Columns, column: str) -> list[Any]:
 
 
 def interval(table: Columns) -> Estimate:
-    """Mean of repeat means of `value` over rows of repeats, cases and groups, with the interval that the tables have (groups and repeats resampled)."""
-    return Resamples(ByGroup(repeats=True), table["repeat"].tolist(), table["case"].tolist(), table["group"].tolist()).interval(table["value"])
+    """Mean of repeat means of `value` over rows of repeats, cases and groups, with the interval that the tables have
+    (groups and repeats resampled).
+    """
+    return Resamples(
+        ByGroup(repeats=True), table["repeat"].tolist(), table["case"].tolist(), table["group"].tolist()
+    ).interval(table["value"])
 
 
 def among(table: Columns, wanted: Sequence[str]) -> list[str]:

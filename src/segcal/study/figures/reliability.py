@@ -1,8 +1,9 @@
-"""Figure 8: reliability on the test cases, a panel a cohort: the single network, the uncalibrated ensemble, the best pipeline by ACE, and the best of those that keep the order
-of classes.
+"""Figure 8: reliability on the test cases, a panel a cohort: the single network, the uncalibrated ensemble, the best
+pipeline by ACE, and the best of those that keep the order of classes.
 
-The best are chosen once, by mean ACE over repeats on clean test cases, so that a shifted cohort shows the same pipelines; where both are one, it is drawn once. The ensemble
-is pooled as the best pipeline's input is. A point is a bin's mean confidence and accuracy over repeats, its bar [min, max] of the accuracy over repeats; bins without voxels
+The best are chosen once, by mean ACE over repeats on clean test cases, so that a shifted cohort shows the same
+pipelines; where both are one, it is drawn once. The ensemble is pooled as the best pipeline's input is. A point is a
+bin's mean confidence and accuracy over repeats, its bar [min, max] of the accuracy over repeats; bins without voxels
 are left out. Numbers in parentheses are mean ACE. Source: K26 Figure 8.
 """
 
@@ -49,7 +50,9 @@ def chosen_of(ace: Mapping[str, float]) -> dict[str, str]:
 
 
 def curve(table: Columns) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean confidence (bins,) and accuracy over repeats, and [min, max] of the accuracy (2, bins), of bins with voxels in at least one repeat."""
+    """Mean confidence (bins,) and accuracy over repeats, and [min, max] of the accuracy (2, bins), of bins with voxels
+    in at least one repeat.
+    """
     confidence, accuracy, extent = [], [], []
     for b in sorted(values(table, "bin")):
         one = rows(table, bin=b)
@@ -83,7 +86,16 @@ def draw(curves: Columns, pooled: Columns) -> Figure:
             if not x.size:
                 continue
             how = style.look(pipeline)
-            axes.plot(x, y, color=how.color, marker=how.marker, ms=3.6, lw=1.1, ls=how.line, label=f"({ace.get(pipeline, np.nan):.3f})")
+            axes.plot(
+                x,
+                y,
+                color=how.color,
+                marker=how.marker,
+                ms=3.6,
+                lw=1.1,
+                ls=how.line,
+                label=f"({ace.get(pipeline, np.nan):.3f})",
+            )
             keys.setdefault(style.named(pipeline) + role, axes.get_lines()[-1])
             axes.vlines(x, *extent, color=how.color, lw=1.2)
         axes.set(xlim=(low, 1.01), ylim=(low, 1.01), title=cohort)
@@ -92,10 +104,24 @@ def draw(curves: Columns, pooled: Columns) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         # below the label of the axis, whatever the panel's size
         below = axes.transAxes + ScaledTranslation(0, -32 / 72, figure.dpi_scale_trans)
-        numbers = {"ncols": 4, "frameon": False, "fontsize": 7, "handlelength": 1.3, "handletextpad": 0.3, "columnspacing": 0.7, "borderaxespad": 0}
+        numbers = {
+            "ncols": 4,
+            "frameon": False,
+            "fontsize": 7,
+            "handlelength": 1.3,
+            "handletextpad": 0.3,
+            "columnspacing": 0.7,
+            "borderaxespad": 0,
+        }
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, **numbers).set_in_layout(False)
         if place % columns == 0:
             axes.set_ylabel("accuracy")
         axes.set_xlabel("confidence\n\n", labelpad=1)
-    figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=columns if columns < 3 else len(keys), frameon=False)
+    figure.legend(
+        keys.values(),
+        keys.keys(),
+        loc="outside upper center",
+        ncols=columns if columns < 3 else len(keys),
+        frameon=False,
+    )
     return figure

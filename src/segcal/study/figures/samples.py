@@ -1,4 +1,7 @@
-"""Figure 2: example images with labels and the deployed decision laid over, an example a row. Ignored pixels stay as they are. Source: K26 Figure 2."""
+"""Figure 2: example images with labels and the deployed decision laid over, an example a row.
+
+Ignored pixels stay as they are. Source: K26 Figure 2.
+"""
 
 from __future__ import annotations
 
@@ -23,5 +26,13 @@ def draw(examples: Sequence[Example], classes: Sequence[str], background: int | 
         for place, field, title in ((axes[1], e.labels, "labels"), (axes[2], e.decision, "decision of the ensemble")):
             style.picture(place, style.overlaid(e.seen, field, len(classes), background), "" if row else title)
         axes[0].set_ylabel(e.case, fontsize=7)
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(6, len(keys)), frameon=False, handlelength=1, handletextpad=0.4, columnspacing=1)
+    figure.legend(
+        handles=keys,
+        loc="outside lower center",
+        ncols=min(6, len(keys)),
+        frameon=False,
+        handlelength=1,
+        handletextpad=0.4,
+        columnspacing=1,
+    )
     return figure

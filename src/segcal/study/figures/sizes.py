@@ -1,7 +1,9 @@
-"""Figure 5: what the size of the calibration set changes, as differences to a reference size, paired by repeat and case.
+"""Figure 5: what the size of the calibration set changes, as differences to a reference size, paired by repeat and
+case.
 
-NLL, ECE and BA-ECE: mean difference with a bootstrap interval over groups and repeats (95 %). ACE, one number a repeat: mean and [min, max]. The reference size is 50 where it
-was fitted, else the largest. A case that is missing on one side, or NaN, is dropped. Source: K26 Figure 5, Appendix F.
+NLL, ECE and BA-ECE: mean difference with a bootstrap interval over groups and repeats (95 %). ACE, one number a repeat:
+mean and [min, max]. The reference size is 50 where it was fitted, else the largest. A case that is missing on one side,
+or NaN, is dropped. Source: K26 Figure 5, Appendix F.
 """
 
 from __future__ import annotations
@@ -29,16 +31,24 @@ def reference(sizes: Sequence[int]) -> int:
 def paired(table: Columns, size: int, base: int) -> Columns:
     """Differences of one pipeline and metric to the size `base`, a row a repeat and case that both have."""
     now, was = rows(table, size=size), rows(table, size=base)
-    before = dict(zip(zip(was["repeat"].tolist(), was["case"].tolist(), strict=True), was["value"].tolist(), strict=True))
+    before = dict(
+        zip(zip(was["repeat"].tolist(), was["case"].tolist(), strict=True), was["value"].tolist(), strict=True)
+    )
     keys = list(zip(now["repeat"].tolist(), now["case"].tolist(), strict=True))
     keep = np.array([key in before for key in keys], bool)
     base_values = np.array([before[key] for key in keys if key in before], np.float64)
-    return {**{name: now[name][keep] for name in ("repeat", "case", "group")}, "value": now["value"][keep].astype(np.float64) - base_values}
+    return {
+        **{name: now[name][keep] for name in ("repeat", "case", "group")},
+        "value": now["value"][keep].astype(np.float64) - base_values,
+    }
 
 
 def pooled(table: Columns, size: int, base: int) -> NDArray[np.float64]:
     """Differences of one pipeline's ACE to the size `base`, repeat by repeat."""
-    now, was = (dict(zip(r["repeat"].tolist(), r["value"].tolist(), strict=True)) for r in (rows(table, size=size), rows(table, size=base)))
+    now, was = (
+        dict(zip(r["repeat"].tolist(), r["value"].tolist(), strict=True))
+        for r in (rows(table, size=size), rows(table, size=base))
+    )
     return np.array([now[r] - was[r] for r in sorted(now) if r in was], np.float64)
 
 
@@ -76,7 +86,9 @@ def draw(sizes: Columns, sizes_pooled: Columns) -> Figure:
     return figure
 
 
-def _line(axes: Axes, pipeline: str, dodge: float, mean: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
+def _line(
+    axes: Axes, pipeline: str, dodge: float, mean: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> None:
     how = style.look(pipeline)
     x = np.arange(len(mean)) + dodge
     axes.plot(x, mean, color=how.color, marker=how.marker, ms=4, lw=1, ls=how.line, label=style.named(pipeline))

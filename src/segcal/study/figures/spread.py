@@ -1,7 +1,8 @@
-"""How calibration differs from image to image: ECE of every test image by pipeline, since a small mean may hide images that are badly off.
+"""How calibration differs from image to image: ECE of every test image by pipeline, since a small mean may hide images
+that are badly off.
 
-An image's value is its mean over the repeats in which it was tested. Box: quartiles and median; whiskers: from 5 to 95 %; points: the images. Images without a value are left
-out. Beyond the paper.
+An image's value is its mean over the repeats in which it was tested. Box: quartiles and median; whiskers: from 5 to 95
+%; points: the images. Images without a value are left out. Beyond the paper.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """How figures of a study look: sizes, names and marks of pipelines, colours of classes, pictures with labels laid over.
 
-Colours are those that colour-blind readers can tell apart: Okabe and Ito's for pipelines and flips, with three of Paul Tol's 'muted' scheme where eight are not enough; Tol's
-'muted' for classes; cividis for fields. In grey, pipelines differ by marker (the calibrator) and line (its input), bars by hatching, classes by outlines, and cividis by
-lightness. Promises: no window system, no state of matplotlib outside a figure; a pipeline looks the same in every figure. A pipeline that is not one of the papers' gets a
-grey mark.
+Colours are those that colour-blind readers can tell apart: Okabe and Ito's for pipelines and flips, with three of Paul
+Tol's 'muted' scheme where eight are not enough; Tol's 'muted' for classes; cividis for fields. In grey, pipelines
+differ by marker (the calibrator) and line (its input), bars by hatching, classes by outlines, and cividis by lightness.
+Promises: no window system, no state of matplotlib outside a figure; a pipeline looks the same in every figure. A
+pipeline that is not one of the papers' gets a grey mark.
 """
 
 from __future__ import annotations
@@ -49,9 +50,30 @@ __all__ = [
     "styled",
 ]
 
-BLACK, BLUE, SKY, GREEN, VERMILION, ORANGE, PURPLE = "#000000", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"
+BLACK, BLUE, SKY, GREEN, VERMILION, ORANGE, PURPLE = (
+    "#000000",
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#D55E00",
+    "#E69F00",
+    "#CC79A7",
+)
 INDIGO, WINE, OLIVE = "#332288", "#882255", "#999933"
-CLASSES = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#AA4499", "#44AA99", "#E69F00", "#882255", "#999933", "#332288", "#DDDDDD", "#D55E00")
+CLASSES = (
+    "#88CCEE",
+    "#CC6677",
+    "#DDCC77",
+    "#117733",
+    "#AA4499",
+    "#44AA99",
+    "#E69F00",
+    "#882255",
+    "#999933",
+    "#332288",
+    "#DDDDDD",
+    "#D55E00",
+)
 FIELD = "cividis"
 GRID = "#e3e3e3"
 TALL = 7.0
@@ -137,7 +159,9 @@ def panels(count: int) -> tuple[int, int]:
 
 
 def cells(examples: Sequence[Example]) -> tuple[float, list[float]]:
-    """Width of three pictures side by side, and the height of each example's line, on a page of at most `TALL` inches of pictures."""
+    """Width of three pictures side by side, and the height of each example's line, on a page of at most `TALL` inches
+    of pictures.
+    """
     aspects = [e.labels.shape[0] / e.labels.shape[1] for e in examples]
     width = min((WIDE - 0.35) / 3, TALL / sum(aspects))
     return width, [width * a for a in aspects]
@@ -160,8 +184,12 @@ def shown(image: NDArray[Any]) -> NDArray[np.float64]:
     return np.repeat(((x - low) / (high - low if high > low else 1))[..., None], 3, axis=2)
 
 
-def overlaid(image: NDArray[Any], labels: NDArray[Any], classes: int, background: int | None, opacity: float = 0.45) -> NDArray[np.float64]:
-    """The picture with classes in their colours and outlines (k H, k W, 3), k = 1 or more; background and what is no class stay as they are."""
+def overlaid(
+    image: NDArray[Any], labels: NDArray[Any], classes: int, background: int | None, opacity: float = 0.45
+) -> NDArray[np.float64]:
+    """The picture with classes in their colours and outlines (k H, k W, 3), k = 1 or more; background and what is no
+    class stay as they are.
+    """
     # coarse pictures on finer pixels, so that outlines are thin
     fine = max(1, FINE // min(labels.shape))
     labels = labels.repeat(fine, 0).repeat(fine, 1)
@@ -181,4 +209,8 @@ def overlaid(image: NDArray[Any], labels: NDArray[Any], classes: int, background
 
 def class_keys(names: Sequence[str], background: int | None) -> list[Patch]:
     """A key for each class that is laid over."""
-    return [Patch(facecolor=CLASSES[k % len(CLASSES)], edgecolor="#404040", linewidth=0.4, label=name) for k, name in enumerate(names) if k != background]
+    return [
+        Patch(facecolor=CLASSES[k % len(CLASSES)], edgecolor="#404040", linewidth=0.4, label=name)
+        for k, name in enumerate(names)
+        if k != background
+    ]

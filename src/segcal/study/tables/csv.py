@@ -1,6 +1,8 @@
-"""A table as CSV: one head line, numbers in full precision and in their own units (fractions, not per cent), empty where nothing applies; brackets have columns of their own.
+"""A table as CSV: one head line, numbers in full precision and in their own units (fractions, not per cent), empty
+where nothing applies; brackets have columns of their own.
 
-Columns `section` and the labels come first. A star has a column `... excludes 0` where any cell of the column has one. Notes are not written: they are in the other formats.
+Columns `section` and the labels come first. A star has a column `... excludes 0` where any cell of the column has one.
+Notes are not written: they are in the other formats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Tables 1, 2, 3, 5 and 6: what was split, what was fitted, how far logits are offset, and what images were corrupted with."""
+"""Tables 1, 2, 3, 5 and 6: what was split, what was fitted, how far logits are offset, and what images were corrupted
+with.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,18 @@ from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, 
 ROLES = ("calibration", "validation", "test")
 """Roles of the table of partitions."""
 
-PRINTED = {"ts": "TS", "ets": "ETS", "ms": "MS", "ms-c": "MSc", "dc": "DC", "lts-raw": "LTS", "lts": "LTS(log S)", "cdc": "CDC", "cms-ap": "CMSap", "cms-op": "CMSop"}
+PRINTED = {
+    "ts": "TS",
+    "ets": "ETS",
+    "ms": "MS",
+    "ms-c": "MSc",
+    "dc": "DC",
+    "lts-raw": "LTS",
+    "lts": "LTS(log S)",
+    "cdc": "CDC",
+    "cms-ap": "CMSap",
+    "cms-op": "CMSop",
+}
 """Registered methods by the paper's names, in its order."""
 
 
@@ -34,10 +47,28 @@ def splits(studies: Sequence[Results]) -> Table:
         frame = study.frame("partition")
         repeats = frame.different("repeat")
         counts = [_least_most([len(frame.where(repeat=r, role=role)) for r in repeats]) for role in ROLES]
-        cells = [Number(study.classes), *counts, Number(len(frame.different("case"))), Number(len(frame.different("group"))), Number(len(repeats))]
+        cells = [
+            Number(study.classes),
+            *counts,
+            Number(len(frame.different("case"))),
+            Number(len(frame.different("group"))),
+            Number(len(repeats)),
+        ]
         rows.append(Row(Text(study.name), tuple(Cell(c) for c in cells)))
-    notes = (f"Cases of a repeat. Groups stay together in one role. Seeds: {', '.join(f'{s.name} {s.seed}' for s in studies)}.",)
-    return Table("table1", "Data set splits and class counts.", Text("Data set"), _whole(columns, rows), (Section(Text(""), tuple(rows)),), notes)
+    notes = (
+        (
+            "Cases of a repeat. Groups stay together in one role. Seeds:"
+            f" {', '.join(f'{s.name} {s.seed}' for s in studies)}."
+        ),
+    )
+    return Table(
+        "table1",
+        "Data set splits and class counts.",
+        Text("Data set"),
+        _whole(columns, rows),
+        (Section(Text(""), tuple(rows)),),
+        notes,
+    )
 
 
 def _least_most(counts: Sequence[int]) -> Number:
@@ -57,25 +88,44 @@ def _whole(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ..
 
 
 def properties(studies: Sequence[Results], promises: Mapping[str, Guarantees | None]) -> Table:
-    """Table 2: promises of every method fitted (`promises` by registered name), and its parameters, optimised and identifiable, as counted when it was fitted."""
+    """Table 2: promises of every method fitted (`promises` by registered name), and its parameters, optimised and
+    identifiable, as counted when it was fitted.
+    """
     frames = [study.frame("fits") for study in studies]
     fitted = dict.fromkeys(m for frame in frames for m in frame.different("method") if isinstance(m, str) and m)
     methods = [*(m for m in PRINTED if m in fitted), *(m for m in fitted if m not in PRINTED)]
     columns = [Column(Text("TI")), Column(Text("Keeps"))]
     for study in studies:
-        columns += [Column(Text(head), f"{study.name} (C = {study.classes})", 0) for head in ("Optimised", "Identifiable")]
+        columns += [
+            Column(Text(head), f"{study.name} (C = {study.classes})", 0) for head in ("Optimised", "Identifiable")
+        ]
     rows = []
     for method in methods:
-        counts = [_one(frame.where(method=method)[column]) for frame in frames for column in ("optimised", "identifiable")]
+        counts = [
+            _one(frame.where(method=method)[column]) for frame in frames for column in ("optimised", "identifiable")
+        ]
         promised = promises.get(method)
-        rows.append(Row(_printed(method), (Cell(_invariant(promised)), Cell(_keeps(promised)), *(Cell(c) for c in counts))))
+        rows.append(
+            Row(_printed(method), (Cell(_invariant(promised)), Cell(_keeps(promised)), *(Cell(c) for c in counts)))
+        )
     notes = (
-        "TI: translation invariant on logits. Keeps: the label of every voxel (Argmax), the ranking of classes (Order), or neither (×).",
-        "Optimised: scalars as the method's paper writes them; identifiable: without directions that change no probability. — not counted.",
+        (
+            "TI: translation invariant on logits. Keeps: the label of every voxel (Argmax), the ranking of classes"
+            " (Order), or neither (×)."
+        ),
+        (
+            "Optimised: scalars as the method's paper writes them; identifiable: without directions that change no"
+            " probability. — not counted."
+        ),
         f"Seeds: {', '.join(f'{s.name} {s.seed}' for s in studies)}.",
     )
     return Table(
-        "table2", "Calibrator properties, optimised parameters, and identifiable degrees of freedom.", Text("Calibrator"), tuple(columns), (Section(Text(""), tuple(rows)),), notes
+        "table2",
+        "Calibrator properties, optimised parameters, and identifiable degrees of freedom.",
+        Text("Calibrator"),
+        tuple(columns),
+        (Section(Text(""), tuple(rows)),),
+        notes,
     )
 
 
@@ -107,10 +157,15 @@ QUARTILES = ("p25", "p50", "p75")
 
 
 def free_energy(studies: Sequence[Results], *, by_members: bool) -> Table:
-    """Table 3 (all members) or, `by_members`, Table 5: spread over voxels of the pooled logits' free energy, mean [quartiles] over cases."""
+    """Table 3 (all members) or, `by_members`, Table 5: spread over voxels of the pooled logits' free energy, mean
+    [quartiles] over cases.
+    """
     sizes = sorted({int(m) for study in studies for m in study.frame("energy").different("members")})
     shown = sizes if by_members else sizes[-1:]
-    columns = [Column(Text("Cases"), decimals=0), *(Column(Text(f"M = {m}"), decimals=2, beside=QUARTILES) for m in shown)]
+    columns = [
+        Column(Text("Cases"), decimals=0),
+        *(Column(Text(f"M = {m}"), decimals=2, beside=QUARTILES) for m in shown),
+    ]
     rows = []
     for study in studies:
         frame = study.frame("energy")
@@ -118,10 +173,23 @@ def free_energy(studies: Sequence[Results], *, by_members: bool) -> Table:
         rows.append(Row(Text(study.name), (Cell(Number(len(frame.different("case")))), *(Cell(s) for s in spreads))))
     caption = "Spatial variability of the pooled-logit free energy" + (" across ensemble sizes." if by_members else ".")
     notes = (
-        "Mean over the cases of the pool of the standard deviation over voxels of F = log sum exp z, pooled over the first M members; in brackets quartiles over cases.",
-        f"Seeds: {', '.join(f'{s.name} {s.seed}' for s in studies)}; the spread is that of all cases, so no repeat enters.",
+        (
+            "Mean over the cases of the pool of the standard deviation over voxels of F = log sum exp z, pooled over"
+            " the first M members; in brackets quartiles over cases."
+        ),
+        (
+            f"Seeds: {', '.join(f'{s.name} {s.seed}' for s in studies)}; the spread is that of all cases, so no repeat"
+            " enters."
+        ),
     )
-    return Table("table5" if by_members else "table3", caption, Text("Data set"), tuple(columns), (Section(Text(""), tuple(rows)),), notes)
+    return Table(
+        "table5" if by_members else "table3",
+        caption,
+        Text("Data set"),
+        tuple(columns),
+        (Section(Text(""), tuple(rows)),),
+        notes,
+    )
 
 
 def _quartiles(values: np.ndarray[Any, np.dtype[np.float64]]) -> Number:
@@ -135,9 +203,19 @@ def corruptions(bank: Mapping[str, Mapping[str, Mapping[str, float]]], seed: int
     """Table 6: parameters of every corruption (`bank` by its name, then by severity)."""
     severities = list(dict.fromkeys(s for levels in bank.values() for s in levels))
     columns = tuple(Column(Text(s)) for s in severities)
-    rows = tuple(Row(Text(name.replace("_", " ")), tuple(Cell(_parameters(levels.get(s, {}))) for s in severities)) for name, levels in bank.items())
-    notes = (f"Each image is corrupted once a severity; the kind is chosen by the SHA-256 of its name and seed {seed}. Applied to test images alone.",)
-    return Table("table6", "Photometric corruption settings.", Text("Corruption"), columns, (Section(Text(""), rows),), notes)
+    rows = tuple(
+        Row(Text(name.replace("_", " ")), tuple(Cell(_parameters(levels.get(s, {}))) for s in severities))
+        for name, levels in bank.items()
+    )
+    notes = (
+        (
+            f"Each image is corrupted once a severity; the kind is chosen by the SHA-256 of its name and seed {seed}."
+            " Applied to test images alone."
+        ),
+    )
+    return Table(
+        "table6", "Photometric corruption settings.", Text("Corruption"), columns, (Section(Text(""), rows),), notes
+    )
 
 
 def _parameters(levels: Mapping[str, float]) -> Text:

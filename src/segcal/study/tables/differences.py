@@ -1,9 +1,11 @@
 """The matched comparisons as paired differences, second - first on the same cases and draws, with intervals.
 
-A star marks an interval that excludes zero; beside it stand p-values after Holm's adjustment, and below what chance would give.
+A star marks an interval that excludes zero; beside it stand p-values after Holm's adjustment, and below what chance
+would give.
 
 ACE and flips are not paired (one has no cases below a repeat, the other is zero on one side by construction).
-Differences that are zero in every case (the DSC of two pipelines that keep the label) are shown and not counted as comparisons.
+Differences that are zero in every case (the DSC of two pipelines that keep the label) are shown and not counted as
+comparisons.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ def differences(name: str, results: Results, cohort: str, scheme: Scheme) -> Tab
     adjusted = dict(zip(found, holm([c.p for c in found.values()]), strict=True))
     columns: list[Column] = []
     for m in PAIRED:
-        columns += [Column(Text("second - first"), m.head, m.decimals + 1, m.scale, signed=True, beside=("low", "high")), Column(Text("p (Holm)"), m.head, 3)]
+        columns += [
+            Column(Text("second - first"), m.head, m.decimals + 1, m.scale, signed=True, beside=("low", "high")),
+            Column(Text("p (Holm)"), m.head, 3),
+        ]
     sections = []
     for title, pairs in comparisons(results.grid(cohort).pipelines):
         rows = []
@@ -44,14 +49,24 @@ def differences(name: str, results: Results, cohort: str, scheme: Scheme) -> Tab
             cells: list[Cell] = []
             for m in PAIRED:
                 c = found[pair, m.key]
-                cells += [Cell(Number(c.estimate.mean, (c.estimate.low, c.estimate.high)), starred=c.estimate.excludes_zero), Cell(Number(float(adjusted[pair, m.key])))]
+                cells += [
+                    Cell(Number(c.estimate.mean, (c.estimate.low, c.estimate.high)), starred=c.estimate.excludes_zero),
+                    Cell(Number(float(adjusted[pair, m.key]))),
+                ]
             rows.append(Row(arrow(pair), tuple(cells)))
         sections.append(Section(title, tuple(rows)))
     caption = f"Paired differences on {results.name}" + ("." if cohort == "test" else f", {cohort}.")
     notes = (
-        f"Mean of second - first over the same cases and draws, with 95 % intervals ({scheme.name} bootstrap, {results.replicates} draws); * excludes 0. DSC in %.",
+        (
+            f"Mean of second - first over the same cases and draws, with 95 % intervals ({scheme.name} bootstrap,"
+            f" {results.replicates} draws); * excludes 0. DSC in %."
+        ),
         note(list(found.values()), results.replicates),
         results.note([cohort]),
-        *(f"{w} The p-values come from the same draws and fall short in the same way." for w in [results.warning(cohort, scheme)] if w and found),
+        *(
+            f"{w} The p-values come from the same draws and fall short in the same way."
+            for w in [results.warning(cohort, scheme)]
+            if w and found
+        ),
     )
     return Table(name, caption, Text("Comparison"), tuple(columns), tuple(sections), notes)

@@ -1,6 +1,7 @@
 """Tidy tables at the edge: a pyarrow table, or a sequence of rows as dictionaries, as NumPy columns to select from.
 
-Promises: columns of words stay words, numbers become float64 with NaN for None. A column that is not there: MissingError with what is. No row: empty columns.
+Promises: columns of words stay words, numbers become float64 with NaN for None. A column that is not there:
+MissingError with what is. No row: empty columns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ class Frame:
             return cls(name, {c: _array(table.column(c).to_pylist()) for c in table.column_names})
         rows: Sequence[Mapping[str, Any]] = list(table)
         if rows and any(row.keys() != rows[0].keys() for row in rows):
-            raise DataError(f"table {name}", found="rows with different columns", expected="the same columns in every row", do="Write the results again.")
+            raise DataError(
+                f"table {name}",
+                found="rows with different columns",
+                expected="the same columns in every row",
+                do="Write the results again.",
+            )
         return cls(name, {c: _array([row[c] for row in rows]) for c in (rows[0] if rows else ())})
 
     def __len__(self) -> int:
@@ -41,7 +47,12 @@ class Frame:
         if column not in self.columns:
             if not self.columns:
                 return np.empty(0)
-            raise MissingError(f"table {self.name}", found=f"columns {sorted(self.columns)}", expected=f"a column {column!r}", do="Write the results again with this version.")
+            raise MissingError(
+                f"table {self.name}",
+                found=f"columns {sorted(self.columns)}",
+                expected=f"a column {column!r}",
+                do="Write the results again with this version.",
+            )
         return self.columns[column]
 
     def where(self, **equal: object) -> Frame:

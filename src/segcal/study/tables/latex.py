@@ -1,6 +1,7 @@
 """A table as LaTeX: a `table*` with booktabs rules; needs the packages booktabs and graphicx, and nothing else.
 
-Words are escaped, so any name of a data set or method is safe; a table with many columns is scaled to the width of the text. Notes stand below in a small size.
+Words are escaped, so any name of a data set or method is safe; a table with many columns is scaled to the width of the
+text. Notes stand below in a small size.
 """
 
 from __future__ import annotations
@@ -59,12 +60,29 @@ def render(table: Table) -> str:
             body.append(_line([rf"\multicolumn{{{count + 1}}}{{l}}{{\textit{{{_text(section.title)}}}}}"]))
         for row in section.rows:
             label = _text(row.label) + (r"$^{\times}$" if row.crossed else "")
-            body.append(_line([label, *(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))]))
+            body.append(
+                _line([label, *(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))])
+            )
     body += [r"\bottomrule", r"\end{tabular}"]
     inner = [r"\resizebox{\textwidth}{!}{%", *body, "}"] if count > WIDE else body
-    notes = [r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize", *(escape(note) + r"\par" for note in table.notes), r"\end{minipage}"] if table.notes else []
+    notes = (
+        [
+            r"\par\smallskip",
+            r"\begin{minipage}{\textwidth}\footnotesize",
+            *(escape(note) + r"\par" for note in table.notes),
+            r"\end{minipage}",
+        ]
+        if table.notes
+        else []
+    )
     label = re.sub(r"[^A-Za-z0-9]+", "-", table.name)
-    head = ["% needs \\usepackage{booktabs,graphicx}", r"\begin{table*}[t]", r"\centering\small", rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
+    head = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table*}[t]",
+        r"\centering\small",
+        rf"\caption{{{escape(table.caption)}}}",
+        rf"\label{{tab:{label}}}",
+    ]
     return "\n".join([*head, *inner, *notes, r"\end{table*}", ""])
 
 

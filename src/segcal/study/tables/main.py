@@ -1,6 +1,8 @@
-"""Tables 4, 7 and 8: every pipeline in the paper's sections, one group of columns a data set or severity, the best of each column in bold.
+"""Tables 4, 7 and 8: every pipeline in the paper's sections, one group of columns a data set or severity, the best of
+each column in bold.
 
-Flips do not apply to a pipeline that keeps labels by construction; should one of them flip all the same, its number is printed.
+Flips do not apply to a pipeline that keeps labels by construction; should one of them flip all the same, its number is
+printed.
 """
 
 from __future__ import annotations
@@ -15,15 +17,26 @@ from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, 
 CONVENTIONS = "DSC and Flip in %. — does not apply; × not translation invariant; bold: best of a column, as printed."
 
 
-def pipelines(name: str, caption: str, groups: Mapping[str, Points], notes: tuple[str, ...], *, beside: tuple[str, ...] = ()) -> Table:
-    """One row a pipeline, one group of `MAIN` columns for each of `groups`; `beside` names the brackets, which are left out without it."""
+def pipelines(
+    name: str, caption: str, groups: Mapping[str, Points], notes: tuple[str, ...], *, beside: tuple[str, ...] = ()
+) -> Table:
+    """One row a pipeline, one group of `MAIN` columns for each of `groups`; `beside` names the brackets, which are left
+    out without it.
+    """
     known = {pipeline for points in groups.values() for pipeline, _ in points}
-    columns = tuple(Column(Text(m.head), group, m.decimals, m.scale, m.better, beside=beside) for group in groups for m in MAIN)
-    sections = [Section(title, tuple(_row(p, groups, bool(beside)) for p in members if p in known)) for title, members in SECTIONS]
+    columns = tuple(
+        Column(Text(m.head), group, m.decimals, m.scale, m.better, beside=beside) for group in groups for m in MAIN
+    )
+    sections = [
+        Section(title, tuple(_row(p, groups, bool(beside)) for p in members if p in known))
+        for title, members in SECTIONS
+    ]
     paper = {p for _, members in SECTIONS for p in members}
     further = dict.fromkeys(p for points in groups.values() for p, _ in points if p not in paper)
     sections.append(Section(FURTHER, tuple(_row(p, groups, bool(beside)) for p in further)))
-    return best_in_bold(Table(name, caption, Text("Pipeline"), columns, tuple(s for s in sections if s.rows), (CONVENTIONS, *notes)))
+    return best_in_bold(
+        Table(name, caption, Text("Pipeline"), columns, tuple(s for s in sections if s.rows), (CONVENTIONS, *notes))
+    )
 
 
 def _row(pipeline: str, groups: Mapping[str, Points], beside: bool) -> Row:

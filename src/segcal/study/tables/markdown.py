@@ -1,6 +1,8 @@
-"""A table as GitHub Markdown: groups of columns in the head, their columns in the first row, sections as rows in italics, notes as a list.
+"""A table as GitHub Markdown: groups of columns in the head, their columns in the first row, sections as rows in
+italics, notes as a list.
 
-A cell that does not apply is a dash; pipes in words are escaped. The best is bold; a star marks an interval that excludes zero.
+A cell that does not apply is a dash; pipes in words are escaped. The best is bold; a star marks an interval that
+excludes zero.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ def render(table: Table) -> str:
     grouped = any(name for name, _ in table.groups)
     heads = [_text(c.head) + ARROW[c.better] for c in table.columns]
     empty = [""] * len(heads)
-    first = [cell for name, width in table.groups for cell in (name.replace("|", "\\|"), *[""] * (width - 1))] if grouped else heads
+    first = (
+        [cell for name, width in table.groups for cell in (name.replace("|", "\\|"), *[""] * (width - 1))]
+        if grouped
+        else heads
+    )
     lines = [f"**{table.caption}**", "", _line([_text(table.stub), *first]), "|---|" + "---:|" * len(heads)]
     if grouped:
         lines.append(_line(["", *heads]))
@@ -25,7 +31,9 @@ def render(table: Table) -> str:
             lines.append(_line([f"*{_text(section.title)}*", *empty]))
         for row in section.rows:
             label = _text(row.label) + (" ×" if row.crossed else "")
-            lines.append(_line([label, *(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))]))
+            lines.append(
+                _line([label, *(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))])
+            )
     notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n".join([*lines, *notes, ""])
 

@@ -1,7 +1,7 @@
 """The numbers of the tables: which there are, how they are shown, and their means, intervals and ranges.
 
-Means are those of repeat means; numbers pooled over a repeat's cases (ACE) are given as mean [min, max] over repeats, as the paper does, for there is nothing below a repeat to
-draw.
+Means are those of repeat means; numbers pooled over a repeat's cases (ACE) are given as mean [min, max] over repeats,
+as the paper does, for there is nothing below a repeat to draw.
 """
 
 from __future__ import annotations

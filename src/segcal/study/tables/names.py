@@ -1,6 +1,8 @@
-"""Pipelines as the paper prints them: symbols, the sections of Table 4, which are not translation invariant, which keep the decision, and the matched comparisons.
+"""Pipelines as the paper prints them: symbols, the sections of Table 4, which are not translation invariant, which keep
+the decision, and the matched comparisons.
 
-Source: K26 3.3 and Table 4; DC(zbar) is printed twice, in (b) and in (f). A pipeline that is not the paper's is shown under its own name, in a last section.
+Source: K26 3.3 and Table 4; DC(zbar) is printed twice, in (b) and in (f). A pipeline that is not the paper's is shown
+under its own name, in a last section.
 """
 
 from __future__ import annotations
@@ -11,19 +13,33 @@ from dataclasses import dataclass
 
 from segcal.study.tables.table import Text
 
-VIEWS = {"p0": Text("p0", "p₀", "$p_0$"), "pbar": Text("pbar", "p̄", r"$\bar{p}$"), "zbar": Text("zbar", "z̄", r"$\bar{z}$")}
+VIEWS = {
+    "p0": Text("p0", "p₀", "$p_0$"),
+    "pbar": Text("pbar", "p̄", r"$\bar{p}$"),
+    "zbar": Text("zbar", "z̄", r"$\bar{z}$"),
+}
 METHODS = {"MSc": ("MS", "c"), "CMSap": ("CMS", "ap"), "CMSop": ("CMS", "op")}
 """Names with a subscript."""
 
 SECTIONS: tuple[tuple[Text, tuple[str, ...]], ...] = (
     (Text("(a) Uncalibrated baselines"), ("p0", "pbar", "zbar")),
     (
-        Text("(b) Translation invariance: MS vs. MSc and DC", "(b) Translation invariance: MS vs. MS<sub>c</sub> and DC", r"(b) Translation invariance: MS vs.\ MS$_c$ and DC"),
+        Text(
+            "(b) Translation invariance: MS vs. MSc and DC",
+            "(b) Translation invariance: MS vs. MS<sub>c</sub> and DC",
+            r"(b) Translation invariance: MS vs.\ MS$_c$ and DC",
+        ),
         ("MS(zbar)", "DC(zbar)", "MSc(zbar)"),
     ),
     (Text("(c) Translation invariance: LTS with logits vs. log-probabilities"), ("LTS(zbar)", "LTS(logS(zbar))")),
-    (Text("(d) Decision preservation: CDC vs. CMS"), ("CDC(pbar)", "CMSap(pbar)", "CMSop(pbar)", "CDC(zbar)", "CMSap(zbar)", "CMSop(zbar)")),
-    (Text("(e) Standard temperature-based calibrators (order-preserving, TI): TS/ETS"), ("TS(pbar)", "TS(zbar)", "ETS(pbar)", "ETS(zbar)")),
+    (
+        Text("(d) Decision preservation: CDC vs. CMS"),
+        ("CDC(pbar)", "CMSap(pbar)", "CMSop(pbar)", "CDC(zbar)", "CMSap(zbar)", "CMSop(zbar)"),
+    ),
+    (
+        Text("(e) Standard temperature-based calibrators (order-preserving, TI): TS/ETS"),
+        ("TS(pbar)", "TS(zbar)", "ETS(pbar)", "ETS(zbar)"),
+    ),
     (Text("(f) Standard affine calibrator (non order-preserving, TI): DC"), ("DC(pbar)", "DC(zbar)")),
 )
 FURTHER = Text("(g) Further pipelines")
@@ -31,7 +47,15 @@ FURTHER = Text("(g) Further pipelines")
 CROSSED = frozenset({"MS(zbar)", "LTS(zbar)"})
 """Not translation invariant; MS(pbar) would be, for log-probabilities have no offset."""
 
-KEEPING = frozenset({"p0", "pbar", "zbar", *(f"{m}({v})" for m in ("CMSap", "CMSop", "TS", "ETS", "LTS") for v in ("p0", "pbar", "zbar")), "LTS(logS(zbar))"})
+KEEPING = frozenset(
+    {
+        "p0",
+        "pbar",
+        "zbar",
+        *(f"{m}({v})" for m in ("CMSap", "CMSop", "TS", "ETS", "LTS") for v in ("p0", "pbar", "zbar")),
+        "LTS(logS(zbar))",
+    }
+)
 """Change no label by construction, so flips do not apply to them."""
 
 
@@ -58,16 +82,26 @@ class Pair:
 
 
 COMPARISONS: tuple[tuple[Text, tuple[Pair, ...]], ...] = (
-    (Text("Translation invariance"), (Pair("MS(zbar)", "MSc(zbar)"), Pair("MS(zbar)", "DC(zbar)"), Pair("LTS(zbar)", "LTS(logS(zbar))"))),
-    (Text("Decision preservation"), tuple(Pair(f"CDC({v})", f"{m}({v})") for v in ("pbar", "zbar") for m in ("CMSap", "CMSop"))),
+    (
+        Text("Translation invariance"),
+        (Pair("MS(zbar)", "MSc(zbar)"), Pair("MS(zbar)", "DC(zbar)"), Pair("LTS(zbar)", "LTS(logS(zbar))")),
+    ),
+    (
+        Text("Decision preservation"),
+        tuple(Pair(f"CDC({v})", f"{m}({v})") for v in ("pbar", "zbar") for m in ("CMSap", "CMSop")),
+    ),
 )
 
 
 def comparisons(pipelines: Sequence[str]) -> list[tuple[Text, tuple[Pair, ...]]]:
-    """The matched comparisons that can be made with these pipelines, and the recipe against the exact solver where both are there."""
+    """The matched comparisons that can be made with these pipelines, and the recipe against the exact solver where both
+    are there.
+    """
     recipe = tuple(Pair(p, p.removesuffix(RECIPE)) for p in pipelines if p.endswith(RECIPE))
     wanted = [*COMPARISONS, (Text("The papers' recipe, then the exact solver"), recipe)]
-    there = [(title, tuple(p for p in pairs if p.first in pipelines and p.second in pipelines)) for title, pairs in wanted]
+    there = [
+        (title, tuple(p for p in pairs if p.first in pipelines and p.second in pipelines)) for title, pairs in wanted
+    ]
     return [(title, pairs) for title, pairs in there if pairs]
 
 
@@ -84,7 +118,11 @@ def symbol(pipeline: str) -> Text:
     name, canonical, view = found[1], bool(found[2]), VIEWS[found[3]]
     base, below = METHODS.get(name, (name, ""))
     shown = f"{base}<sub>{below}</sub>" if below else base
-    upright = rf"\mathrm{{{base}}}_{{\mathrm{{{below}}}}}" if below else rf"\mathrm{{{base.replace('_', chr(92) + '_').replace('-', '{-}')}}}"
+    upright = (
+        rf"\mathrm{{{base}}}_{{\mathrm{{{below}}}}}"
+        if below
+        else rf"\mathrm{{{base.replace('_', chr(92) + '_').replace('-', '{-}')}}}"
+    )
     inner = view.latex.strip("$")
     return Text(
         pipeline,
@@ -96,4 +134,8 @@ def symbol(pipeline: str) -> Text:
 def arrow(pair: Pair) -> Text:
     """first -> second, as it is printed."""
     a, b = symbol(pair.first), symbol(pair.second)
-    return Text(f"{pair.first} -> {pair.second}", f"{a.markdown or a.plain} → {b.markdown or b.plain}", rf"{a.latex or a.plain} $\to$ {b.latex or b.plain}")
+    return Text(
+        f"{pair.first} -> {pair.second}",
+        f"{a.markdown or a.plain} → {b.markdown or b.plain}",
+        rf"{a.latex or a.plain} $\to$ {b.latex or b.plain}",
+    )

@@ -1,4 +1,6 @@
-"""Numbers as words, the same for Markdown and LaTeX: fixed decimals, brackets for what stands beside, nothing for what does not apply."""
+"""Numbers as words, the same for Markdown and LaTeX: fixed decimals, brackets for what stands beside, nothing for what
+does not apply.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ def numeral(value: float, column: Column) -> str:
     if math.isnan(value):
         return "nan"
     rounded = round(column.scale * value, column.decimals)
-    return format(0.0 if rounded == 0 else rounded, f"{'+' if column.signed and rounded != 0 else ''}.{column.decimals}f")
+    return format(
+        0.0 if rounded == 0 else rounded, f"{'+' if column.signed and rounded != 0 else ''}.{column.decimals}f"
+    )
 
 
 def numerals(number: Number, column: Column) -> tuple[str, str]:

@@ -1,12 +1,13 @@
-"""What a finished study gives its tables: its name, classes and seed, its tidy tables, and one resampling of each cohort.
+"""What a finished study gives its tables: its name, classes and seed, its tidy tables, and one resampling of each
+cohort.
 
     Results.cohorts          "test" first, then the shifted ones
     Results.grid(cohort)     scores as (metrics, rows, pipelines), a row a repeat and case; made once
     Results.pooled(...)      numbers of repeats (ACE and the like)
     Results.resamples(...)   the draws of a cohort, the same for every table; made once a scheme
 
-Promises: computed from the tidy tables alone; each value of a repeat, pipeline, case and metric stands once (DataError), what is absent is NaN. A table that is not there:
-MissingError.
+Promises: computed from the tidy tables alone; each value of a repeat, pipeline, case and metric stands once
+(DataError), what is absent is NaN. A table that is not there: MissingError.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Grid:
 
 @dataclass(eq=False)
 class Results:
-    """One study by its `name`; `tables` are the tidy tables (pyarrow or rows), `seed` that of its partitions and draws, `replicates` those of a bootstrap."""
+    """One study by its `name`; `tables` are the tidy tables (pyarrow or rows), `seed` that of its partitions and draws,
+    `replicates` those of a bootstrap.
+    """
 
     name: str
     classes: int
@@ -60,12 +63,23 @@ class Results:
     def of(cls, finished: Finished) -> Results:
         """Those of a study that has been run."""
         configuration = finished.about["configuration"]
-        return cls(configuration["name"], len(finished.about["classes"]), configuration["seed"], finished.tables, configuration["replicates"])
+        return cls(
+            configuration["name"],
+            len(finished.about["classes"]),
+            configuration["seed"],
+            finished.tables,
+            configuration["replicates"],
+        )
 
     def frame(self, name: str) -> Frame:
         """A tidy table by name."""
         if name not in self.tables:
-            raise MissingError(f"study {self.name}", found=f"tables {sorted(self.tables)}", expected=f"a table {name!r}", do="Run the study to its end first.")
+            raise MissingError(
+                f"study {self.name}",
+                found=f"tables {sorted(self.tables)}",
+                expected=f"a table {name!r}",
+                do="Run the study to its end first.",
+            )
         if name not in self._frames:
             self._frames[name] = Frame.of(name, self.tables[name])
         return self._frames[name]
@@ -92,7 +106,9 @@ class Results:
         key = (cohort, scheme.name)
         if key not in self._resamples:
             grid = self.grid(cohort)
-            self._resamples[key] = Resamples(scheme, grid.repeats, grid.cases, grid.groups, seed=self.seed, replicates=self.replicates)
+            self._resamples[key] = Resamples(
+                scheme, grid.repeats, grid.cases, grid.groups, seed=self.seed, replicates=self.replicates
+            )
         return self._resamples[key]
 
     def note(self, cohorts: Sequence[str]) -> str:
@@ -103,8 +119,8 @@ class Results:
             sizes, count = _counts(grid.repeats), len(set(grid.repeats))
             size = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
             parts.append(
-                f"{'' if cohort == CLEAN else cohort + ': '}{count} {'repeat' if count == 1 else 'repeats'} of {size} test cases "
-                f"({len(set(grid.cases))} different ones in {len(set(grid.groups))} groups)"
+                f"{'' if cohort == CLEAN else cohort + ': '}{count} {'repeat' if count == 1 else 'repeats'} of {size}"
+                f" test cases ({len(set(grid.cases))} different ones in {len(set(grid.groups))} groups)"
             )
         return f"{self.name}: {'; '.join(parts)}; seed {self.seed}."
 
@@ -129,14 +145,29 @@ def _grid(scores: Frame) -> Grid:
     groups = dict(zip(keys, scores["group"].tolist(), strict=True))
     row = np.array([rows[key] for key in keys], np.int64)
     which = [_codes(scores[name], known) for name, known in (("metric", metrics), ("pipeline", pipelines))]
-    values, count = np.full((len(metrics), len(rows), len(pipelines)), np.nan), np.zeros((len(metrics), len(rows), len(pipelines)), np.int64)
+    values, count = (
+        np.full((len(metrics), len(rows), len(pipelines)), np.nan),
+        np.zeros((len(metrics), len(rows), len(pipelines)), np.int64),
+    )
     np.add.at(count, (which[0], row, which[1]), 1)
     if count.size and count.max() > 1:
         m, r, p = (int(i) for i in np.unravel_index(int(count.argmax()), count.shape))
         found = f"{metrics[m]} of {pipelines[p]} on {list(rows)[r][1]} in repeat {list(rows)[r][0]} {count.max()} times"
-        raise DataError("table scores", found=found, expected="each value once", do="Merge the parts of a study with `segcal merge`, which keeps each part once.")
+        raise DataError(
+            "table scores",
+            found=found,
+            expected="each value once",
+            do="Merge the parts of a study with `segcal merge`, which keeps each part once.",
+        )
     values[which[0], row, which[1]] = scores["value"]
-    return Grid(tuple(metrics), tuple(pipelines), [r for r, _ in rows], [c for _, c in rows], [groups[key] for key in rows], values)
+    return Grid(
+        tuple(metrics),
+        tuple(pipelines),
+        [r for r, _ in rows],
+        [c for _, c in rows],
+        [groups[key] for key in rows],
+        values,
+    )
 
 
 def _codes(values: NDArray[Any], known: Sequence[Any]) -> NDArray[np.int64]:

@@ -1,6 +1,8 @@
-"""A table as a value: columns in groups, rows in sections, cells of numbers or words, notes below. It knows nothing of any format.
+"""A table as a value: columns in groups, rows in sections, cells of numbers or words, notes below. It knows nothing of
+any format.
 
-`segcal.study.tables.markdown`, `.latex` and `.csv` write one. A number that is NaN stands for "does not apply". Promises: every row has a cell for every column (UsageError).
+`segcal.study.tables.markdown`, `.latex` and `.csv` write one. A number that is NaN stands for "does not apply".
+Promises: every row has a cell for every column (UsageError).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Number:
-    """A number and those given beside it in brackets (bounds of an interval, a range, quartiles; named by the column)."""
+    """A number and those given beside it in brackets (bounds of an interval, a range, quartiles; named by the
+    column).
+    """
 
     value: float
     beside: tuple[float, ...] = ()
@@ -44,7 +48,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """`head` under `group`; numbers are shown times `scale` with `decimals`, and with a sign if `signed`; `beside` names those in brackets.
+    """`head` under `group`; numbers are shown times `scale` with `decimals`, and with a sign if `signed`; `beside`
+    names those in brackets.
 
     `better` is -1 where lower is better, +1 where higher is, 0 where neither.
     """
@@ -90,7 +95,9 @@ class Table:
         for row in self.rows:
             if len(row.cells) != len(self.columns):
                 where, expected = f"table {self.name}, row {row.label.plain}", f"{len(self.columns)}, one a column"
-                raise UsageError(where, found=f"{len(row.cells)} cells", expected=expected, do="Give NONE where there is nothing.")
+                raise UsageError(
+                    where, found=f"{len(row.cells)} cells", expected=expected, do="Give NONE where there is nothing."
+                )
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -110,13 +117,24 @@ class Table:
 
 
 def best_in_bold(table: Table) -> Table:
-    """The table with the best number of every column in bold, and all that print the same; a column with less than two numbers, or where neither is better, has none."""
+    """The table with the best number of every column in bold, and all that print the same; a column with less than two
+    numbers, or where neither is better, has none.
+    """
     best = [_best([row.cells[k].content for row in table.rows], column) for k, column in enumerate(table.columns)]
 
     def marked(row: Row) -> Row:
-        return replace(row, cells=tuple(replace(cell, bold=shown(cell.content, column) == top) for cell, column, top in zip(row.cells, table.columns, best, strict=True)))
+        return replace(
+            row,
+            cells=tuple(
+                replace(cell, bold=shown(cell.content, column) == top)
+                for cell, column, top in zip(row.cells, table.columns, best, strict=True)
+            ),
+        )
 
-    return replace(table, sections=tuple(replace(section, rows=tuple(marked(row) for row in section.rows)) for section in table.sections))
+    return replace(
+        table,
+        sections=tuple(replace(section, rows=tuple(marked(row) for row in section.rows)) for section in table.sections),
+    )
 
 
 def _best(contents: Sequence[Number | Text], column: Column) -> float:
@@ -128,4 +146,8 @@ def _best(contents: Sequence[Number | Text], column: Column) -> float:
 
 def shown(content: Number | Text, column: Column) -> float:
     """The value as it is printed; NaN for words."""
-    return round(column.scale * content.value, column.decimals) if isinstance(content, Number) and not math.isnan(content.value) else math.nan
+    return (
+        round(column.scale * content.value, column.decimals)
+        if isinstance(content, Number) and not math.isnan(content.value)
+        else math.nan
+    )

@@ -8,8 +8,9 @@
     differences-STUDY[-COHORT]          the matched comparisons, paired; ...-two-level: the paper's bootstrap
     flips-STUDY                         the flip audit, a group of columns a cohort
 
-Promises: made from the tidy tables alone; each table is NAME.md, NAME.tex and NAME.csv, complete or absent; names of studies that give one file name: UsageError.
-A study without shifted cohorts has no table7; where scores have no free energy there are no table3 and table5. Why two bootstraps: `segcal.statistics.coverage`.
+Promises: made from the tidy tables alone; each table is NAME.md, NAME.tex and NAME.csv, complete or absent; names of
+studies that give one file name: UsageError. A study without shifted cohorts has no table7; where scores have no free
+energy there are no table3 and table5. Why two bootstraps: `segcal.statistics.coverage`.
 """
 
 from __future__ import annotations
@@ -47,9 +48,18 @@ def tables(studies: Sequence[Results], *, bank: Bank | None = None, bank_seed: i
     """Every table of the studies, the joined ones first. No study: UsageError."""
     slugs = [_slug(study.name) for study in studies]
     if not studies or len(set(slugs)) < len(slugs):
-        raise UsageError("studies", found=f"{[study.name for study in studies]}", expected="one or more, with names that differ in letters or digits", do="Name the studies.")
+        raise UsageError(
+            "studies",
+            found=f"{[study.name for study in studies]}",
+            expected="one or more, with names that differ in letters or digits",
+            do="Name the studies.",
+        )
     clean = {study.name: summary(study, CLEAN, SCHEMES[""]) for study in studies}
-    out = [splits(studies), properties(studies, _promises()), pipelines("table4", "Calibration results.", clean, tuple(study.note([CLEAN]) for study in studies))]
+    out = [
+        splits(studies),
+        properties(studies, _promises()),
+        pipelines("table4", "Calibration results.", clean, tuple(study.note([CLEAN]) for study in studies)),
+    ]
     if any(len(study.frame("energy")) for study in studies):
         out += [free_energy(studies, by_members=False), free_energy(studies, by_members=True)]
     if bank is not None:
@@ -71,20 +81,45 @@ def _of(study: Results, slug: str) -> list[Table]:
     shifted = [c for c in study.cohorts if c != CLEAN]
     if shifted:
         points = {cohort: summary(study, cohort, SCHEMES[""]) for cohort in shifted}
-        out.append(pipelines(f"table7-{slug}", f"Calibration on {study.name} under shift, without refitting.", points, (study.note(shifted),)))
+        out.append(
+            pipelines(
+                f"table7-{slug}",
+                f"Calibration on {study.name} under shift, without refitting.",
+                points,
+                (study.note(shifted),),
+            )
+        )
     for cohort in study.cohorts:
         place = slug if cohort == CLEAN else f"{slug}-{_slug(cohort)}"
         for ending, scheme in SCHEMES.items():
-            out += [_intervals(f"table8-{place}{ending}", study, cohort, scheme), differences(f"differences-{place}{ending}", study, cohort, scheme)]
-    out.append(flip_audit(f"flips-{slug}", [("test" if c == CLEAN else c, study, c) for c in study.cohorts], (study.note(study.cohorts),)))
+            out += [
+                _intervals(f"table8-{place}{ending}", study, cohort, scheme),
+                differences(f"differences-{place}{ending}", study, cohort, scheme),
+            ]
+    out.append(
+        flip_audit(
+            f"flips-{slug}",
+            [("test" if c == CLEAN else c, study, c) for c in study.cohorts],
+            (study.note(study.cohorts),),
+        )
+    )
     return out
 
 
 def _intervals(name: str, study: Results, cohort: str, scheme: Scheme) -> Table:
     title = study.name if cohort == CLEAN else f"{study.name}, {cohort}"
-    method = f"In brackets 95 % percentile intervals ({scheme.name} bootstrap, {study.replicates} draws); for ACE, pooled over a repeat, its range over repeats."
+    method = (
+        f"In brackets 95 % percentile intervals ({scheme.name} bootstrap, {study.replicates} draws); for ACE, pooled"
+        " over a repeat, its range over repeats."
+    )
     notes = (method, study.note([cohort]), *(w for w in [study.warning(cohort, scheme)] if w))
-    return pipelines(name, f"Complete calibration results on {title}.", {title: summary(study, cohort, scheme)}, notes, beside=("low", "high"))
+    return pipelines(
+        name,
+        f"Complete calibration results on {title}.",
+        {title: summary(study, cohort, scheme)},
+        notes,
+        beside=("low", "high"),
+    )
 
 
 def write(studies: Sequence[Results], folder: Path, *, bank: Bank | None = None, bank_seed: int = 0) -> list[Path]:

@@ -1,11 +1,8 @@
-"""Cases, cohorts, and the blocks they are cut into.
+"""Cohorts, and reading their cases by blocks.
 
-A `Field` is one array over the voxels of a case (the scores of one member, the labels, a mask), read by windows of the flattened voxel
-index (row-major over the case's own spatial shape) and never held whole unless it is small. A `Case` names its fields; a `Cohort` is a
-sequence of cases with one head, one kind of scores and one way of pooling. Sources make them; nothing here knows a file format.
-
-Promises: reading costs one window of memory (`BLOCK` voxels, fewer for many channels); how a case is cut depends on its shape and number
-of channels alone; each block checks its scores and labels and raises an error that names the file. A cohort without cases cannot be made.
+A `Cohort` is a sequence of cases with one head, one kind of scores and one way of pooling. Promises: reading costs one
+window of memory (`BLOCK` voxels, fewer for many channels); each block checks its scores and labels and raises an error
+that names the file. A cohort without cases cannot be made.
 """
 
 from __future__ import annotations
@@ -13,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -24,240 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcal import journal
+from segcal.cases.case import IGNORED, OUTSIDE, PADDING, ROLES, SCORED, Case, Provenance, Window, block_length
+from segcal.cases.rows import Block, Note, Prepared, Record
 from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
 from segcal.journal import Scratch
-from segcal.places import LabelMap, Place, Places
+from segcal.places import LabelMap, Places
 from segcal.pooling import Pool, pool_members, pooled_kind
 from segcal.scores import Kind
-
-BLOCK = 65_536
-"""Most voxels in a block."""
-
-SCORED, IGNORED, PADDING, OUTSIDE = range(4)
-ROLES = ("scored", "ignored", "padding", "outside")
-"""Roles of a voxel: scored; carrying the ignored label; crop padding, where the network never looked; outside the mask."""
-
-
-def block_length(channels: int) -> int:
-    """Voxels in a block: a power of two, `BLOCK` up to 4 channels, fewer above, so that a block holds at most 2^18 numbers (2 MiB) up to 256 channels."""
-    return min(BLOCK, 1 << max(10, (2**18 // max(channels, 1)).bit_length() - 1))
-
-
-class Window(Protocol):
-    """An open field.
-
-    - `read(start, stop)` returns flattened voxels start..stop, shape (channels, n) or (n,), as a fresh or read-only array;
-    - windows are asked for in increasing order, mostly; any order is allowed;
-    - used by one thread at a time; it is *not* safe to share.
-    """
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Voxels start..stop of the flattened field."""
-
-
-class Field(Protocol):
-    """One lazily readable array over the voxels of a case.
-
-    - `where` names it in messages (a path, an argument);
-    - `shape` is its spatial shape, known without reading the voxels;
-    - `channels` is the number of channels, or None for a field with one value a voxel;
-    - `open` may unpack to memory if that takes at most `scratch.limit` bytes, else to a file under `scratch`;
-    - it raises errors of `segcal.errors` that name `where`; it does *not* check values.
-    """
-
-    @property
-    def where(self) -> str:
-        """What to call it in messages."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-
-    @property
-    def channels(self) -> int | None:
-        """Channels, or None."""
-
-    def open(self, scratch: Scratch) -> AbstractContextManager[Window]:
-        """Open for reading by windows."""
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One image or volume.
-
-    `scores`: one field a member. `labels`, `mask` (non-zero where voxels count) and `fields` (image, ...) share its spatial shape.
-    `crop`: (low, high) a spatial axis; outside that box the network never looked and the scores are padding. `spacing`: per axis, in mm, or None.
-    `files`: what a sink may want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no neighbours.
-    """
-
-    id: str
-    scores: tuple[Field, ...]
-    labels: Field | None = None
-    group: str = ""
-    mask: Field | None = None
-    crop: tuple[tuple[int, int], ...] | None = None
-    spacing: tuple[float, ...] | None = None
-    fields: Mapping[str, Field] = field(default_factory=dict)
-    files: Mapping[str, Path] = field(default_factory=dict)
-    table: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.scores:
-            raise MissingError(f"case {self.id}", found="no scores", expected="at least one member's scores", do="Name at least one folder of predictions.")
-        first = self.scores[0]
-        for other in self.scores[1:]:
-            if other.channels != first.channels:
-                raise ShapeError(
-                    other.where,
-                    found=f"{other.channels} classes",
-                    expected=f"{first.channels} as in {first.where}",
-                    do="Members of an ensemble must be networks for the same classes.",
-                )
-        named = [(f, "scores") for f in self.scores[1:]] + [(f, n) for f, n in ((self.labels, "labels"), (self.mask, "mask")) if f is not None]
-        for other, name in [*named, *((f, n) for n, f in self.fields.items())]:
-            if other.shape != first.shape:
-                raise ShapeError(
-                    other.where,
-                    found=f"{name} of shape {other.shape}",
-                    expected=f"{first.shape} as the scores in {first.where}",
-                    do="Predictions and labels must be on the same grid; export probabilities at the original resolution.",
-                )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return self.scores[0].shape
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How the scores of a cohort were made; what a calibrator remembers and `apply` compares. None: not known.
-
-    `members`: fields averaged by segcal. `folds`: networks averaged inside each member. `tta`: test-time mirroring. `step_size`: of the sliding window.
-    """
-
-    members: int = 1
-    folds: int | None = None
-    tta: bool | None = None
-    step_size: float | None = None
-
-    @property
-    def networks(self) -> int | None:
-        """Networks behind each probability, or None where unknown."""
-        return None if self.folds is None else self.members * self.folds
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Consecutive voxels of one case: pooled `scores` (channels, n) of `kind`, `labels` (n,) or None, `role` (n,) uint8.
-
-    `members`: each member's own scores before pooling (channels, n), kept only where they were asked for.
-    """
-
-    case: int
-    start: int
-    scores: Tensor
-    kind: Kind
-    labels: Tensor | None
-    role: Tensor
-    members: tuple[Tensor, ...] = ()
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels."""
-        return self.scores.shape[1]
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Scored voxels of one softmax problem, what accumulators fold.
-
-    `log_probs` (C, n): canonical log-probabilities, float32 if kept, else float64. `targets` (n,) int64. `decision` (n,): the class decided, from the
-    scores as given. `reference` (n,): the decision before any calibrator. `free_energy` (n,) or None where only probabilities are known.
-    `places`: (n,) float64 each, those that were asked for.
-    """
-
-    case: int
-    start: int
-    log_probs: Tensor
-    targets: Tensor
-    decision: Tensor
-    reference: Tensor
-    free_energy: Tensor | None = None
-    places: Mapping[Place, Tensor] = field(default_factory=dict)
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels."""
-        return self.log_probs.shape[1]
-
-    def place(self, place: Place) -> Tensor:
-        """Where the voxels lie, (n,) float64. UsageError if the rows were made without it."""
-        if place not in self.places:
-            raise UsageError(
-                "rows",
-                found=f"no {place}",
-                expected="rows that know where their voxels lie",
-                do="Accumulators that need places are answered by Engine.survey, or by rows from CaseReader.prepare with `places`.",
-            )
-        return self.places[place]
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """Scored voxels of a block, for all parts of a head: `log_probs` (head.rows, n), `targets` and `decision` (parts, n), `free_energy` (n,) or None, `places` (n,) each."""
-
-    case: int
-    start: int
-    log_probs: Tensor
-    targets: Tensor
-    decision: Tensor
-    free_energy: Tensor | None
-    places: Mapping[Place, Tensor] = field(default_factory=dict)
-
-    def part(self, head: Head, part: int) -> Rows:
-        """The rows of one softmax problem."""
-        decision = self.decision[part].long()
-        return Rows(self.case, self.start, self.log_probs[head.slice(part)], self.targets[part].long(), decision, decision, self.free_energy, self.places)
-
-    def take(self, index: Tensor) -> Prepared:
-        """Some of the voxels."""
-        energy = None if self.free_energy is None else self.free_energy[index]
-        places = {place: value[index] for place, value in self.places.items()}
-        return Prepared(self.case, self.start, self.log_probs[:, index], self.targets[:, index], self.decision[:, index], energy, places)
-
-
-@dataclass(frozen=True)
-class Note:
-    """What was seen of one block while it was read: digests of labels and pooled scores, voxels by role, the lowest and highest label scored."""
-
-    start: int
-    labels: str
-    scores: str
-    roles: tuple[int, int, int, int]
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is remembered of a case: enough to recognise it later without keeping it. `labels` is '' where all labels are equal: such a map identifies nothing."""
-
-    id: str
-    group: str
-    labels: str
-    scores: str
-    roles: tuple[int, int, int, int]
-
-    def is_same_case(self, other: Record) -> bool:
-        """Whether the same scores, or the same labels, were seen."""
-        return self.scores == other.scores or (self.labels != "" and self.labels == other.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,22 +37,39 @@ class Cohort(Sequence[Case]):
     head: Head
     kind: Kind
     pool: Pool = "probs"
-    provenance: Provenance = Provenance()
+    provenance: Provenance = field(default_factory=Provenance)
     name: str = "cohort"
 
     def __post_init__(self) -> None:
         if not self.cases:
-            raise MissingError(self.name, found="no case", expected="at least one", do="Check the folder and the patterns given with --cases.")
-        twice = {c.id for c in self.cases if sum(d.id == c.id for d in self.cases) > 1} if len({c.id for c in self.cases}) < len(self.cases) else set()
+            raise MissingError(
+                self.name,
+                found="no case",
+                expected="at least one",
+                do="Check the folder and the patterns given with --cases.",
+            )
+        twice = (
+            {c.id for c in self.cases if sum(d.id == c.id for d in self.cases) > 1}
+            if len({c.id for c in self.cases}) < len(self.cases)
+            else set()
+        )
         if twice:
-            raise UsageError(self.name, found=f"case names used twice: {sorted(twice)[:3]}", expected="one name a case", do="Rename the files.")
+            raise UsageError(
+                self.name,
+                found=f"case names used twice: {sorted(twice)[:3]}",
+                expected="one name a case",
+                do="Rename the files.",
+            )
         for case in self.cases:
             if len(case.scores) != len(self.cases[0].scores):
                 raise ShapeError(
                     f"case {case.id}",
                     found=f"{len(case.scores)} members",
                     expected=f"{len(self.cases[0].scores)} as in case {self.cases[0].id}",
-                    do="Every case needs the predictions of the same members; predict the missing ones or leave the case out.",
+                    do=(
+                        "Every case needs the predictions of the same members; predict the missing ones or leave the"
+                        " case out."
+                    ),
                 )
             channels = case.scores[0].channels
             if channels != self.head.channels:
@@ -325,7 +111,10 @@ class Cohort(Sequence[Case]):
         return tuple(c.group or c.id for c in self.cases)
 
     def select(self, patterns: Iterable[str]) -> Cohort:
-        """Cases whose id equals or matches (as a shell pattern) one of `patterns`. A pattern that matches nothing is a UsageError."""
+        """Cases whose id equals or matches (as a shell pattern) one of `patterns`.
+
+        A pattern that matches nothing is a UsageError.
+        """
         wanted = list(patterns)
         for pattern in wanted:
             if not any(fnmatch.fnmatchcase(c.id, pattern) for c in self.cases):
@@ -398,13 +187,21 @@ class FieldWindows:
         self._open: dict[str, Window] = {}
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Voxels start..stop of the field called `name`, (channels, n), float64. NaN or infinity: ScoreError. That every case has it is checked by `Cohort.having`."""
+        """Voxels start..stop of the field called `name`, (channels, n), float64.
+
+        NaN or infinity: ScoreError. That every case has it is checked by `Cohort.having`.
+        """
         if name not in self._open:
             found = self._case.fields[name]
             self._open[name] = self._stack.enter_context(found.open(self._scratch))
         values = torch.from_numpy(np.array(self._open[name].read(start, stop), np.float64))
         if not bool(torch.isfinite(values).all()):
-            raise ScoreError(self._case.fields[name].where, found="NaN or infinity", expected=f"finite values of the {name}", do="Repair the file, or leave the case out.")
+            raise ScoreError(
+                self._case.fields[name].where,
+                found="NaN or infinity",
+                expected=f"finite values of the {name}",
+                do="Repair the file, or leave the case out.",
+            )
         return values if values.dim() == 2 else values[None]
 
 
@@ -424,19 +221,29 @@ class CaseReader:
         cohort = self.cohort
         role, labels = self.role(start, stop), None
         kept = tuple(self._member(k, start, stop, role) for k in range(len(self.windows))) if keep_members else ()
-        scores = pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head) if keep_members else self.scores(start, stop, role)
+        scores = (
+            pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head)
+            if keep_members
+            else self.scores(start, stop, role)
+        )
         if self.label_window is not None:
             labels, role = self.labels(start, stop, role)
         return Block(self.index, start, scores, cohort.pooled_kind, labels, role, kept)
 
     def scores(self, start: int, stop: int, role: Tensor | None = None) -> Tensor:
-        """Read, check and pool the scores of voxels start..stop: (channels, n) of the cohort's pooled kind. `role`: theirs, if known already."""
+        """Read, check and pool the scores of voxels start..stop:
+
+        (channels, n) of the cohort's pooled kind. `role`: theirs, if known already.
+        """
         given = self.role(start, stop) if role is None else role
         members = (self._member(k, start, stop, given) for k in range(len(self.windows)))
         return pool_members(members, len(self.windows), self.cohort.kind, self.cohort.pool, self.cohort.head)
 
     def labels(self, start: int, stop: int, role: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Labels (n,) int64 of voxels start..stop, checked, and their roles, ignored voxels among them. `role`: what `role` gives, if known already. No labels: MissingError."""
+        """Labels (n,) int64 of voxels start..stop, checked, and their roles, ignored voxels among them.
+
+        `role`: what `role` gives, if known already. No labels: MissingError.
+        """
         case, head = self.cohort.cases[self.index], self.cohort.head
         if case.labels is None:
             raise MissingError(f"case {case.id}", found="no labels", expected="labels", do="Give them with --labels.")
@@ -456,20 +263,49 @@ class CaseReader:
             labels, role = self.labels(start, stop)
             return labels.numpy(), np.asarray(role.numpy() == SCORED)
 
-        return LabelMap(f"case {case.id}" if case.labels is None else case.labels.where, case.shape, self.cohort.head, read, case.spacing, case.table)
+        return LabelMap(
+            f"case {case.id}" if case.labels is None else case.labels.where,
+            case.shape,
+            self.cohort.head,
+            read,
+            case.spacing,
+            case.table,
+        )
 
     def prepare(self, block: Block, places: Places | None = None) -> Prepared:
-        """The scored voxels of a block, in float64, with their `places` of this case. A case without labels: MissingError."""
+        """The scored voxels of a block, in float64, with their `places` of this case.
+
+        A case without labels: MissingError.
+        """
         head = self.cohort.head
         if block.labels is None:
             self.cohort.labelled()
-            raise MissingError(f"case {self.cohort.cases[self.index].id}", found="no labels", expected="labels", do="Give them with --labels.")
+            raise MissingError(
+                f"case {self.cohort.cases[self.index].id}",
+                found="no labels",
+                expected="labels",
+                do="Give them with --labels.",
+            )
         keep = block.role == SCORED
-        scores, labels = (block.scores[:, keep], block.labels[keep]) if not bool(keep.all()) else (block.scores, block.labels)
+        scores, labels = (
+            (block.scores[:, keep], block.labels[keep]) if not bool(keep.all()) else (block.scores, block.labels)
+        )
         targets = head.targets(labels)
         assert not bool((targets == NO_TARGET).any())
-        lie = {} if places is None else {place: value[keep] for place, value in places.of(block.start, block.start + block.voxels).items()}
-        return Prepared(block.case, block.start, head.canonical(scores, block.kind), targets, head.decide(scores, block.kind), head.free_energy(scores, block.kind), lie)
+        lie = (
+            {}
+            if places is None
+            else {place: value[keep] for place, value in places.of(block.start, block.start + block.voxels).items()}
+        )
+        return Prepared(
+            block.case,
+            block.start,
+            head.canonical(scores, block.kind),
+            targets,
+            head.decide(scores, block.kind),
+            head.free_energy(scores, block.kind),
+            lie,
+        )
 
     def note(self, block: Block) -> Note:
         """What to remember of a block."""
@@ -479,10 +315,20 @@ class CaseReader:
         low, high = (int(kept.min()), int(kept.max())) if kept.numel() else (2**62, -(2**62))
         stored = b"" if labels is None else labels.to(torch.int32).numpy().tobytes()
         scores = block.scores.to(torch.float32).contiguous().numpy().tobytes()
-        return Note(block.start, journal.digest(stored), journal.digest(scores), (roles[0], roles[1], roles[2], roles[3]), low, high)
+        return Note(
+            block.start,
+            journal.digest(stored),
+            journal.digest(scores),
+            (roles[0], roles[1], roles[2], roles[3]),
+            low,
+            high,
+        )
 
     def record(self, notes: Iterable[Note]) -> Record:
-        """What to remember of the case, from the notes of all its blocks. A case with labels and no voxel left to score: LabelError."""
+        """What to remember of the case, from the notes of all its blocks.
+
+        A case with labels and no voxel left to score: LabelError.
+        """
         case = self.cohort.cases[self.index]
         ordered = sorted(notes, key=lambda n: n.start)
         roles = tuple(sum(n.roles[k] for n in ordered) for k in range(4))
@@ -516,13 +362,18 @@ class CaseReader:
             field_ = self.cohort.cases[self.index].labels
             if field_ is not None and not np.array_equal(whole, raw):
                 raise LabelError(
-                    field_.where, found=f"a label of {raw[whole != raw][0]}", expected="whole numbers", do="Labels must not be interpolated; resample them with nearest neighbour."
+                    field_.where,
+                    found=f"a label of {raw[whole != raw][0]}",
+                    expected="whole numbers",
+                    do="Labels must not be interpolated; resample them with nearest neighbour.",
                 )
             return torch.from_numpy(whole)
         return torch.from_numpy(raw.astype(np.int64))
 
     def role(self, start: int, stop: int) -> Tensor:
-        """Roles of voxels start..stop, (n,) uint8, as far as they are known without labels: scored, padding or outside."""
+        """Roles of voxels start..stop, (n,) uint8, as far as they are known without labels: scored, padding or
+        outside.
+        """
         case = self.cohort.cases[self.index]
         role = np.zeros(stop - start, np.uint8)
         if self.mask_window is not None:

@@ -161,7 +161,12 @@ def test_networks_behind_a_probability(members, folds, networks):
 
 @pytest.mark.parametrize(
     ("kind", "members", "pool", "head", "known"),
-    [("logits", 1, "probs", HEAD, True), ("logits", 2, "logits", HEAD, True), ("logits", 2, "probs", HEAD, False), ("probs", 1, "probs", HEAD, False)],
+    [
+        ("logits", 1, "probs", HEAD, True),
+        ("logits", 2, "logits", HEAD, True),
+        ("logits", 2, "probs", HEAD, False),
+        ("probs", 1, "probs", HEAD, False),
+    ],
 )
 def test_logits_are_known_where_none_were_turned_into_probabilities(kind, members, pool, head, known):
     assert cohort(case(scores=(scores(),) * members), kind=kind, pool=pool, head=head).has_logits is known
@@ -175,7 +180,12 @@ def test_regions_have_no_free_energy():
 def test_roles_padding_before_mask_before_ignore():
     y = np.array([[0, 255, 1, 2], [255, 0, 1, 255]], np.uint8)
     mask = np.array([[1, 1, 0, 1], [0, 1, 1, 1]], np.uint8)
-    one = case(scores=(scores((2, 4)),), labels=ArrayField(y, False, "y"), mask=ArrayField(mask, False, "m"), crop=((0, 2), (0, 3)))
+    one = case(
+        scores=(scores((2, 4)),),
+        labels=ArrayField(y, False, "y"),
+        mask=ArrayField(mask, False, "m"),
+        crop=((0, 2), (0, 3)),
+    )
     with reader(cohort(one)) as opened:
         role = opened.block(0, 8).role.reshape(2, 4)
     assert role.tolist() == [[SCORED, IGNORED, OUTSIDE, PADDING], [OUTSIDE, SCORED, SCORED, PADDING]]
@@ -197,7 +207,11 @@ def test_a_crop_box_is_found_wherever_a_block_begins(data):
 def test_only_scored_voxels_are_prepared():
     y = np.array([0, 255, 1, 2, 0], np.uint8)
     z = scores((5,)).array
-    one = case(scores=(ArrayField(z, True, "z"),), labels=ArrayField(y, False, "y"), mask=ArrayField(np.array([1, 1, 1, 0, 1]), False, "m"))
+    one = case(
+        scores=(ArrayField(z, True, "z"),),
+        labels=ArrayField(y, False, "y"),
+        mask=ArrayField(np.array([1, 1, 1, 0, 1]), False, "m"),
+    )
     (rows,), remembered = prepared(cohort(one))
     keep = [0, 2, 4]
     torch.testing.assert_close(rows.log_probs, torch.log_softmax(torch.from_numpy(z[:, keep]).double(), 0))
@@ -209,11 +223,15 @@ def test_only_scored_voxels_are_prepared():
 
 def test_ten_thousand_is_not_floored_on_the_way():
     z = np.array([[1e4, -1e4], [0, 0], [-1e4, 1e4]], np.float32)
-    (rows,), _ = prepared(cohort(case(scores=(ArrayField(z, True, "z"),), labels=ArrayField(np.array([2, 2]), False, "y"))))
+    (rows,), _ = prepared(
+        cohort(case(scores=(ArrayField(z, True, "z"),), labels=ArrayField(np.array([2, 2]), False, "y")))
+    )
     assert rows.log_probs.tolist() == [[0.0, -2e4], [-1e4, -1e4], [-2e4, 0.0]]
 
 
-@pytest.mark.parametrize("change", ["big-endian", "float16", "float64", "integers", "transposed", "read-only", "int labels", "float labels"])
+@pytest.mark.parametrize(
+    "change", ["big-endian", "float16", "float64", "integers", "transposed", "read-only", "int labels", "float labels"]
+)
 def test_numbers_may_lie_in_any_way(change):
     z, y = np.round(scores().array * 8), labels().array
     expected, _ = prepared(cohort(case(scores=(ArrayField(z, True, "z"),), labels=ArrayField(y, False, "y"))))
@@ -265,7 +283,10 @@ def test_scores_that_cannot_be_name_the_member_but_padding_is_not_looked_at():
     z = scores((2, 4)).array.copy()
     z[1, :, 3] = np.nan
     bad = case(scores=(scores((2, 4)), ArrayField(z, True, "member 2")), labels=None)
-    with reader(cohort(bad)) as opened, pytest.raises(ScoreError, match=r"member 2: found 2 value\(s\) that are not finite"):
+    with (
+        reader(cohort(bad)) as opened,
+        pytest.raises(ScoreError, match=r"member 2: found 2 value\(s\) that are not finite"),
+    ):
         opened.block(0, 8)
     with reader(cohort(replace(bad, crop=((0, 2), (0, 3))))) as opened:
         assert int((opened.block(0, 8).role == PADDING).sum()) == 2
@@ -286,7 +307,9 @@ def test_members_are_pooled_block_by_block():
     many = cohort(case(scores=members), pool="probs")
     with reader(many) as opened:
         block = opened.block(3, 9)
-    expected = np.mean([torch.softmax(torch.from_numpy(m.array.reshape(3, -1)[:, 3:9]).double(), 0).numpy() for m in members], 0)
+    expected = np.mean(
+        [torch.softmax(torch.from_numpy(m.array.reshape(3, -1)[:, 3:9]).double(), 0).numpy() for m in members], 0
+    )
     np.testing.assert_allclose(block.scores.numpy(), expected, atol=1e-15)
     assert (block.kind, block.start, block.voxels) == ("probs", 3, 6)
 

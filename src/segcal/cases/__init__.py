@@ -1,0 +1,39 @@
+"""Cases, cohorts, the blocks they are cut into and the rows made of them."""
+
+from segcal.cases.case import (
+    BLOCK,
+    IGNORED,
+    OUTSIDE,
+    PADDING,
+    ROLES,
+    SCORED,
+    Case,
+    Field,
+    Provenance,
+    Window,
+    block_length,
+)
+from segcal.cases.cohort import CaseReader, Cohort, FieldWindows
+from segcal.cases.rows import Block, Note, Prepared, Record, Rows
+
+__all__ = [
+    "BLOCK",
+    "IGNORED",
+    "OUTSIDE",
+    "PADDING",
+    "ROLES",
+    "SCORED",
+    "Block",
+    "Case",
+    "CaseReader",
+    "Cohort",
+    "Field",
+    "FieldWindows",
+    "Note",
+    "Prepared",
+    "Provenance",
+    "Record",
+    "Rows",
+    "Window",
+    "block_length",
+]
