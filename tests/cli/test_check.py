@@ -57,3 +57,19 @@ def test_an_nnunet_ensemble(segcal: Any, nnunet: Any) -> None:
     assert "outside the box in which the network looked" in said.out
     single = segcal("check", nnunet.results[0], "--labels", nnunet.labels)
     assert "every delivered label map is the arg max" in single.out
+
+
+def test_forgotten_groups_are_told_by_every_command_that_reads_labels(
+    segcal: Any, cohort_writer: Any, tmp_path: Path
+) -> None:
+    names = [f"patient{k // 2}_{k % 2}" for k in range(8)]
+    folder = cohort_writer(tmp_path / "a", names)
+    said = segcal("check", *folder.labelled)
+    assert "8 cases begin with one of 4 names" in said.out
+    line = next(line for line in said.out.splitlines() if line.startswith("next: "))
+    assert line.count("--groups '^(.+)[_-]'") == 1
+    file = tmp_path / "cal.safetensors"
+    for words in (("fit", *folder.labelled, "-o", file), ("evaluate", *folder.labelled)):
+        assert "warning  groups: 8 cases begin with one of 4 names" in segcal(*words).out
+        assert "warning: groups: 8 cases begin" in segcal(*words, "--json").json["notes"][0]
+        assert "begin with one of" not in segcal(*words, "--groups", "^(.+)[_-]").out

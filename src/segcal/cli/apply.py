@@ -56,7 +56,7 @@ def apply(
         another pooling).
     """
     from segcal.calibrators import load
-    from segcal.cli import applying
+    from segcal.cli import applying, findings
     from segcal.cli.opening import cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
@@ -65,8 +65,10 @@ def apply(
     job = applying.prepare(
         calibrator, loaded, cohort, output, maps, format, overwrite=overwrite, resume=resume, go_on=go_on
     )
+    told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:
         done = job.run(engine)
     done.show(out)
-    out.json(done.to_json())
+    result = done.to_json()
+    out.json({**result, "notes": told + result["notes"]})
     return done.exit_code

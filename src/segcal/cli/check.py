@@ -33,8 +33,9 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
         found = checking.check(cohort, engine)
     layout = findings.layout_of(results[0])
     findings.show(out, layout, found)
-    command = findings.next_command(results, scores, cohort, found)
-    compare = findings.compare_command(results, scores, found)
+    advised = findings.advised(scores, found.findings)
+    command = findings.next_command(results, advised, cohort, found)
+    compare = findings.compare_command(results, advised, found)
     if command is not None:
         out.next(typed(command))
     if compare is not None:

@@ -76,14 +76,13 @@ def run(
 
 
 def show(out: Output, found: Recommendation, done: fits.Done, file: Path) -> None:
-    """Write the calibrator; show the comparison, the reasons and the fit; JSON where it was asked for."""
+    """Write the calibrator; show the comparison, the reasons and the fit."""
     files = {found.chosen: file}
     fits.save(done, files)
     out.show(comparison(found), "Methods compared, every case scored by a fit without it and its group")
     for reason in found.reasons:
         out.text(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
     fits.show(out, done, files)
-    out.json({**fits.to_json(done, files), "recommendation": found.to_json()})
 
 
 def comparison(found: Recommendation) -> Table:

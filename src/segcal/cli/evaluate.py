@@ -48,17 +48,19 @@ def evaluate(
     """
     from segcal import evaluation
     from segcal.calibrators import load
-    from segcal.cli import tables
+    from segcal.cli import findings, tables
     from segcal.cli.opening import cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)
     cohort = cohort_of(heldout, scores, loaded).labelled()
+    told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on)
     result = found.to_json()
-    for note in result["notes"]:
+    for note in found.notes:
         out.text(f"note: {note}", "yellow")
+    result["notes"] = told + result["notes"]
     what = (
         f"In-sample: {len(found.in_sample)} of {len(found.cohort)} cases are those of the fit"
         if found.in_sample

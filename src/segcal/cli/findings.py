@@ -1,16 +1,19 @@
-"""What `segcal check` shows: findings by severity, the classes as a table, and the command to type next, with the
-user's own paths.
+"""What is shown of findings: by `segcal check` all of them, the classes as a table, and the command to type next, with
+the user's own paths; by other commands what they must say too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from segcal import checking
 from segcal.cases import Cohort
-from segcal.checking import Checkup
-from segcal.cli.common import Labelled
+from segcal.checking import Checkup, Finding
+from segcal.cli.common import Labelled, Running
 from segcal.cli.console import Output
+from segcal.cli.opening import engine_of
 from segcal.cli.tables import number, table
 from segcal.sources.discover import LAYOUTS
 
@@ -25,12 +28,7 @@ def layout_of(path: Path) -> str:
 def show(out: Output, layout: str, found: Checkup) -> None:
     """All findings, worst first, then the classes."""
     out.text(f"{layout[0].upper()}{layout[1:]}")
-    for finding in found.findings:
-        out.text(
-            f"{finding.severity:>7}  {finding.topic}: {finding.text}"
-            + (f"\n         {finding.do}" if finding.do else ""),
-            STYLES[finding.severity],
-        )
+    _tell(out, found.findings)
     if found.facts["classes"]:
         classes = table("class", "cases", "voxels", "Dice", "class-wise ECE")
         for row in found.facts["classes"]:
@@ -39,6 +37,28 @@ def show(out: Output, layout: str, found: Checkup) -> None:
                 name, str(row["cases"]), f"{row['voxels']:,}", number(row["dice"]), number(row["classwise_ece"])
             )
         out.show(classes)
+
+
+def warn(out: Output, cohort: Cohort, running: Running) -> list[str]:
+    """Say what every command that reads these cases must say, and return it for `notes` of the JSON."""
+    with engine_of(running) as engine:
+        found = checking.traps(cohort, engine)
+    _tell(out, found)
+    return [str(finding) for finding in found]
+
+
+def _tell(out: Output, found: Sequence[Finding]) -> None:
+    for finding in found:
+        out.text(
+            f"{finding.severity:>7}  {finding.topic}: {finding.text}"
+            + (f"\n         {finding.do}" if finding.do else ""),
+            STYLES[finding.severity],
+        )
+
+
+def advised(scores: Labelled, found: Sequence[Finding]) -> Labelled:
+    """The options that were given, with those that the findings advise in their place."""
+    return replace(scores, **{name: value for finding in found for name, value in finding.options.items()})
 
 
 def next_command(results: Sequence[Path], scores: Labelled, cohort: Cohort, found: Checkup) -> list[str] | None:

@@ -119,7 +119,7 @@ def fit(
     among
         With auto: compare these methods only, with commas.
     """
-    from segcal.cli import choosing, fits
+    from segcal.cli import choosing, findings, fits
     from segcal.cli.opening import cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
@@ -154,6 +154,7 @@ def fit(
         )
         file = fits.files_of(output, [method])[method]
         cohort = cohort_of(results, scores).labelled()
+        told = findings.warn(out, cohort, running)
         with engine_of(running) as engine:
             found, chosen = choosing.run(
                 cohort,
@@ -165,14 +166,16 @@ def fit(
                 seed=seed,
             )
         choosing.show(out, found, chosen, file)
+        out.json({**fits.to_json(chosen, {found.chosen: file}), "notes": told, "recommendation": found.to_json()})
         return 0
     methods = fits.methods_of(method, options, seed)
     files = fits.files_of(output, list(methods))
     cohort = cohort_of(results, scores).labelled()
+    told = findings.warn(out, cohort, running)
     keep = fits.keep_decision(cohort, free_decision)
     with engine_of(running) as engine:
         done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
     fits.save(done, files)
     fits.show(out, done, files)
-    out.json(fits.to_json(done, files))
+    out.json({**fits.to_json(done, files), "notes": told})
     return 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segcal.cases import Case, Cohort, Provenance
-from segcal.checking import FINDERS, PARAMETERS, Checkup, check
+from segcal.checking import FINDERS, PARAMETERS, TRAPS, Checkup, check, traps
 from segcal.engines import Serial, Threads
 from segcal.evaluation import evaluate
 from segcal.head import Regions, Softmax
@@ -72,6 +72,11 @@ def told(found: Checkup, topic: str) -> str:
     return " ".join(f"{f.text} {f.do}" for f in found.findings if f.topic == topic)
 
 
+def told_before(data: Cohort) -> str:
+    """What every command says of groups."""
+    return " ".join(f"{f.text} {f.do}" for f in traps(data, Serial()) if f.topic == "groups")
+
+
 def test_sound_data_raise_no_alarm() -> None:
     found = check(simple(12), Serial())
     assert found.usable
@@ -79,6 +84,7 @@ def test_sound_data_raise_no_alarm() -> None:
     assert found.methods == tuple(PARAMETERS)
     assert found.facts["voxels"] == {"scored": 12 * 72, "ignored": 0, "padding": 0, "outside": 0}
     assert found.findings[0].topic == "data"
+    assert traps(simple(12), Serial()) == ()
     assert "raw logits are known" in told(found, "free energy")
 
 
@@ -206,6 +212,11 @@ def test_names_that_look_as_if_they_belonged_together(names: list[str], suggeste
     assert (suggested in found) if suggested else found == ""
     grouped = simple(6, names=names, groups=["g", "g", "h", "h", "i", "j"])
     assert "--groups '" not in told(check(grouped, Serial()), "groups")
+    assert told_before(simple(6, names=names)) == found
+    assert told_before(grouped) == ""
+    unlabelled = simple(6, names=names)
+    unlabelled = replace(unlabelled, cases=tuple(replace(c, labels=None) for c in unlabelled))
+    assert told_before(unlabelled) == ""
 
 
 def test_a_case_that_is_there_twice() -> None:
@@ -314,5 +325,15 @@ def test_every_finder_is_heard() -> None:
     data = replace(
         cohort(list(p), list(y), kind="probs", fields=shown, groups=["g"] * 6), provenance=Provenance(1, folds=5)
     )
-    facts = check(data, Serial()).facts
-    assert [f.__name__ for f in FINDERS if not list(f(data, facts))] == []
+    bare = replace(data, cases=tuple(replace(c, group="", id=f"p{k // 2}_{k % 2}") for k, c in enumerate(data)))
+    told = {f.__name__ for d in (data, bare) for f in FINDERS if list(f(d, check(d, Serial()).facts))}
+    assert told == {f.__name__ for f in FINDERS}
+
+
+def test_a_trap_is_found_by_a_check_too_and_in_the_same_words() -> None:
+    assert set(TRAPS) <= set(FINDERS)
+    data = simple(6, names=[f"subject{k // 2}_{side}" for k, side in enumerate("LRLRLR")])
+    found = traps(data, Serial())
+    assert found
+    assert set(map(str, found)) <= set(map(str, check(data, Serial()).findings))
+    assert str(found[0]).startswith("warning: groups: 6 cases begin with one of 3 names")

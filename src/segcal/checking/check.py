@@ -1,0 +1,79 @@
+"""What `segcal check` finds out about predictions before anything is fitted, as data; and its part that `fit`,
+`evaluate` and `apply` say too.
+
+`check` reads every case once, and a case that cannot be used does not hide the others: voxels by role, classes,
+agreement of scores and labels so far, what the delivered label maps are, cases that are there twice.
+
+`traps` is what a user must hear who never typed `check`: the finders in `TRAPS`, each of which needs no more of the
+facts than `brief` knows. To say one more thing in every command, write a finder, put it into `FINDERS` and `TRAPS`, and
+add what it needs to `brief`; commands print what comes back and list it under `notes` in their JSON.
+
+Promises: nothing is written; the same findings for any number of workers. No labels: what labels would tell is left
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segcal.cases import Cohort
+from segcal.checking import contents, grouping, predictions
+from segcal.checking.facts import brief, facts_of
+from segcal.checking.finding import SEVERITIES, Finder, Finding
+from segcal.checking.looking import Look, suites
+from segcal.engines import Engine
+
+TRAPS: tuple[Finder, ...] = (grouping.names,)
+"""What is said wherever predictions are read."""
+
+FINDERS: tuple[Finder, ...] = (
+    *(contents.failed, contents.data, contents.labels, contents.voxels, contents.classes, grouping.groups),
+    *(grouping.names, grouping.support),
+    *(predictions.networks, predictions.delivered, predictions.energy, predictions.calibration),
+)
+"""What is looked for, in the order in which it is told within a severity."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkup:
+    """What was found.
+
+    `facts`: plain numbers, safe for JSON; `methods`: those worth trying on these cases; none without labels.
+    """
+
+    findings: tuple[Finding, ...]
+    facts: Mapping[str, Any]
+    methods: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing stands in the way of a fit or an application."""
+        return all(f.severity != "error" for f in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `check --json` writes, but for the command to type next."""
+        return {**self.facts, "findings": [f.to_json() for f in self.findings], "methods": list(self.methods)}
+
+
+def check(cohort: Cohort, engine: Engine) -> Checkup:
+    """Read `cohort` once and say what is there. Never raises for a single case: what is wrong with it is a finding."""
+    outcomes = engine.map(cohort, Look(suites(cohort.head)), "checking cases")
+    facts = facts_of(cohort, outcomes)
+    findings = [f for finder in FINDERS for f in finder(cohort, facts)]
+    return Checkup(tuple(sorted(findings, key=_first)), facts, grouping.worth_trying(cohort, facts))
+
+
+def traps(cohort: Cohort, engine: Engine) -> tuple[Finding, ...]:
+    """What every command that reads `cohort` must say, the worst first; empty where all is as it should be. Never
+    raises for a case: the command that reads it does.
+    """
+    facts = brief(cohort, engine)
+    found = [f for finder in TRAPS for f in finder(cohort, facts) if f.severity != "ok"]
+    return tuple(sorted(found, key=_first))
+
+
+def _first(finding: Finding) -> tuple[bool, int]:
+    """What there is at all, then the worst."""
+    return finding.topic != "data", SEVERITIES.index(finding.severity)
