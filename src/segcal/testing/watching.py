@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,11 +165,16 @@ class Threadwatch:
 
 @dataclass(frozen=True)
 class Busy:
-    """Fails on the first case at once, and takes its time over the others; +1 in `log` where a fold begins, -1 where it
-    ends.
+    """Fails on the first case once another case is under way, and stays at the others until `over` is set; each waits
+    `HELD` seconds at most. +1 in `log` where a fold begins, -1 where it ends.
+
+    `alone`: the engine has one worker, nothing else can be under way.
     """
 
-    log: list[int] = field(compare=False, hash=False)
+    alone: bool
+    log: list[int] = field(default_factory=list, compare=False, hash=False)
+    under_way: threading.Event = field(default_factory=threading.Event, compare=False, hash=False)
+    over: threading.Event = field(default_factory=threading.Event, compare=False, hash=False)
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
@@ -180,15 +184,24 @@ class Busy:
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """One block."""
         if rows.case == 0:
+            if not self.alone:
+                self.under_way.wait(HELD)
             raise LabelError("a case", found="a failure made on purpose", expected="no failure", do="Nothing.")
         self.log.append(1)
-        time.sleep(0.05)
+        self.under_way.set()
+        self.over.wait(HELD)
         self.log.append(-1)
         return {"voxels": rows.voxels}
 
     def result(self, values: Mapping[str, Array]) -> int:
         """Voxels."""
         return int(values["voxels"])
+
+
+HELD = 1.0
+"""Seconds for which work goes on beside a failure: an engine that waits for it waits so long, one that does not has
+raised its error long before.
+"""
 
 
 @contextlib.contextmanager
