@@ -111,7 +111,7 @@ class AppliedCase:
         p = calibrator.deliver(block.scores, block.kind, temperatures)
         if bool(padding.any()):
             p = torch.where(padding, _published(block, head), p)
-        label, before = head.label_map(p), _label_map(block, head)
+        label, before = head.label_map(p), head.predicted(block.scores, block.kind)
         shown = label
         if self.delivered is not None:
             shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
@@ -141,13 +141,6 @@ def _published(block: Block, head: Head) -> Tensor:
         return block.scores.float()
     p = head.probabilities(head.canonical(block.scores, block.kind))
     return torch.where(p <= FLOOR * (1 + 1e-9), 0.0, p).float()
-
-
-def _label_map(block: Block, head: Head) -> Tensor:
-    """The label map of the scores as given."""
-    if isinstance(head, Softmax):
-        return head.decide(block.scores, block.kind)[0]
-    return head.label_map(head.decide(block.scores, block.kind).double())
 
 
 def _maps(name: str, p: Tensor, label: Tensor, head: Head) -> dict[str, Tensor]:

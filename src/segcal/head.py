@@ -114,6 +114,10 @@ class Softmax:
         """The label map a user publishes for delivered probabilities (C, n): int64 (n,)."""
         return winner(probabilities)
 
+    def predicted(self, scores: Tensor, kind: Kind) -> Tensor:
+        """The label map of scores as given (C, n), before any calibrator: int64 (n,)."""
+        return self.decide(scores, kind)[0]
+
     def to_json(self) -> dict[str, Any]:
         """A plain description, from which `from_json` makes the same head."""
         return {"type": "softmax", "classes": list(self.classes), "background": self.background, "ignore": self.ignore}
@@ -246,6 +250,10 @@ class Regions:
         for r, label in enumerate(self.order):
             out[probabilities[r] > 0.5] = label
         return out
+
+    def predicted(self, scores: Tensor, kind: Kind) -> Tensor:
+        """The label map of scores as given (R, n), before any calibrator: int64 (n,)."""
+        return self.label_map(self.decide(scores, kind).double())
 
     def to_json(self) -> dict[str, Any]:
         """A plain description, from which `from_json` makes the same head."""

@@ -11,6 +11,7 @@ import torch
 
 from segcal.cases import Rows
 from segcal.metrics.spatial import AROUND_FOREGROUND, IN_VOXELS
+from segcal.metrics.strata import AT_BOUNDARY
 
 
 def _rows(
@@ -31,6 +32,7 @@ def _rows(
     places = {
         IN_VOXELS: torch.from_numpy(where.integers(20, size=y.numel()).astype(np.float64)),
         AROUND_FOREGROUND: torch.from_numpy(where.integers(2, size=y.numel()) * 1.0),
+        AT_BOUNDARY: torch.from_numpy(where.integers(6, size=y.numel()) * 1.0),
     }
     return Rows(0, 0, p.log().to(dtype), y, d, r, f, places)
 

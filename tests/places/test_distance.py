@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segcal.errors import MissingError
+from segcal.errors import MissingError, UsageError
 from segcal.head import Softmax
 from segcal.journal import Scratch
-from segcal.places import NOWHERE, BoundaryDistance, LabelMap, Places, boundary, distance
+from segcal.places import NOWHERE, BoundaryDistance, LabelMap, Place, Places, Predicted, boundary, distance
 
 MUCH = 2**40
 HEAD = Softmax(("a", "b", "c"), 0, 255)
@@ -31,7 +31,7 @@ def map_of(labels: np.ndarray, spacing: tuple[float, ...] | None = None, *, tabl
 
 def distances(
     labels: np.ndarray,
-    place: BoundaryDistance | None = None,
+    place: Place | None = None,
     limit: int = MUCH,
     spacing: tuple[float, ...] | None = None,
 ) -> np.ndarray:
@@ -193,3 +193,20 @@ def test_windows_are_pieces_of_the_whole_and_a_place_is_computed_once() -> None:
                 assert list(pieces) == [BoundaryDistance(), BoundaryDistance(literal=True)]
                 assert np.array_equal(pieces[BoundaryDistance()].numpy(), whole[a:b])
             assert len(reads) == 2
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0), (2.0, 1.0, 0.5), (0.7, 2.1, 2.1)])
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_the_finest_spacing_is_the_unit_and_beyond_the_reach_all_is_far(
+    spacing: tuple[float, ...] | None, limit: int
+) -> None:
+    labels = blobs((7, 9, 11), 5, 0.02)
+    steps = None if spacing is None else tuple(s / min(spacing) for s in spacing)
+    whole = brute(edges_of(labels), steps)
+    found = distances(labels, BoundaryDistance(finest=True, reach=2.5), spacing=spacing, limit=limit)
+    np.testing.assert_allclose(found, np.where(whole < 2.5, whole, np.inf), rtol=1e-12)
+
+
+def test_a_place_in_the_predicted_map_needs_scores() -> None:
+    with pytest.raises(UsageError, match="labels alone"):
+        distances(np.eye(4, dtype=int), Predicted(BoundaryDistance()))

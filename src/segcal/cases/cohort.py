@@ -24,9 +24,13 @@ from segcal.cases.rows import Block, Note, Prepared, Record
 from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
 from segcal.journal import Scratch
-from segcal.places import LabelMap, Places
+from segcal.places import LabelMap, Places, Stored
 from segcal.pooling import Pool, pool_members, pooled_kind
 from segcal.scores import Kind
+
+
+NOT_LOOKED_AT = -1
+"""Stands in a predicted label map for padding and what lies outside the mask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +274,26 @@ class CaseReader:
             read,
             case.spacing,
             case.table,
+            self.predicted_map,
         )
+
+    def predicted_map(self, scratch: Scratch) -> LabelMap:
+        """The label map that the scores decide for, wherever the network looked; scores are read once for it, and two
+        bytes a voxel kept.
+        """
+        case, head, kind = self.cohort.cases[self.index], self.cohort.head, self.cohort.pooled_kind
+        kept = Stored(case.voxels, np.dtype(np.int16 if head.labels < 2**15 else np.int32), scratch, "predicted")
+        with kept.filling():
+            for start, stop in self.cohort.cuts(self.index):
+                role = self.role(start, stop)
+                labels = head.predicted(self.scores(start, stop, role), kind)
+                kept.put(start, torch.where(role == SCORED, labels, NOT_LOOKED_AT).numpy())
+
+        def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            labels = kept.get(start, stop)
+            return labels, labels != NOT_LOOKED_AT
+
+        return LabelMap(f"case {case.id}", case.shape, head, read, case.spacing, case.table)
 
     def prepare(self, block: Block, places: Places | None = None) -> Prepared:
         """The scored voxels of a block, in float64, with their `places` of this case.

@@ -19,6 +19,7 @@ from segcal.metrics.flips import FlipAudit, Flips
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 from segcal.metrics.overlap import Overlap, Overlaps
 from segcal.metrics.spatial import Bands, SpatialCalibration, SpatialScores
+from segcal.metrics.strata import PredictedStrata, Stratum
 from segcal.metrics.summary import CaseScores, Summary, combine_parts, suite, summarise
 
 Factory = Callable[[int, int | None], Accumulator]
@@ -31,6 +32,7 @@ REGISTERED: tuple[Factory, ...] = (
     lambda classes, background: Flips(classes),
     lambda classes, background: FreeEnergySpread(),
     lambda classes, background: SpatialCalibration(classes),
+    lambda classes, background: PredictedStrata(classes, background),
 )
 """One factory a metric: (number of classes, index of the background or None) to an accumulator."""
 
@@ -53,8 +55,10 @@ __all__ = [
     "OneClass",
     "Overlap",
     "Overlaps",
+    "PredictedStrata",
     "SpatialCalibration",
     "SpatialScores",
+    "Stratum",
     "Summary",
     "combine_parts",
     "evaluate_arrays",

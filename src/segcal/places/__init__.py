@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from segcal.places.distance import BoundaryDistance
 from segcal.places.label_map import NOWHERE, LabelMap, boundary
-from segcal.places.place import Place, Places, PlaceWindow
+from segcal.places.place import Place, Places, PlaceWindow, Predicted
 from segcal.places.region import ForegroundRegion
+from segcal.places.stored import Stored
 
-__all__ = ["NOWHERE", "BoundaryDistance", "ForegroundRegion", "LabelMap", "Place", "PlaceWindow", "Places", "boundary"]
+__all__ = [
+    "NOWHERE",
+    "BoundaryDistance",
+    "ForegroundRegion",
+    "LabelMap",
+    "Place",
+    "PlaceWindow",
+    "Places",
+    "Predicted",
+    "Stored",
+    "boundary",
+]

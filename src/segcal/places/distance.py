@@ -14,14 +14,11 @@ without spacing: MissingError.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from io import FileIO
 from typing import Any
 
 import numpy as np
@@ -29,10 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcal import journal
 from segcal.errors import MissingError
 from segcal.journal import Scratch
 from segcal.places.label_map import LabelMap, boundary, boxes
+from segcal.places.stored import Stored
 
 BOX = 2**18
 """Voxels of a box whose boundary is found at once."""
@@ -59,11 +56,15 @@ parabolas meet are told apart.
 class BoundaryDistance:
     """Distance of a voxel to the nearest boundary voxel, in voxels, or in `mm`.
 
-    `literal`: labels as they lie in the file: contact with an ignored region counts.
+    `literal`: labels as they lie in the file: contact with an ignored region counts. `finest`: in voxels of the finest
+    spacing, so that a thick slice is as far as it is; plain voxels where no spacing is known. `reach`: what is not
+    closer is infinitely far, which costs less than saying how far.
     """
 
     mm: bool = False
     literal: bool = False
+    finest: bool = False
+    reach: float = math.inf
 
     def on(self, labels: LabelMap, scratch: Scratch) -> DistanceWindow:
         """The distances of a case."""
@@ -74,7 +75,7 @@ class BoundaryDistance:
                 expected="the spacing in mm",
                 do="Measure distances in voxels, or give files that carry a spacing.",
             )
-        steps = labels.spacing if self.mm else None
+        steps = self._steps(labels.spacing)
         whole = (
             labels.voxels * LIBRARY_BYTES <= scratch.limit
             and max(labels.shape, default=0) <= LIBRARY_SIDE
@@ -84,84 +85,43 @@ class BoundaryDistance:
         found = (
             _by_library(labels, self.literal, squares)
             if steps is None and whole and edt_is_installed()
-            else _by_axes(labels, self.literal, steps, squares)
+            else _by_axes(labels, self.literal, steps, squares, self.reach)
         )
-        return DistanceWindow(squares if found else None)
+        return DistanceWindow(squares if found else None, self.reach)
+
+    def _steps(self, spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        """Length of a step along each axis in the unit of the distance; None: 1 along all of them."""
+        if self.mm:
+            return spacing
+        if not self.finest or spacing is None or min(spacing) <= 0 or len(set(spacing)) == 1:
+            return None
+        return tuple(s / min(spacing) for s in spacing)
 
 
 class DistanceWindow:
-    """Distances of one case; None: it has no boundary."""
+    """Distances of one case, infinite from `reach` on; None: it has no boundary."""
 
-    def __init__(self, squares: Squares | None) -> None:
-        self._squares = squares
+    def __init__(self, squares: Squares | None, reach: float = math.inf) -> None:
+        self._squares, self._reach = squares, reach
 
     def read(self, start: int, stop: int) -> Tensor:
         """Voxels start..stop."""
         if self._squares is None:
             return torch.full((stop - start,), torch.nan, dtype=torch.float64)
-        return torch.from_numpy(np.sqrt(self._squares.get(start, stop), dtype=np.float64))
+        found = np.sqrt(self._squares.get(start, stop), dtype=np.float64)
+        return torch.from_numpy(np.where(found < self._reach, found, math.inf))
 
 
-class Squares:
-    """Squared distances of a case, flattened: int32, int64 where sides are long, float64 in mm; in memory, or beyond
-    `scratch.limit` in a file that is open while it is filled.
-    """
+class Squares(Stored):
+    """Squared distances of a case, flattened: int32, int64 where sides are long, float64 where axes have steps."""
 
     def __init__(self, shape: tuple[int, ...], steps: tuple[float, ...] | None, scratch: Scratch) -> None:
         self.shape = shape
         longest = sum(n * n for n in shape)
-        self.dtype: np.dtype[Any] = np.dtype(
-            np.float64 if steps is not None else np.int32 if longest < 2**29 else np.int64
-        )
+        dtype = np.dtype(np.float64 if steps is not None else np.int32 if longest < 2**29 else np.int64)
         # far beyond any distance; squares of steps can still be added to it
-        self.never: float | int = math.inf if steps is not None else 2**30 if self.dtype == np.int32 else 2**62
-        voxels = math.prod(shape)
-        self._array = np.empty(voxels, self.dtype) if voxels * self.dtype.itemsize <= scratch.limit else None
-        self._path = None if self._array is not None else scratch.path("distances")
-        self._file: FileIO | None = None
-
-    @contextlib.contextmanager
-    def filling(self) -> Iterator[None]:
-        """Keep the file open."""
-        if self._path is None:
-            yield
-            return
-        with journal.explained(self._path), FileIO(self._path, "w+") as self._file:
-            yield
-        self._file = None
-
-    def get(self, start: int, stop: int) -> NDArray[Any]:
-        """Voxels start..stop; a view of what is in memory."""
-        if self._array is not None:
-            return self._array[start:stop]
-        assert self._path is not None
-        out = np.empty(stop - start, self.dtype)
-        if self._file is not None:
-            self._read(self._file, start, out)
-        else:
-            with FileIO(self._path) as file:
-                self._read(file, start, out)
-        return out
-
-    def put(self, start: int, values: NDArray[Any]) -> None:
-        """Store voxels from `start` on; in a file, only while it is being filled."""
-        flat = np.ascontiguousarray(values, self.dtype).reshape(-1)
-        if self._array is not None:
-            self._array[start : start + len(flat)] = flat
-            return
-        assert self._file is not None
-        rest = flat.data.cast("B")
-        self._file.seek(start * self.dtype.itemsize)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-
-    def _read(self, file: FileIO, start: int, out: NDArray[Any]) -> None:
-        rest = out.data.cast("B")
-        file.seek(start * self.dtype.itemsize)
-        while rest:
-            count = file.readinto(rest)
-            assert count, "the file of distances ends early"
-            rest = rest[count:]
+        self.never: float | int = math.inf if steps is not None else 2**30 if dtype == np.int32 else 2**62
+        super().__init__(math.prod(shape), dtype, scratch, "distances")
 
 
 @cache
@@ -193,7 +153,9 @@ def _edges(labels: LabelMap, literal: bool, low: tuple[int, ...], high: tuple[in
     return found[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, outer_low, strict=True))]
 
 
-def _by_axes(labels: LabelMap, literal: bool, steps: tuple[float, ...] | None, squares: Squares) -> bool:
+def _by_axes(
+    labels: LabelMap, literal: bool, steps: tuple[float, ...] | None, squares: Squares, reach: float = math.inf
+) -> bool:
     shape = labels.shape
     if not shape:
         return False
@@ -201,7 +163,7 @@ def _by_axes(labels: LabelMap, literal: bool, steps: tuple[float, ...] | None, s
         if not _along_lines(labels, literal, steps, squares):
             return False
         for axis in range(len(shape) - 2, -1, -1):
-            _along(axis, None if steps is None else steps[axis], squares)
+            _along(axis, None if steps is None else steps[axis], squares, reach)
     return True
 
 
@@ -257,8 +219,8 @@ def _squared(distance: NDArray[Any], side: int, steps: tuple[float, ...] | None,
     return np.where(none, squares.never, np.square(near if steps is None else near * steps[-1]))
 
 
-def _along(axis: int, step: float | None, squares: Squares) -> None:
-    """Let squared distances spread along an axis other than the last."""
+def _along(axis: int, step: float | None, squares: Squares, reach: float) -> None:
+    """Let squared distances spread along an axis other than the last, as far as `reach`."""
     shape = squares.shape
     side, inner = shape[axis], math.prod(shape[axis + 1 :])
     if side == 1:
@@ -270,17 +232,17 @@ def _along(axis: int, step: float | None, squares: Squares) -> None:
         start = first * side * inner
         if side * inner <= SLAB:
             slab = squares.get(start, start + count * side * inner).reshape(count, side, inner)
-            squares.put(start, _swept(slab, step))
+            squares.put(start, _swept(slab, step, reach))
             continue
         for c in range(0, inner, width):
             d = min(c + width, inner)
             slab = np.stack([squares.get(start + i * inner + c, start + i * inner + d) for i in range(side)])
-            for i, line in enumerate(_swept(slab[None], step)[0]):
+            for i, line in enumerate(_swept(slab[None], step, reach)[0]):
                 squares.put(start + i * inner + c, line)
 
 
-def _swept(slab: NDArray[Any], step: float | None) -> NDArray[Any]:
-    """min over k of slab[:, i + k] + (k step)^2, (count, side, width), a few columns at a time."""
+def _swept(slab: NDArray[Any], step: float | None, reach: float) -> NDArray[Any]:
+    """min over k of slab[:, i + k] + (k step)^2, (count, side, width), a few columns at a time; k step below `reach`."""
     out = np.empty_like(slab)
     _, side, width = slab.shape
     columns = max(1, CACHED // (slab.shape[0] * side))
@@ -290,7 +252,7 @@ def _swept(slab: NDArray[Any], step: float | None) -> NDArray[Any]:
         for k in range(1, side):
             square = k * k if step is None else (k * step) ** 2
             # the largest is looked up at every fourth step only: looking costs as much as a step
-            if k % 4 == 1 and square >= best.max():
+            if square >= reach * reach or (k % 4 == 1 and square >= best.max()):
                 break
             for here, there in ((slice(None, -k), slice(k, None)), (slice(k, None), slice(None, -k))):
                 moved = np.add(before[:, there], square, out=passing[:, : side - k])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.head import Head, Softmax
+from segcal.journal import Scratch
 
 NOWHERE = -(2**31)
 """Stands in a label map for voxels that have no label to compare; no label has this value."""
@@ -31,7 +32,8 @@ class LabelMap:
 
     `where` names them in messages; `shape` is spatial; `read(start, stop)` gives labels (n,) integer and which voxels
     are scored (n,) bool of a window of the flattened index, in any order of windows, checked; `spacing` in mm an axis,
-    or None. `table`: the voxels are rows of a table and have no neighbours.
+    or None. `table`: the voxels are rows of a table and have no neighbours. `predicted`: makes the map that the scores
+    of the same case decide for, before any calibrator, which lies on the same grid; None where only labels are known.
     """
 
     where: str
@@ -40,6 +42,7 @@ class LabelMap:
     read: Callable[[int, int], tuple[NDArray[Any], NDArray[np.bool_]]]
     spacing: tuple[float, ...] | None = None
     table: bool = False
+    predicted: Callable[[Scratch], LabelMap] | None = None
 
     @property
     def voxels(self) -> int:

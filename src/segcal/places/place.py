@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from segcal.errors import UsageError
 from segcal.journal import Scratch
 from segcal.places.label_map import LabelMap
 
@@ -35,6 +37,27 @@ class Place(Protocol):
 
         What takes more than `scratch.limit` bytes lies in a file under `scratch`; the limit changes no bit.
         """
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """`place` in the predicted label map: what a user can see without the truth.
+
+    Labels that come without scores: UsageError.
+    """
+
+    place: Place
+
+    def on(self, labels: LabelMap, scratch: Scratch) -> PlaceWindow:
+        """Compute it for a case, whose scores are read once more."""
+        if labels.predicted is None:
+            raise UsageError(
+                labels.where,
+                found="labels alone",
+                expected="a case with scores",
+                do="Ask Engine.survey, which reads both.",
+            )
+        return self.place.on(labels.predicted(scratch), scratch)
 
 
 class Places:
