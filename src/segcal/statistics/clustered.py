@@ -2,6 +2,7 @@
 
     clustered_mean           mean over cases, cluster-robust standard error, t interval with G - 1 degrees of freedom
     paired_difference        the same for after - before, case by case
+    jackknife                the same for any number, from what it would be without each group
     cluster_bootstrap        percentile interval over whole groups
     lowest_probabilities     how probable it is of each of several that its mean is the lowest
     one_standard_error       what a difference may be and still count as none, a little wider for few groups
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +53,29 @@ def paired_difference(
     A pair with a NaN on either side is dropped.
     """
     return clustered_mean(_difference(before, after), groups, level=level)
+
+
+def jackknife(
+    value: float, without: ArrayLike, *, values: int, dropped: int = 0, level: float = 0.95, groups: int | None = None
+) -> Estimate:
+    """`value` with a t interval from what it is `without` each of G groups (G,), all that went into that group left out.
+
+    Var = (G - 1) / G sum_g (v_g - mean)^2, with G - 1 degrees of freedom (Tukey 1958): for a mean over groups of one
+    size it is `clustered_mean`, for groups of different sizes a little wider, and it holds for pooled errors, which are
+    no means. `values`, `dropped`: cases that went in and that could not. `groups`: how many there are, where they were
+    put together to make G. No interval (NaN) for one group, or where a number is not defined without some group.
+    """
+    check(level, REPLICATES)
+    v = np.asarray(without, np.float64).ravel()
+    count = v.size if groups is None else groups
+    if v.size < 2 or math.isnan(value):
+        return replace(bare(np.array([value] if not math.isnan(value) else []), level, dropped, count), values=values)
+    if np.isnan(v).any():
+        nan = math.nan
+        return Estimate(value, nan, nan, nan, level, values, dropped, count, "not defined without one of the groups")
+    error = math.sqrt((v.size - 1) / v.size * math.fsum((v - v.mean()) ** 2))
+    reach = float(stats.t.ppf((1 + level) / 2, v.size - 1)) * error
+    return Estimate(value, value - reach, value + reach, error, level, values, dropped, count)
 
 
 def cluster_bootstrap(
