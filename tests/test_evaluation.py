@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.calibrators import Calibrator, FitData, ScaleMap
+from segcal.calibrators import AffineMap, Calibrator, FitData, ScaleMap
 from segcal.cases import Cohort, Provenance
 from segcal.engines import Serial, Threads
 from segcal.errors import HeldOutError, LabelError, MismatchError
@@ -228,3 +228,90 @@ def test_regions_are_averaged_and_shown_one_by_one():
     assert found.calibrated.block["nll"] == pytest.approx((own["whole"]["nll"] + own["core"]["nll"]) / 2, rel=1e-12)
     assert found.calibrated.block["flip_rate"] == 0
     assert math.isfinite(found.calibrated.block["ece"])
+
+
+def scaled(beta: float, head=None) -> Calibrator:
+    whole = cohort() if head is None else head
+    return Calibrator(whole.head, "logits", [ScaleMap(beta) for _ in whole.head.parts], "ts")
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.8, 1.7])
+@pytest.mark.parametrize("groups", [None, ["p", "p", "p", "q", "r", "r", "s", "t"]])
+def test_a_change_is_that_of_the_numbers_beside_it(beta, groups):
+    found = evaluate(cohort(groups=groups), scaled(beta), Serial())
+    for name, change in found.differences.items():
+        assert change.mean == pytest.approx(found.calibrated.block[name] - found.uncalibrated.block[name], abs=1e-15)
+        assert change.low < change.mean < change.high or change.standard_error == 0
+        assert change.groups == (8 if groups is None else 5)
+
+
+def test_a_change_is_that_of_the_numbers_beside_it_with_regions_and_where_dice_is_known_on_one_side_only():
+    head = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))
+    z, y = Z[:, :2].copy(), Y.copy()
+    y[0], z[0] = 0, -2.0  # no region is labelled; 'core' is delivered after only
+    y[1][y[1] == 2] = 1
+    regions = cohort_from_arrays(z, y, kind="logits", head=head, groups=["p", "p", "q", "q", "r", "r", "s", "s"])
+    found = evaluate(
+        regions, Calibrator(head, "logits", [ScaleMap(0.5), ScaleMap(2.0)], "ts", keep_decision=False), Serial()
+    )
+    for name, change in found.differences.items():
+        assert change.mean == pytest.approx(found.calibrated.block[name] - found.uncalibrated.block[name], abs=1e-15)
+    classes = cohort(y=np.where(np.arange(8)[:, None, None] < 4, 0, Y))
+    biased = Calibrator(classes.head, "logits", [AffineMap(torch.eye(3), torch.tensor([0.0, 0.0, 9.0]))], "vs")
+    dice = evaluate(classes, biased, Serial()).differences["dice"]
+    assert dice.mean < 0 and dice.values + dice.dropped == 8
+
+
+def test_pooled_changes_have_the_interval_of_a_jackknife_over_groups():
+    groups = ["p", "p", "p", "q", "r", "r", "s", "t"]
+    whole = cohort(groups=groups)
+    found = evaluate(whole, scaled(0.4), Serial())
+    for name in ("ace", "ece_pooled", "classwise_ece"):
+        left = []
+        for group in dict.fromkeys(groups):
+            rest = [i for i in range(8) if groups[i] != group]
+            without = evaluate(cohort(rest), scaled(0.4), Serial())
+            left.append(without.calibrated.block[name] - without.uncalibrated.block[name])
+        error = np.sqrt(4 / 5 * np.sum((left - np.mean(left)) ** 2))
+        assert found.differences[name].standard_error == pytest.approx(error, rel=1e-9)
+
+
+def test_the_verdict_is_of_the_prediction_and_plain_json():
+    found = evaluate(cohort(background=0), scaled(0.3), Serial())
+    verdict = json.loads(json.dumps(found.to_json()["verdict"], allow_nan=False))
+    assert set(verdict) == {"sentence", "groups", "power", "overall", "foreground", "boundary", "bands_off"}
+    decided = Z.argmax(1) != 0
+    p = torch.softmax(torch.from_numpy(Z).double(), 1).numpy()
+    own = np.take_along_axis(p, Y[:, None], 1)[:, 0]
+    assert verdict["foreground"]["share"] == pytest.approx(decided.mean())
+    assert verdict["foreground"]["nll"]["before"] == pytest.approx(-np.log(own[decided]).mean(), rel=1e-9)
+    assert verdict["overall"]["nll"]["change"] == found.to_json()["differences"]["nll"]
+    assert "foreground" not in evaluate(cohort(), scaled(0.3), Serial()).verdict.to_json()
+    assert evaluate(cohort(), None, Serial()).verdict is None
+
+
+def test_a_calibrator_that_is_too_soft_is_called_worse_and_its_bands_are_named():
+    found = evaluate(cohort(background=0), scaled(0.02), Serial()).verdict
+    assert {found.at("overall", metric).word for metric in ("nll", "brier", "ece")} == {"worse"}
+    assert found.sentence.startswith("Worse overall by NLL")
+    assert "under-confident" in found.sentence
+    assert all(band.gap.high < -0.02 for band in found.bands)
+
+
+def test_fewer_than_three_groups_claim_nothing_and_the_identity_changes_nothing():
+    two = evaluate(cohort(groups=["p"] * 4 + ["q"] * 4), scaled(0.2), Serial()).verdict
+    assert {cell.word for cell in two.cells} == {"cannot be told"}
+    assert "cannot be told from 2 groups" in two.sentence
+    one = evaluate(cohort([0]), scaled(0.2), Serial())
+    assert "cannot be told from 1 group:" in one.verdict.sentence
+    json.dumps(one.to_json(), allow_nan=False)
+    same = evaluate(cohort(), scaled(1.0), Serial()).verdict
+    assert same.sentence.startswith("Nothing changes.")
+
+
+def test_more_groups_than_blocks_are_put_together(monkeypatch):
+    monkeypatch.setattr("segcal.evaluation.MOST_BLOCKS", 4)
+    found = evaluate(cohort(), scaled(0.4), Serial())
+    assert (found.differences["ace"].groups, found.differences["nll"].groups) == (4, 8)
+    whole = evaluate(cohort(), scaled(0.4), Threads(2)).to_json()
+    assert whole == found.to_json()

@@ -1,17 +1,24 @@
 """Scoring a cohort before and after calibration, in one pass over its files; and cross-fitted numbers of a fit.
 
-Every number is exact and mergeable (`segcal.metrics`); differences are paired over cases with intervals clustered by
-group. Cases a calibrator was fitted on are recognised by digest and never called a test: they are refused, left out, or
-scored under the name "in-sample". Cross-fitted numbers score each case with a calibrator that saw neither it nor its
-group.
+Every number is exact and mergeable (`segcal.metrics`); a change is that of the two numbers beside it, with an interval
+over groups, and a verdict says in words what it shows. Cases a calibrator was fitted on are recognised by digest and
+never called a test: they are refused, left out, or scored under the name "in-sample". Cross-fitted numbers score each
+case with a calibrator that saw neither it nor its group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from segcal import accumulate
+from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort, Record
 from segcal.engines import Ask, Engine
@@ -19,30 +26,146 @@ from segcal.errors import HeldOutError
 from segcal.head import Head
 from segcal.matching import check_match, fitted_cases
 from segcal.methods.method import Fit
-from segcal.metrics.summary import Summary, combine_parts, suite, summarise
-from segcal.statistics import Estimate, paired_difference
+from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
+from segcal.metrics.summary import ACE_BINS, ECE_BINS, Summary, combine_parts, mean_known, suite, summarise
+from segcal.statistics import Band, Cell, Estimate, Verdict, jackknife
+from segcal.statistics.verdict import LEAST, METRICS, OVERALL
 
-COMPARED = ("nll", "brier", "ece", "ace", "classwise_ece", "ba_ece", "dice", "iou", "flip_rate")
-"""Per-case numbers whose change is reported with an interval."""
+COMPARED = ("nll", "brier", "ece", "ece_pooled", "ace", "classwise_ece", "ba_ece", "dice", "iou", "flip_rate")
+"""Numbers of a block whose change is reported with an interval."""
 
 Fitted = Literal["refuse", "exclude", "include"]
 
 
+Read = Callable[[Mapping[str, Any]], float]
+"""Reads a number off the results of accumulators, by their names."""
+
+MOST_BLOCKS = 100
+"""Sums of pooled numbers are kept for so many sets of groups; more groups are put together, evenly, which leaves an
+interval for them with this many degrees of freedom.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Numbers of one stage. `pooled`: for each part of the head, the sums of each block of groups, by accumulator of
+    `suites`.
+    """
+
+    summary: Summary
+    suites: Sequence[Mapping[str, Accumulator]]
+    pooled: Sequence[Sequence[Mapping[str, State]]]
+
+    def number(self, read: Read) -> float:
+        """What `read` makes of the results of all voxels; mean over the parts where it is defined."""
+        return mean_known(read(found[0]) for found in self.results)
+
+    def without(self, read: Read) -> NDArray[np.float64]:
+        """The same without each block of groups."""
+        return np.array([mean_known(map(read, parts)) for parts in list(zip(*self.results, strict=True))[1:]])
+
+    @cached_property
+    def results(self) -> list[list[dict[str, Any]]]:
+        """For each part the results of all blocks together, then without each."""
+        out = []
+        for accumulators, blocks in zip(self.suites, self.pooled, strict=True):
+            names = list(blocks[0])
+            total = {n: _merged(accumulators[n], [block[n] for block in blocks]) for n in names}
+            rest = [
+                {n: {leaf: total[n][leaf] - block[n][leaf] for leaf in total[n]} for n in names} for block in blocks
+            ]
+            out.append([{n: accumulate.result(accumulators[n], states[n]) for n in names} for states in (total, *rest)])
+        return out
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Numbers of a cohort before and after.
+    """Numbers of a cohort `before` and `after`; None: nothing was done to the scores.
 
-    `differences`: calibrated minus uncalibrated, mean over cases. `in_sample`: cases the calibrator was fitted on.
-    `notes`: what a reader must know.
+    `in_sample`: cases the calibrator was fitted on. `notes`: what a reader must know.
     """
 
     cohort: Cohort
-    uncalibrated: Summary
-    calibrated: Summary | None
-    differences: Mapping[str, Estimate]
+    before: Scored
+    after: Scored | None
     records: Sequence[Record]
     in_sample: Sequence[str] = ()
     notes: Sequence[str] = field(default=())
+
+    @property
+    def uncalibrated(self) -> Summary:
+        """Before."""
+        return self.before.summary
+
+    @property
+    def calibrated(self) -> Summary | None:
+        """After, if there is one."""
+        return None if self.after is None else self.after.summary
+
+    @cached_property
+    def differences(self) -> Mapping[str, Estimate]:
+        """Calibrated minus uncalibrated: the change of each number of the block, with an interval over groups."""
+        if self.after is None:
+            return {}
+        return {
+            name: _pooled(self.before, self.after, self.cohort, POOLED[name])
+            if name in POOLED
+            else compare(self.cohort, self.uncalibrated, self.after.summary, name)
+            for name in COMPARED
+        }
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """What the change shows, overall and in strata of the prediction; None without a calibrator."""
+        if self.after is None:
+            return None
+        cells = [
+            Cell(
+                OVERALL, name, _known(self.uncalibrated, name), _known(self.after.summary, name), self.differences[name]
+            )
+            for name in METRICS
+        ]
+        shares = {OVERALL: 1.0} | {name: self._share(name) for name in STRATA}
+        cells += [self._cell(stratum, name) for stratum in STRATA if shares[stratum] > 0 for name in METRICS]
+        off = sorted((b for b in self._bands() if b.off), key=lambda b: -b.share * abs(b.gap.mean))
+        return Verdict(cells, off, shares)
+
+    def _share(self, stratum: str) -> float:
+        return self.before.number(lambda r: r["strata"][stratum].voxels / r["calibration"].voxels)
+
+    def _cell(self, stratum: str, name: str) -> Cell:
+        assert self.after is not None
+
+        def read(results: Mapping[str, Any]) -> float:
+            return in_stratum(results["strata"][stratum], name)
+
+        change = _pooled(self.before, self.after, self.cohort, read)
+        return Cell(stratum, name, self.before.number(read), self.after.number(read), change)
+
+    def _bands(self) -> Iterator[Band]:
+        """Every band of confidence that is known in three groups or more."""
+        assert self.after is not None
+        head = self.cohort.head
+        for part, found in enumerate(self.after.results):
+            whole, *without = (r["calibration"].curve(ACE_BINS) for r in found)
+            for k in range(ACE_BINS):
+                inside = [c for c in without if c.counts[k] != whole.counts[k]]
+                if len(inside) < LEAST:
+                    continue
+                gaps = [float(c.confidence[k] - c.accuracy[k]) for c in (whole, *inside)]
+                yield Band(
+                    k / ACE_BINS,
+                    (k + 1) / ACE_BINS,
+                    int(whole.counts[k]) / whole.voxels,
+                    float(whole.confidence[k]),
+                    float(whole.accuracy[k]),
+                    jackknife(gaps[0], gaps[1:], values=len(self.cohort)),
+                    head.parts[part] if len(head.parts) > 1 else "",
+                )
+
+    def unchanged(self) -> Evaluation:
+        """The same of leaving the scores as they are."""
+        return replace(self, after=self.before)
 
     def to_json(self) -> dict[str, Any]:
         """What `evaluate --json` writes."""
@@ -66,6 +189,7 @@ class Evaluation:
             "uncalibrated": self.uncalibrated.block,
             "calibrated": None if self.calibrated is None else self.calibrated.block,
             "differences": {name: e.to_json() for name, e in self.differences.items()},
+            "verdict": None if self.verdict is None else self.verdict.to_json(),
             "per_case": rows,
             "in_sample": list(self.in_sample),
             "notes": list(self.notes),
@@ -87,21 +211,13 @@ def evaluate(
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     if calibrator is not None:
         stages["calibrated"] = [(None, calibrator)]
-    summaries, records = _score(cohort, stages, engine)
+    found, records = _score(cohort, stages, engine)
     seen = [] if calibrator is None else fitted_cases(calibrator, records)
     if seen and fitted != "include":
         raise _seen(seen, len(cohort))
-    after = summaries.get("calibrated")
-    notes += _without_boundary(summaries["uncalibrated"])
-    return Evaluation(
-        cohort,
-        summaries["uncalibrated"],
-        after,
-        compare(cohort, summaries["uncalibrated"], after),
-        records,
-        seen,
-        notes,
-    )
+    before = found["uncalibrated"]
+    notes += _without_boundary(before.summary)
+    return Evaluation(cohort, before, found.get("calibrated"), records, seen, notes)
 
 
 def _without_boundary(summary: Summary) -> list[str]:
@@ -119,57 +235,140 @@ def crossfitted(cohort: Cohort, fits: Mapping[str, Fit], engine: Engine) -> dict
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     for name, fit in fits.items():
         stages[name] = [(frozenset(fold), calibrator) for fold, calibrator in zip(fit.folds, fit.held_out, strict=True)]
-    summaries, records = _score(cohort, stages, engine)
-    before = summaries["uncalibrated"]
-    return {
-        name: Evaluation(cohort, before, summaries[name], compare(cohort, before, summaries[name]), records)
-        for name in fits
-    }
+    found, records = _score(cohort, stages, engine)
+    return {name: Evaluation(cohort, found["uncalibrated"], found[name], records) for name in fits}
 
 
-def compare(cohort: Cohort, before: Summary, after: Summary | None) -> dict[str, Estimate]:
-    """Paired differences after minus before of the per-case numbers, clustered by group."""
-    if after is None:
-        return {}
+def compare(cohort: Cohort, before: Summary, after: Summary, name: str) -> Estimate:
+    """Change of a number that is a mean over cases (and over regions), with an interval over groups (`jackknife`).
+
+    Its mean is the difference of the two blocks' numbers, also where a case has a number on one side only.
+    """
     group = dict(zip((c.id for c in cohort), cohort.groups, strict=True))
-    groups = [group[row["case"]] for row in before.per_case]
+    names = [group[row["case"]] for row in before.per_case]
+    number = {g: k for k, g in enumerate(dict.fromkeys(names))}
+    index = np.array([number[g] for g in names], np.int64)
+    sides = [[_column(part, before, name) for part in s.parts or (s,)] for s in (before, after)]
+    usable = np.any([~np.isnan(a) & ~np.isnan(b) for a, b in zip(*sides, strict=True)], axis=0)
+    ends = [_means(columns, index, len(number)) for columns in sides]
+    known = np.unique(index[usable])
+    return jackknife(
+        ends[1][0] - ends[0][0],
+        (ends[1][1] - ends[0][1])[known],
+        values=int(usable.sum()),
+        dropped=int((~usable).sum()),
+    )
 
-    def column(summary: Summary, name: str) -> list[float]:
-        by_case = {row["case"]: row[name] for row in summary.per_case}
-        return [
-            float("nan") if by_case[row["case"]] is None else float(by_case[row["case"]]) for row in before.per_case
-        ]
 
-    return {name: paired_difference(column(before, name), column(after, name), groups) for name in COMPARED}
+def _column(summary: Summary, like: Summary, name: str) -> NDArray[np.float64]:
+    by_case = {row["case"]: row[name] for row in summary.per_case}
+    return np.array([by_case[row["case"]] for row in like.per_case], np.float64)
+
+
+def _means(
+    columns: Sequence[NDArray[np.float64]], index: NDArray[np.int64], groups: int
+) -> tuple[float, NDArray[np.float64]]:
+    """Mean over cases of each column where it is known, then over columns; and the same without each group."""
+    means, without = [], []
+    for x in columns:
+        known = ~np.isnan(x)
+        sums = np.bincount(index[known], x[known], minlength=groups)
+        counts = np.bincount(index[known], minlength=groups)
+        means.append(mean_known(x.tolist()))
+        rest = counts.sum() - counts
+        without.append(np.divide(sums.sum() - sums, rest, out=np.full(groups, np.nan), where=rest > 0))
+    return mean_known(means), np.array([mean_known(values) for values in zip(*without, strict=True)])
+
+
+def _pooled(before: Scored, after: Scored, cohort: Cohort, read: Read) -> Estimate:
+    """Change of a pooled number, which is no mean of cases."""
+    return jackknife(
+        after.number(read) - before.number(read), after.without(read) - before.without(read), values=len(cohort)
+    )
+
+
+def in_stratum(stratum: Stratum, name: str) -> float:
+    """NLL, Brier, ECE or ACE of a stratum."""
+    if name in ("nll", "brier"):
+        return float(getattr(stratum, name))
+    return stratum.curves[ECE_BINS].ece if name == "ece" else stratum.curves[ACE_BINS].ace
+
+
+POOLED: Mapping[str, Read] = {
+    "ece_pooled": lambda r: float(r["calibration"].ece(ECE_BINS)),
+    "classwise_ece": lambda r: float(r["classwise"].cece),
+    "ace": lambda r: float(r["calibration"].ace(ACE_BINS)),
+}
+"""Numbers pooled over all voxels, read off the results of a suite."""
+
+
+def _known(summary: Summary, name: str) -> float:
+    value = summary.block[name]
+    return math.nan if value is None else float(value)
+
+
+def _blocks(groups: Sequence[str]) -> list[frozenset[int]]:
+    """Cases by group; more than `MOST_BLOCKS` groups are put together, evenly, in the order they come in."""
+    number = {g: k for k, g in enumerate(dict.fromkeys(groups))}
+    count = min(len(number), MOST_BLOCKS)
+    blocks: list[set[int]] = [set() for _ in range(count)]
+    for case, group in enumerate(groups):
+        blocks[number[group] % count].add(case)
+    return [frozenset(block) for block in blocks]
+
+
+def _merged(accumulator: Accumulator, states: Iterable[State]) -> State:
+    total = accumulate.zero(accumulator)
+    for state in states:
+        total = accumulate.merge(accumulator, total, state)
+    return total
 
 
 def _score(
     cohort: Cohort, stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]], engine: Engine
-) -> tuple[dict[str, Summary], list[Record]]:
+) -> tuple[dict[str, Scored], list[Record]]:
     head = cohort.head
     parts = range(len(head.parts))
-    suites = {part: suite(len(head.part_classes(part)), head.part_background(part)) for part in parts}
-    asks = {
-        (stage, part, name, k): Ask(
-            accumulator, part, cases, by_case=True, through=None if calibrator is None else calibrator.through(part)
-        )
-        for stage, pieces in stages.items()
-        for k, (cases, calibrator) in enumerate(pieces)
-        for part in parts
-        for name, accumulator in suites[part].items()
-    }
+    suites = [suite(len(head.part_classes(part)), head.part_background(part)) for part in parts]
+    strata = [PredictedStrata(len(head.part_classes(part)), head.part_background(part)) for part in parts]
+    blocks = _blocks(cohort.groups)
+    asks: dict[tuple[str, int, str, int, int], Ask] = {}
+    for stage, pieces in stages.items():
+        for k, (cases, calibrator) in enumerate(pieces):
+            for part in parts:
+                through = None if calibrator is None else calibrator.through(part)
+                for name, accumulator in suites[part].items():
+                    asks[stage, part, name, k, -1] = Ask(accumulator, part, cases, by_case=True, through=through)
+                # by block, not by case: few states, however many cases there are
+                for b, block in enumerate(blocks):
+                    if some := block if cases is None else block & cases:
+                        asks[stage, part, "strata", k, b] = Ask(strata[part], part, some, through=through)
     answers, records = engine.survey(cohort, asks)
     out = {}
     for stage, pieces in stages.items():
-        by_part = []
+        by_part, pooled = [], []
         for part in parts:
             states: dict[str, dict[str, Any]] = {case.id: {} for case in cohort}
             for name in suites[part]:
                 for k in range(len(pieces)):
-                    for case, state in answers[stage, part, name, k].items():
+                    for case, state in answers[stage, part, name, k, -1].items():
                         states[cohort[case].id][name] = state
             by_part.append(summarise(suites[part], states, head.part_classes(part)))
-        out[stage] = _joined(head, by_part)
+            pooled.append(
+                [
+                    {
+                        "strata": _merged(strata[part], [answers[key] for key in kept if key in answers]),
+                        **{
+                            name: _merged(suites[part][name], [states[cohort[i].id][name] for i in sorted(block)])
+                            for name in ("calibration", "classwise")
+                        },
+                    }
+                    for b, block in enumerate(blocks)
+                    for kept in [[(stage, part, "strata", k, b) for k in range(len(pieces))]]
+                ]
+            )
+        accumulators = [{**suites[part], "strata": strata[part]} for part in parts]
+        out[stage] = Scored(_joined(head, by_part), accumulators, pooled)
     return out, records
 
 

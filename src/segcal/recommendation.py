@@ -227,8 +227,7 @@ def _candidates(
     invariant: bool,
 ) -> dict[str, Candidate]:
     first = next(iter(evaluations.values()))
-    before = first.uncalibrated
-    plain = Evaluation(cohort, before, before, compare(cohort, before, before), first.records)
+    plain = first.unchanged()
     found = [Candidate(UNCALIBRATED, 0, True, True, True, plain, plain.differences["nll"], None)]
     for name, fit in fits.items():
         given = weakest([c.guarantees() for c in (fit.calibrator, *fit.held_out)])
@@ -253,7 +252,7 @@ def _candidates(
 def _against(cohort: Cohort, candidates: Mapping[str, Candidate], best: str) -> dict[str, Candidate]:
     """Candidates with their excess over the one called `best`."""
     return {
-        name: replace(c, excess=compare(cohort, candidates[best].after, c.after)["nll"])
+        name: replace(c, excess=compare(cohort, candidates[best].after, c.after, "nll"))
         for name, c in candidates.items()
     }
 
@@ -379,7 +378,7 @@ def _price(cohort: Cohort, candidates: Mapping[str, Candidate], chosen: str, unc
             if unconstrained == chosen
             else f"Giving that up would only move the choice to {unconstrained}."
         )
-    change = compare(cohort, candidates[chosen].after, other.after)["nll"]
+    change = compare(cohort, candidates[chosen].after, other.after, "nll")
     dice = other.evaluation.differences["dice"]
     flips = 100 * other.after.block["flip_rate"]
     return (

@@ -1,4 +1,4 @@
-"""Strata of the prediction: their numbers are those of their voxels alone, and sharpening the truth never pays in them."""
+"""Strata of the prediction: numbers are those of their voxels alone, and lie where the prediction has them."""
 
 from __future__ import annotations
 

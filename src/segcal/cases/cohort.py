@@ -28,7 +28,6 @@ from segcal.places import LabelMap, Places, Stored
 from segcal.pooling import Pool, pool_members, pooled_kind
 from segcal.scores import Kind
 
-
 NOT_LOOKED_AT = -1
 """Stands in a predicted label map for padding and what lies outside the mask."""
 

@@ -87,8 +87,8 @@ def show(out: Output, found: Recommendation, done: fits.Done, file: Path) -> Non
 
 def comparison(found: Recommendation) -> Table:
     """One row a method, the simplest first."""
-    out = tables.table("method", "parameters", "map kept", "NLL", "gain", "+-", "ECE", "Dice", "flips %", "")
-    out.columns[-1].justify = "left"
+    out = tables.table("method", "params", "map", "NLL", "gain", "+-", "ECE", "Dice", "flips %", "")
+    out.columns[-1].justify, out.collapse_padding = "left", True
     for name, c in found.candidates.items():
         block, change = c.after.block, c.evaluation.differences["nll"]
         gain = (
@@ -109,7 +109,7 @@ def comparison(found: Recommendation) -> Table:
         )
         numbers = (tables.shown(key, block[key]) for key in ("ece", "dice", "flip_rate"))
         out.add_row(
-            name, f"{c.parameters:,}", "yes" if c.keeps_map else "no", tables.number(c.nll), *gain, *numbers, verdict
+            name, f"{c.parameters:,}", "kept" if c.keeps_map else "free", tables.number(c.nll), *gain, *numbers, verdict
         )
     out.caption = (
         "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. "

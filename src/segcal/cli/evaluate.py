@@ -26,7 +26,8 @@ def evaluate(
 
     HELDOUT are predictions of cases that neither the network nor the calibrator has seen. Cases the calibrator was
     fitted on are recognised by their content, whatever they are called, and refused. Without --calibrator, the scores
-    are evaluated as they are. Changes are means over cases; intervals treat groups, not voxels, as independent.
+    are evaluated as they are. A verdict says in words what is better, what is worse and what cannot be told from so
+    many cases; intervals treat groups, not voxels, as independent.
 
         segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
         segcal evaluate HELDOUT --labels LABELS --csv cases.csv
@@ -66,8 +67,12 @@ def evaluate(
         if found.in_sample
         else f"{len(found.cohort)} cases"
     )
+    if found.verdict is not None:
+        out.text(found.verdict.sentence, "bold")
     title = what + f" in {len(set(found.cohort.groups))} groups, {result['voxels']:,} voxels"
     out.show(tables.before_after(result["uncalibrated"], result["calibrated"], result["differences"]), title)
+    if found.verdict is not None:
+        out.show(tables.verdict(result["verdict"]), "Verdict")
     out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))
     if csv is not None:
         tables.write_cases(csv, result["per_case"])

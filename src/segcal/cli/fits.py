@@ -205,9 +205,13 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
     if done.why_not:
         out.text(f"No cross-fitted numbers: {done.why_not}.")
     title = _title(done)
+    for name, evaluation in done.evaluations.items():
+        assert evaluation.verdict is not None
+        out.text(f"{f'{name}: ' if len(done.evaluations) > 1 else ''}{evaluation.verdict.sentence}", "bold")
     if len(done.evaluations) == 1:
         only = next(iter(done.evaluations.values())).to_json()
         out.show(tables.before_after(only["uncalibrated"], only["calibrated"], only["differences"]), title)
+        out.show(tables.verdict(only["verdict"]), "Verdict")
     elif done.evaluations:
         found = {name: e.to_json() for name, e in done.evaluations.items()}
         before = next(iter(found.values()))["uncalibrated"]

@@ -66,6 +66,8 @@ def show(out: Output, described: Mapping[str, Any]) -> None:
     else:
         title = f"Cross-fitted over {crossfit['cases']} cases in {crossfit['groups']} groups, {crossfit['folds']} folds"
         out.show(before_after(crossfit["uncalibrated"], crossfit["calibrated"], crossfit["differences"]), title)
+        if "verdict" in crossfit:  # files written before have none
+            out.text(crossfit["verdict"]["sentence"], "bold")
         for reason in crossfit.get("recommendation", {}).get("reasons", ()):
             out.text(reason)
     out.text("made by " + ", ".join(f"{name} {version}" for name, version in described["versions"].items()))

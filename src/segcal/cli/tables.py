@@ -17,21 +17,23 @@ from rich import box
 from rich.table import Table
 
 from segcal import journal
+from segcal.metrics.strata import NEAR
 from segcal.metrics.summary import LARGE
+from segcal.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
 
 NUMBERS = (
     ("nll", "NLL"),
     ("brier", "Brier"),
-    ("ece", "ECE (50 bins, mean of cases)"),
-    ("ece_pooled", "ECE (50 bins, pooled)"),
-    ("classwise_ece", "class-wise ECE (pooled)"),
-    ("ace", "ACE (15 bins, pooled)"),
-    ("ba_ece", "BA-ECE (by distance to a boundary, mean of cases)"),
+    ("ece", "ECE"),
+    ("ece_pooled", "ECE, pooled"),
+    ("classwise_ece", "class-wise ECE, pooled"),
+    ("ace", "ACE, pooled"),
+    ("ba_ece", "BA-ECE"),
     ("dice", "Dice"),
     ("iou", "IoU"),
     ("flip_rate", "flipped labels, %"),
 )
-"""Rows of the table before and after; their changes are means over cases, for pooled numbers too."""
+"""Rows of the table before and after."""
 
 SHORT = (("nll", "NLL"), ("ece", "ECE"), ("ace", "ACE"), ("dice", "Dice"), ("flip_rate", "flips %"))
 
@@ -81,8 +83,11 @@ def before_after(
             out.add_row(name, shown(key, before[key]))
         return out
     level = next((f"{100 * d['level']:.0f} % interval" for d in differences.values()), "interval")
-    out = table("", "uncalibrated", "calibrated", "change", level)
-    out.caption = "Changes are means over cases, also beside pooled numbers; intervals are over groups."
+    out = table("", "before", "after", "change", level)
+    out.caption = (
+        "Means over cases, or pooled over all voxels; ECE has 50 bins, ACE and class-wise ECE have 15. Intervals are"
+        " over groups; flips are of scored voxels."
+    )
     for key, name in NUMBERS:
         change = differences.get(key)
         out.add_row(
@@ -95,11 +100,34 @@ def before_after(
     return out
 
 
+def verdict(found: Mapping[str, Any]) -> Table:
+    """Metrics by strata, each in a word with its change; where it cannot be told, the change that would be seen."""
+    out = table("", *METRICS.values())
+    out.collapse_padding = True
+    for where in (w for w in WHERE if w in found):
+        stratum = found[where]
+        words, numbers = [], []
+        for metric in METRICS:
+            cell = stratum[metric]
+            words.append(cell["verdict"])
+            unknown = cell["verdict"] == UNKNOWN and cell["seen"] is not None
+            numbers.append(f"needs {number(cell['seen'])}" if unknown else number(cell["change"]["mean"], True))
+        share = "" if where == OVERALL else f" {100 * stratum['share']:.2g} %"
+        out.add_row(where, *words)
+        out.add_row(share, *numbers, end_section=True)
+    out.caption = (
+        "Foreground and boundary (share of voxels): where the uncalibrated scores predict foreground, or lie closer"
+        f" than {NEAR:g} voxels to a predicted boundary. Better, worse: the 95 % interval over groups excludes 0."
+        f" 'needs': the change that {found['groups']} such groups would show {100 * found['power']:.0f} times in 100."
+    )
+    return out
+
+
 def methods(
     before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]
 ) -> Table:
     """One row a method (block after, differences), the uncalibrated first."""
-    out = table("method", *(name for _, name in SHORT), "change of NLL", "interval")
+    out = table("method", *(name for _, name in SHORT), "d NLL", "95 % interval")
     out.add_row("uncalibrated", *(shown(key, before[key]) for key, _ in SHORT), "", "")
     for name, (after, differences) in rows.items():
         change = differences["nll"]
@@ -125,7 +153,8 @@ def distances(rows: Sequence[Mapping[str, Any]]) -> Table:
 def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Table:
     """One row a class."""
     columns = ["class", "cases", "voxels", "Dice", "class-wise ECE"]
-    out = table(*columns, *(["calibrated"] if after is not None else []))
+    out = table(*columns, *(["after"] if after is not None else []))
+    out.columns[0].no_wrap = False
     rows_after = [None] * len(before["per_class"]) if after is None else after["per_class"]
     for one, two in zip(before["per_class"], rows_after, strict=True):
         name = f"{one['name']} (background)" if one["background"] else str(one["name"])

@@ -1,13 +1,13 @@
 """NLL, Brier score and calibration errors in strata of the prediction: its foreground, and what lies near its boundary.
 
 A stratum chosen by labels rewards over-confidence (`docs/results/strata.md`): where only voxels of a label are looked
-at, sharper probabilities may come out better than the true ones. These are chosen by the label map that the uncalibrated
-scores decide for (`Rows.reference`), so the same voxels are compared before and after a calibrator. `foreground`: not
-decided for the background; None is declared: there is no such stratum. `boundary`: closer than `NEAR` to a boundary of
-the predicted map, in voxels of the finest spacing. Numbers are pooled over voxels; definitions and bins are those of
-`segcal.metrics.likelihood` and `segcal.metrics.calibration`. Promises: counts are int64 and other sums exact. Costs: the
-voxels of the strata once more, and the predicted label map of each case, for which its scores are read again. No voxel
-in a stratum: NaN.
+at, sharper probabilities may come out better than the true ones. These are chosen by the label map that the
+uncalibrated scores decide for (`Rows.reference`), so the same voxels are compared before and after a calibrator.
+`foreground`: not decided for the background; None is declared: there is no such stratum. `boundary`: closer than `NEAR`
+to a boundary of the predicted map, in voxels of the finest spacing. Numbers are pooled over voxels; definitions and
+bins are those of `segcal.metrics.likelihood` and `segcal.metrics.calibration`. Promises: counts are int64 and other
+sums exact. Costs: the voxels of the strata once more, and the predicted label map of each case, for which its scores
+are read again. No voxel in a stratum: NaN.
 """
 
 from __future__ import annotations

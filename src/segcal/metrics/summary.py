@@ -114,10 +114,14 @@ class CaseScores:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """`block`: the cohort's numbers. `per_case`: one flat dict a case, `case` and numbers. Both safe for JSON."""
+    """`block`: the cohort's numbers. `per_case`: one flat dict a case, `case` and numbers. Both safe for JSON.
+
+    `parts`: the summaries of the regions it was combined from; empty for a softmax head.
+    """
 
     block: dict[str, Any]
     per_case: list[dict[str, Any]]
+    parts: tuple[Summary, ...] = ()
 
 
 def summarise(
@@ -216,7 +220,7 @@ def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary
             for key in ("nll", "ece", "dice", "iou")
         }
         per_case.append({"case": rows[0]["case"], **row, **{key: sum(r[key] for r in rows) for key in _COUNTS}, **own})
-    return Summary(plain(block), [plain(row) for row in per_case])
+    return Summary(plain(block), [plain(row) for row in per_case], tuple(summaries))
 
 
 def mean_known(values: Iterable[float | None]) -> float:

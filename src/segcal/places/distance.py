@@ -242,7 +242,7 @@ def _along(axis: int, step: float | None, squares: Squares, reach: float) -> Non
 
 
 def _swept(slab: NDArray[Any], step: float | None, reach: float) -> NDArray[Any]:
-    """min over k of slab[:, i + k] + (k step)^2, (count, side, width), a few columns at a time; k step below `reach`."""
+    """min over k of slab[:, i + k] + (k step)^2, (count, side, width), a few columns at a time; k step < `reach`."""
     out = np.empty_like(slab)
     _, side, width = slab.shape
     columns = max(1, CACHED // (slab.shape[0] * side))

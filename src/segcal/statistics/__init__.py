@@ -5,6 +5,7 @@
     hierarchical   the paper's two-level bootstrap of one column
     resamples      one resampling for every column of a study: two-level, or by group; paired differences
     multiplicity   Holm's adjustment, and what chance alone would give
+    verdict        better, worse, or that it cannot be told, and one plain sentence of it
     coverage       how often such intervals cover the truth, measured by simulation, and the warning that follows
 
 Promises: NaN values are dropped and counted; bootstraps are seeded (2000 replicates, linear percentiles), so pipelines
@@ -16,6 +17,7 @@ from __future__ import annotations
 from segcal.statistics.clustered import (
     cluster_bootstrap,
     clustered_mean,
+    jackknife,
     lowest_probabilities,
     one_standard_error,
     paired_difference,
@@ -25,21 +27,26 @@ from segcal.statistics.estimate import LEVEL, REPLICATES, Estimate, Range, repea
 from segcal.statistics.hierarchical import hierarchical_bootstrap
 from segcal.statistics.multiplicity import holm, note
 from segcal.statistics.resamples import ByGroup, Comparison, Resamples, Scheme, TwoLevel
+from segcal.statistics.verdict import Band, Cell, Verdict
 
 __all__ = [
     "LEVEL",
     "REPLICATES",
+    "Band",
     "ByGroup",
+    "Cell",
     "Comparison",
     "Estimate",
     "Range",
     "Resamples",
     "Scheme",
     "TwoLevel",
+    "Verdict",
     "cluster_bootstrap",
     "clustered_mean",
     "hierarchical_bootstrap",
     "holm",
+    "jackknife",
     "lowest_probabilities",
     "note",
     "one_standard_error",

@@ -55,27 +55,26 @@ def paired_difference(
     return clustered_mean(_difference(before, after), groups, level=level)
 
 
-def jackknife(
-    value: float, without: ArrayLike, *, values: int, dropped: int = 0, level: float = 0.95, groups: int | None = None
-) -> Estimate:
-    """`value` with a t interval from what it is `without` each of G groups (G,), all that went into that group left out.
+def jackknife(value: float, without: ArrayLike, *, values: int, dropped: int = 0, level: float = 0.95) -> Estimate:
+    """`value` with a t interval from what it is `without` each of G groups (G,), all that went into that group left
+    out.
 
     Var = (G - 1) / G sum_g (v_g - mean)^2, with G - 1 degrees of freedom (Tukey 1958): for a mean over groups of one
     size it is `clustered_mean`, for groups of different sizes a little wider, and it holds for pooled errors, which are
-    no means. `values`, `dropped`: cases that went in and that could not. `groups`: how many there are, where they were
-    put together to make G. No interval (NaN) for one group, or where a number is not defined without some group.
+    no means. `values`, `dropped`: cases that went in and that could not. No interval (NaN) for one group, or where a
+    number is not defined without some group.
     """
     check(level, REPLICATES)
     v = np.asarray(without, np.float64).ravel()
-    count = v.size if groups is None else groups
     if v.size < 2 or math.isnan(value):
-        return replace(bare(np.array([value] if not math.isnan(value) else []), level, dropped, count), values=values)
+        one = bare(np.array([value]), level, dropped, min(v.size, 1))
+        return replace(one, values=values) if not math.isnan(value) else bare(np.empty(0), level, dropped, 0)
     if np.isnan(v).any():
         nan = math.nan
-        return Estimate(value, nan, nan, nan, level, values, dropped, count, "not defined without one of the groups")
+        return Estimate(value, nan, nan, nan, level, values, dropped, v.size, "not defined without one of the groups")
     error = math.sqrt((v.size - 1) / v.size * math.fsum((v - v.mean()) ** 2))
     reach = float(stats.t.ppf((1 + level) / 2, v.size - 1)) * error
-    return Estimate(value, value - reach, value + reach, error, level, values, dropped, count)
+    return Estimate(value, value - reach, value + reach, error, level, values, dropped, v.size)
 
 
 def cluster_bootstrap(
