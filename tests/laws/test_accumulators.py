@@ -19,6 +19,7 @@ from segcal.metrics import REGISTERED
 from segcal.objectives import AffineNLL, ConditionalNLL, ExpertFacts, MixtureNLL, ScaleNLL
 from segcal.objectives.intra_order import IntraOrderNLL
 from segcal.objectives.labels import LabelCount
+from segcal.objectives.magnitude import Magnitude
 from segcal.simulate import DistanceToTruth, Truth
 from segcal.testing import ACCUMULATOR_LAWS, Law
 
@@ -42,6 +43,7 @@ FACTORIES: dict[str, Factory] = {
     "ScaleNLL": lambda classes: ScaleNLL(0.7),
     "ScaleNLL far out": lambda classes: ScaleNLL(1e4),
     "LabelCount": LabelCount,
+    "Magnitude": lambda classes: Magnitude(),
     "DistanceToTruth": lambda classes: DistanceToTruth(Truth.general(classes)),
     "MixtureNLL": lambda classes: MixtureNLL(0.7, (0.5, 0.3, 0.2)),
     "AffineNLL, value": affine(0, False),

@@ -85,3 +85,16 @@ def test_constant_scores_are_reported(arrays) -> None:
     solution = EnsembleTemperatureScaling().fit(0 * z, y, engine=Serial()).solution
     assert solution.status == "degenerate"
     assert solution.nll == pytest.approx(np.log(3))
+
+
+def test_scores_against_the_labels_keep_every_label(arrays) -> None:
+    """All weight on the uniform distribution would tie every class, and hand each voxel to class 0."""
+    z, _ = arrays
+    calibrator = EnsembleTemperatureScaling().fit(z, z.argmin(1), engine=Serial())
+    weights = calibrator.maps[0].weights
+    assert float(weights[:2].sum()) == pytest.approx(1e-6)
+    assert calibrator.solution.nll == pytest.approx(np.log(3), abs=1e-5)
+    assert calibrator.solution.certificate["gap"] <= 1e-5
+    assert "tell nothing of the labels" in calibrator.solution.message
+    assert calibrator.guarantees().preserves_argmax == "proven"
+    assert np.array_equal(calibrator(torch.from_numpy(z)).argmax(1).numpy(), z.argmax(1))

@@ -117,6 +117,11 @@ class RefusesTheOrder(Sound):
         return Guarantees("proven", "proven", "no", REASONS)
 
 
+class SaysItIsCalm(Sound):
+    def sensitivity(self) -> float:
+        return 1e-3
+
+
 class LooksAtValues(Sound):
     def forward(self, log_probs: Tensor, free_energy: Tensor | None = None) -> Tensor:
         return super().forward(log_probs, free_energy) if log_probs.numel() == 0 or log_probs.min() < 1 else log_probs
@@ -138,6 +143,7 @@ BROKEN: list[tuple[Law[Any], type[Sound], str]] = [
     (laws.argmax_promise_is_honest, RefusesTheLabel, "no voxel tried"),
     (laws.order_promise_is_honest, SwapsTheRest, "two classes swap"),
     (laws.order_promise_is_honest, RefusesTheOrder, "no voxel tried"),
+    (laws.sensitivity_is_a_bound, SaysItIsCalm, "beyond 0.001 times that"),
     (laws.a_trace_gives_the_same_numbers, LooksAtValues, "data-dependent"),
 ]
 

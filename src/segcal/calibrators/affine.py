@@ -126,6 +126,10 @@ class AffineMap(Map):
             "acts_on": "logits" if self._on_logits else "log_probs",
         }
 
+    def sensitivity(self) -> float:
+        """The largest sum of absolute weights of a row, and as much for the free energy."""
+        return 2 * float(self.weight.abs().sum(1).max())
+
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> AffineMap:
         return cls(tensors["weight"], tensors["bias"], bool(tensors["on_logits"]))

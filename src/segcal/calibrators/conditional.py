@@ -132,6 +132,15 @@ class ConditionalMap(Map):
         """The matrix and the bias of each expert."""
         return {"coordinates": self.coordinates.name, "weight": self.weight.tolist(), "bias": self.bias.tolist()}
 
+    def sensitivity(self) -> float:
+        """As of an affine map, for the expert that moves most; a margin moves twice as far as a log-probability, and a
+        rank by what all margins before it do.
+        """
+        weight = self.weight.abs()
+        if isinstance(self.coordinates, Scores):
+            return 2 * float(weight.sum(2).max())
+        return 4 * float(weight.sum((1, 2)).max() if self.coordinates.ranked else weight.sum(2).max())
+
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ConditionalMap:
         return cls(tensors["weight"], tensors["bias"], COORDINATES[int(tensors["kind"].int().argmax())])

@@ -62,6 +62,12 @@ class PartMap(nn.Module, ABC):
     def describe(self) -> dict[str, object]:
         """Fitted numbers a person wants to see."""
 
+    def sensitivity(self) -> float | None:
+        """A bound on how far a calibrated log-probability moves, by how far the log-probabilities it is made from move
+        at most; None where there is none.
+        """
+        return None
+
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> PartMap:

@@ -71,6 +71,10 @@ class MixtureMap(Map):
         """Temperature and weights."""
         return {"temperature": 1 / self.beta.item(), "weights": self.weights.tolist()}
 
+    def sensitivity(self) -> float:
+        """That of the component that moves most."""
+        return 2 * max(self.beta.item(), 1.0)
+
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> MixtureMap:
         return cls(tensors["beta"], tensors["weights"])

@@ -53,6 +53,10 @@ class ScaleMap(Map):
         """The temperature."""
         return {"temperature": 1 / self.beta.item()}
 
+    def sensitivity(self) -> float:
+        """Each score moves beta times as far, and the free energy no further."""
+        return 2 * self.beta.item()
+
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ScaleMap:
         return cls(tensors["beta"])

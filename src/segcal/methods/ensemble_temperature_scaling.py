@@ -2,12 +2,13 @@
 
 Two stages, NLL in both (definitions 2.7; the original code hard-codes a squared error): T as in temperature scaling,
 then the weights by Newton on the simplex, certified by the Frank-Wolfe gap. With T = 1 the first two components
-coincide; all their weight is given to the first.
+coincide; all their weight is given to the first. Deviation: scores that tell nothing of the labels would put all weight
+on the uniform distribution, where every class ties and the label is lost; `LEAST` of it stays on the first component.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +21,11 @@ from segcal.methods.method import FittedMap, Published
 from segcal.methods.temperature_scaling import certificate, temperatures
 from segcal.objectives import Evaluation, MixtureNLL
 from segcal.solvers import Query, SimplexNewton, Solved
+
+LEAST = 1e-6
+"""Least weight of the two components that know the scores: it costs at most as much NLL and keeps label and order."""
+
+_UNRELATED = "the scores tell nothing of the labels: all weight but what keeps the label is on the uniform distribution"
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,12 @@ class EnsembleTemperatureScaling(Published):
             )
             # not from the simplex's border: there a weight that should grow may have no slope in the model
             start = 0.999 * rough.theta + 0.001 / 3
-            return (yield from Binding(task, subset, Level.ALL, Level.ALL, problem).run(SimplexNewton().solve(start)))
+            every = Binding(task, subset, Level.ALL, Level.ALL, problem)
+            found = yield from every.run(SimplexNewton().solve(start))
+            if found.theta[:2].sum() >= LEAST:
+                return found
+            kept = yield from every.run(SimplexNewton().proven(np.array([LEAST, 0.0, 1 - LEAST])))
+            return replace(kept, converged=found.converged, notes=(*found.notes, _UNRELATED))
 
         second = yield from together({s: weights(s) for s in task.subsets})
         return {s: _fitted(first[s], second[s]) for s in task.subsets}

@@ -26,7 +26,7 @@ from segcal.cases import Cohort, Record
 from segcal.engines import Engine, Level, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
-from segcal.objectives import LabelCount
+from segcal.objectives import LabelCount, Magnitude
 from segcal.recipe import FAMILIES, Recipe
 from segcal.scores import Kind
 from segcal.sources.arrays import cohort_from_arrays
@@ -35,6 +35,9 @@ from segcal.training import Examples, Lesson
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
+
+CERTIFIED = 1e-6
+"""A fit is called optimal where what its certificate leaves open is at most this share of the objective."""
 
 FOLDS = 5
 SEED = 0
@@ -310,7 +313,7 @@ def _driven(
             if isinstance(method, Method | Trained)
             for task in tasks
         }
-        plans |= {(None, task.part): _absent(task) for task in tasks}
+        plans |= {(None, task.part): _overview(task) for task in tasks}
         return drive(together(plans), engine, pinned), Read(pinned.records, pinned.passes), parts
 
 
@@ -389,11 +392,27 @@ def _check_apart(pinned: Pinned, fitted: int) -> None:
             )
 
 
-def _absent(task: Task) -> Plan[dict[Subset, frozenset[int]]]:
-    """Classes without a label, for each subset; waits for the first pass that somebody else needs."""
-    count = LabelCount(task.classes)
-    found = yield {s: task.ask(count, s, Level.ALL) for s in task.subsets}
-    return {s: frozenset(np.flatnonzero(accumulate.result(count, found[s]) == 0).tolist()) for s in task.subsets}
+@dataclass(frozen=True)
+class Overview:
+    """What is known of a subset's rows whatever is fitted: classes without a label, and the mean over voxels of the
+    largest |log-probability|.
+    """
+
+    absent: frozenset[int]
+    magnitude: float
+
+
+def _overview(task: Task) -> Plan[dict[Subset, Overview]]:
+    """An overview of each subset; waits for the first pass that somebody else needs."""
+    count, magnitude = LabelCount(task.classes), Magnitude()
+    found = yield {(s, a): task.ask(a, s, Level.ALL) for s in task.subsets for a in (count, magnitude)}
+    return {
+        s: Overview(
+            frozenset(np.flatnonzero(accumulate.result(count, found[s, count]) == 0).tolist()),
+            float(accumulate.result(magnitude, found[s, magnitude])),
+        )
+        for s in task.subsets
+    }
 
 
 def _fit(
@@ -407,10 +426,11 @@ def _fit(
 ) -> Fit:
     def fitted_part(part: int, subset: Subset) -> FittedMap:
         fitted: FittedMap = found[name, part][subset]
-        absent = [cohort.head.part_classes(part)[k] for k in sorted(found[None, part][subset])]
+        seen: Overview = found[None, part][subset]
+        s = _judged(fitted, seen.magnitude)
+        absent = [cohort.head.part_classes(part)[k] for k in sorted(seen.absent)]
         if not absent:
-            return fitted
-        s = fitted.solution
+            return replace(fitted, solution=s)
         message = f"{s.message}; no voxel is labelled {', '.join(absent)}"
         status = "degenerate" if method.needs_every_class and s.status == "optimal" else s.status
         return replace(fitted, solution=replace(s, message=message, status=status))
@@ -438,6 +458,20 @@ def _fit(
         )
 
     return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))
+
+
+def _judged(fitted: FittedMap, magnitude: float) -> Solution:
+    """The solution with a status that follows its certificate, and what rounding rows to float32 can hide from that.
+
+    NLL changes by at most the map's `sensitivity` times the mean rounding, 2^-24 of the largest log-probability.
+    """
+    s, sensitivity = fitted.solution, fitted.map.sensitivity()
+    gap = s.certificate["gap"]
+    if sensitivity is not None and gap is not None:
+        s = replace(s, certificate={**s.certificate, "rounding": sensitivity * magnitude * 2.0**-24})
+    if s.status != "optimal" or gap is None or gap <= CERTIFIED * max(s.objective, 1e-3):
+        return s
+    return replace(s, status="stopped", message=f"{s.message}; not proven optimal: the bound leaves {gap:.2g}")
 
 
 def _combined(solutions: Sequence[Solution], names: Sequence[str], passes: int) -> Solution:

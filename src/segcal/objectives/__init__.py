@@ -8,6 +8,7 @@ from segcal.objectives.conditional import ConditionalNLL, ExpertFacts, Facts
 from segcal.objectives.evaluation import Evaluation
 from segcal.objectives.intra_order import IntraOrderNLL
 from segcal.objectives.labels import LabelCount
+from segcal.objectives.magnitude import Magnitude
 from segcal.objectives.mixture import MixtureNLL
 from segcal.objectives.penalty import (
     Penalty,
@@ -28,6 +29,7 @@ __all__ = [
     "Facts",
     "IntraOrderNLL",
     "LabelCount",
+    "Magnitude",
     "MixtureNLL",
     "Penalty",
     "ScaleNLL",

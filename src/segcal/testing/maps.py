@@ -247,6 +247,26 @@ def _probes(classes: int) -> Tensor:
 
 
 @law
+def sensitivity_is_a_bound(m: Map) -> None:
+    """Where `sensitivity` gives a bound, log-probabilities moved a little move the result by no more than that."""
+    bound = m.sensitivity()
+    if bound is None:
+        return
+
+    def body(x: Tensor, energy: Tensor) -> None:
+        signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], tuple(x.shape)))
+        out = m(x, energy, x)
+        for moved in (1e-3, 1.0):
+            far = float((m(x + moved * signs, energy, x) - out).abs().max())
+            require(
+                far <= bound * moved + 2 * float(_rounding(out).max()),
+                f"moved by {moved:g}, log-probabilities change by {far:.3g}, beyond {bound:.3g} times that",
+            )
+
+    _columns(m, body, ("ordinary", "faint", "tied"))
+
+
+@law
 def a_trace_gives_the_same_numbers(m: Map) -> None:
     """torch.export follows `forward`, for any number of voxels, and what it makes gives the same numbers to 1e-12."""
     for classes in _classes(m):
@@ -275,6 +295,7 @@ MAP_LAWS: tuple[Law[Map], ...] = (
     translation_promise_is_honest,
     argmax_promise_is_honest,
     order_promise_is_honest,
+    sensitivity_is_a_bound,
     a_trace_gives_the_same_numbers,
 )
 """What `check_map` checks."""
