@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segcal.errors import ScoreError, UsageError
-from segcal.scores import FLOOR, KINDS, SUM_TOLERANCE, canonical, check, check_kind, free_energy
+from segcal.scores import FLOOR, KINDS, LOWEST, SUM_TOLERANCE, canonical, check, check_kind, free_energy
 
 logits = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 5)), elements=st.floats(-1e4, 1e4, width=32))
 
@@ -30,7 +30,7 @@ def test_padding_taken_as_logits_is_the_vector_of_definitions_14():
 
 
 @given(logits)
-def test_logits_are_never_floored(z):
+def test_logits_keep_every_difference(z):
     x = canonical(torch.from_numpy(z), "logits").numpy()
     exact = z - np.logaddexp.reduce(z, 0)
     np.testing.assert_allclose(x, exact, rtol=0, atol=1e-11)
@@ -109,8 +109,8 @@ def test_kinds_are_declared():
 def test_what_is_not_finite_is_refused(kind, bad):
     scores = torch.full((2, 3), 0.5).log() if kind == "log_probs" else torch.full((2, 3), 0.5)
     scores[1, 2] = bad
-    if kind == "log_probs" and bad == -math.inf:
-        scores[0, 2] = 0.0  # a probability of zero
+    if kind in ("logits", "log_probs") and bad == -math.inf:
+        scores[0, 2] = 0.0  # a probability of zero, a class that was ruled out
         check(scores, kind, "case.npz")
         return
     with pytest.raises(ScoreError, match=r"case\.npz: found 1 value\(s\) that are not finite, the first (nan|-?inf)"):
@@ -125,7 +125,8 @@ def test_what_is_not_finite_is_refused(kind, bad):
         ("probs", (0.6, 0.5), "sum to 1.1; expected a sum of 1 within 0.001"),
         ("probs", (0.9, 0.8), "region head"),
         ("log_probs", (-0.1, -0.1), "sum to 1.80967"),
-        ("log_probs", (-math.inf, -math.inf), "sum to 0;"),
+        ("log_probs", (-math.inf, -math.inf), "2 value(s) that are not finite"),
+        ("logits", (-math.inf, -math.inf), "2 value(s) that are not finite"),
         ("scores", (-1e-6, 1.0), "expected scores of zero or more"),
         ("scores", (0.0, 0.0), "scores are all zero"),
     ],
@@ -156,3 +157,11 @@ def test_region_probabilities_need_not_sum_to_one():
 
 def test_any_logits_will_do():
     check(column(-1e30, 1e30), "logits", "here")
+
+
+@pytest.mark.parametrize("low", [-math.inf, -3e38, -1e19, -1e9])
+def test_a_class_that_was_ruled_out_ends_at_the_lowest_and_moves_nothing_else(low):
+    x = canonical(column(low, 0.0, 0.0), "logits")
+    assert x[:, 0].tolist() == [LOWEST, pytest.approx(-math.log(2)), pytest.approx(-math.log(2))]
+    assert float(x.exp().sum()) == pytest.approx(1, abs=1e-15)
+    assert torch.isfinite(free_energy(column(low, 0.0, 0.0))).all()

@@ -208,7 +208,7 @@ class Regions:
         """Canonical log-probabilities (2R, n), float64: outside and inside of each region."""
         s = scores.double()
         if kind == "logits":
-            pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1)
+            pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1).clamp_min(scores_.LOWEST)
         else:
             pair = torch.stack([1 - s, s], 1).clamp_min(scores_.FLOOR).log()
             pair = pair - pair.logsumexp(1, keepdim=True)

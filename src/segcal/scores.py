@@ -1,8 +1,9 @@
 """What a score is: its declared kind, its free energy, and its canonical log-probabilities.
 
 Promises: the kind is declared by the caller and never guessed from values. From logits, canonical log-probabilities are
-x = z - F(z) with F(z) = log sum_c exp z_c, never floored (K26 Eq. 8, 9); only *probabilities* are floored, at `FLOOR`,
-before the logarithm. All of it is computed in float64. An empty set of voxels gives an empty result. Deviation:
+x = z - F(z) with F(z) = log sum_c exp z_c (K26 Eq. 8, 9), where no difference that any softmax can show is floored: they
+end at `LOWEST`, which is also what a logit of minus infinity gives, a class that was ruled out. *Probabilities* are
+floored at `FLOOR` before the logarithm. All of it is computed in float64. An empty set of voxels gives an empty result. Deviation:
 probabilities and log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that
 F(x) = 0 holds exactly.
 """
@@ -21,6 +22,9 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 FLOOR = 1e-12
 """Smallest probability whose logarithm is taken, for scores stored as probabilities (fiducio uses the same)."""
+
+LOWEST = -(2.0**15)
+"""Lowest log-probability made from logits: e^x is 0 below -745, and sums over a block stay finite."""
 
 SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one."""
@@ -52,15 +56,17 @@ def free_energy(logits: Tensor, dim: int = 0) -> Tensor:
 def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: bool = True) -> None:
     """Raise ScoreError, naming `where`, if `scores` (classes on `dim`) cannot be of `kind`.
 
-    NaN and infinities are refused (minus infinity is a valid log-probability); probabilities must lie in [0, 1] and,
+    NaN and infinities are refused (but minus infinity, as a log-probability or as the logit of a class that was ruled
+    out, where another class was not); probabilities must lie in [0, 1] and,
     with `classes_sum`, sum to one within `SUM_TOLERANCE`; `scores` must be >= 0 with a positive sum. No voxel: nothing
     to check.
     """
     if scores.numel() == 0:
         return
     bad = ~torch.isfinite(scores)
-    if kind == "log_probs":
+    if kind in ("logits", "log_probs"):
         bad &= scores != -torch.inf
+        bad |= (scores == -torch.inf).all(dim, keepdim=True) & classes_sum
     if bad.any():
         count = int(bad.sum())
         value = scores[bad][0].item()
@@ -111,10 +117,12 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
 def canonical(scores: Tensor, kind: Kind, dim: int = 0, floor: float = FLOOR) -> Tensor:
     """Canonical log-probabilities x = log S(z) in float64, with the shape of `scores`; logsumexp of x over `dim` is 0.
 
-    logits: z - F(z), never floored. probs: log(max(p, floor)). scores: normalised over classes, then as probs.
+    logits: z - F(z), at least `LOWEST`. probs: log(max(p, floor)). scores: normalised over classes, then as probs.
     log_probs: at least log(floor).
     """
     s = scores.double()
+    if kind == "logits":
+        return (s - torch.logsumexp(s, dim, keepdim=True)).clamp_min(LOWEST)
     if kind == "probs":
         s = s.clamp_min(floor).log()
     elif kind == "scores":

@@ -25,6 +25,10 @@ from segcal.experts import Expert
 from segcal.objectives.evaluation import COLUMNS, Evaluation, Vector
 
 
+FAR = 2.0**13
+"""Features count as no further out than this in their root mean square: squares of a block stay within exact sums."""
+
+
 @dataclass(frozen=True)
 class ConditionalNLL:
     """Value (`order` 0), gradient (1) and curvature (2, over `free`, indices into theta) at `theta`.
@@ -155,7 +159,7 @@ class ExpertFacts:
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Of one expert's rows."""
         features = self.expert.coordinates.features(rows.log_probs, self.expert.index)
-        return {"voxels": rows.voxels, "square": features.clamp(-1e6, 1e6).square().mean(0).sum().item()}
+        return {"voxels": rows.voxels, "square": features.clamp(-FAR, FAR).square().mean(0).sum().item()}
 
     def result(self, values: Mapping[str, Array]) -> Facts:
         """The count, and the root of the mean square of a feature."""
