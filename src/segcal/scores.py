@@ -1,11 +1,11 @@
 """What a score is: its declared kind, its free energy, and its canonical log-probabilities.
 
 Promises: the kind is declared by the caller and never guessed from values. From logits, canonical log-probabilities are
-x = z - F(z) with F(z) = log sum_c exp z_c (K26 Eq. 8, 9), where no difference that any softmax can show is floored: they
-end at `LOWEST`, which is also what a logit of minus infinity gives, a class that was ruled out. *Probabilities* are
-floored at `FLOOR` before the logarithm. All of it is computed in float64. An empty set of voxels gives an empty result. Deviation:
-probabilities and log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that
-F(x) = 0 holds exactly.
+x = z - F(z) with F(z) = log sum_c exp z_c (K26 Eq. 8, 9), where no difference that any softmax can show is floored:
+they end at `LOWEST`, which is also what a logit of minus infinity gives, a class that was ruled out. *Probabilities*
+are floored at `FLOOR` before the logarithm. All of it is computed in float64. An empty set of voxels gives an empty
+result. Deviation: probabilities and log-probabilities are renormalised (their rows may sum to one only within
+`SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
 """
 
 from __future__ import annotations
