@@ -24,7 +24,6 @@ from segcal.cases import Rows
 from segcal.experts import Expert
 from segcal.objectives.evaluation import COLUMNS, Evaluation, Vector
 
-
 FAR = 2.0**13
 """Features count as no further out than this in their root mean square: squares of a block stay within exact sums."""
 
