@@ -2,31 +2,29 @@
 methods`; a short file a command.
 
 `run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad
-data, 4 partly done, 130 interrupted. An error of segcal is one message on stderr; `--debug` adds the traceback. Errors
-nobody expected are not caught. Results go to stdout, progress to a terminal only. `--help` costs no import of torch:
-commands import what they need when they run.
+data, 4 partly done, 130 interrupted; `main` ends with 143 where it is told to by SIGTERM. An error of segcal, or a
+refusal of the operating system, is one message on stderr; `--debug` adds the traceback. Errors nobody expected are not
+caught. Results go to stdout, progress to a terminal only. `--help` costs no import of torch: commands import what they
+need when they run.
 """
 
 from __future__ import annotations
 
 import inspect as inspect_
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 import cyclopts
 
 from segcal import __version__
-from segcal.cli import apply, audit, check, corrupt, demo, evaluate, fit, inspect, merge, methods, study
-from segcal.cli.console import error, escaped
-from segcal.errors import SegcalError
+from segcal.cli import apply, audit, check, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
+from segcal.cli.console import error, escaped, standard_streams
+from segcal.errors import DataError, OutputError, SegcalError
 
 USAGE = 2
 INTERRUPTED = 130
-TERMINATED = 143
 
 app = cyclopts.App(
     name="segcal",
@@ -86,9 +84,26 @@ for _place, _command in enumerate(COMMANDS):
 
 
 def main() -> None:
-    """Run the words of the command line and exit with the code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    """Run the words of the command line and exit with the code.
+
+    A reader of stdout that has gone is no error; stdout that cannot take what is printed is one (exit 3), after the
+    work is done.
+    """
+    stdout = standard_streams()
+    child = ending.watch()
+    code = run(sys.argv[1:])
+    sys.stdout.flush()
+    if stdout.failed is not None and not isinstance(stdout.failed, BrokenPipeError):
+        lost = OutputError(
+            "standard output",
+            found=(stdout.failed.strerror or "an error").lower(),
+            expected="room for what is printed",
+            do="Files were written as far as no other error is shown; print to a file or a terminal.",
+        )
+        error(str(lost))
+        code = code or lost.exit_code
+    ending.rest(child)
+    sys.exit(code)
 
 
 def run(words: Sequence[str]) -> int:
@@ -105,6 +120,17 @@ def run(words: Sequence[str]) -> int:
             traceback.print_exc()
         error(str(wrong))
         return wrong.exit_code
+    except OSError as wrong:
+        if "--debug" in words:
+            traceback.print_exc()
+        refused = DataError(
+            str(wrong.filename or "a file"),
+            found=(wrong.strerror or str(wrong)).lower(),
+            expected="a file or folder that can be used",
+            do="Check that it is there, its permissions and its disk; --debug shows where this happened.",
+        )
+        error(str(refused))
+        return refused.exit_code
     except KeyboardInterrupt:
         error("interrupted; every file written so far is complete")
         return INTERRUPTED
@@ -124,9 +150,3 @@ def json_to_stdout(words: Sequence[str]) -> list[str]:
         else:
             out.append("--json=-")
     return out
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End as an interruption does, so that unfinished files are removed."""
-    del number, frame
-    raise SystemExit(TERMINATED)

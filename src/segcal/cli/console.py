@@ -1,13 +1,18 @@
 """What a command shows: results on stdout, errors on stderr, progress on a terminal only, JSON where it is asked for.
 
 Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours; with JSON on
-stdout nothing else is there. A JSON file is complete or absent. Nothing to show: nothing is printed.
+stdout nothing else is there. A JSON file is complete or absent, and its first entry says which command wrote it. Where
+stdout cannot be written to (a reader that has gone, a full disk) the work goes on, so that files are written all the
+same, and `Standard.failed` says why. Nothing to show: nothing is printed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +28,43 @@ LOG_WIDTH = 120
 """Columns of a log, which has no width of its own."""
 
 STDOUT = "-"
+
+
+class Standard(io.FileIO):
+    """Standard output or standard error, which may fail: what comes after that is dropped, and `failed` is the first
+    reason. `closed_before`: it was closed when the process began.
+    """
+
+    def __init__(self, number: int, closed_before: bool) -> None:
+        super().__init__(number, "w", closefd=False)
+        self.failed: OSError | None = None
+        self._closed_before = closed_before
+
+    def write(self, data: Any) -> int:
+        """Write as far as possible; everything counts as written."""
+        if self.failed is None:
+            try:
+                if self._closed_before:
+                    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                return super().write(data)
+            except OSError as error:
+                self.failed = error
+        return len(data)
+
+
+def standard_streams() -> Standard:
+    """Put streams that may fail in the place of stdout and stderr; returns that under stdout."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # the number of a closed one, which no file may take
+        pass
+    os.close(spare)
+    raw = [Standard(number, stream is None) for number, stream in ((1, sys.stdout), (2, sys.stderr))]
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(under), getattr(stream, "encoding", "utf-8"), "backslashreplace", line_buffering=True
+        )
+        for under, stream in zip(raw, (sys.stdout, sys.stderr), strict=True)
+    )
+    return raw[0]
 
 
 def console(stderr: bool = False) -> Console:

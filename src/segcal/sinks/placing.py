@@ -1,24 +1,20 @@
-"""The files of one case, in place all together or not at all.
+"""The files of one case: what they are called, and what they may not go over.
 
-Promises: every file is written under a temporary name beside its target, flushed to the disk, and renamed only when all
-are complete; on any error or interruption the temporaries, files already renamed and folders made for them are removed.
-Outputs never overwrite what the case was read from (UsageError), and a folder in the way or no permission is an
-OutputError before any work. Costs: one flush a file. No target: nothing happens.
+Outputs never overwrite what the case was read from (UsageError), and a folder in the way is an OutputError before any
+work. They are put in place all together or not at all by `journal.placed`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
-from segcal import journal
 from segcal.cases import Case
 from segcal.errors import OutputError, UsageError
+from segcal.journal import placed
+
+__all__ = ["check_targets", "output", "placed"]
 
 
 def output(folder: Path, case: Case, ending: str, subfolder: str = "") -> Path:
@@ -55,53 +51,3 @@ def check_targets(case: Case, targets: Sequence[Path]) -> None:
                 expected="a file, or nothing, there",
                 do="Remove it or choose another output folder.",
             )
-
-
-@contextlib.contextmanager
-def placed(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield a temporary path for each target; put all in place when the block ends without an error, and none
-    otherwise.
-    """
-    made = [p for t in targets for p in t.parents if not p.exists()]
-    done: list[Path] = []
-    try:
-        with contextlib.ExitStack() as stack:
-            parts = []
-            for target in targets:
-                stack.push(_noting(target, done))
-                parts.append(stack.enter_context(journal.atomic(target)))
-            yield parts
-            for part, target in zip(parts, targets, strict=True):
-                with journal.explained(target):
-                    _flush(part)
-    except BaseException:
-        for target in done:
-            _remove(target)
-        for folder in sorted(made, key=lambda p: len(p.parts), reverse=True):
-            with contextlib.suppress(OSError):  # another case has files there
-                folder.rmdir()
-        raise
-
-
-def _noting(
-    target: Path, done: list[Path]
-) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], bool]:
-    def note(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        if kind is None:
-            done.append(target)
-        return False
-
-    return note
-
-
-def _flush(part: Path) -> None:
-    if part.is_file():
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def _remove(target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target, ignore_errors=True)
-    else:
-        target.unlink(missing_ok=True)
