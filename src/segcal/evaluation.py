@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segcal import accumulate
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
-from segcal.cases import Cohort, Record
+from segcal.cases import Cohort, Record, found_note, hidden_note
 from segcal.engines import Ask, Engine
 from segcal.errors import HeldOutError
 from segcal.head import Head
@@ -216,6 +216,7 @@ def evaluate(
     if seen and fitted != "include":
         raise _seen(seen, len(cohort))
     before = found["uncalibrated"]
+    notes += [*hidden_note(records), *found_note(cohort)]
     notes += _without_boundary(before.summary)
     return Evaluation(cohort, before, found.get("calibrated"), records, seen, notes)
 

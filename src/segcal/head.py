@@ -15,7 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -100,6 +102,11 @@ class Softmax:
         of the classes are read off.
         """
         return scores
+
+    def padding(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
+        """Voxels (n,) whose probabilities (C, n) are what nnU-Net writes outside its crop box: (1, 0, ..., 0)."""
+        found: NDArray[np.bool_] = (scores[0] == 1) & (scores[1:] == 0).all(0)
+        return found
 
     def targets(self, labels: Tensor) -> Tensor:
         """Target of each part, shape (1, n), int64; the ignored label becomes NO_TARGET."""
@@ -228,6 +235,11 @@ class Regions:
         """
         threshold = torch.full_like(scores, 0.5 if kind == "probs" else 0.0)
         return torch.stack([threshold, scores], 1).flatten(0, 1)
+
+    def padding(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
+        """Voxels (n,) whose probabilities (R, n) are what nnU-Net writes outside its crop box: zeros."""
+        found: NDArray[np.bool_] = (scores == 0).all(0)
+        return found
 
     def targets(self, labels: Tensor) -> Tensor:
         """Target of each part, shape (R, n):

@@ -115,13 +115,28 @@ def test_crop_box_in_the_axes_of_the_array(forward: tuple[int, ...], predict: An
     assert roles(cohort, 0) == (2 * 4 * 4, 0, 4 * 5 * 6 - 2 * 4 * 4, 0)
 
 
-def test_without_properties_nothing_is_padding(predict: Any, tmp_path: Path) -> None:
-    predict(box=[[1, 3], [0, 4], [2, 6]])
-    for case in "ab":
-        (tmp_path / "m0" / f"{case}.pkl").unlink()
-    cohort = open_cohort(tmp_path / "m0", tmp_path / "y")
+@pytest.mark.parametrize("order", [None, [1, 2]])
+def test_without_properties_padding_is_found(order: Any, predict: Any, tmp_path: Path) -> None:
+    box = ((1, 3), (0, 4), (2, 6))
+    predict(2, box=box, order=order, labels={"background": 0, "whole": [1, 2], "core": 2} if order else None)
+    outside = np.ones((4, 5, 6), bool)
+    outside[tuple(slice(*axis) for axis in box)] = False
+    for path in (tmp_path / "m0" / "a.npz", tmp_path / "m1" / "a.npz"):
+        p = np.load(path)["probabilities"]
+        p[:, outside] = 0
+        if order is None:
+            p[0, outside] = 1
+        np.savez(path, probabilities=p)
+    both = [tmp_path / "m0", tmp_path / "m1"]
+    recorded = roles(open_cohort(both, tmp_path / "y"), 0)
+    (tmp_path / "m0" / "a.pkl").unlink()
+    assert roles(open_cohort(both, tmp_path / "y"), 0) == recorded  # one member's is enough
+    for name in ("m0/b.pkl", "m1/a.pkl", "m1/b.pkl"):
+        (tmp_path / name).unlink()
+    cohort = open_cohort(both, tmp_path / "y")
     assert cohort[0].crop is None and cohort[0].spacing == (3.0, 2.0, 1.5) and "properties" not in cohort[0].files
-    assert roles(cohort, 0) == (120, 0, 0, 0)
+    assert roles(cohort, 0) == recorded == (2 * 4 * 4, 0, 4 * 5 * 6 - 2 * 4 * 4, 0)
+    assert roles(cohort, 1) == (120, 0, 0, 0)
 
 
 def test_regions_and_ignored_label(predict: Any, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from segcal.auditing.probes import SIZES, Probe, has_gauge, probes
 from segcal.auditing.proofs import PROMISES, proofs
 from segcal.auditing.subjects import Function, VoxelWise, WholeCase
 from segcal.calibrators import Calibrator, PartMap
-from segcal.cases import ROLES, Cohort
+from segcal.cases import ROLES, Cohort, found_note
 from segcal.engines import Engine
 from segcal.errors import UsageError
 from segcal.head import Head
@@ -230,6 +230,7 @@ def _notes(cohort: Cohort, labelled: bool, asked: Sequence[Probe]) -> list[str]:
         out.append(f"scores of kind {cohort.kind}, or of a region head, have no gauge: shifts are left out")
     elif not asked:
         out.append("no shift was asked for")
+    out += found_note(cohort)
     if not cohort.has_logits:
         out.append("the pooled scores are no raw logits: there is no free energy to measure")
     return out

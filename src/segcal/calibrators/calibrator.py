@@ -86,9 +86,7 @@ class FitData:
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> FitData:
         """The fit data that `to_json` described."""
-        records = tuple(
-            Record(r["id"], r["group"], r["labels"], r["scores"], tuple(r["roles"])) for r in described["records"]
-        )
+        records = tuple(Record(**{**r, "roles": tuple(r["roles"])}) for r in described["records"])
         return cls(
             described["name"], described["pool"], Provenance(**described["provenance"]), records, described["voxels"]
         )

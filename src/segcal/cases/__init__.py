@@ -14,6 +14,7 @@ from segcal.cases.case import (
     block_length,
 )
 from segcal.cases.cohort import CaseReader, Cohort, FieldWindows
+from segcal.cases.padding import Box, UnrecordedBox, found_note, hidden_note
 from segcal.cases.rows import Block, Note, Prepared, Record, Rows
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ROLES",
     "SCORED",
     "Block",
+    "Box",
     "Case",
     "CaseReader",
     "Cohort",
@@ -34,6 +36,9 @@ __all__ = [
     "Provenance",
     "Record",
     "Rows",
+    "UnrecordedBox",
     "Window",
     "block_length",
+    "found_note",
+    "hidden_note",
 ]

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segcal.cases.padding import Box, UnrecordedBox
 from segcal.errors import MissingError, ShapeError
 from segcal.journal import Scratch
 
@@ -80,9 +81,10 @@ class Case:
     """One image or volume.
 
     `scores`: one field a member. `labels`, `mask` (non-zero where voxels count) and `fields` (image, ...) share its
-    spatial shape. `crop`: (low, high) a spatial axis; outside that box the network never looked and the scores are
-    padding. `spacing`: per axis, in mm, or None. `files`: what a sink may want to copy, by role ('label_map',
-    'properties', ...). `table`: the voxels are rows of a table, which have no neighbours.
+    spatial shape. `crop`: outside that box the network never looked and the scores are padding; `unrecorded`: finds
+    such a box where there may be one that no file names. `spacing`: per axis, in mm, or None. `files`: what a sink may
+    want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no
+    neighbours.
     """
 
     id: str
@@ -90,11 +92,12 @@ class Case:
     labels: Field | None = None
     group: str = ""
     mask: Field | None = None
-    crop: tuple[tuple[int, int], ...] | None = None
+    crop: Box | None = None
     spacing: tuple[float, ...] | None = None
     fields: Mapping[str, Field] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     table: bool = False
+    unrecorded: UnrecordedBox | None = None
 
     def __post_init__(self) -> None:
         if not self.scores:

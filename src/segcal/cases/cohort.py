@@ -20,6 +20,7 @@ from torch import Tensor
 
 from segcal import journal
 from segcal.cases.case import IGNORED, OUTSIDE, PADDING, ROLES, SCORED, Case, Provenance, Window, block_length
+from segcal.cases.padding import Box
 from segcal.cases.rows import Block, Note, Prepared, Record
 from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
@@ -179,7 +180,12 @@ class Cohort(Sequence[Case]):
             windows = [stack.enter_context(f.open(scratch)) for f in case.scores]
             labels = None if case.labels is None else stack.enter_context(case.labels.open(scratch))
             mask = None if case.mask is None else stack.enter_context(case.mask.open(scratch))
-            yield CaseReader(self, index, windows, labels, mask, FieldWindows(case, stack, scratch))
+            crop = case.crop
+            if case.unrecorded is not None:
+                crop = case.unrecorded.find(
+                    case.scores[0].where, case.shape, windows, self.cuts(index), self.head, masked=mask is not None
+                )
+            yield CaseReader(self, index, windows, labels, mask, FieldWindows(case, stack, scratch), crop)
 
 
 class FieldWindows:
@@ -218,6 +224,7 @@ class CaseReader:
     label_window: Window | None
     mask_window: Window | None
     fields: FieldWindows | None = None
+    crop: Box | None = None
 
     def block(self, start: int, stop: int, *, keep_members: bool = False) -> Block:
         """Read, check and pool voxels start..stop; `keep_members` keeps what was pooled, too."""
@@ -335,6 +342,8 @@ class CaseReader:
         labels = block.labels
         kept = labels[block.role == SCORED] if labels is not None else torch.zeros(0)
         low, high = (int(kept.min()), int(kept.max())) if kept.numel() else (2**62, -(2**62))
+        foreground = torch.zeros(0) if labels is None else (self.cohort.head.targets(labels) > 0).any(0)
+        hidden = 0 if labels is None else int((foreground & (block.role == PADDING)).sum())
         stored = b"" if labels is None else labels.to(torch.int32).numpy().tobytes()
         scores = block.scores.to(torch.float32).contiguous().numpy().tobytes()
         return Note(
@@ -344,6 +353,8 @@ class CaseReader:
             (roles[0], roles[1], roles[2], roles[3]),
             low,
             high,
+            int(foreground.sum()),
+            hidden,
         )
 
     def record(self, notes: Iterable[Note]) -> Record:
@@ -366,7 +377,15 @@ class CaseReader:
         constant = not ordered or min(n.low for n in ordered) >= max(n.high for n in ordered)
         labels = "" if case.labels is None or constant else journal.digest(shape, *(n.labels.encode() for n in ordered))
         scores = journal.digest(shape, *(n.scores.encode() for n in ordered))
-        return Record(case.id, case.group, labels, scores, (roles[0], roles[1], roles[2], roles[3]))
+        return Record(
+            case.id,
+            case.group,
+            labels,
+            scores,
+            (roles[0], roles[1], roles[2], roles[3]),
+            sum(n.foreground for n in ordered),
+            sum(n.hidden for n in ordered),
+        )
 
     def _member(self, k: int, start: int, stop: int, role: Tensor) -> Tensor:
         scores = torch.from_numpy(_own(self.windows[k].read(start, stop)))
@@ -400,12 +419,12 @@ class CaseReader:
         role = np.zeros(stop - start, np.uint8)
         if self.mask_window is not None:
             role[self.mask_window.read(start, stop) == 0] = OUTSIDE
-        if case.crop is not None:
+        if self.crop is not None:
             inside = np.ones(stop - start, bool)
             index = np.arange(start, stop)
             for axis in range(len(case.shape) - 1, -1, -1):
                 index, at = np.divmod(index, case.shape[axis])
-                low, high = case.crop[axis]
+                low, high = self.crop[axis]
                 inside &= (at >= low) & (at < high)
             role[~inside] = PADDING
         return torch.from_numpy(role)

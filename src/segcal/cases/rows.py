@@ -121,7 +121,7 @@ class Prepared:
 @dataclass(frozen=True)
 class Note:
     """What was seen of one block while it was read: digests of labels and pooled scores, voxels by role, the lowest and
-    highest label scored.
+    highest label scored, voxels of labelled foreground, and those of them `hidden` in padding.
     """
 
     start: int
@@ -130,13 +130,16 @@ class Note:
     roles: tuple[int, int, int, int]
     low: int
     high: int
+    foreground: int
+    hidden: int
 
 
 @dataclass(frozen=True)
 class Record:
     """What is remembered of a case: enough to recognise it later without keeping it.
 
-    `labels` is '' where all labels are equal: such a map identifies nothing.
+    `labels` is '' where all labels are equal: such a map identifies nothing. `foreground`: voxels of labelled
+    foreground; `hidden`: those of them in padding.
     """
 
     id: str
@@ -144,6 +147,8 @@ class Record:
     labels: str
     scores: str
     roles: tuple[int, int, int, int]
+    foreground: int = 0
+    hidden: int = 0
 
     def is_same_case(self, other: Record) -> bool:
         """Whether the same scores, or the same labels, were seen."""

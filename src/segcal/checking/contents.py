@@ -105,6 +105,10 @@ def voxels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"{share} of the voxels lie outside the box in which the network looked: neither fitted nor scored, passed"
             " through unchanged",
         )
+    for text in facts["hidden"]:
+        yield Finding("warning", "padding", text)
+    for text in facts["found"]:
+        yield Finding("note", "padding", text, "Keep nnU-Net's .pkl files beside the probabilities: they say it.")
     inside = total - roles["padding"]
     if facts["one_hot"] > MUCH_ONE_HOT * inside:
         place = " outside known padding" if roles["padding"] else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segcal.accumulate import State
-from segcal.cases import ROLES, Cohort, Record
+from segcal.cases import ROLES, Cohort, Record, found_note, hidden_note
 from segcal.checking.looking import suites
 from segcal.engines import Engine, Outcome
 from segcal.head import Head, Regions
@@ -31,6 +31,8 @@ def facts_of(cohort: Cohort, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "differ": sum(s["differs"] > 0 for s in known),
             "voxels": sum(s["differs"] for s in known),
         },
+        "hidden": hidden_note(records),
+        "found": found_note(cohort),
         "alike": _alike(records, dict(zip((c.id for c in cohort), cohort.groups, strict=True))),
         "classes": (
             []

@@ -15,7 +15,7 @@ from typing import Any
 from segcal import application, journal
 from segcal.calibrators import Calibrator
 from segcal.calibrators.files import versions
-from segcal.cases import Cohort
+from segcal.cases import Cohort, found_note
 from segcal.cli.console import Output, error
 from segcal.cli.receipt import Receipt
 from segcal.engines import Engine, Outcome
@@ -55,6 +55,11 @@ class Done:
         """Voxels of the cases written."""
         return {name: sum(int(o.summary[name]) for o in self.outcomes if o.summary is not None) for name in COUNTS}
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the outputs must know."""
+        return [*self.job.warnings, *found_note(self.job.cohort)]
+
     def show(self, out: Output) -> None:
         """What was written on stdout, what failed on stderr."""
         n, counts = len(self.outcomes) - len(self.failed), self.counts
@@ -71,7 +76,7 @@ class Done:
                 "the delivered label map differs from the arg max of its scores (post-processing):"
                 f" {_share(counts['delivered_differs'], counts['voxels'])}"
             )
-        for warning in self.job.warnings:
+        for warning in self.notes:
             out.text(f"note: {warning}", "yellow")
         for outcome in self.failed:
             error(f"case {outcome.id}: {outcome.error}")
@@ -93,7 +98,7 @@ class Done:
             "skipped": list(self.skipped),
             **self.counts,
             "cases": cases,
-            "notes": list(self.job.warnings),
+            "notes": self.notes,
         }
 
 

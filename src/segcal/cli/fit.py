@@ -166,7 +166,13 @@ def fit(
                 seed=seed,
             )
         choosing.show(out, found, chosen, file)
-        out.json({**fits.to_json(chosen, {found.chosen: file}), "notes": told, "recommendation": found.to_json()})
+        out.json(
+            {
+                **fits.to_json(chosen, {found.chosen: file}),
+                "notes": told + chosen.notes,
+                "recommendation": found.to_json(),
+            }
+        )
         return 0
     methods = fits.methods_of(method, options, seed)
     files = fits.files_of(output, list(methods))
@@ -177,5 +183,5 @@ def fit(
         done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
     fits.save(done, files)
     fits.show(out, done, files)
-    out.json({**fits.to_json(done, files), "notes": told})
+    out.json({**fits.to_json(done, files), "notes": told + done.notes})
     return 0

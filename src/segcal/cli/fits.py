@@ -16,7 +16,7 @@ from typing import Any
 
 from segcal.calibrators import Calibrator
 from segcal.calibrators.files import versions
-from segcal.cases import Cohort
+from segcal.cases import Cohort, found_note, hidden_note
 from segcal.cli import tables
 from segcal.cli.common import typed
 from segcal.cli.console import Output
@@ -62,6 +62,12 @@ class Done:
     fits: Mapping[str, Fit]
     evaluations: Mapping[str, Evaluation]
     why_not: str
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know."""
+        data = next((f.calibrator.data for f in self.fits.values() if f.calibrator.data is not None), None)
+        return [*([] if data is None else hidden_note(data.records)), *found_note(self.cohort)]
 
 
 def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) -> Recipe | None:
@@ -202,6 +208,8 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
                 f"{name}: {solution.status}; {solution.message}",
                 "" if solution.status in ("optimal", "trained") else "yellow",
             )
+    for note in done.notes:
+        out.text(f"note: {note}", "yellow")
     if done.why_not:
         out.text(f"No cross-fitted numbers: {done.why_not}.")
     title = _title(done)

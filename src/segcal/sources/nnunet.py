@@ -3,13 +3,13 @@ ensemble.
 
 Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says; label maps are read in
 the same order of axes. The box in which the network looked comes from the .pkl (through `pickles`, which runs nothing),
-whose axes are permuted as plans.json tells; outside is padding. Without a .pkl nothing is taken for padding. Label maps
-must have the affine of the delivered map within 1e-3. A case without .npz is a MissingError with the command that makes
-it. `fields['delivered']` is the label map nnU-Net wrote, for one member; members of an ensemble have one each, of which
-none is the ensemble's. `files`: 'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first member,
-'labels'. Spacing in mm is known for NIfTI. Where plans.json names a reader that turns images to canonical axes
-(`WithReorient`), label maps are turned alike. A delivered map in a format that segcal does not read (.mha, .nrrd) is in
-`files` and not in `fields`.
+whose axes are permuted as plans.json tells; outside is padding. Without a .pkl the box is found in the probabilities,
+or the case is refused when it is read (`segcal.cases.padding`). Label maps must have the affine of the delivered map
+within 1e-3. A case without .npz is a MissingError with the command that makes it. `fields['delivered']` is the label
+map nnU-Net wrote, for one member; members of an ensemble have one each, of which none is the ensemble's. `files`:
+'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for
+NIfTI. Where plans.json names a reader that turns images to canonical axes (`WithReorient`), label maps are turned
+alike. A delivered map in a format that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segcal.cases import Case, Cohort, Field, Provenance
+from segcal.cases import Box, Case, Cohort, Field, Provenance, UnrecordedBox
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 from segcal.sources import maps, nifti, pickles
 from segcal.sources.case_images import CaseImages
@@ -32,8 +32,6 @@ from segcal.sources.request import Request
 
 KEY = "probabilities"
 SETTINGS = "predict_from_raw_data_args.json"
-
-Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,10 @@ def _case(
     if images is not None:
         fields["image"] = images.of(name, shape, first.axes)
     mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
-    return Case(name, scores, target, mask=mask, crop=crop, spacing=spacing, fields=fields, files=files)
+    unrecorded = UnrecordedBox(f"{name}.pkl") if crop is None else None
+    return Case(
+        name, scores, target, mask=mask, crop=crop, spacing=spacing, fields=fields, files=files, unrecorded=unrecorded
+    )
 
 
 def _geometry(
