@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from segcal.calibrators import AffineMap, Calibrator, FitData, ScaleMap
 from segcal.cases import Case, Cohort, Provenance, Record
-from segcal.errors import MismatchError
+from segcal.errors import MismatchError, UsageError
 from segcal.head import Regions, Softmax
-from segcal.matching import check_match, differences, fitted_cases
+from segcal.matching import check_match, fitted_cases, likeness
 from segcal.sources.arrays import ArrayField
 
 HEAD = Softmax(("background", "organ"))
@@ -29,6 +31,9 @@ def calibrator(provenance=None, pool="probs", head=HEAD, data=True):
     )
 
 
+NEW = Provenance(1, origin="prediction", recorded=(("previous stage", "false"),))
+"""As nnU-Net 2.2 and later leave it."""
+VALIDATION, PLAIN = Provenance(1, 1, origin="validation"), Provenance(1, origin="files")
 FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
 
 
@@ -50,7 +55,36 @@ FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
             Provenance(3, 1),
             "probabilities of 3 networks averaged, but the calibrator was fitted on those of 5 networks averaged",
         ),
-        (Provenance(5), Provenance(1), "probabilities of a single network, but"),
+        (Provenance(5), Provenance(1), "probabilities of a single member, but the calibrator was fitted on those of 5"),
+        (FOLD, NEW, "probabilities of an unknown number of networks (since 2.2 nnU-Net records neither"),
+        (VALIDATION, NEW, "an unknown number of networks (since 2.2 nnU-Net records neither"),
+        (
+            VALIDATION,
+            PLAIN,
+            "an unknown number of networks, but the calibrator was fitted on those of a single network",
+        ),
+        (VALIDATION, FIVE, "probabilities of 5 networks averaged, but"),
+        (
+            NEW,
+            FIVE,
+            "5 networks averaged, but the calibrator was fitted on those of an unknown number of networks (since",
+        ),
+        (PLAIN, FIVE, "but the calibrator was fitted on those of an unknown number of networks"),
+        (Provenance(), FIVE, "but the calibrator was fitted on those of an unknown number of networks"),
+        (replace(PLAIN, folds=5), PLAIN, "probabilities of an unknown number of networks, but"),
+        (
+            PLAIN,
+            NEW,
+            "predictions of nnUNetv2_predict, but the calibrator was fitted on scores of a plain folder; neither",
+        ),
+        (NEW, PLAIN, "scores of a plain folder, but the calibrator was fitted on predictions of nnUNetv2_predict"),
+        (NEW, replace(NEW, recorded=None), "nnU-Net recorded nothing, but the calibrator was fitted on such with prev"),
+        (NEW, replace(NEW, recorded=(("previous stage", "true"),)), "previous stage true, but false in the fit"),
+        (
+            replace(FIVE, recorded=(("checkpoint_name", '"a.pth"'),)),
+            replace(FIVE, recorded=(("checkpoint_name", '"b.pth"'),)),
+            'checkpoint_name "b.pth", but "a.pth" in the fit',
+        ),
         (FOLD, Provenance(1, 1, False, 0.5), "test-time mirroring off, but on in the fit"),
         (FOLD, Provenance(1, 1, True, 1.0), "a sliding-window step of 1, but 0.5 in the fit"),
     ],
@@ -69,8 +103,13 @@ def test_another_way_of_making_scores_stops_unless_told_to_go_on(was, now, messa
     [
         (FOLD, FOLD),
         (FIVE, Provenance(5, 1)),
-        (Provenance(), FIVE),
-        (FIVE, Provenance()),
+        (VALIDATION, FOLD),
+        (VALIDATION, replace(NEW, folds=1)),
+        (replace(NEW, folds=5), FIVE),
+        (PLAIN, PLAIN),
+        (replace(PLAIN, members=3), replace(PLAIN, members=3)),
+        (Provenance(), PLAIN),
+        (PLAIN, Provenance()),
         (FOLD, Provenance(1, 1)),
         (Provenance(1, 1), FOLD),
         (Provenance(5), Provenance(5)),
@@ -78,6 +117,54 @@ def test_another_way_of_making_scores_stops_unless_told_to_go_on(was, now, messa
 )
 def test_what_is_the_same_or_not_known_is_no_difference(was, now):
     assert check_match(calibrator(was), cohort(now)) == []
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "compared"),
+    [
+        (NEW, NEW, "the number of folders and what nnU-Net recorded (previous stage) agree"),
+        (
+            replace(NEW, members=3),
+            replace(NEW, members=3),
+            "the number of folders and what nnU-Net recorded (previous stage) agree",
+        ),
+        (replace(NEW, recorded=None), replace(NEW, recorded=None), "the number of folders agrees"),
+        (Provenance(), NEW, "the number of folders agrees"),  # a calibrator made before origins were remembered
+    ],
+)
+def test_a_number_that_neither_side_knows_is_noted_where_all_that_is_recorded_is_equal(was, now, compared):
+    (note,) = check_match(calibrator(was), cohort(now))
+    assert note.startswith("how many networks each probability averages is recorded neither here nor in the fit")
+    assert compared in note
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "advice"),
+    [
+        (FOLD, NEW, "Say with --networks how many (1 would match), or pass --go-on"),
+        (FIVE, replace(NEW, members=5), "(1 would match)"),
+        (FIVE, replace(NEW, members=2), "Say with --networks how many, or"),
+        (NEW, FIVE, "Fit again with --networks, which says how many those were, or pass --go-on"),
+        (PLAIN, NEW, "Fit again with --networks and say --networks here, too"),
+        (FOLD, FIVE, "Fit on predictions made the same way"),
+        # more than the number differs: to say it would not be enough
+        (replace(FOLD, recorded=(("previous stage", "true"),)), NEW, "Fit on predictions made the same way"),
+    ],
+)
+def test_the_advice_is_one_that_helps(was, now, advice):
+    with pytest.raises(MismatchError) as caught:
+        check_match(calibrator(was), cohort(now))
+    assert advice in caught.value.do
+
+
+def test_what_a_user_says_stands_for_what_is_not_recorded_and_contradicts_nothing():
+    assert NEW.told(5) == replace(NEW, folds=5) and NEW.told(5).networks == 5 and NEW.told(None) is NEW
+    assert FIVE.told(5) == FIVE
+    with pytest.raises(UsageError, match="networks: found 5; expected 1, as nnU-Net recorded"):
+        VALIDATION.told(5)
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(UsageError, match="expected a whole number from 1 on"):
+            NEW.told(wrong)
 
 
 def test_another_pooling_is_a_difference_where_there_is_something_to_pool():
@@ -88,8 +175,7 @@ def test_another_pooling_is_a_difference_where_there_is_something_to_pool():
 
 
 def test_several_differences_are_all_named():
-    found = differences(calibrator(FOLD), cohort(Provenance(1, 5, False, 0.25)))
-    assert len(found) == 3
+    assert len(likeness(FOLD, Provenance(1, 5, False, 0.25)).differences) == 3
 
 
 def test_a_calibrator_that_does_not_know_its_fit_is_not_compared():

@@ -32,7 +32,11 @@ SOLUTION = Solution(
     ({"lambda": None, "nll": 0.1, "standard_error": float("nan")},),
 )
 DATA = FitData(
-    "cohort", "logits", Provenance(5, 1, False, 0.5), (Record("case", "group", "l" * 32, "s" * 32, (9, 1, 0, 2)),), 9
+    "cohort",
+    "logits",
+    Provenance(5, 1, False, 0.5, "prediction", (("previous stage", "false"),)),
+    (Record("case", "group", "l" * 32, "s" * 32, (9, 1, 0, 2), 40, 4),),
+    9,
 )
 
 
@@ -64,6 +68,21 @@ def calibrators() -> dict[str, Calibrator]:
         ),
         "one map twice": Calibrator(Regions(("r", "s"), ((1, 2), (2,)), (1, 2)), "probs", [shared, shared], "ts"),
     }
+
+
+def test_what_earlier_versions_did_not_write_is_not_known() -> None:
+    described = DATA.to_json()
+    for name in ("origin", "recorded"):
+        del described["provenance"][name]
+    for record in described["records"]:
+        del record["foreground"], record["hidden"]
+    assert FitData.from_json(described) == FitData(
+        "cohort",
+        "logits",
+        Provenance(5, 1, False, 0.5),
+        (Record("case", "group", "l" * 32, "s" * 32, (9, 1, 0, 2)),),
+        9,
+    )
 
 
 @pytest.mark.parametrize("name", calibrators())

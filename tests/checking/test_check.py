@@ -236,6 +236,8 @@ def test_single_networks_and_averages() -> None:
     five = check(replace(data, provenance=Provenance(1, folds=5)), Serial())
     assert "networks" in topics(five, "ok")
     assert not {"networks"} & {f.topic for f in check(data, Serial()).findings}
+    newer = check(replace(data, provenance=Provenance(1, origin="prediction")), Serial())
+    assert "networks" in topics(newer, "note") and "--networks 5 for the mean of five" in told(newer, "networks")
 
 
 @pytest.mark.parametrize("changed", [0, 5])

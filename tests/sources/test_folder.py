@@ -46,7 +46,7 @@ def test_the_key_declares_the_kind(
         [tmp_path / "m0", tmp_path / "m1"], tmp_path / "labels", pool="logits", ignore_index=2, background=0
     )
     assert [c.id for c in cohort] == ["a", "b"] and cohort.kind == KIND_OF_KEY[key] and cohort.pool == "logits"
-    assert cohort.head == Softmax(("0", "1", "2"), 0, 2) and cohort.provenance == Provenance(2, None, None, None)
+    assert cohort.head == Softmax(("0", "1", "2"), 0, 2) and cohort.provenance == Provenance(2, origin="files")
     assert cohort.labelled() is cohort and cohort.name == "m0"
     for case in cohort:
         for k, field in enumerate(case.scores):

@@ -78,7 +78,7 @@ def test_one_folder(predict: Any, tmp_path: Path, read: Callable[..., Any]) -> N
     made = predict()
     cohort = open_cohort(tmp_path / "m0", tmp_path / "y")
     assert (cohort.head, cohort.kind, cohort.name) == (Softmax(("background", "a", "b"), 0), "probs", "m0")
-    assert cohort.provenance == Provenance(1, 5, True, 0.5) and cohort.provenance.networks == 5
+    assert cohort.provenance == Provenance(1, 5, True, 0.5, "prediction", ()) and cohort.provenance.networks == 5
     for case in cohort:
         p = made[f"m0/{case.id}"]
         assert np.array_equal(read(case.scores[0]), p) and case.spacing == (3.0, 2.0, 1.5)
@@ -100,7 +100,9 @@ def test_several_folders(predict: Any, tmp_path: Path, read: Callable[..., Any])
     made = predict(3)
     cohort = open_cohort([tmp_path / f"m{k}" for k in range(3)], tmp_path / "y", pool="logits")
     assert (
-        cohort.members == 3 and cohort.pooled_kind == "log_probs" and cohort.provenance == Provenance(3, 5, True, 0.5)
+        cohort.members == 3
+        and cohort.pooled_kind == "log_probs"
+        and cohort.provenance == Provenance(3, 5, True, 0.5, "prediction", ())
     )
     assert "delivered" not in cohort[0].fields and cohort[0].files["label_map"] == tmp_path / "m0" / "a.nii.gz"
     for k, field in enumerate(cohort[1].scores):
@@ -206,7 +208,55 @@ def test_members_with_other_classes_or_settings(predict: Any, writers: ModuleTyp
     assert open_cohort(both).provenance.folds == 5
     # what newer releases save says nothing about networks or mirroring
     writers.describe(tmp_path / "m1", CLASSES, settings={"save_probabilities": True})
-    assert open_cohort(both).provenance == Provenance(2, None, None, None)
+    assert open_cohort(both).provenance == Provenance(2, origin="prediction", recorded=())
+
+
+NEWER = {
+    "list_of_lists_or_source_folder": "in",
+    "output_folder_or_list_of_truncated_output_files": "out",
+    "save_probabilities": True,
+    "num_processes_preprocessing": 3,
+    "folder_with_segs_from_prev_stage": None,
+    "num_parts": 1,
+}
+"""What nnU-Net saves since 2.2."""
+
+
+def test_what_is_remembered_of_newer_releases_is_no_path(predict: Any, writers: ModuleType, tmp_path: Path) -> None:
+    predict(2, settings=NEWER)
+    made = open_cohort(tmp_path / "m0").provenance
+    assert made == Provenance(1, origin="prediction", recorded=(("previous stage", "false"),))
+    writers.describe(
+        tmp_path / "m1",
+        CLASSES,
+        settings={
+            **NEWER,
+            "output_folder_or_list_of_truncated_output_files": "elsewhere",
+            "folder_with_segs_from_prev_stage": "/a/path",
+            "checkpoint_name": "x" * 500,
+            "use_gaussian": True,
+        },
+    )
+    assert open_cohort(tmp_path / "m1").provenance.recorded == (
+        ("checkpoint_name", '"' + "x" * 79),
+        ("previous stage", "true"),
+        ("use_gaussian", "true"),
+    )
+    assert open_cohort([tmp_path / "m0", tmp_path / "m1"]).provenance.recorded == ()
+    (tmp_path / "m0" / "predict_from_raw_data_args.json").unlink()
+    assert open_cohort(tmp_path / "m0").provenance == Provenance(1, origin="prediction")
+    assert open_cohort([tmp_path / "m0", tmp_path / "m1"]).provenance.recorded is None
+
+
+def test_a_user_says_how_many_networks_where_nobody_recorded_it(predict: Any, tmp_path: Path) -> None:
+    predict(2, settings=NEWER)
+    assert open_cohort([tmp_path / "m0", tmp_path / "m1"], networks=5).provenance.networks == 10
+    (tmp_path / "m1" / "predict_from_raw_data_args.json").write_text(json.dumps(SETTINGS))
+    with pytest.raises(UsageError, match=r"networks: found 1; expected 5, as nnU-Net recorded"):
+        open_cohort(tmp_path / "m1", networks=1)
+    for empty in ([], None, 5):
+        (tmp_path / "m1" / "predict_from_raw_data_args.json").write_text(json.dumps({"use_folds": empty}))
+        assert open_cohort(tmp_path / "m1").provenance.folds is None
 
 
 def test_other_geometry_and_shapes(predict: Any, writers: ModuleType, tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def test_all_folds_from_any_level(
 ) -> None:
     made = truth(writers, tmp_path / "nnUNet_preprocessed" / "Dataset007_Toy" / "gt_segmentations", rng)
     cohort = open_cohort([training, *training.parents][above])
-    assert [c.id for c in cohort.labelled()] == list("abcde") and cohort.provenance == Provenance(1, 1, None, None)
+    assert [c.id for c in cohort.labelled()] == list("abcde") and cohort.provenance == Provenance(
+        1, 1, origin="validation"
+    )
     assert cohort.name == training.name
     for case in cohort:
         assert case.labels is not None and np.array_equal(read(case.labels), made[case.id])
@@ -98,7 +100,7 @@ def test_several_trainings(training: Path, writers: ModuleType, rng: np.random.G
         UsageError, match="found 2 trainings: nnUNetTrainer__nnUNetPlans__2d, nnUNetTrainer__nnUNetPlans__3d_fullres"
     ):
         open_cohort(training.parent)
-    assert open_cohort([training, other]).provenance == Provenance(2, 1, None, None)
+    assert open_cohort([training, other]).provenance == Provenance(2, 1, origin="validation")
 
 
 def test_what_is_refused(training: Path, writers: ModuleType, rng: np.random.Generator) -> None:

@@ -157,3 +157,17 @@ def test_cohorts_that_calibrators_cannot_score_are_refused(designed: Designed, e
     assert designed(data=single, pipelines=["p0", "TS(p0)"], methods={}).clean.members == 1
     with pytest.raises(SegcalError, match="names as of the cases"):
         designed(data=described(ensembles)["data"] | {"labels": str(ensembles / "elsewhere" / "labels")})
+
+
+def test_a_cohort_made_in_another_way_is_refused_unless_the_study_goes_on(designed: Designed, ensembles: Path) -> None:
+    here = {
+        "results": str(ensembles / "shifted" / "member*"),
+        "labels": str(ensembles / "shifted" / "labels"),
+        "background": 0,
+    }
+    with pytest.raises(UsageError, match=r"cohorts: mild: found probabilities of 15 networks averaged, but .* unknown"):
+        designed(cohorts={"mild": {**here, "networks": 5}})
+    (note,) = [n for n in designed(cohorts={"mild": {**here, "networks": 5, "go_on": True}}).notes if "mild" in n]
+    assert "15 networks averaged" in note
+    both = described(ensembles)["data"] | {"networks": 5}
+    assert designed(data=both, cohorts={"mild": {**here, "networks": 5}}).clean.provenance.networks == 15

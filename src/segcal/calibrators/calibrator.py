@@ -88,7 +88,11 @@ class FitData:
         """The fit data that `to_json` described."""
         records = tuple(Record(**{**r, "roles": tuple(r["roles"])}) for r in described["records"])
         return cls(
-            described["name"], described["pool"], Provenance(**described["provenance"]), records, described["voxels"]
+            described["name"],
+            described["pool"],
+            Provenance.from_json(described["provenance"]),
+            records,
+            described["voxels"],
         )
 
 

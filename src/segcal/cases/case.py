@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcal.cases.padding import Box, UnrecordedBox
-from segcal.errors import MissingError, ShapeError
+from segcal.errors import MissingError, ShapeError, UsageError
 from segcal.journal import Scratch
 
 BLOCK = 65_536
@@ -142,20 +142,54 @@ class Case:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
+Origin = Literal["validation", "prediction", "files"]
+
+
 @dataclass(frozen=True)
 class Provenance:
     """How the scores of a cohort were made; what a calibrator remembers and `apply` compares. None: not known.
 
     `members`: fields averaged by segcal. `folds`: networks averaged inside each member. `tta`: test-time mirroring.
-    `step_size`: of the sliding window.
+    `step_size`: of the sliding window. `origin`: nnU-Net's validation of a fold, nnUNetv2_predict (or
+    nnUNetv2_ensemble), or files that nobody vouches for. `recorded`: what else nnUNetv2_predict says of its settings,
+    (name, value as JSON) each, but for places and processes; None where there is no such record.
     """
 
     members: int = 1
     folds: int | None = None
     tta: bool | None = None
     step_size: float | None = None
+    origin: Origin | None = None
+    recorded: tuple[tuple[str, str], ...] | None = None
 
     @property
     def networks(self) -> int | None:
         """Networks behind each probability, or None where unknown."""
         return None if self.folds is None else self.members * self.folds
+
+    def told(self, folds: int | None) -> Provenance:
+        """With what a user says of `folds`; UsageError where it contradicts what is recorded. None: itself."""
+        if folds is None:
+            return self
+        if not isinstance(folds, int) or folds < 1:
+            raise UsageError(
+                "networks",
+                found=str(folds),
+                expected="a whole number from 1 on",
+                do="Say how many networks each folder's probabilities average: 5 for five folds, 1 for one.",
+            )
+        if self.folds not in (None, folds):
+            raise UsageError(
+                "networks",
+                found=str(folds),
+                expected=f"{self.folds}, as nnU-Net recorded",
+                do="Leave --networks out: it is for predictions whose number is not recorded.",
+            )
+        return replace(self, folds=folds)
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> Provenance:
+        """The provenance that `dataclasses.asdict` described; what an earlier version did not write is not known."""
+        recorded = described.get("recorded")
+        pairs = None if recorded is None else tuple((str(name), str(value)) for name, value in recorded)
+        return cls(**{**described, "recorded": pairs})

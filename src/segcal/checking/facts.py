@@ -65,6 +65,7 @@ def _described(cohort: Cohort) -> dict[str, Any]:
         "provenance": {
             "folds": made.folds,
             "networks": made.networks,
+            "origin": made.origin,
             "tta": made.tta,
             "step_size": made.step_size,
         },

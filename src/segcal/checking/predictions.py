@@ -29,6 +29,20 @@ def networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "networks",
             f"each probability averages {count(networks, 'network')}; a calibrator fitted here is bound to that",
         )
+    yield from unrecorded(cohort, facts)
+
+
+def unrecorded(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Predictions of nnU-Net without the number of networks; `fit` says it too."""
+    made = cohort.provenance
+    if made.networks is None and made.origin == "prediction":
+        yield Finding(
+            "note",
+            "networks",
+            "how many networks each probability averages is not recorded (nnU-Net no longer writes it since 2.2), so a"
+            " calibrator fitted here cannot be told from one for another number",
+            "Add --networks 5 for the mean of five folds, --networks 1 for one fold.",
+        )
 
 
 def delivered(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:

@@ -75,14 +75,14 @@ def run(
     return found, fits.Done(cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, "")
 
 
-def show(out: Output, found: Recommendation, done: fits.Done, file: Path) -> None:
+def show(out: Output, found: Recommendation, done: fits.Done, file: Path, networks: int | None = None) -> None:
     """Write the calibrator; show the comparison, the reasons and the fit."""
     files = {found.chosen: file}
     fits.save(done, files)
     out.show(comparison(found), "Methods compared, every case scored by a fit without it and its group")
     for reason in found.reasons:
         out.text(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
-    fits.show(out, done, files)
+    fits.show(out, done, files, networks)
 
 
 def comparison(found: Recommendation) -> Table:

@@ -51,6 +51,10 @@ class Scores:
     channel_axis: Annotated[int, Parameter(show_default=False)] = 0
     """The class axis of arrays in a plain folder; the first unless given."""
 
+    networks: Annotated[int | None, Parameter(show_default=False)] = None
+    """How many networks each folder's probabilities average, where nnU-Net does not record it (2.2 and later):
+    5 for the mean of five folds, 1 for one fold. A calibrator is bound to the number."""
+
     images: Path | None = None
     """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz,
     ...), for calibrators that look at them: lts-image."""
@@ -85,6 +89,7 @@ class Labelled(Scores):
             ("groups", self.groups),
             ("mask", self.mask),
             ("ignore-index", self.ignore_index),
+            ("networks", self.networks),
             ("images", self.images),
         ):
             out += [] if value is None else [f"--{name}", str(value)]

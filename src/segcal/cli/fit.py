@@ -165,7 +165,7 @@ def fit(
                 folds=folds,
                 seed=seed,
             )
-        choosing.show(out, found, chosen, file)
+        choosing.show(out, found, chosen, file, scores.networks)
         out.json(
             {
                 **fits.to_json(chosen, {found.chosen: file}),
@@ -182,6 +182,6 @@ def fit(
     with engine_of(running) as engine:
         done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
     fits.save(done, files)
-    fits.show(out, done, files)
+    fits.show(out, done, files, scores.networks)
     out.json({**fits.to_json(done, files), "notes": told + done.notes})
     return 0

@@ -17,6 +17,7 @@ from typing import Any
 from segcal.calibrators import Calibrator
 from segcal.calibrators.files import versions
 from segcal.cases import Cohort, found_note, hidden_note
+from segcal.checking.predictions import unrecorded
 from segcal.cli import tables
 from segcal.cli.common import typed
 from segcal.cli.console import Output
@@ -67,7 +68,8 @@ class Done:
     def notes(self) -> list[str]:
         """What a reader of the numbers must know."""
         data = next((f.calibrator.data for f in self.fits.values() if f.calibrator.data is not None), None)
-        return [*([] if data is None else hidden_note(data.records)), *found_note(self.cohort)]
+        unknown = [f"{f.text}. {f.do}" for f in unrecorded(self.cohort, {})]
+        return [*([] if data is None else hidden_note(data.records)), *found_note(self.cohort), *unknown]
 
 
 def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) -> Recipe | None:
@@ -199,8 +201,8 @@ def save(done: Done, files: Mapping[str, Path]) -> None:
         fit.calibrator.save(files[name])
 
 
-def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
-    """Tables, how each fit ended, and what to type next."""
+def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | None = None) -> None:
+    """Tables, how each fit ended, and what to type next; `networks`: as the user said."""
     for name, fit in done.fits.items():
         solution = fit.calibrator.solution
         if solution is not None:
@@ -236,9 +238,10 @@ def show(out: Output, done: Done, files: Mapping[str, Path]) -> None:
     for path in files.values():
         out.text(f"written: {path}")
     best = best_of(done)
+    again = [] if networks is None else ["--networks", str(networks)]
     out.next(
-        typed("segcal", "evaluate", "HELDOUT", "--labels", "LABELS", "--calibrator", files[best]),
-        typed("segcal", "apply", files[best], "NEW", "-o", "OUT", "--maps", "entropy,error"),
+        typed("segcal", "evaluate", "HELDOUT", "--labels", "LABELS", "--calibrator", files[best], again),
+        typed("segcal", "apply", files[best], "NEW", "-o", "OUT", "--maps", "entropy,error", again),
     )
 
 

@@ -12,6 +12,7 @@ import safetensors
 from segcal.calibrators import Calibrator, PartMap
 from segcal.cli.console import Output
 from segcal.cli.tables import before_after, number, table
+from segcal.matching import ORIGINS
 from segcal.metrics.summary import plain
 
 SMALL = 12
@@ -131,7 +132,9 @@ def _data(out: Output, data: Mapping[str, Any]) -> None:
     made = data["provenance"]
     groups = {r["group"] or r["id"] for r in data["records"]}
     known = [f"{made['members']} member(s)"]
-    known += [] if made["folds"] is None else [f"{made['folds']} network(s) in each"]
+    unknown = ["how many networks in each is not known"] if made["origin"] == "prediction" else []
+    known += unknown if made["folds"] is None else [f"{made['folds']} network(s) in each"]
+    known += [] if made["origin"] is None else [ORIGINS[made["origin"]]]
     known += [] if made["tta"] is None else [f"test-time mirroring {'on' if made['tta'] else 'off'}"]
     known += [] if made["step_size"] is None else [f"step size {made['step_size']:g}"]
     out.text(

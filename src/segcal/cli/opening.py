@@ -46,6 +46,7 @@ def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | 
         zyx=scores.zyx,
         channel_axis=scores.channel_axis,
         images=scores.images,
+        networks=scores.networks,
     )
     if calibrator is not None:
         cohort = _as_fitted(cohort, calibrator, labelled)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcal.cases import Case, Cohort, Field, Window
+from segcal.cases import Case, Cohort, Field, Provenance, Window
 from segcal.errors import LabelError, ScoreError, ShapeError, UsageError
 from segcal.head import Head, Softmax
 from segcal.journal import Scratch
@@ -126,6 +126,7 @@ def cohort_from_arrays(
     groups: Sequence[object] | None = None,
     ids: Sequence[str] | None = None,
     fields: Mapping[str, Any] | None = None,
+    networks: int | None = None,
 ) -> Cohort:
     """A cohort from arrays or tensors; shapes as in the module's docstring.
 
@@ -133,7 +134,8 @@ def cohort_from_arrays(
     ...), `background` and `ignore_index`. `mask`: non-zero where voxels count, shaped as the labels. `groups`: for a
     batch or a list one name a case, cases of one group are kept together; for a table the case of each row. `ids`:
     names of the cases (default '0', '1', ... with leading zeros). `fields`: more arrays by name, shaped as the labels,
-    or with channels as the scores.
+    or with channels as the scores. `networks`: how many networks each probability averages, to be remembered by
+    calibrators.
     """
     checked = check_kind(kind)
     if head is not None and (classes is not None or background is not ... or ignore_index is not None):
@@ -179,7 +181,7 @@ def cohort_from_arrays(
             None if background is ... else background,
             ignore_index,
         )
-    return Cohort(cases, head, checked, name="scores")
+    return Cohort(cases, head, checked, provenance=Provenance().told(networks), name="scores")
 
 
 def _array(value: Any, name: str) -> Array:

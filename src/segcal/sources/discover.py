@@ -44,6 +44,7 @@ def open_cohort(
     zyx: bool = False,
     channel_axis: int = 0,
     images: PathLike | None = None,
+    networks: int | None = None,
 ) -> Cohort:
     """Find the cases in `paths` and describe them; no voxel is read.
 
@@ -54,7 +55,7 @@ def open_cohort(
     left out, what dataset.json says, else none. `ignore_index`: label never scored. `zyx`: arrays of a plain folder
     have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis
     of arrays in a plain folder. `images`: a folder of the images that were segmented, named as the cases, for methods
-    that look at them.
+    that look at them. `networks`: how many networks each path's probabilities average, where the files do not say.
 
     Raises UsageError for arguments, MissingError where cases, labels or probabilities are missing, other DataErrors for
     files that cannot be used.
@@ -78,6 +79,7 @@ def open_cohort(
         zyx,
         channel_axis,
         None if images is None else Path(images),
+        networks,
     )
     layouts = [_layout(p) for p in listed]
     for path, layout in zip(listed, layouts, strict=True):

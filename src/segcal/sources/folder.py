@@ -94,7 +94,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         request.head(_described([where for where, _ in members]), cases[0].scores[0].channels or 0),
         next(iter(kinds)),
         request.pool,
-        Provenance(members=len(members)),
+        Provenance(members=len(members), origin="files").told(request.networks),
         name,
     )
 

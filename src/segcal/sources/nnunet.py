@@ -14,12 +14,13 @@ alike. A delivered map in a format that segcal does not read (.mha, .nrrd) is in
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segcal.cases import Box, Case, Cohort, Field, Provenance, UnrecordedBox
+from segcal.cases import Box, Case, Cohort, Field, Origin, Provenance, UnrecordedBox
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 from segcal.sources import maps, nifti, pickles
 from segcal.sources.case_images import CaseImages
@@ -32,6 +33,7 @@ from segcal.sources.request import Request
 
 KEY = "probabilities"
 SETTINGS = "predict_from_raw_data_args.json"
+CASCADE = "folder_with_segs_from_prev_stage"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Member:
     all.
 
     `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`,
-    `tta`, `step_size`: as in `Provenance`.
+    `tta`, `step_size`, `origin`, `recorded`: as in `Provenance`.
     """
 
     where: Path
@@ -53,6 +55,8 @@ class Member:
     folds: int | None = None
     tta: bool | None = None
     step_size: float | None = None
+    origin: Origin = "prediction"
+    recorded: tuple[tuple[str, str], ...] | None = None
 
     def map_of(self, case: str) -> Path | None:
         """The delivered label map, or None."""
@@ -81,12 +85,12 @@ def _predictions(folder: Path) -> Member:
     dataset, plans = folder / "dataset.json", folder / "plans.json"
     described = read_json(dataset)
     planned = read_json(plans) if plans.is_file() else None
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
     data = str((planned or {}).get("dataset_name", "DATASET"))
     command = f"nnUNetv2_predict -i IMAGES -o {folder} -d {data} -c CONFIGURATION --save_probabilities"
     file_ending = ending_of(described, dataset)
     cases = cases_in(folder, file_ending, command)
-    folds, tta, step = settings.get("use_folds"), settings.get("use_mirroring"), settings.get("tile_step_size")
+    folds, tta, step = ((settings or {}).get(name) for name in ("use_folds", "use_mirroring", "tile_step_size"))
     return Member(
         folder,
         dict.fromkeys(cases, folder),
@@ -95,10 +99,21 @@ def _predictions(folder: Path) -> Member:
         file_ending,
         backward_of(planned, plans),
         axes_of(planned),
-        len(folds) if isinstance(folds, list) else None,
+        len(folds) or None if isinstance(folds, list) else None,
         tta if isinstance(tta, bool) else None,
         float(step) if isinstance(step, int | float) else None,
+        recorded=None if settings is None else _recorded(settings),
     )
+
+
+def _recorded(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What else of the saved arguments decides about probabilities: whether there were maps of a previous stage, not
+    where; no path, and nothing of processes.
+    """
+    found = {name: json.dumps(settings[name])[:80] for name in ("checkpoint_name", "use_gaussian") if name in settings}
+    if CASCADE in settings:
+        found["previous stage"] = json.dumps(settings[CASCADE] is not None)
+    return tuple(sorted(found.items()))
 
 
 def ending_of(described: Mapping[str, Any], dataset: Path) -> str:
@@ -164,7 +179,7 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
             "kind", found=repr(request.kind), expected="'probs', which is what nnU-Net stores", do="Leave --kind out."
         )
     described = agreed([(m.dataset, head_of(read_json(m.dataset), m.dataset)) for m in members])
-    provenance = _provenance(members)
+    provenance = _provenance(members).told(request.networks)
     names = same_cases([(str(m.where), set(m.cases)) for m in members])
     labels = None if request.labels is None else Maps.find(request.labels)
     masks = None if request.mask is None else Maps.find(request.mask)
@@ -301,4 +316,8 @@ def _provenance(members: Sequence[Member]) -> Provenance:
     folds, tta, step = (
         values[0] if all(v is not None for v in values) else None for values in zip(*known, strict=True)
     )
-    return Provenance(len(members), folds, tta, step)
+    records = [m.recorded for m in members if m.recorded is not None]
+    recorded = tuple(pair for pair in records[0] if all(pair in r for r in records)) if records else None
+    return Provenance(
+        len(members), folds, tta, step, members[0].origin, recorded if len(records) == len(members) else None
+    )

@@ -131,6 +131,7 @@ def _member(training: Path, folds: Sequence[Path]) -> Member:
         backward_of(planned, plans),
         axes_of(planned),
         folds=1,
+        origin="validation",
     )
 
 

@@ -30,6 +30,7 @@ class Request:
     zyx: bool = False
     channel_axis: int = 0
     images: Path | None = None
+    networks: int | None = None
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:

@@ -56,6 +56,10 @@ class Data(Section):
     """Arrays have their axes as SimpleITK gives them, (z, y, x)."""
     channel_axis: int = 0
     """The class axis of arrays."""
+    networks: int | None = None
+    """How many networks each folder's probabilities average, where nnU-Net does not record it (2.2 and later)."""
+    go_on: bool = False
+    """Of a further cohort: score it although its scores were made in another way than those of data."""
     groups: str | None = None
     """Of a further cohort: cases that belong together, as in split. Cases named as clean ones have their groups."""
 

@@ -18,6 +18,7 @@ from typing import Any
 from segcal import splits
 from segcal.cases import Cohort
 from segcal.errors import UsageError
+from segcal.matching import likeness
 from segcal.sources.discover import open_cohort
 from segcal.splits import CALIBRATION, TEST, VALIDATION, Partition
 from segcal.study.configuration import CLEAN, Configuration, Data
@@ -153,7 +154,9 @@ def design(configuration: Configuration) -> Design:
     cohorts = {CLEAN: clean}
     for name, data in configuration.cohorts.items():
         beside = data.as_beside(configuration.data)
-        cohorts[name] = _alike(name, _grouped(name, _selected(_cohort(beside), beside), beside, clean), clean)
+        opened = _alike(name, _grouped(name, _selected(_cohort(beside), beside), beside, clean), clean)
+        cohorts[name] = opened
+        notes += _made_alike(name, opened, clean, beside.go_on)
     split = configuration.split
     partitions = tuple(
         splits.partition(
@@ -190,6 +193,7 @@ def _cohort(data: Data) -> Cohort:
         zyx=data.zyx,
         channel_axis=data.channel_axis,
         images=data.images,
+        networks=data.networks,
     )
     return cohort.labelled()
 
@@ -243,6 +247,19 @@ def _alike(name: str, cohort: Cohort, clean: Cohort) -> Cohort:
                 do="Predict both with the same networks and keep the same files.",
             )
     return cohort
+
+
+def _made_alike(name: str, cohort: Cohort, clean: Cohort, go_on: bool) -> list[str]:
+    """What to note of how scores were made; UsageError where that differs, unless the study is to go on."""
+    found = likeness(clean.provenance, cohort.provenance)
+    if found.differences and not go_on:
+        raise UsageError(
+            f"cohorts: {name}",
+            found="; ".join(found.differences),
+            expected="scores made as those of data, on which calibrators are fitted",
+            do="Say `networks:` in both places if the numbers are the same, or `go_on: true` here to score it anyway.",
+        )
+    return [f"{name}: {text}" for text in (*found.differences, *found.notes)]
 
 
 def _check_arms(found: Design) -> None:
