@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "segcal"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("guarantees", "journal", "experts", "intra_order", "ranking"),
+    ("guarantees", "journal", "reading", "experts", "intra_order", "ranking"),
     ("scores",),
     ("head",),
     ("pooling", "places"),

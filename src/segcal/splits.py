@@ -23,8 +23,12 @@ import numpy as np
 
 from segcal.cases import Cohort
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
+from segcal.reading import content, shown, too_much
 
 _TABLES = (".csv", ".tsv")
+
+CELLS = 1_000_000
+"""Most cells of a table of groups."""
 
 
 @dataclass(frozen=True)
@@ -228,17 +232,12 @@ def groups_from_table(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     where = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = content(Path(path)).decode("utf-8-sig")
         separator = "\t" if "\t" in text.partition("\n")[0] else ","
+        if (cells := text.count(separator) + text.count("\n")) > CELLS:
+            raise too_much(Path(path), f"a table of about {cells} cells", f"at most {CELLS}")
         table = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except FileNotFoundError as error:
-        raise MissingError(
-            where,
-            found="no such file",
-            expected="a table with the columns case and group",
-            do="Check the path given with --groups.",
-        ) from error
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError, PermissionError) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UnreadableError(
             where,
             found=f"something that cannot be read as a table ({type(error).__name__})",
@@ -249,7 +248,7 @@ def groups_from_table(path: str | os.PathLike[str]) -> dict[str, str]:
     if "case" not in header or "group" not in header:
         raise MissingError(
             where,
-            found=f"the columns {header[:8]}",
+            found=f"the columns {shown(header)}",
             expected="columns named case and group, separated by commas or tabs",
             do="Name them in the first line.",
         )

@@ -248,7 +248,7 @@ def test_anything_else_is_refused_by_name(name, tmp_path) -> None:
 def test_no_file_is_said(tmp_path) -> None:
     with pytest.raises(MissingError, match=r"nowhere\.safetensors"):
         load(tmp_path / "nowhere.safetensors")
-    with pytest.raises(MissingError):
+    with pytest.raises(UnreadableError, match="found a folder"):
         load(tmp_path)
 
 

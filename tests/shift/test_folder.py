@@ -192,7 +192,7 @@ def test_a_truncated_picture_a_bomb_pages_and_depths(tmp_path: Path, monkeypatch
     path.unlink()
     pages = [Image.fromarray(GREY)] * 2
     pages[0].save(tmp_path / "in" / "a.tif", save_all=True, append_images=pages[1:])
-    refused(UnreadableError, "a picture of 2 pages")
+    refused(UnreadableError, "a picture of several pages")
     Image.fromarray(GREY.astype(np.int32)).save(tmp_path / "in" / "a.tif")
     refused(DataError, "32 bits")
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "in" / "a.tif")

@@ -30,8 +30,15 @@ from segcal.calibrators.maps import PartMap
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
+from segcal.reading import json_value, listed, readable, shown, too_much
 
 SCHEMA = 1
+
+METADATA = 32 << 20
+"""Largest metadata of a calibrator, in bytes: some hundred a case it was fitted on."""
+
+VALUES = 1_000_000
+"""Most values in it."""
 _TYPES: dict[str, type[PartMap]] = {
     m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap, LocalMap)
 }
@@ -86,39 +93,64 @@ def load(path: str | os.PathLike[str]) -> Calibrator:
     schema.
     """
     file = Path(path)
-    if not file.is_file():
+    described, tensors = _opened(file)
+    try:
+        return _build(described, tensors)
+    except SegcalError as error:
+        raise _not_ours(file, f"{error.where} with {error.found}") from error
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise _not_ours(file, f"incomplete metadata or tensors ({type(error).__name__}: {reason})") from error
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `describe` gave when the file was written. Raises what `load` raises of a file that is no calibrator."""
+    return _opened(Path(path), numbers=False)[0]
+
+
+def _opened(file: Path, *, numbers: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not listed(file):
         raise MissingError(
             str(file),
             found="no such file",
             expected="a calibrator written by segcal",
             do="Fit one with `segcal fit ... -o cal.safetensors`.",
         )
+    with readable(file), file.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+    if METADATA < size < file.stat().st_size:
+        raise too_much(file, f"metadata of {size} bytes", f"at most {METADATA}")
     try:
         with safetensors.safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+            told = opened.metadata() or {}
+            names = list(opened.keys()) if numbers else []
+            tensors = {name: opened.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise _not_ours(file, "a file that is not safetensors") from error
-    if "segcal" not in metadata:
+    if "segcal" not in told:
         raise _not_ours(file, "a safetensors file without segcal's metadata")
     try:
-        described = json.loads(metadata["segcal"])
-        schema = described["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        described = json_value(told["segcal"], file, VALUES)
+    except UnreadableError as error:
         raise _not_ours(file, "metadata that cannot be read") from error
-    if schema != SCHEMA:
+    if not isinstance(described, dict) or "schema" not in described:
+        raise _not_ours(file, "metadata that cannot be read")
+    if type(described["schema"]) is not int or described["schema"] != SCHEMA:
         raise UnreadableError(
             str(file),
-            found=f"file schema {schema}",
+            found=f"file schema {shown(described['schema'], 40)}",
             expected=f"schema {SCHEMA}",
             do="Use the segcal version that wrote it, or fit again.",
         )
-    try:
-        return _build(described, tensors)
-    except SegcalError as error:
-        raise _not_ours(file, f"{error.where} with {error.found}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise _not_ours(file, f"incomplete metadata or tensors ({type(error).__name__}: {error})") from error
+    return described, tensors
 
 
 def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibrator:

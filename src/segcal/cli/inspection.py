@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
 from segcal.calibrators import Calibrator, PartMap
+from segcal.calibrators.files import metadata
 from segcal.cli.console import Output
 from segcal.cli.tables import before_after, number, table
 from segcal.matching import ORIGINS
@@ -38,7 +36,7 @@ def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
         "solution": None if calibrator.solution is None else plain(calibrator.solution.to_json()),
         "data": None if calibrator.data is None else calibrator.data.to_json(),
         "crossfit": calibrator.crossfit,
-        "versions": _made_by(path),
+        "versions": metadata(path).get("versions"),
     }
 
 
@@ -72,13 +70,6 @@ def show(out: Output, described: Mapping[str, Any]) -> None:
         for reason in crossfit.get("recommendation", {}).get("reasons", ()):
             out.text(reason)
     out.text("made by " + ", ".join(f"{name} {version}" for name, version in described["versions"].items()))
-
-
-def _made_by(path: Path) -> dict[str, str]:
-    """Versions of what wrote the file, which loading does not keep."""
-    with safetensors.safe_open(path, "pt") as opened:
-        versions: dict[str, str] = json.loads(opened.metadata()["segcal"])["versions"]
-    return versions
 
 
 def _parameters(parameters: Mapping[str, Any], classes: list[str]) -> Iterator[str]:

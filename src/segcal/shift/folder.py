@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,12 +38,15 @@ from segcal.errors import (
     UnsafeFileError,
     UsageError,
 )
+from segcal.reading import readable
 from segcal.shift import artefacts, photometric
 
 TABLE = "corruptions.csv"
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 VOLUMES = (".nii.gz", ".nii")
 _LOSSY = (".jpg", ".jpeg")
+RATIO, PLAIN = 100, 32 << 20
+"""How many times its size an image unpacks to, and up to how many bytes that is not asked."""
 _GREY = ("L", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -178,7 +183,7 @@ def _files(images: Path, endings: tuple[str, ...]) -> list[Path]:
     found = [
         path
         for path in sorted(images.iterdir())
-        if not path.name.startswith(".") and _ending(path, endings) and path.is_file()
+        if not path.name.startswith(".") and _ending(path, endings) and not path.is_dir()
     ]
     if not found:
         raise MissingError(
@@ -216,14 +221,14 @@ def _ending(path: Path, endings: tuple[str, ...]) -> str:
 def _picture(path: Path) -> NDArray[Any]:
     """(H, W) of 8 or 16 bits or float, or (H, W, 3) of 8 bits."""
     with _readable(path), Image.open(path, formats=("PNG", "TIFF", "JPEG")) as image:
-        pages = int(getattr(image, "n_frames", 1))
-        if pages != 1:
+        if getattr(image, "is_animated", False):
             raise UnreadableError(
                 str(path),
-                found=f"a picture of {pages} pages",
+                found="a picture of several pages",
                 expected="one page",
                 do="Save the pages as files of their own.",
             )
+        _plausible(path, image.width * image.height * (4 if image.mode in ("I", "F") else 3))
         if image.mode in _GREY:
             pixels = np.asarray(image)
             return pixels.astype(pixels.dtype.newbyteorder("="))
@@ -241,7 +246,14 @@ def _picture(path: Path) -> NDArray[Any]:
 
 def _volume(path: Path) -> tuple[NDArray[Any], Any]:
     with _readable(path):
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+            block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
+        second = 540 in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
+        header = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+        if len(block) >= header.sizeof_hdr:  # nibabel reads what lies before the voxels at once
+            _plausible(path, int(header(block[: header.sizeof_hdr], check=False).get_data_offset()))
         image = nibabel.load(path)
+        _plausible(path, math.prod(image.shape) * image.get_data_dtype().itemsize)
         volume = np.asarray(image.dataobj)
     if volume.ndim != 3 or not volume.size:
         raise DataError(
@@ -256,27 +268,34 @@ def _volume(path: Path) -> tuple[NDArray[Any], Any]:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """What Pillow, nibabel and the operating system say about a file, as an error that names it."""
-    try:
-        with warnings.catch_warnings():
-            # what Pillow only warns of is metadata; pixels it cannot decode are errors
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    with readable(path):
+        try:
+            with warnings.catch_warnings():
+                # what Pillow only warns of is metadata; pixels it cannot decode are errors
+                warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                yield
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UnsafeFileError(
+                str(path),
+                found=str(error),
+                expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
+                do="Cut the image into tiles.",
+            ) from error
+        except ImageFileError as error:
+            raise ValueError(str(error)) from error
+
+
+def _plausible(path: Path, nbytes: int) -> None:
+    """Raise UnsafeFileError for a file that no image of `nbytes` bytes packs to."""
+    size = path.stat().st_size
+    if nbytes > max(PLAIN, RATIO * size):
         raise UnsafeFileError(
             str(path),
-            found=str(error),
-            expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
-            do="Cut the image into tiles.",
-        ) from error
-    except (OSError, EOFError, SyntaxError, ValueError, ImageFileError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableError(
-            str(path),
-            found=f"a file that cannot be read ({reason})",
-            expected="a complete image",
-            do="Copy it again, or leave it out.",
-        ) from error
+            found=f"{size} bytes that unpack to {nbytes}",
+            expected=f"at most {RATIO} times as many, as of an image that shows something",
+            do="Leave it out, or save it uncompressed.",
+        )
 
 
 @contextlib.contextmanager

@@ -17,22 +17,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from segcal.cases import Field, Window
-from segcal.errors import MissingError, ShapeError, UnreadableError, UnsafeFileError, UsageError
+from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 from segcal.journal import Scratch
+from segcal.reading import entries, readable
 from segcal.sources import images, nifti, npz
 from segcal.sources.maps import ending, open_map
 from segcal.sources.nifti import Axes
 from segcal.sources.npz import NpyField, NpzField
-from segcal.sources.raw import StoredField, grid, octets, readable
+from segcal.sources.raw import StoredField, grid, octets
 from segcal.sources.windows import Reshaped, open_stream
 
 PICTURES = (*images.ENDINGS, ".jpg", ".jpeg")
 ENDINGS = (*PICTURES, *nifti.ENDINGS, ".npy", ".npz")
 """Endings of files that hold an image."""
 
+_FORMATS = ("PNG", "TIFF", "JPEG")
 GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
 
 
@@ -54,8 +55,8 @@ class CaseImages:
                 do="Check the path given with --images.",
             )
         files: dict[str, Path] = {}
-        for path in sorted(where.iterdir()):
-            known = "" if path.name.startswith(".") else ending(path, ENDINGS)
+        for path in entries(where):
+            known = ending(path, ENDINGS)
             name = path.name[: -len(known)] if known else ""
             if name in files:
                 raise UsageError(
@@ -137,16 +138,16 @@ class Picture(StoredField):
     @classmethod
     def find(cls, path: Path) -> Picture:
         """The picture in `path`. Reads the header, and decodes nothing."""
-        with _picture(path) as image:
+        with images.opened(path, *_FORMATS) as image:
             size, grey = (image.height, image.width), image.mode in GREY
-            if int(getattr(image, "n_frames", 1)) != 1:
+            if getattr(image, "is_animated", False):
                 raise UnreadableError(
                     str(path),
                     found="a picture of several pages",
                     expected="one page",
                     do="Save a volume as NIfTI or .npy.",
                 )
-            dtype = np.asarray(image.resize((1, 1)) if grey and image.mode != "1" else np.zeros((1, 1), np.uint8)).dtype
+            dtype = np.dtype(images.dtype_of(image.mode) if grey and image.mode != "1" else np.uint8)
         shape = size if grey else (*size, 3)
         return cls(path, grid(shape, dtype, str(path), fortran=False, channel_axis=None if grey else 2))
 
@@ -155,25 +156,9 @@ class Picture(StoredField):
         return open_stream(self._pixels(), self.grid, scratch, self.where)
 
     def _pixels(self) -> Iterator[memoryview]:
-        with _picture(self.path) as image, readable(self.path):
+        with images.opened(self.path, *_FORMATS) as image, readable(self.path):
             values = np.asarray(image if self.channels is None else image.convert("RGB"))
             yield octets(np.ascontiguousarray(values, self.grid.dtype))
-
-
-@contextlib.contextmanager
-def _picture(path: Path) -> Iterator[Image.Image]:
-    with contextlib.ExitStack() as stack:
-        with readable(path):
-            try:
-                image = stack.enter_context(Image.open(path, formats=("PNG", "TIFF", "JPEG")))
-            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-                raise UnsafeFileError(
-                    str(path),
-                    found=str(error),
-                    expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
-                    do="Cut the image into tiles, or store it as .npy.",
-                ) from error
-        yield image
 
 
 @dataclass(frozen=True)

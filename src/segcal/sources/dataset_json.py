@@ -8,20 +8,18 @@ UnreadableError naming the file. As in nnU-Net, a list with one label makes no r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segcal.errors import LabelError, UnreadableError
 from segcal.head import Head, Regions, Softmax
-from segcal.sources.raw import readable
+from segcal.reading import content, json_value, shown
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises MissingError or UnreadableError."""
-    with readable(path):
-        value = json.loads(path.read_text(encoding="utf-8"))
+    value = json_value(content(path), path)
     if not isinstance(value, dict):
         raise UnreadableError(
             str(path),
@@ -42,7 +40,7 @@ def head_of(described: Mapping[str, Any], where: Path) -> Head:
     ):
         raise UnreadableError(
             str(where),
-            found=f"labels {str(labels)[:120]}",
+            found=f"labels {shown(labels)}",
             expected='names with integers, such as {"background": 0, "tumour": 1}, or lists of integers for regions',
             do=(
                 "This is the format of nnU-Net version 2; convert older files with"
@@ -52,14 +50,17 @@ def head_of(described: Mapping[str, Any], where: Path) -> Head:
     ignore = labels.get("ignore")
     if isinstance(ignore, list):
         raise LabelError(
-            str(where), found=f"ignore label {ignore}", expected="one integer", do="Correct `labels` in dataset.json."
+            str(where),
+            found=f"ignore label {shown(ignore)}",
+            expected="one integer",
+            do="Correct `labels` in dataset.json.",
         )
     named = {str(name): value for name, value in labels.items() if name != "ignore"}
     used = sorted({n for value in named.values() for n in (value if isinstance(value, list) else [value])})
     if used != list(range(len(used))) or (ignore is not None and ignore != len(used)):
         raise LabelError(
             str(where),
-            found=f"labels {used}" + (f" and ignore label {ignore}" if ignore is not None else ""),
+            found=f"labels {shown(used)}" + (f" and ignore label {shown(ignore)}" if ignore is not None else ""),
             expected="0, 1, 2, ... without a gap, the ignore label last",
             do="Correct `labels` in dataset.json; nnU-Net does not train on other numberings.",
         )
@@ -85,8 +86,8 @@ def _regions(named: Mapping[str, Any], order: Any, ignore: int | None, where: Pa
     if not isinstance(order, list) or len(order) != len(members) or not all(map(_is_label, order)):
         raise LabelError(
             str(where),
-            found=f"regions_class_order {order}",
-            expected=f"{len(members)} labels, one a region ({', '.join(members)})",
+            found=f"regions_class_order {shown(order)}",
+            expected=f"{len(members)} labels, one a region: {shown(list(members))}",
             do="Add `regions_class_order` to dataset.json as it was in training.",
         )
     return Regions(tuple(members), tuple(members.values()), tuple(order), ignore)

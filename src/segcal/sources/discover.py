@@ -15,6 +15,7 @@ from types import EllipsisType
 from segcal.cases import Cohort
 from segcal.errors import MissingError, UsageError
 from segcal.pooling import Pool
+from segcal.reading import entries
 from segcal.scores import check_kind
 from segcal.sources import folder, maps, nnunet, nnunet_results, zarr
 from segcal.sources.request import Request
@@ -97,7 +98,7 @@ def open_cohort(
 
 
 def _is_file(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and zarr.is_store(path))
+    return not path.is_dir() or zarr.is_store(path)
 
 
 def _open_files(paths: Sequence[Path], request: Request) -> Cohort:
@@ -127,7 +128,7 @@ def _layout(path: Path) -> Layout:
     for layout in LAYOUTS:
         if layout.matches(path):
             return layout
-    inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    inside = entries(path)
     holding = [
         p
         for p in inside

@@ -16,6 +16,7 @@ from pathlib import Path
 from segcal.cases import Case, Cohort, Field, Provenance
 from segcal.errors import MissingError, ShapeError, UsageError
 from segcal.head import Head
+from segcal.reading import entries, listed
 from segcal.scores import Kind, check_kind
 from segcal.sources import maps, nifti, zarr
 from segcal.sources.case_images import CaseImages
@@ -38,7 +39,7 @@ KIND_OF_KEY: Mapping[str, Kind] = {
 
 def has_scores(folder: Path) -> bool:
     """Whether a folder holds files of scores."""
-    return any(ending(p, maps.SCORES) and not p.name.startswith(".") for p in folder.iterdir())
+    return any(ending(p, maps.SCORES) for p in entries(folder))
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -50,7 +51,7 @@ def files_of(folder: Path) -> dict[str, Path]:
         found = by_case(folder, group)
         if found:
             return found
-    inside = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    inside = [p.name for p in entries(folder)]
     raise MissingError(
         str(folder),
         found="an empty folder" if not inside else f"no scores, but {', '.join(inside[:5])}",
@@ -197,7 +198,7 @@ def _described(folders: Sequence[Path]) -> Head | None:
     found: list[tuple[Path, Head]] = []
     for folder in folders:
         base = folder if folder.is_dir() and not ending(folder, (".zarr",)) else folder.parent
-        path = next((p for p in (base / "dataset.json", base.parent / "dataset.json") if p.is_file()), None)
+        path = next((p for p in (base / "dataset.json", base.parent / "dataset.json") if listed(p)), None)
         described = {} if path is None else read_json(path)
         if path is not None and "labels" in described:
             found.append((path, head_of(described, path)))

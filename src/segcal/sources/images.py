@@ -9,6 +9,7 @@ UnreadableError, pages of different sizes ShapeError.
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from PIL import Image
 from segcal.cases import Window
 from segcal.errors import ShapeError, UnreadableError, UnsafeFileError
 from segcal.journal import Scratch
-from segcal.sources.raw import StoredField, grid, octets, readable
+from segcal.reading import readable, too_much
+from segcal.sources.raw import StoredField, grid, octets
 from segcal.sources.windows import open_stream
 
 ENDINGS = (".png", ".tif", ".tiff")
@@ -29,17 +31,49 @@ _GREY = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
+_TILE_WIDTH, _TILE_LENGTH, PAGES = 322, 323, 4_096
+
+
 @contextlib.contextmanager
-def _image(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, *formats: str) -> Iterator[Image.Image]:
+    """The picture in `path`, of one of Pillow's `formats`, of which nothing is decoded yet.
+
+    UnsafeFileError for more pixels in a page or tile than Pillow's limit, or for more than `PAGES` pages.
+    """
     with contextlib.ExitStack() as stack:
         with readable(path):
+            _count_pages(path)
             try:
-                image = stack.enter_context(Image.open(path, formats=("PNG", "TIFF")))
+                image = stack.enter_context(Image.open(path, formats=formats))
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 raise _bomb(path, str(error)) from error
-        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise _bomb(path, f"{image.width} x {image.height} pixels")
+            tags = getattr(image, "tag_v2", {})
+            tile = int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
+        for width, height in (image.size, tile):
+            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+                raise _bomb(path, f"{width} x {height} pixels")
         yield image
+
+
+def _count_pages(path: Path) -> None:
+    """Follow a TIFF from page to page without looking at them."""
+    with path.open("rb") as file:
+        order = {b"II": "<", b"MM": ">"}.get(file.read(2))
+        kind = 0 if order is None else int.from_bytes(file.read(2), "little" if order == "<" else "big")
+        if kind not in (42, 43):
+            return
+        count, entry, pointer = ("H", 12, "I") if kind == 42 else ("Q", 20, "Q")
+        file.seek(4 if kind == 42 else 8)
+        for _ in range(PAGES + 1):
+            (at,) = struct.unpack(f"{order}{pointer}", file.read(struct.calcsize(f"={pointer}")))
+            if not at:
+                return
+            file.seek(at)
+            (entries,) = struct.unpack(f"{order}{count}", file.read(struct.calcsize(f"={count}")))
+            if entries > 2**16:
+                raise ValueError(f"a page of {entries} tags")
+            file.seek(at + struct.calcsize(f"={count}") + entry * entries)
+    raise too_much(path, f"a TIFF of more than {PAGES} pages", f"at most {PAGES}")
 
 
 def _bomb(path: Path, found: str) -> UnsafeFileError:
@@ -93,11 +127,11 @@ class ImageField(StoredField):
 
         (H, W), or (pages, H, W) for a TIFF of several pages. Reads the header, and decodes nothing.
         """
-        with _image(path) as image, readable(path):
+        with opened(path, "PNG", "TIFF") as image, readable(path):
             if image.mode not in _GREY:
                 _page(image, path)
             pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
-            size, dtype = (image.height, image.width), _dtype(image.mode)
+            size, dtype = (image.height, image.width), dtype_of(image.mode)
         shape = size if pages == 1 else (pages, *size)
         return cls(path, grid(shape, dtype, str(path), fortran=False, channel_axis=None))
 
@@ -107,11 +141,11 @@ class ImageField(StoredField):
 
     def _pages(self) -> Iterator[memoryview]:
         pages, size = (1, self.shape) if len(self.shape) == 2 else (self.shape[0], self.shape[1:])
-        with _image(self.path) as image:
+        with opened(self.path, "PNG", "TIFF") as image:
             for k in range(pages):
                 with readable(self.path):
                     image.seek(k)
-                    if (image.height, image.width) != size or _dtype(image.mode) != self.grid.dtype:
+                    if (image.height, image.width) != size or dtype_of(image.mode) != self.grid.dtype:
                         raise ShapeError(
                             str(self.path),
                             found=f"page {k} of {(image.height, image.width)} pixels, mode {image.mode}",
@@ -122,5 +156,6 @@ class ImageField(StoredField):
                 yield octets(values)
 
 
-def _dtype(mode: str) -> np.dtype[Any]:
+def dtype_of(mode: str) -> np.dtype[Any]:
+    """Type of the values of a grey picture of Pillow's `mode`."""
     return np.dtype({"1": "?", "L": "u1", "P": "u1", "I": "<i4", "F": "<f4"}.get(mode, "<u2"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from segcal.cases import Field
 from segcal.errors import MissingError, ShapeError, UsageError
+from segcal.reading import entries
 from segcal.sources import images, nifti
 from segcal.sources.nifti import Axes, NiftiField
 from segcal.sources.npz import NpyField, NpzField, keys
@@ -48,8 +49,8 @@ def by_case(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
             do="Check the path.",
         )
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not ending(path, endings):
+    for path in entries(folder):
+        if not ending(path, endings):
             continue
         if stem(path) in found:
             raise UsageError(

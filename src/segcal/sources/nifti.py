@@ -4,13 +4,15 @@ geometry.
 Promises: the header alone is read to find a field; voxels are unpacked piece by piece. The spatial shape is (X, Y, Z)
 as stored, (Z, Y, X), which is the order in which the voxels lie, or turned to canonical axes (`Axes`). scl_slope and
 scl_inter are honoured (values are then float64). Trailing axes of length one are dropped from a map. A volume that
-claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz).
+claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz). Endings in upper case
+are endings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +28,15 @@ from numpy.typing import NDArray
 from segcal.cases import Window
 from segcal.errors import ShapeError, UnreadableError, UnsafeFileError, UsageError
 from segcal.journal import Scratch
+from segcal.reading import readable, too_much
 from segcal.sources.npz import RATIO
-from segcal.sources.raw import Grid, StoredField, grid, piece_size, pieces_of, readable
+from segcal.sources.raw import Grid, StoredField, grid, piece_size, pieces_of
 from segcal.sources.windows import open_file, open_stream
 
 ENDINGS = (".nii.gz", ".nii")
+OFFSET = 16 << 20
+"""Most bytes before the voxels of a volume: its header and extensions."""
+
 TOLERANCE = 1e-3
 """How far entries of two affines (mm) may be apart for the same geometry."""
 
@@ -49,28 +55,50 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of `path`. Raises MissingError or UnreadableError."""
+    """The header of `path`, extensions left aside. Raises MissingError, UnreadableError or UnsafeFileError."""
     with readable(path):
+        with opened(path) as stream:
+            block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
         try:
-            image = nibabel.load(path)
+            header: Any = _header(block)
+            offset, (slope, intercept) = int(header.get_data_offset()), header.get_slope_inter()
         except (ImageFileError, HeaderDataError) as error:
             raise ValueError(str(error)) from error
-        if not isinstance(image, nibabel.Nifti1Image):
-            raise TypeError(f"{type(image).__name__}, not one NIfTI file")
-        proxy: Any = image.dataobj  # an ArrayProxy: offset, type and scaling of the voxels, none of them read
-        header: Any = image.header  # its methods are untyped
-        shape = tuple(int(n) for n in image.shape)
-        slope, intercept = float(proxy.slope), float(proxy.inter)
-        zooms = tuple(float(z) for z in header.get_zooms()[:3])
+        if not 0 <= offset <= OFFSET:
+            raise too_much(path, f"voxels that begin after {offset} bytes", f"at most {OFFSET}")
+        shape = tuple(int(n) for n in header.get_data_shape())
+        if any(n < 0 for n in shape):
+            raise ValueError(f"shape {shape}")
         return Header(
             shape,
-            np.dtype(proxy.dtype),
-            int(proxy.offset),
-            slope,
-            intercept,
-            np.asarray(image.affine, np.float64),
-            zooms,
+            np.dtype(header.get_data_dtype()),
+            offset,
+            1.0 if slope is None else float(slope),
+            0.0 if intercept is None else float(intercept),
+            np.asarray(header.get_best_affine(), np.float64),
+            tuple(float(z) for z in header.get_zooms()[:3]),
         )
+
+
+def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a volume, unpacked if its name ends in .gz."""
+    return gzip.open(path, "rb") if _packed(path) else path.open("rb")
+
+
+def _header(block: bytes) -> nibabel.Nifti1Header:
+    """The header that a volume begins with. ImageFileError for none, and for that of a pair of files."""
+    for kind in (nibabel.Nifti2Header, nibabel.Nifti1Header):
+        size = kind.sizeof_hdr
+        if len(block) >= size and size in (int.from_bytes(block[:4], order) for order in ("little", "big")):
+            made = kind(block[:size])
+            if bytes(made["magic"].item())[:3] not in (b"n+1", b"n+2"):
+                raise ImageFileError("not one NIfTI file: a header without its voxels, or of an older format")
+            return made
+    raise ImageFileError("no NIfTI header")
+
+
+def _packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def check_geometry(path: Path, reference: Path) -> None:
@@ -145,14 +173,14 @@ class NiftiField(StoredField):
         if axes.canonical:
             lies = _canonical(lies, head.affine, axes.reverse)
         size = path.stat().st_size
-        if path.name.endswith(".gz") and lies.nbytes > RATIO * size:
+        if _packed(path) and lies.nbytes > RATIO * size:
             raise UnsafeFileError(
                 str(path),
                 found=f"{size} bytes that claim to unpack to {lies.nbytes}",
                 expected=f"at most {RATIO} times as many",
                 do="The file is damaged or made to fill the disk; do not use it.",
             )
-        if not path.name.endswith(".gz") and head.offset + lies.nbytes > size:
+        if not _packed(path) and head.offset + lies.nbytes > size:
             raise UnreadableError(
                 str(path),
                 found=f"{size} bytes",
@@ -163,12 +191,12 @@ class NiftiField(StoredField):
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""
-        if self.path.name.endswith(".gz"):
+        if _packed(self.path):
             return open_stream(self._pieces(piece_size(scratch)), self.grid, scratch, self.where)
         return open_file(self.path, self.offset, self.grid, scratch, self.where)
 
     def _pieces(self, size: int) -> Iterator[bytes]:
-        with readable(self.path), gzip.open(self.path, "rb") as stream:
+        with readable(self.path), opened(self.path) as stream:
             for _ in pieces_of(stream, self.offset, size):
                 pass
             yield from pieces_of(stream, self.grid.nbytes, size)

@@ -15,6 +15,8 @@ alike. A delivered map in a format that segcal does not read (.mha, .nrrd) is in
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 
 from segcal.cases import Box, Case, Cohort, Field, Origin, Provenance, UnrecordedBox
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
+from segcal.reading import entries, listed, shown
 from segcal.sources import maps, nifti, pickles
 from segcal.sources.case_images import CaseImages
 from segcal.sources.dataset_json import head_of, read_json
@@ -61,18 +64,18 @@ class Member:
     def map_of(self, case: str) -> Path | None:
         """The delivered label map, or None."""
         path = self.cases[case] / f"{case}{self.file_ending}"
-        return path if path.is_file() else None
+        return path if listed(path) else None
 
     def properties_of(self, case: str) -> Path | None:
         """The .pkl, or None."""
         path = self.cases[case] / f"{case}.pkl"
-        return path if path.is_file() else None
+        return path if listed(path) else None
 
 
 def is_predictions(folder: Path) -> bool:
     """Whether `nnUNetv2_predict` wrote this folder: dataset.json beside plans.json, the saved arguments or a .pkl."""
-    return (folder / "dataset.json").is_file() and (
-        (folder / "plans.json").is_file() or (folder / SETTINGS).is_file() or any(folder.glob("*.pkl"))
+    return listed(folder / "dataset.json") and (
+        listed(folder / "plans.json") or listed(folder / SETTINGS) or any(folder.glob("*.pkl"))
     )
 
 
@@ -84,9 +87,10 @@ def open_predictions(folders: Sequence[Path], request: Request) -> Cohort:
 def _predictions(folder: Path) -> Member:
     dataset, plans = folder / "dataset.json", folder / "plans.json"
     described = read_json(dataset)
-    planned = read_json(plans) if plans.is_file() else None
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
-    data = str((planned or {}).get("dataset_name", "DATASET"))
+    planned = read_json(plans) if listed(plans) else None
+    settings = read_json(folder / SETTINGS) if listed(folder / SETTINGS) else None
+    data = (planned or {}).get("dataset_name")
+    data = data if isinstance(data, str) and data else "DATASET"
     command = f"nnUNetv2_predict -i IMAGES -o {folder} -d {data} -c CONFIGURATION --save_probabilities"
     file_ending = ending_of(described, dataset)
     cases = cases_in(folder, file_ending, command)
@@ -101,7 +105,7 @@ def _predictions(folder: Path) -> Member:
         axes_of(planned),
         len(folds) or None if isinstance(folds, list) else None,
         tta if isinstance(tta, bool) else None,
-        float(step) if isinstance(step, int | float) else None,
+        float(step) if isinstance(step, int | float) and 0 < step <= 1 else None,
         recorded=None if settings is None else _recorded(settings),
     )
 
@@ -119,10 +123,10 @@ def _recorded(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def ending_of(described: Mapping[str, Any], dataset: Path) -> str:
     """The ending of label maps that dataset.json names."""
     value = described.get("file_ending")
-    if not isinstance(value, str) or not value.startswith("."):
+    if not isinstance(value, str) or not re.fullmatch(r"\.[\w.]{1,20}", value):
         raise UnreadableError(
             str(dataset),
-            found=f"file_ending {value!r}",
+            found=f"file_ending {shown(value)}",
             expected='an ending such as ".nii.gz"',
             do="Copy dataset.json from the training folder again.",
         )
@@ -133,11 +137,11 @@ def backward_of(plans: Mapping[str, Any] | None, path: Path) -> tuple[int, ...] 
     """plans.json's transpose_backward; None without plans."""
     if plans is None:
         return None
-    value = plans.get("transpose_backward")
-    if not isinstance(value, list) or sorted(value) != list(range(len(value))) or not value:
+    value: Any = plans.get("transpose_backward")
+    if not _are_integers(value, 2, 3) or sorted(value) != list(range(len(value))):
         raise UnreadableError(
             str(path),
-            found=f"transpose_backward {value}",
+            found=f"transpose_backward {shown(value)}",
             expected="a permutation of the axes",
             do="Copy plans.json from the training folder again.",
         )
@@ -154,7 +158,7 @@ def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
 
     MissingError, with the `command` that helps, if one has a label map or a .pkl but no .npz, or if there is none.
     """
-    names = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+    names = [p.name for p in entries(folder)]
     stems = {
         e: {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", ".pkl", file_ending)
     }
@@ -253,8 +257,8 @@ def _geometry(
             )
         box = found
         value = properties.get("spacing")
-        if member.file_ending in nifti.ENDINGS and isinstance(value, list | tuple) and len(value) == len(field.shape):
-            spacing = tuple(float(v) for v in value)
+        if member.file_ending.lower() in nifti.ENDINGS and value is not None:
+            spacing = _spacing(value, len(field.shape), path)
     return box, spacing
 
 
@@ -277,7 +281,7 @@ def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path
     ):
         raise UnreadableError(
             str(path),
-            found=f"bbox_used_for_cropping {box}, shape_before_cropping {before}",
+            found=f"bbox_used_for_cropping {shown(box)}, shape_before_cropping {shown(before)}",
             expected=f"{count} pairs and {count} sizes",
             do="Predict this case again.",
         )
@@ -293,8 +297,21 @@ def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path
     return tuple((max(0, int(box[b][0])), min(int(box[b][1]), n)) for b, n in zip(member.backward, shape, strict=True))
 
 
-def _are_integers(value: object, count: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) == count and all(isinstance(v, int) for v in value)
+def _are_integers(value: object, *counts: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) in counts and all(type(v) is int for v in value)
+
+
+def _spacing(value: object, count: int, path: Path) -> tuple[float, ...] | None:
+    """The spacing in mm; None for other axes than the array's. UnreadableError for what are no sizes of voxels."""
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(type(v) in (int, float) and 0 < v < math.inf for v in value)
+    ):
+        raise UnreadableError(
+            str(path), found=f"spacing {shown(value)}", expected="positive numbers", do="Predict this case again."
+        )
+    return tuple(float(v) for v in value) if len(value) == count else None
 
 
 def _provenance(members: Sequence[Member]) -> Provenance:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from segcal.cases import Cohort
 from segcal.errors import MissingError, UsageError
+from segcal.reading import listed
 from segcal.sources.dataset_json import read_json
 from segcal.sources.nnunet import Member, assemble, axes_of, backward_of, cases_in, ending_of
 from segcal.sources.request import Request
@@ -59,7 +60,7 @@ def open_results(paths: Sequence[Path], request: Request) -> Cohort:
 def _fold_of(path: Path) -> Path | None:
     """The fold that `path` is, or is the validation of."""
     fold = path.parent if path.name == "validation" else path
-    return fold if _FOLD.fullmatch(fold.name) and (fold.parent / "dataset.json").is_file() else None
+    return fold if _FOLD.fullmatch(fold.name) and listed(fold.parent / "dataset.json") else None
 
 
 def _trainings(path: Path) -> list[Path]:
@@ -68,9 +69,7 @@ def _trainings(path: Path) -> list[Path]:
         found = {
             p.parent
             for p in path.glob("*/" * depth + "fold_*")
-            if p.is_dir()
-            and _FOLD.fullmatch(p.name)
-            and ("__" in p.parent.name or (p.parent / "dataset.json").is_file())
+            if p.is_dir() and _FOLD.fullmatch(p.name) and ("__" in p.parent.name or listed(p.parent / "dataset.json"))
         }
         if found:
             return sorted(found)
@@ -94,7 +93,7 @@ def _folds(training: Path) -> list[Path]:
 def _member(training: Path, folds: Sequence[Path]) -> Member:
     dataset, plans = training / "dataset.json", training / "plans.json"
     described = read_json(dataset)
-    planned = read_json(plans) if plans.is_file() else None
+    planned = read_json(plans) if listed(plans) else None
     file_ending = ending_of(described, dataset)
     cases: dict[str, Path] = {}
     for fold in dict.fromkeys(folds):

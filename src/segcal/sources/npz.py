@@ -9,8 +9,10 @@ truncated or damaged file UnreadableError. Only the checksums of members read as
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +24,18 @@ import numpy as np
 from segcal.cases import Window
 from segcal.errors import MissingError, UnreadableError, UnsafeFileError
 from segcal.journal import Scratch
-from segcal.sources.raw import StoredField, grid, piece_size, pieces_of, readable
+from segcal.reading import readable, shown, too_much
+from segcal.sources.raw import StoredField, grid, piece_size, pieces_of
 from segcal.sources.windows import open_file, open_stream
 
 RATIO = 1040
 """No deflated stream unpacks to more than 1032 times its size."""
+
+HEADER = 4_096
+"""Longest header of an array that is read, in bytes; NumPy's have 118."""
+
+DIRECTORY = 1 << 20
+"""Largest table of contents of a .npz that is read, in bytes; each array takes about a hundred."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,15 @@ def read_header(stream: IO[bytes], where: str) -> Header:
     major, minor = np.lib.format.read_magic(stream)
     if (major, minor) not in ((1, 0), (2, 0)):
         raise ValueError(f"version {major}.{minor} of the .npy format")
-    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    width, read = (2, np.lib.format.read_array_header_1_0) if major == 1 else (4, np.lib.format.read_array_header_2_0)
+    length = stream.read(width)
+    count = int.from_bytes(length, "little")
+    if count > HEADER:
+        raise too_much(Path(where), f"a header of {count} bytes", f"at most {HEADER}, as NumPy writes")
+    try:
+        shape, fortran, dtype = read(io.BytesIO(length + stream.read(count)))
+    except (MemoryError, tokenize.TokenError) as error:  # what Python's parser says of nesting
+        raise ValueError("a header that nests too deeply, or ends early") from error
     if dtype.hasobject:
         raise UnsafeFileError(
             where,
@@ -62,22 +78,47 @@ def read_header(stream: IO[bytes], where: str) -> Header:
             expected="plain numbers",
             do="Reading it would run code from the file. Save it again as a numeric array.",
         )
-    if any(n < 0 for n in shape):
-        raise ValueError(f"shape {shape}")
-    return Header(tuple(int(n) for n in shape), dtype, bool(fortran), stream.tell())
+    if len(shape) > 32 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"shape {shown(shape)}")
+    return Header(tuple(int(n) for n in shape), dtype, bool(fortran), 6 + 2 + width + count)
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The .npz at `path`, whose table of contents is small."""
+    with readable(path):
+        with path.open("rb") as file:
+            size = _directory(file)
+        if size > DIRECTORY:
+            raise too_much(path, f"a table of contents of {size} bytes", f"at most {DIRECTORY}")
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+
+
+def _directory(file: IO[bytes]) -> int:
+    """Bytes of the table of contents of a zip file, as its last record says; 0 where there is none."""
+    file.seek(max(0, file.seek(0, 2) - (1 << 16) - 22 - 76))
+    tail = file.read()
+    at, wide = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
+    if at < 0 or len(tail) < at + 16:
+        return 0
+    (size,) = struct.unpack_from("<I", tail, at + 12)
+    if size == 2**32 - 1 and wide >= 0 and len(tail) >= wide + 48:
+        (size,) = struct.unpack_from("<Q", tail, wide + 40)
+    return int(size)
 
 
 def keys(path: Path) -> list[str]:
     """Names of the arrays in a .npz file. Raises MissingError or UnreadableError."""
-    with readable(path), zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
 def header(path: Path, key: str) -> Header:
     """The header of array `key` of a .npz file, checked against the sizes that the archive gives."""
-    with readable(path), zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         if f"{key}.npy" not in archive.namelist():
-            there = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:8]) or "nothing"
+            there = ", ".join(n.removesuffix(".npy")[:80] for n in archive.namelist()[:8]) or "nothing"
             raise MissingError(
                 str(path),
                 found=f"no array {key!r}, but {there}",
@@ -136,7 +177,7 @@ class NpzField(StoredField):
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""
-        with readable(self.path), zipfile.ZipFile(self.path) as archive:
+        with _archive(self.path) as archive:
             info = archive.getinfo(f"{self.key}.npy")
         if info.compress_type == zipfile.ZIP_STORED and self.grid.nbytes > scratch.limit:
             with readable(self.path):
@@ -145,7 +186,7 @@ class NpzField(StoredField):
         return open_stream(self._pieces(piece_size(scratch)), self.grid, scratch, self.where)
 
     def _pieces(self, size: int) -> Iterator[bytes]:
-        with readable(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{self.key}.npy") as stream:
+        with _archive(self.path) as archive, archive.open(f"{self.key}.npy") as stream:
             stream.read(self.skip)
             yield from pieces_of(stream, self.grid.nbytes, size)
             stream.read(1)  # at the end of the member its checksum is verified
@@ -171,8 +212,7 @@ class NpyField(StoredField):
     def find(cls, path: Path, *, channel_axis: int | None) -> NpyField:
         """The array of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the header only."""
         with readable(path), path.open("rb") as stream:
-            found = read_header(stream, str(path))
-            size = path.stat().st_size
+            found, size = read_header(stream, str(path)), path.stat().st_size
         if size < found.length + found.nbytes:
             raise UnreadableError(
                 str(path),

@@ -1,67 +1,74 @@
 """The properties that nnU-Net pickles beside a prediction (.pkl), read without running anything.
 
-Promises: no object named in the file is ever looked up or called. Built-in containers, numbers and strings are taken;
-NumPy scalars and arrays become Python numbers and nested lists; everything else raises UnsafeFileError naming the file
-and what it asked for. A file over `LIMIT` bytes, or one whose instructions could fill the memory, is refused too. What
-is returned is plain Python.
+Promises: the instructions are followed by a small interpreter of our own, which knows numbers, strings, containers and
+NumPy's scalars and arrays, and calls nothing that a file names: anything else raises UnsafeFileError naming the file
+and what it asked for. It follows at most `INSTRUCTIONS` instructions of at most `LIMIT` bytes; each makes at most one
+small value, so neither time nor memory can be asked for. What is returned is plain Python: NumPy scalars become
+numbers, arrays nested lists, and an array of more than `LISTED` numbers (nnU-Net's samples of each class) stays an
+array. What is shared in the file is shared in the result.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import pickletools
 import sys
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segcal.errors import SegcalError, UnreadableError, UnsafeFileError
-from segcal.sources.raw import readable
+from segcal.errors import UnreadableError, UnsafeFileError
+from segcal.reading import DEPTH, content, readable, shown, too_much
 
-LIMIT = 16 << 20
-"""Largest .pkl read, in bytes; nnU-Net's have about a thousand."""
+LIMIT = 64 << 20
+"""Largest .pkl read, in bytes: predictions have about a thousand, validations with samples of each class many more."""
+
+INSTRUCTIONS = 100_000
+"""Most instructions followed; nnU-Net's files have a few hundred, and a dozen a class."""
+
+LISTED = 4_096
+"""Largest array that becomes a list, in numbers."""
+
+KEYS = 1_000
+"""Most entries of a dictionary or set."""
 
 _DO = (
     "Do not open it with anything else either. Predict the case again, or delete the .pkl if its crop box and spacing"
     " are not needed."
 )
-_REFUSED = {
-    "INST",
-    "OBJ",
-    "NEWOBJ",
-    "NEWOBJ_EX",
-    "EXT1",
-    "EXT2",
-    "EXT4",
-    "PERSID",
-    "BINPERSID",
-    "NEXT_BUFFER",
-    "READONLY_BUFFER",
-}
-_MULTIARRAY = {f"{package}.multiarray" for package in ("numpy.core", "numpy._core")}
-_NUMERIC = {f"{package}.numeric" for package in ("numpy.core", "numpy._core")}
 _DTYPE_LETTERS = set("?bBhHiIlLqQefdgSUuc0123456789<>=|")
+_LITERALS = {
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+}
+_MARK = object()
 
 
 def load(path: Path) -> dict[str, Any]:
     """The dictionary in `path`. Raises MissingError, UnreadableError or UnsafeFileError."""
+    data = content(path, LIMIT)
     with readable(path):
-        size = path.stat().st_size
-        if size > LIMIT:
-            raise UnsafeFileError(
-                str(path),
-                found=f"{size} bytes",
-                expected=f"at most {LIMIT}",
-                do="This is not a properties file of nnU-Net.",
-            )
-        data = path.read_bytes()
-        _check(data, str(path))
-        value = _Plain().convert(_Unpickler(data, str(path)).load_all())
+        value = _Plain().convert(_Machine(path).run(data))
     if not isinstance(value, dict):
         raise UnreadableError(
             str(path),
@@ -72,72 +79,48 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check(data: bytes, where: str) -> None:
-    """Go through the instructions without following them."""
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in _REFUSED:
-            raise UnsafeFileError(
-                where,
-                found=f"the instruction {opcode.name}, which makes objects",
-                expected="numbers, strings and containers",
-                do=_DO,
-            )
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > len(data):
-            raise UnsafeFileError(
-                where,
-                found=f"room asked for {argument} objects by {len(data)} bytes",
-                expected="numbers, strings and containers",
-                do=_DO,
-            )
-
-
 class _Dtype:
-    """Stands for numpy.dtype while a file is read."""
+    """Stands for a numpy.dtype."""
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or len(name) > 8 or not set(name) <= _DTYPE_LETTERS:
-            raise ValueError(f"the type {str(name)[:40]!r}")
-        self.name, self.swapped = name, False
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.swapped = {"<": "little", ">": "big"}.get(state[1], sys.byteorder) != sys.byteorder
-
-    def values(self, data: bytes) -> Any:
-        kind = np.dtype(self.name)
-        kind = kind.newbyteorder("S") if self.swapped else kind
+            raise ValueError(f"the type {shown(name, 40)}")
+        kind = np.dtype(name)
         if kind.hasobject or not kind.itemsize:
-            raise ValueError(f"the type {self.name!r}")
-        return np.frombuffer(data, kind)
+            raise ValueError(f"the type {name!r}")
+        self.kind = kind
+
+    def build(self, state: Any) -> None:
+        swapped = {"<": "little", ">": "big"}.get(state[1], sys.byteorder) != sys.byteorder
+        self.kind = self.kind.newbyteorder("S") if swapped else self.kind
 
 
 class _Array:
-    """Stands for a numpy.ndarray while a file is read."""
+    """Stands for a numpy.ndarray."""
 
-    value: Any = ()
+    def __init__(self, *_: object) -> None:
+        self.value: Any = ()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def build(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
-    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or math.prod(shape) > len(data):
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
+        sizes = [n for n in shape if isinstance(n, int) and 0 <= n <= len(data)]
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(sizes) != len(shape) or len(sizes) > 32:
             raise ValueError("an array that is not plain numbers")
-        self.value = dtype.values(bytes(data)).reshape(shape, order="F" if order == "F" else "C").tolist()
+        made = np.frombuffer(data, dtype.kind)
+        if math.prod(sizes) != made.size:
+            raise ValueError(f"an array of {made.size} numbers for another shape")
+        made = made.reshape(sizes, order="F" if order == "F" else "C")
+        self.value = made if made.size > LISTED else made.tolist()
         return self
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(data) != dtype.kind.itemsize:
         raise TypeError("a scalar that is not a plain number")
-    return dtype.values(data)[0].item()
-
-
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    return _Array().fill(data, dtype, shape, order)
+    return np.frombuffer(data, dtype.kind)[0].item()
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -146,61 +129,214 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-class _StandIn:
-    """What a file gets for a name it may use: something to call, whose state it cannot set."""
-
-    __slots__ = ("_run",)
-
-    def __init__(self, run: Callable[..., Any] | None = None) -> None:
-        self._run = run
-
-    def __call__(self, *arguments: Any) -> Any:
-        if self._run is None:
-            raise ValueError("a call of a type")
-        return self._run(*arguments)
-
-    def __setstate__(self, _: object) -> None:
-        raise ValueError("a function whose state is set")
+def _uncallable(*_: object) -> Any:
+    raise ValueError("a call of a type")
 
 
-def _known(module: str, name: str) -> _StandIn | None:
-    """What stands for a global that a properties file may name, or None."""
-    if module in _MULTIARRAY:
-        module = "multiarray"
-    elif module in _NUMERIC:
-        module = "numeric"
-    run: dict[tuple[str, str], Callable[..., Any] | None] = {
-        ("multiarray", "scalar"): _scalar,
-        ("multiarray", "_reconstruct"): _reconstruct,
-        ("numeric", "_frombuffer"): _frombuffer,
-        ("numpy", "dtype"): _Dtype,
-        ("numpy", "ndarray"): None,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _encode,
-    }
-    return _StandIn(run[module, name]) if (module, name) in run else None
+def _ordered(*pairs: Any) -> dict[Any, Any]:
+    if pairs:
+        raise ValueError("an ordered dictionary made of a list")
+    return {}
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, where: str) -> None:
-        super().__init__(io.BytesIO(data))
-        self._where = where
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    return _Array().fill(data, dtype, shape, order)
 
-    def find_class(self, module: str, name: str) -> Any:
-        found = _known(module, name)
+
+_KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
+    **{
+        (f"{package}.{module}", name): run
+        for package in ("numpy.core", "numpy._core")
+        for module, name, run in (
+            ("multiarray", "scalar", _scalar),
+            ("multiarray", "_reconstruct", _Array),
+            ("numeric", "_frombuffer", _frombuffer),
+        )
+    },
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _uncallable,
+    ("collections", "OrderedDict"): _ordered,
+    ("_codecs", "encode"): _encode,
+}
+"""What stands for each name that a properties file may use."""
+
+
+class _Named:
+    """A name of `_KNOWN` on the stack."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self.run = run
+
+
+class _Machine:
+    """The stack and the memory of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, data: bytes) -> Any:
+        """Follow the instructions up to the last, and return what they leave."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count >= INSTRUCTIONS:
+                raise too_much(self._path, f"more than {INSTRUCTIONS} instructions", "a few hundred, as nnU-Net writes")
+            if opcode.name in _LITERALS:
+                self._stack.append(bytes(argument) if isinstance(argument, bytearray) else _bounded(argument))
+            elif opcode.name in _DO_BY_NAME:
+                _DO_BY_NAME[opcode.name](self, argument)
+            elif opcode.name not in ("PROTO", "FRAME", "STOP"):
+                raise self._unsafe(f"the instruction {opcode.name}, which makes objects")
+        return self._stack.pop()
+
+    def _unsafe(self, found: str) -> UnsafeFileError:
+        return UnsafeFileError(str(self._path), found=found, expected="numbers, strings and containers", do=_DO)
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def mark(self) -> list[Any]:
+        """What lies above the last mark, taken off with it."""
+        start = len(self._stack) - 1
+        while self._stack[start] is not _MARK:
+            start -= 1
+            if start < 0:
+                raise ValueError("no mark")
+        above = self._stack[start + 1 :]
+        del self._stack[start:]
+        return above
+
+    def top(self, kind: type) -> Any:
+        if not isinstance(self._stack[-1], kind):
+            raise ValueError(f"entries for a {type(self._stack[-1]).__name__}")
+        return self._stack[-1]
+
+    def tuple_of(self, count: int) -> None:
+        inner = tuple(self._stack[-count:])
+        if len(inner) < count:
+            raise ValueError("too few values")
+        self._stack[-count:] = [inner]
+
+    def extend(self, values: list[Any]) -> None:
+        self.top(list).extend(values)
+
+    def enter(self, values: list[Any]) -> None:
+        target = self.top(dict)
+        for key, value in _pairs(values):
+            target[_key(key)] = value
+            if len(target) > KEYS:
+                raise too_much(self._path, f"a dictionary of more than {KEYS} entries", f"at most {KEYS}")
+
+    def collect(self, values: list[Any]) -> None:
+        target = self.top(set)
+        for value in values:
+            target.add(_key(value))
+            if len(target) > KEYS:
+                raise too_much(self._path, f"a set of more than {KEYS} entries", f"at most {KEYS}")
+
+    def keep(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    def memoize(self) -> None:
+        self.keep(len(self._memo))
+
+    def recall(self, index: int) -> None:
+        self.push(self._memo[index])
+
+    def named(self, module: object, name: object) -> None:
+        found = _KNOWN.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if found is None:
-            raise UnsafeFileError(
-                self._where, found=f"a request for {module}.{name}", expected="numbers, strings and containers", do=_DO
-            )
-        return found
+            raise self._unsafe(f"a request for {str(module)[:80]}.{str(name)[:80]}")
+        self.push(_Named(found))
 
-    def load_all(self) -> Any:
-        try:
-            return self.load()
-        except SegcalError:
-            raise
-        except Exception as error:  # a hostile file may provoke any
-            raise ValueError(str(error)) from error
+    def reduce(self) -> None:
+        arguments, called = self._stack.pop(), self._stack.pop()
+        if not isinstance(called, _Named) or not isinstance(arguments, tuple):
+            raise self._unsafe("a call of something that is no name")
+        self.push(called.run(*arguments))
+
+    def build(self) -> None:
+        state, made = self._stack.pop(), self._stack[-1]
+        if not isinstance(made, _Dtype | _Array) or not isinstance(state, tuple):
+            raise self._unsafe(f"a {type(made).__name__} whose state is set")
+        made.build(state)
+
+    def put_dict(self, values: list[Any]) -> None:
+        self.push({})
+        self.enter(values)
+
+    def put_set(self, values: list[Any]) -> None:
+        self.push(set())
+        self.collect(values)
+
+    def pop(self) -> Any:
+        return self._stack.pop()
+
+    def duplicate(self) -> None:
+        self.push(self._stack[-1])
+
+    def last(self, count: int) -> list[Any]:
+        return [self._stack.pop() for _ in range(count)][::-1]
+
+
+_DO_BY_NAME: Mapping[str, Callable[[_Machine, Any], Any]] = {
+    "NONE": lambda m, a: m.push(None),
+    "NEWTRUE": lambda m, a: m.push(True),
+    "NEWFALSE": lambda m, a: m.push(False),
+    "MARK": lambda m, a: m.push(_MARK),
+    "POP": lambda m, a: m.pop(),
+    "POP_MARK": lambda m, a: m.mark(),
+    "DUP": lambda m, a: m.duplicate(),
+    "EMPTY_LIST": lambda m, a: m.push([]),
+    "LIST": lambda m, a: m.push(m.mark()),
+    "APPEND": lambda m, a: m.extend(m.last(1)),
+    "APPENDS": lambda m, a: m.extend(m.mark()),
+    "EMPTY_TUPLE": lambda m, a: m.push(()),
+    "TUPLE": lambda m, a: m.push(tuple(m.mark())),
+    "TUPLE1": lambda m, a: m.tuple_of(1),
+    "TUPLE2": lambda m, a: m.tuple_of(2),
+    "TUPLE3": lambda m, a: m.tuple_of(3),
+    "EMPTY_DICT": lambda m, a: m.push({}),
+    "DICT": lambda m, a: m.put_dict(m.mark()),
+    "SETITEM": lambda m, a: m.enter(m.last(2)),
+    "SETITEMS": lambda m, a: m.enter(m.mark()),
+    "EMPTY_SET": lambda m, a: m.push(set()),
+    "ADDITEMS": lambda m, a: m.collect(m.mark()),
+    "FROZENSET": lambda m, a: m.put_set(m.mark()),
+    "PUT": lambda m, a: m.keep(a),
+    "BINPUT": lambda m, a: m.keep(a),
+    "LONG_BINPUT": lambda m, a: m.keep(a),
+    "MEMOIZE": lambda m, a: m.memoize(),
+    "GET": lambda m, a: m.recall(a),
+    "BINGET": lambda m, a: m.recall(a),
+    "LONG_BINGET": lambda m, a: m.recall(a),
+    "GLOBAL": lambda m, a: m.named(*a.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, a: m.named(*m.last(2)),
+    "REDUCE": lambda m, a: m.reduce(),
+    "BUILD": lambda m, a: m.build(),
+}
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(shown(value))
+    return value
+
+
+def _pairs(values: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if len(values) % 2:
+        raise ValueError("a key without a value")
+    return zip(values[::2], values[1::2], strict=True)
+
+
+def _key(value: Any) -> Any:
+    """A value that may be a key: plain, or a short tuple of plain ones, since what nests takes its time to be looked
+    up.
+    """
+    inside = value if isinstance(value, tuple) else (value,)
+    if len(inside) > DEPTH or not all(v is None or isinstance(v, str | bytes | int | float) for v in inside):
+        raise ValueError(f"a key that is {shown(value, 40)}")
+    return value
 
 
 class _Plain:
@@ -216,7 +352,7 @@ class _Plain:
         if id(value) in self._done:
             return self._done[id(value)]
         self._depth += 1
-        if self._depth > 64:
+        if self._depth > DEPTH:
             raise ValueError("containers nested too deeply")
         made = self._container(value)
         self._depth -= 1
@@ -225,13 +361,13 @@ class _Plain:
 
     def _container(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {self.convert(k): self.convert(v) for k, v in value.items()}
+            return {key: self.convert(v) for key, v in value.items()}
         if isinstance(value, list):
             return [self.convert(v) for v in value]
         if isinstance(value, tuple):
             return tuple(self.convert(v) for v in value)
-        if isinstance(value, set | frozenset):
-            return {self.convert(v) for v in value}
+        if isinstance(value, set):
+            return value
         if isinstance(value, _Array):
             return value.value
         raise ValueError(f"a {type(value).__name__}")

@@ -1,17 +1,13 @@
 """Plain numbers in files: how they lie, and moving them in pieces.
 
 Promises: nothing here holds more than the piece or array it is given. A file is read by seeking, never mapped, because
-mapped pages count as resident memory. What libraries and the operating system say about a damaged file becomes an error
-that names it. No value: nothing is read or written.
+mapped pages count as resident memory. No value: nothing is read or written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import struct
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.cases import Window
-from segcal.errors import MissingError, OutputError, ShapeError, UnreadableError
+from segcal.errors import OutputError, ShapeError, UnreadableError
 from segcal.journal import Scratch
 
 PIECE = 4 << 20
@@ -33,38 +29,6 @@ PIECE = 4 << 20
 def piece_size(scratch: Scratch) -> int:
     """Bytes to move at once within a budget."""
     return max(1 << 16, min(PIECE, scratch.limit // 8))
-
-
-@contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what libraries and the operating system say about a file into MissingError or UnreadableError naming `path`;
-    errors of segcal pass.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise MissingError(str(path), found="no such file", expected="a file", do="Check the path.") from error
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        SyntaxError,
-        NotImplementedError,
-        RuntimeError,
-        OverflowError,
-        struct.error,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableError(
-            str(path),
-            found=f"a file that cannot be read ({reason})",
-            expected=f"a complete {''.join(path.suffixes[-2:]) if path.name.endswith('.gz') else path.suffix} file",
-            do="It may be truncated or damaged: copy or predict this case again.",
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from segcal.cases import Field, Window
 from segcal.errors import UnreadableError
 from segcal.journal import Scratch, explained
-from segcal.sources.raw import Grid, read_exactly, readable, room, write_all
+from segcal.reading import readable
+from segcal.sources.raw import Grid, read_exactly, room, write_all
 from segcal.sources.transpose import mirror, transpose
 
 

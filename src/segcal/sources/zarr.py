@@ -1,7 +1,8 @@
 """Arrays in zarr stores (formats 2 and 3), read by windows.
 
 Promises: an array of at most half of `scratch.limit` is read into memory, a larger one is copied, a few chunks at a
-time, to a file under `scratch`; so each chunk is decoded once, and at least one chunk is held. Missing chunks have the
+time, to a file under `scratch`; so each chunk is decoded once, and at least one chunk is held (`chunks` bounds what it
+unpacks to). Missing chunks have the
 store's fill value, as zarr defines. An array of objects or strings raises UnreadableError.
 """
 
@@ -22,7 +23,9 @@ from zarr.errors import BaseZarrError
 from segcal.cases import Window
 from segcal.errors import MissingError, UnreadableError
 from segcal.journal import Scratch, explained
-from segcal.sources.raw import StoredField, grid, readable, room, write_array
+from segcal.reading import readable
+from segcal.sources.chunks import Store, bounded
+from segcal.sources.raw import StoredField, grid, room, write_array
 from segcal.sources.windows import ArrayWindow, open_file
 
 
@@ -37,15 +40,20 @@ def keys(path: Path) -> list[str]:
     Raises MissingError or UnreadableError.
     """
     opened = _open(path)
-    return [""] if isinstance(opened, zarr.Array) else sorted(opened.array_keys())
+    return [""] if isinstance(opened, zarr.Array) else _names(opened, path)
+
+
+def _names(group: zarr.Group, path: Path) -> list[str]:
+    with readable(path, folder=True):
+        return sorted(group.array_keys())
 
 
 def _open(path: Path) -> zarr.Array | zarr.Group:  # type: ignore[type-arg]
     if not path.exists():
         raise MissingError(str(path), found="no such store", expected="a zarr store", do="Check the path.")
-    with readable(path):
+    with readable(path, folder=True):
         try:
-            return zarr.open(path, mode="r")
+            return zarr.open(Store(path, read_only=True), mode="r")
         except BaseZarrError as error:
             raise ValueError(str(error)) from error
 
@@ -61,30 +69,23 @@ class ZarrField(StoredField):
     def find(cls, path: Path, key: str = "", *, channel_axis: int | None) -> ZarrField:
         """Array `key` of `path`, with classes on `channel_axis` (None: one value a voxel). Reads the metadata only."""
         array = cls._array(path, key)
-        if not isinstance(array.dtype, np.dtype):
-            raise UnreadableError(
-                str(path),
-                found=f"values of type {array.dtype}",
-                expected="real numbers",
-                do="Store scores as float32 and labels as integers.",
-            )
-        lies = grid(
-            tuple(int(n) for n in array.shape), array.dtype, str(path), fortran=False, channel_axis=channel_axis
-        )
-        return cls(path, lies, key, tuple(int(n) for n in array.chunks))
+        shape, chunks = tuple(int(n) for n in array.shape), tuple(int(n) for n in array.chunks)
+        return cls(path, grid(shape, array.dtype, str(path), fortran=False, channel_axis=channel_axis), key, chunks)
 
     @staticmethod
     def _array(path: Path, key: str) -> zarr.Array:  # type: ignore[type-arg]
         opened = _open(path)
         if isinstance(opened, zarr.Group):
-            if key not in opened:
+            names = _names(opened, path)
+            if key not in names:
                 raise MissingError(
                     str(path),
-                    found=f"no array {key!r}, but {', '.join(sorted(opened.array_keys())) or 'nothing'}",
+                    found=f"no array {key!r}, but {', '.join(n[:80] for n in names[:8]) or 'nothing'}",
                     expected=f"an array called {key!r}",
                     do="Check which program wrote this store.",
                 )
-            opened = opened[key]
+            with readable(path, folder=True):
+                opened = opened[key]
         if not isinstance(opened, zarr.Array):
             raise UnreadableError(
                 str(path),
@@ -92,14 +93,22 @@ class ZarrField(StoredField):
                 expected="an array",
                 do="Name the arrays of a store 'logits', 'probabilities', ...",
             )
-        return opened
+        with readable(path, folder=True):
+            if not isinstance(opened.dtype, np.dtype) or opened.dtype.kind not in "biuf":
+                raise UnreadableError(
+                    str(path),
+                    found=f"values of type {opened.dtype}",
+                    expected="real numbers",
+                    do="Store scores as float32 and labels as integers.",
+                )
+            return bounded(opened, path)
 
     @contextlib.contextmanager
     def open(self, scratch: Scratch) -> Iterator[Window]:
         """Open for reading by windows."""
         array = self._array(self.path, self.key)
         if 2 * self.grid.nbytes <= scratch.limit:  # zarr may hold decoded chunks beside the array
-            with readable(self.path):
+            with readable(self.path, folder=True):
                 whole = np.asarray(array[...])
             yield ArrayWindow(whole.transpose(self.grid.axes), self.grid.channelled)
             return
@@ -130,7 +139,7 @@ class ZarrField(StoredField):
             for inner in itertools.product(*(range(0, n, c) for n, c in zip(part.shape, self.chunks, strict=True))):
                 here = tuple(slice(i, min(i + c, n)) for i, c, n in zip(inner, self.chunks, part.shape, strict=True))
                 there = tuple(slice(c + h.start, c + h.stop) for c, h in zip(corner, here, strict=True))
-                with readable(self.path):
+                with readable(self.path, folder=True):
                     part[here] = np.asarray(array[there])
             whole = len(shape)
             while whole > 1 and part.shape[whole - 1] == shape[whole - 1]:

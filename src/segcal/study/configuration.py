@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.reading import DEPTH, content, listed, shown
 from segcal.splits import natural
 from segcal.study.pipelines import PAPER, Pipeline, pipeline, unknown
 
+LIMIT = 1 << 18
+"""Largest configuration, in bytes."""
+
+ENTRIES = 10_000
+"""Most entries of a configuration."""
+
 CLEAN = "test"
 """The cohort a study is about: the test cases of each repeat."""
+
+
+Cases = Annotated[int, Field(gt=0, le=10**9)]
+Index = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
 class Section(BaseModel):
@@ -42,9 +54,9 @@ class Data(Section):
     """What the scores are, where the files do not say."""
     classes: tuple[str, ...] = ()
     """Names of the classes, where no dataset.json names them."""
-    background: int | Literal["none"] | None = None
+    background: Index | Literal["none"] | None = None
     """Index of the class left out of Dice and IoU, or none. Default: as dataset.json says."""
-    ignore_index: int | None = None
+    ignore_index: Index | None = None
     """Label that marks voxels never scored."""
     mask: str | None = None
     """Folder of masks; only voxels where the mask is not 0 are scored."""
@@ -54,7 +66,7 @@ class Data(Section):
     """Only the cases with these names; shell patterns are allowed."""
     zyx: bool = False
     """Arrays have their axes as SimpleITK gives them, (z, y, x)."""
-    channel_axis: int = 0
+    channel_axis: int = Field(0, ge=-16, lt=16)
     """The class axis of arrays."""
     networks: int | None = None
     """How many networks each folder's probabilities average, where nnU-Net does not record it (2.2 and later)."""
@@ -79,24 +91,24 @@ class Data(Section):
 class Split(Section):
     """How many cases go where, in each repeat (K26 Table 1)."""
 
-    calibration: PositiveInt
+    calibration: Cases
     """Cases the calibrators are fitted on."""
-    validation: PositiveInt
+    validation: Cases
     """Cases that strengths, stopping and trials are chosen by."""
-    test: PositiveInt | None = None
+    test: Cases | None = None
     """Cases the results are about. Default: all that are left."""
     groups: str | None = None
     """Cases that belong together and are never split: a table (.csv or .tsv with the columns case and group),
     consecutive:20, consecutive:20:PATTERN, source, or a pattern."""
-    gap: int = Field(0, ge=0)
+    gap: int = Field(0, ge=0, le=10**9)
     """With consecutive frames: frames left out between neighbouring runs."""
 
 
 class RecipeSection(Section):
     """The papers' own recipe beside the exact solvers, as further pipelines called `NAME recipe`."""
 
-    trials: PositiveInt = 20
-    epochs: PositiveInt = 200
+    trials: int = Field(20, gt=0, le=10_000)
+    epochs: int = Field(200, gt=0, le=100_000)
     sample: bool = False
     """Train on an even sample of the voxels instead of all: much quicker on large cohorts."""
     only: tuple[str, ...] = ()
@@ -106,7 +118,7 @@ class RecipeSection(Section):
 class Sensitivity(Section):
     """Calibration set sizes (K26 Appendix F): the test split stays, validation takes what is left."""
 
-    sizes: tuple[PositiveInt, ...] = ()
+    sizes: Annotated[tuple[Cases, ...], Field(max_length=100)] = ()
     pipelines: tuple[str, ...] = ("TS(zbar)", "MS(zbar)", "MSc(zbar)", "LTS(zbar)", "CDC(zbar)")
 
 
@@ -117,8 +129,8 @@ class Configuration(Section):
     """What tables call the data set."""
     data: Data
     split: Split
-    repeats: PositiveInt = 3
-    seed: int = Field(0, ge=0)
+    repeats: int = Field(3, gt=0, le=1_000)
+    seed: int = Field(0, ge=0, lt=2**32)
     pipelines: tuple[str, ...] = PAPER
     methods: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     """Options of methods, such as {lts: {epochs: 40}, dc: {penalty: odir}}."""
@@ -127,15 +139,15 @@ class Configuration(Section):
     other case in every repeat."""
     sensitivity: Sensitivity = Sensitivity()
     recipe: RecipeSection | None = None
-    bins: tuple[PositiveInt, ...] = (20, 30, 40)
+    bins: tuple[Annotated[int, Field(gt=0, le=10_000)], ...] = Field((20, 30, 40), max_length=100)
     """Bin counts beside 15 and 50."""
-    bands: tuple[PositiveFloat, ...] = (3, 7, 15)
+    bands: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field((3, 7, 15), max_length=100)
     """Edges between the bands of BA-ECE: distances to a label boundary."""
     distance: Literal["voxels", "mm"] = "voxels"
     """Unit of these distances; millimetres need files that know their spacing."""
-    replicates: PositiveInt = 2000
+    replicates: int = Field(2000, gt=0, le=1_000_000)
     """Bootstrap replicates."""
-    samples: int = Field(3, ge=0)
+    samples: int = Field(3, ge=0, le=1_000)
     """Test cases kept as pictures."""
 
     @field_validator("cohorts")
@@ -211,29 +223,57 @@ class Configuration(Section):
 
 
 class _Once(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML publishes no types
-    """YAML in which a key stands once in its section; PyYAML alone would keep the last."""
+    """YAML in which a key stands once in its section (PyYAML alone would keep the last), of at most `ENTRIES` entries
+    with its aliases written out, before any of them is made.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        self._depth += 1
+        node = super().compose_node(parent, index) if self._depth <= DEPTH else None
+        self._depth -= 1
+        if node is None:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {DEPTH} levels deep")
+        if id(node) not in self._sizes:
+            value = node.value
+            inside = [] if isinstance(value, str) else [n for v in value for n in (v if isinstance(v, tuple) else (v,))]
+            if any(id(n) not in self._sizes for n in inside):
+                raise yaml.composer.ComposerError(None, None, "an entry that stands in itself", node.start_mark)
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(n)] for n in inside)
+        if max(len(self._sizes), self._sizes[id(node)]) > ENTRIES:
+            raise yaml.composer.ComposerError(None, None, f"more than {ENTRIES} entries", node.start_mark)
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.tag != "tag:yaml.org,2002:merge"]
-        twice = [k for k in keys if keys.count(k) > 1]
+        keys = Counter(
+            k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.tag != "tag:yaml.org,2002:merge"
+        )
+        twice = [k for k, count in keys.items() if count > 1]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the entry {twice[0]!r} stands twice", node.start_mark)
+            found = f"the entry {shown(twice[0])} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark)
         super().flatten_mapping(node)
 
 
 def read(path: str | os.PathLike[str]) -> Configuration:
     """The configuration in a YAML file, paths resolved against its folder."""
     where = Path(path)
-    try:
-        loaded = yaml.load(where.read_text(encoding="utf-8"), Loader=_Once)
-    except FileNotFoundError as error:
+    if not listed(where):
         raise MissingError(
             str(where),
             found="no such file",
             expected="a configuration",
             do="Print one to begin with: segcal study --example.",
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+        )
+    data = content(where, LIMIT)
+    try:
+        loaded = yaml.load(data.decode("utf-8"), Loader=_Once)
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # PyYAML lets through what int, float, bool and datetime say of a value that has their tag
         raise UnreadableError(
             str(where),
             found=f"something that is no YAML ({' '.join(str(error).split())[:200]})",
@@ -263,7 +303,7 @@ def read(path: str | os.PathLike[str]) -> Configuration:
 def _said(where: Path, error: ValidationError) -> UsageError:
     """The first thing that is wrong, a key that is unknown before one that is missing: it may be the same, misspelt."""
     wrong = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = [str(p) for p in wrong["loc"]]
+    place = [str(p)[:80] for p in wrong["loc"]]
     at = f"{where}: {': '.join(place)}"
     if wrong["type"] == "extra_forbidden":
         return unknown(
@@ -274,7 +314,7 @@ def _said(where: Path, error: ValidationError) -> UsageError:
             at, found="nothing", expected="a value", do="Every study needs it; see segcal study --example."
         )
     return UsageError(
-        at, found=repr(wrong["input"])[:80], expected=wrong["msg"].lower(), do="See segcal study --example."
+        at, found=shown(wrong["input"], 80), expected=wrong["msg"].lower()[:200], do="See segcal study --example."
     )
 
 
@@ -308,6 +348,8 @@ def _table(groups: str | None, folder: Path) -> str | None:
 
 
 def _resolved(text: str, folder: Path, where: str) -> Path:
+    if "\0" in text:
+        raise UsageError(where, found=shown(text), expected="a path", do="Take the character of code 0 out.")
     expanded = os.path.expandvars(os.path.expanduser(text))
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset is not None:

@@ -151,7 +151,7 @@ def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) 
 
 def unknown(where: str, name: str, known: Iterable[str], expected: str) -> UsageError:
     """The error for a name nobody knows, with the nearest one that is known."""
-    names = sorted(set(known))
+    names, name = sorted(set(known)), name[:80]
     near = difflib.get_close_matches(name, names, 1, 0.5) or [n for n in names if n.lower() == name.lower()][:1]
     return UsageError(
         where,
