@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from segcal import accumulate
+from segcal.accumulate import State
 from segcal.application import apply
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort
@@ -173,12 +174,16 @@ def distances_to_truth(
         name: Ask(DistanceToTruth(truth, calibrator.through(0)), by_case=True)
         for name, calibrator in calibrators.items()
     }
-    answers, _ = engine.survey(cohort, asks)
+    found: dict[str, dict[int, float]] = {name: {} for name in asks}
+
+    def each(case: int, states: Mapping[str, State]) -> None:
+        for name, state in states.items():
+            found[name][case] = accumulate.result(asks[name].accumulator, state).kl
+
+    engine.survey(cohort, asks, each)
     return {
-        name: clustered_mean(
-            [accumulate.result(ask.accumulator, answers[name][case]).kl for case in range(len(cohort))], cohort.groups
-        )
-        for name, ask in asks.items()
+        name: clustered_mean([by_case[case] for case in range(len(cohort))], cohort.groups)
+        for name, by_case in found.items()
     }
 
 

@@ -27,7 +27,7 @@ from segcal.head import Head
 from segcal.matching import check_match, fitted_cases
 from segcal.methods.method import Fit
 from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
-from segcal.metrics.summary import ACE_BINS, ECE_BINS, Summary, combine_parts, mean_known, suite, summarise
+from segcal.metrics.summary import ACE_BINS, ECE_BINS, Gathered, Summary, combine_parts, mean_known, suite
 from segcal.statistics import Band, Cell, Estimate, Verdict, jackknife
 from segcal.statistics.verdict import LEAST, METRICS, OVERALL
 
@@ -39,6 +39,9 @@ Fitted = Literal["refuse", "exclude", "include"]
 
 Read = Callable[[Mapping[str, Any]], float]
 """Reads a number off the results of accumulators, by their names."""
+
+IN_BLOCKS = ("calibration", "classwise")
+"""Accumulators whose sums are kept by block of groups."""
 
 MOST_BLOCKS = 100
 """Sums of pooled numbers are kept for so many sets of groups; more groups are put together, evenly, which leaves an
@@ -344,32 +347,33 @@ def _score(
                 for b, block in enumerate(blocks):
                     if some := block if cases is None else block & cases:
                         asks[stage, part, "strata", k, b] = Ask(strata[part], part, some, through=through)
-    answers, records = engine.survey(cohort, asks)
+    gathered = {(stage, part): Gathered(suites[part], head.part_classes(part)) for stage in stages for part in parts}
+    pooled = {
+        place: [{name: accumulate.zero(a) for name, a in suites[place[1]].items() if name in IN_BLOCKS} for _ in blocks]
+        for place in gathered
+    }
+    block_of = {case: b for b, block in enumerate(blocks) for case in block}
+
+    def add(case: int, found: Mapping[tuple[str, int, str, int, int], State]) -> None:
+        states: dict[tuple[str, int], dict[str, State]] = {}
+        for (stage, part, name, *_), state in found.items():
+            states.setdefault((stage, part), {})[name] = state
+        for place, mine in states.items():
+            gathered[place].add(cohort[case].id, mine)
+            sums = pooled[place][block_of[case]]
+            for name in sums:
+                sums[name] = accumulate.merge(suites[place[1]][name], sums[name], mine[name])
+
+    answers, records = engine.survey(cohort, asks, add)
     out = {}
     for stage, pieces in stages.items():
-        by_part, pooled = [], []
         for part in parts:
-            states: dict[str, dict[str, Any]] = {case.id: {} for case in cohort}
-            for name in suites[part]:
-                for k in range(len(pieces)):
-                    for case, state in answers[stage, part, name, k, -1].items():
-                        states[cohort[case].id][name] = state
-            by_part.append(summarise(suites[part], states, head.part_classes(part)))
-            pooled.append(
-                [
-                    {
-                        "strata": _merged(strata[part], [answers[key] for key in kept if key in answers]),
-                        **{
-                            name: _merged(suites[part][name], [states[cohort[i].id][name] for i in sorted(block)])
-                            for name in ("calibration", "classwise")
-                        },
-                    }
-                    for b, block in enumerate(blocks)
-                    for kept in [[(stage, part, "strata", k, b) for k in range(len(pieces))]]
-                ]
-            )
+            for b, sums in enumerate(pooled[stage, part]):
+                keys = [(stage, part, "strata", k, b) for k in range(len(pieces))]
+                sums["strata"] = _merged(strata[part], [answers[key] for key in keys if key in answers])
+        summary = _joined(head, [gathered[stage, part].summary([c.id for c in cohort]) for part in parts])
         accumulators = [{**suites[part], "strata": strata[part]} for part in parts]
-        out[stage] = Scored(_joined(head, by_part), accumulators, pooled)
+        out[stage] = Scored(summary, accumulators, [pooled[stage, part] for part in parts])
     return out, records
 
 

@@ -73,35 +73,38 @@ def audit(
     labelled = all(case.labels is not None for case in cohort)
     asked = probes(cohort, shifts, seed)
     plan = Plan(whole, asked, labelled, None if energy_maps is None else Path(energy_maps), zyx)
-    outcomes = engine.map(cohort, plan, "auditing cases", keep_members=bool(asked))
-    summaries: list[Mapping[str, Any]] = []
+    measures = plan.measures(cohort)
+    total: dict[Key, State] = {key: accumulate.zero(measure) for key, measure in measures.items()}
+
+    def each(index: int, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        for key, state in summary["states"].items():
+            total[key] = accumulate.merge(measures[key], total[key], state)
+        return _row(cohort, plan, index, summary, measures)
+
+    outcomes = engine.map(cohort, plan, "auditing cases", keep_members=bool(asked), each=each)
+    rows: list[Mapping[str, Any]] = []
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
         assert outcome.summary is not None
-        summaries.append(outcome.summary)
+        rows.append(outcome.summary)
     notes += _notes(cohort, labelled, asked)
-    return _audit(subject, cohort, plan, summaries, notes)
+    result = {key: accumulate.result(measures[key], state) for key, state in total.items()}
+    return _audit(subject, cohort, plan, result, rows, notes)
 
 
 def _audit(
     subject: Calibrator | Function,
     cohort: Cohort,
     plan: Plan,
-    summaries: Sequence[Mapping[str, Any]],
+    result: Mapping[Key, Any],
+    rows: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
 ) -> Audit:
-    measures, head = plan.measures(cohort), cohort.head
-    total: dict[Key, State] = {}
-    for key, measure in measures.items():
-        total[key] = accumulate.zero(measure)
-        for summary in summaries:
-            total[key] = accumulate.merge(measure, total[key], summary["states"][key])
-    result = {key: accumulate.result(measures[key], state) for key, state in total.items()}
+    head = cohort.head
     preserved: Preserved = result["preservation"]
     shifts: dict[Probe, Moved] = {probe: result[probe] for probe in plan.probes}
-    rows = [_row(cohort, plan, index, summary, measures) for index, summary in enumerate(summaries)]
-    near = np.sum([s["near"] for s in summaries], axis=0).tolist()
+    near = [sum(row[f"changed_within_{d}"] for row in rows) for d in WITHIN]
     calibrator = subject if isinstance(subject, Calibrator) else None
     maps = (
         []
@@ -115,7 +118,7 @@ def _audit(
         members=cohort.members,
         pool=cohort.pool,
         kind=cohort.pooled_kind,
-        roles=dict(zip(ROLES, np.sum([s["roles"] for s in summaries], axis=0).tolist(), strict=True)),
+        roles={name: sum(row[name] for row in rows) for name in ROLES},
         findings=_findings(calibrator, preserved, shifts),
         parameters=[
             PartParameters(part, m.type_name, proofs(m, classes), at_bounds(m, classes)) for part, classes, m in maps

@@ -20,7 +20,7 @@ from typing import Any
 
 from segcal.cases import Cohort
 from segcal.checking import contents, grouping, predictions
-from segcal.checking.facts import brief, facts_of
+from segcal.checking.facts import Scores, brief, facts_of
 from segcal.checking.finding import SEVERITIES, Finder, Finding
 from segcal.checking.looking import Look, suites
 from segcal.engines import Engine
@@ -59,8 +59,9 @@ class Checkup:
 
 def check(cohort: Cohort, engine: Engine) -> Checkup:
     """Read `cohort` once and say what is there. Never raises for a single case: what is wrong with it is a finding."""
-    outcomes = engine.map(cohort, Look(suites(cohort.head)), "checking cases")
-    facts = facts_of(cohort, outcomes)
+    scores = Scores(cohort)
+    outcomes = engine.map(cohort, Look(suites(cohort.head)), "checking cases", each=scores.take)
+    facts = facts_of(cohort, outcomes, scores)
     findings = [f for finder in FINDERS for f in finder(cohort, facts)]
     return Checkup(tuple(sorted(findings, key=_first)), facts, grouping.worth_trying(cohort, facts))
 

@@ -5,21 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segcal.accumulate import State
 from segcal.cases import ROLES, Cohort, Record, found_note, hidden_note
 from segcal.checking.looking import suites
 from segcal.engines import Engine, Outcome
-from segcal.head import Head, Regions
-from segcal.metrics.summary import LARGE, combine_parts, summarise
+from segcal.head import Regions
+from segcal.metrics.summary import LARGE, Gathered, combine_parts
 
 
-def facts_of(cohort: Cohort, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What the outcomes of looking at every case come to."""
+class Scores:
+    """Metrics of the labelled cases looked at; the sums of a case are let go when they have been added."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._cohort, self._added = cohort, False
+        self._gathered = [
+            Gathered(accumulators, cohort.head.part_classes(part))
+            for part, accumulators in enumerate(suites(cohort.head))
+        ]
+
+    def take(self, index: int, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add a case, by its summary; the rest of that."""
+        case, states = self._cohort[index], summary["states"]
+        if case.labels is not None:
+            self._added = True
+            for part, gathered in enumerate(self._gathered):
+                gathered.add(case.id, {name: state for (of, name), state in states.items() if of == part})
+        return {key: value for key, value in summary.items() if key != "states"}
+
+    def block(self) -> dict[str, Any] | None:
+        """The cohort's numbers; None without a labelled case."""
+        if not self._added:
+            return None
+        by_part = [gathered.summary(()) for gathered in self._gathered]
+        head = self._cohort.head
+        return (combine_parts(by_part, head.parts) if isinstance(head, Regions) else by_part[0]).block
+
+
+def facts_of(cohort: Cohort, outcomes: Sequence[Outcome], scores: Scores) -> dict[str, Any]:
+    """What the outcomes of looking at every case, and their `scores`, come to."""
     seen = {o.id: o.summary for o in outcomes if o.summary is not None}
     records: list[Record] = [s["record"] for s in seen.values()]
     roles = {name: sum(r.roles[k] for r in records) for k, name in enumerate(ROLES)}
     labelled = [c.id for c in cohort if c.labels is not None and c.id in seen]
-    block = _block(cohort.head, {i: seen[i]["states"] for i in labelled}) if labelled else None
+    block = scores.block()
     known = [s for s in seen.values() if s["differs"] is not None]
     return {
         **_described(cohort),
@@ -71,18 +98,6 @@ def _described(cohort: Cohort) -> dict[str, Any]:
         },
         "unlabelled": [c.id for c in cohort if c.labels is None],
     }
-
-
-def _block(head: Head, states: Mapping[str, Mapping[tuple[int, str], State]]) -> dict[str, Any]:
-    by_part = [
-        summarise(
-            accumulators,
-            {case: {name: found[part, name] for name in accumulators} for case, found in states.items()},
-            head.part_classes(part),
-        )
-        for part, accumulators in enumerate(suites(head))
-    ]
-    return (combine_parts(by_part, head.parts) if isinstance(head, Regions) else by_part[0]).block
 
 
 def _alike(records: Sequence[Record], group: Mapping[str, str]) -> list[list[str]]:

@@ -197,15 +197,28 @@ class Engine(ABC):
         pinned.filed[part, ranked] = filed
         pinned.passes += 1
 
-    def survey(self, cohort: Cohort, asks: Mapping[K, Ask]) -> tuple[dict[K, Any], list[Record]]:
+    def survey(
+        self, cohort: Cohort, asks: Mapping[K, Ask], each: Callable[[int, Mapping[K, State]], object] | None = None
+    ) -> tuple[dict[K, Any], list[Record]]:
         """Answer asks (all of `Level.ALL`) while reading the scores of a labelled cohort once, keeping nothing; also
         what to remember of each case.
 
-        Places that accumulators need are computed once a case, however many asks there are.
+        `each`: given every case's states of asks `by_case` when the case is done, in any order; they are then not kept
+        for the answers, which would take as much memory as there are cases. Places that accumulators need are computed
+        once a case, however many asks there are.
         """
         cohort.labelled()
         answers = _Answers(cohort.head, asks)
         records: dict[int, Record] = {}
+
+        def take(partial: dict[Any, State]) -> None:
+            if each is not None:
+                one: dict[int, dict[K, State]] = defaultdict(dict)
+                for key, case in [slot for slot in partial if slot[1] is not None]:
+                    one[case][key] = partial.pop((key, case))
+                for case, states in one.items():
+                    each(case, states)
+            answers.add(partial)
 
         def work(index: int) -> dict[Any, State]:
             mine = {k: a for k, a in asks.items() if a.wants(index)}
@@ -238,20 +251,32 @@ class Engine(ABC):
             return total
 
         self.progress.start("scoring cases", len(cohort))
-        self._all(work, range(len(cohort)), answers.add)
+        self._all(work, range(len(cohort)), take)
         return answers.done(), [records[i] for i in range(len(cohort))]
 
     def map(
-        self, cohort: Cohort, mapper: Mapper, what: str = "writing cases", *, keep_members: bool = False
+        self,
+        cohort: Cohort,
+        mapper: Mapper,
+        what: str = "writing cases",
+        *,
+        keep_members: bool = False,
+        each: Callable[[int, Mapping[str, Any]], Mapping[str, Any]] = lambda index, summary: summary,
     ) -> list[Outcome]:
         """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and
         does not stop the others.
 
-        `keep_members`: blocks hold the members' own scores beside the pooled ones.
+        `keep_members`: blocks hold the members' own scores beside the pooled ones. `each`: from a case's index and
+        summary, when it is done, to what of it is kept.
         """
         outcomes: dict[int, Outcome] = {}
 
-        def work(index: int) -> None:
+        def take(found: tuple[int, Outcome]) -> None:
+            index, outcome = found
+            kept = None if outcome.summary is None else each(index, outcome.summary)
+            outcomes[index] = replace(outcome, summary=kept)
+
+        def work(index: int) -> tuple[int, Outcome]:
             name = cohort[index].id
             try:
                 with (
@@ -262,13 +287,14 @@ class Engine(ABC):
                     for start, stop in cohort.cuts(index):
                         opened.block(reader.block(start, stop, keep_members=keep_members))
                     summary = opened.summary()
-                outcomes[index] = Outcome(name, summary)
+                outcome = Outcome(name, summary)
             except SegcalError as error:
-                outcomes[index] = Outcome(name, None, error)
+                outcome = Outcome(name, None, error)
             self.progress.step()
+            return index, outcome
 
         self.progress.start(what, len(cohort))
-        self._all(work, range(len(cohort)))
+        self._all(work, range(len(cohort)), take)
         return [outcomes[i] for i in range(len(cohort))]
 
     def gather(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -14,7 +14,8 @@ Which numbers are means of images and which are pooled over all voxels (definiti
 Promises: numbers do not depend on the order of cases (states merge exactly, means are correctly rounded sums); blocks
 and rows are plain and safe for JSON: what is not defined is None, never NaN. Regions are evaluated as binary problems,
 and `combine_parts` averages them. Asking for further bin counts may move the last bits of the calibration errors, whose
-sums are then cut finer. Costs: nothing next to the pass. No case: a block of None and zero counts.
+sums are then cut finer. Costs: nothing next to the pass, and memory for the numbers of each case, not for its states.
+No case: a block of None and zero counts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcal.accumulate import Accumulator, State, merge, result, zero
 from segcal.errors import UsageError
@@ -124,6 +126,100 @@ class Summary:
     parts: tuple[Summary, ...] = ()
 
 
+class Gathered:
+    """A summary of a `suite` in the making: cases are added one by one, in any order.
+
+    Of a case its numbers are kept, about 2 kB and two a class; its states go into the cohort's. `names`: class names
+    for the per-class table (else their indices).
+    """
+
+    def __init__(self, accumulators: Mapping[str, Accumulator], names: Sequence[str] | None = None) -> None:
+        self._accumulators, self._names = accumulators, names
+        self._pooled = {name: zero(a) for name, a in accumulators.items()}
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._by_bins: dict[int, list[float]] = {}
+        self._overlap: dict[str, list[NDArray[np.float64]]] = {"dice": [], "iou": []}
+        self._labelled: NDArray[np.int64] | int = 0
+
+    def add(self, case: str, states: Mapping[str, State]) -> None:
+        """Add a case, by its states."""
+        for name, a in self._accumulators.items():
+            self._pooled[name] = merge(a, self._pooled[name], states[name])
+        found = scores_of(self._accumulators, states)
+        self._rows[case] = found.row()
+        for bins in found.calibration.curves:
+            self._by_bins.setdefault(bins, []).append(found.calibration.ece(bins))
+        self._overlap["dice"].append(found.overlap.dice)
+        self._overlap["iou"].append(found.overlap.iou)
+        self._labelled = self._labelled + (found.overlap.labelled > 0)
+
+    def summary(self, order: Iterable[str]) -> Summary:
+        """Of the cases added; rows in the `order` of their names."""
+        pooled, rows = scores_of(self._accumulators, self._pooled), self._rows
+        images = {
+            key: mean_known(row[key] for row in rows.values())
+            for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)
+        }
+        whole = pooled.row()
+        block = {
+            "cases": len(rows),
+            "voxels": whole["voxels"],
+            "nll": images["nll"],
+            "nll_pooled": whole["nll"],
+            "brier": images["brier"],
+            "brier_pooled": whole["brier"],
+            "ece": images["ece"],
+            "ece_pooled": whole["ece"],
+            "classwise_ece": whole["classwise_ece"],
+            "ace": whole["ace"],
+            "dice": images["dice"],
+            "iou": images["iou"],
+            "accuracy": whole["accuracy"],
+            "confidence": whole["confidence"],
+            "flip_rate": images["flip_rate"],
+            "flips": _audit(pooled.flips),
+            "free_energy_std": images["free_energy_std"],
+            **{key: images[key] for key in SPATIAL},
+            "ba_ece_undefined": sum(math.isnan(row["ba_ece"]) for row in rows.values()),
+            "bands": pooled.spatial.curve.rows(),
+            "ece_by_bins": {
+                str(b): {
+                    "ece": mean_known(self._by_bins.get(b, ())),
+                    "ece_pooled": pooled.calibration.ece(b),
+                    "ace": pooled.calibration.ace(b),
+                }
+                for b in pooled.calibration.curves
+            },
+            "reliability": pooled.calibration.curve(ACE_BINS).to_json(),
+            "per_class": self._per_class(pooled),
+        }
+        return Summary(plain(block), [plain({"case": case, **rows[case]}) for case in order])
+
+    def _per_class(self, pooled: CaseScores) -> list[dict[str, Any]]:
+        overlap = self._accumulators["overlap"]
+        background = overlap.background if isinstance(overlap, Overlap) else None
+        classes = len(pooled.classwise.table)
+        cases = np.broadcast_to(self._labelled, (classes,)).tolist()
+        means = {
+            name: [mean_known(one[k] for one in found) for k in range(classes)] for name, found in self._overlap.items()
+        }
+        return [
+            {
+                "class": k,
+                "name": str(k) if self._names is None else self._names[k],
+                "background": k == background,
+                "dice": means["dice"][k],
+                "iou": means["iou"][k],
+                "classwise_ece": one.ece,
+                "frequency": one.frequency,
+                "probability": one.probability,
+                "voxels": pooled.overlap.labelled[k],
+                "cases": cases[k],
+            }
+            for k, one in enumerate(pooled.classwise.table)
+        ]
+
+
 def summarise(
     accumulators: Mapping[str, Accumulator],
     states_by_case: Mapping[str, Mapping[str, State]],
@@ -133,50 +229,10 @@ def summarise(
 
     `names`: class names for the per-class table (else their indices).
     """
-    scores = {case: scores_of(accumulators, states) for case, states in states_by_case.items()}
-    pooled = scores_of(
-        accumulators,
-        {name: _merged(a, [states[name] for states in states_by_case.values()]) for name, a in accumulators.items()},
-    )
-    rows = {case: s.row() for case, s in scores.items()}
-    images = {
-        key: mean_known(row[key] for row in rows.values())
-        for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)
-    }
-    whole = pooled.row()
-    block = {
-        "cases": len(rows),
-        "voxels": whole["voxels"],
-        "nll": images["nll"],
-        "nll_pooled": whole["nll"],
-        "brier": images["brier"],
-        "brier_pooled": whole["brier"],
-        "ece": images["ece"],
-        "ece_pooled": whole["ece"],
-        "classwise_ece": whole["classwise_ece"],
-        "ace": whole["ace"],
-        "dice": images["dice"],
-        "iou": images["iou"],
-        "accuracy": whole["accuracy"],
-        "confidence": whole["confidence"],
-        "flip_rate": images["flip_rate"],
-        "flips": _audit(pooled.flips),
-        "free_energy_std": images["free_energy_std"],
-        **{key: images[key] for key in SPATIAL},
-        "ba_ece_undefined": sum(math.isnan(row["ba_ece"]) for row in rows.values()),
-        "bands": pooled.spatial.curve.rows(),
-        "ece_by_bins": {
-            str(b): {
-                "ece": mean_known(s.calibration.ece(b) for s in scores.values()),
-                "ece_pooled": pooled.calibration.ece(b),
-                "ace": pooled.calibration.ace(b),
-            }
-            for b in pooled.calibration.curves
-        },
-        "reliability": pooled.calibration.curve(ACE_BINS).to_json(),
-        "per_class": _per_class(list(scores.values()), pooled, accumulators["overlap"], names),
-    }
-    return Summary(plain(block), [plain({"case": case, **row}) for case, row in rows.items()])
+    gathered = Gathered(accumulators, names)
+    for case, states in states_by_case.items():
+        gathered.add(case, states)
+    return gathered.summary(states_by_case)
 
 
 def combine_parts(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
@@ -245,13 +301,6 @@ def scores_of(accumulators: Mapping[str, Accumulator], states: Mapping[str, Stat
     return CaseScores(**{name: result(a, states[name]) for name, a in accumulators.items()})
 
 
-def _merged(accumulator: Accumulator, states: Iterable[State]) -> State:
-    total = zero(accumulator)
-    for state in states:
-        total = merge(accumulator, total, state)
-    return total
-
-
 def _audit(flips: FlipAudit) -> dict[str, Any]:
     shares = dict(zip((f"{name}_share" for name in _COUNTS), flips.shares, strict=True))
     return {
@@ -267,25 +316,3 @@ def _over_regions(values: Sequence[Any]) -> Any:
     if all(isinstance(v, int) for v in values) and len(set(values)) == 1:
         return values[0]
     return mean_known(values)
-
-
-def _per_class(
-    cases: Sequence[CaseScores], pooled: CaseScores, overlap: Accumulator, names: Sequence[str] | None
-) -> list[dict[str, Any]]:
-    labelled = pooled.overlap.labelled
-    background = overlap.background if isinstance(overlap, Overlap) else None
-    return [
-        {
-            "class": k,
-            "name": str(k) if names is None else names[k],
-            "background": k == background,
-            "dice": mean_known(s.overlap.dice[k] for s in cases),
-            "iou": mean_known(s.overlap.iou[k] for s in cases),
-            "classwise_ece": one.ece,
-            "frequency": one.frequency,
-            "probability": one.probability,
-            "voxels": labelled[k],
-            "cases": sum(int(s.overlap.labelled[k] > 0) for s in cases),
-        }
-        for k, one in enumerate(pooled.classwise.table)
-    ]
