@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segcal.engines.engine import MIB
+from segcal.engines.need import MIB
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 256 * MIB
@@ -122,6 +122,73 @@ def test_rows_filed_by_expert_and_by_rank_stay_within_the_limit():
         print(json.dumps({"fit": fitting, "evaluate": scoring}))
         """)
     assert max(found.values()) < LIMIT
+
+
+ARRAYS = """
+    def arrays(cases, voxels, classes):
+        scores = (2 * rng.normal(size=(cases, classes, voxels))).astype(np.float32)
+        drawn = rng.integers(classes, size=(cases, voxels))
+        labels = np.where(rng.random((cases, voxels)) < 0.5, scores.argmax(1), drawn)
+        return cohort_from_arrays(scores, labels, kind="logits")
+"""
+
+
+@pytest.mark.parametrize("cases", [300, pytest.param(4000, marks=pytest.mark.slow)])
+def test_many_small_cases_take_little_each(cases):
+    found = measured(
+        ARRAYS
+        + f"""
+    cohort = arrays({cases}, 64, 3)
+    fitting, fits = peak(lambda: fit_methods({{"ts": ts}}, cohort, engine, crossfit=True))
+    scoring, _ = peak(lambda: crossfitted(cohort, fits, engine))
+    print(json.dumps({{"fit": fitting, "evaluate": scoring}}))
+    """,
+        timeout=3600,
+    )
+    assert max(found.values()) < min(LIMIT, 24 * MIB + cases * 32 * 1024)
+
+
+@pytest.mark.parametrize("classes", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_classes_stay_within_the_limit(classes):
+    found = measured(
+        ARRAYS
+        + f"""
+    cohort = arrays(6, 2000, {classes})
+    fitting, fits = peak(lambda: fit_methods({{"ts": ts}}, cohort, engine, crossfit=True))
+    scoring, _ = peak(lambda: crossfitted(cohort, fits, engine))
+    print(json.dumps({{"fit": fitting, "evaluate": scoring}}))
+    """
+    )
+    assert max(found.values()) < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("method", "classes"),
+    [
+        ("VectorScaling(0.1)", 16),
+        pytest.param("DirichletCalibration()", 12, marks=pytest.mark.slow),
+        pytest.param("ClassConditionalDirichlet(0.1)", 12, marks=pytest.mark.slow),
+        pytest.param("OrderPreservingMatrixScaling(0.1)", 12, marks=pytest.mark.slow),
+        pytest.param("IsotonicRegression()", 100, marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_fit_takes_is_not_above_what_was_said_before(method, classes):
+    found = measured(
+        ARRAYS
+        + f"""
+    import segcal
+    from segcal.engines.need import Sizes
+    from segcal.methods.method import need_of
+    method = eval("segcal.{method}")
+    engine = Threads(2, max_memory=4096 * 2**20)
+    fit_methods({{"one": method}}, little, engine)
+    cohort = arrays(8, 1500, {classes})
+    said = Sizes.of(cohort).fitting(need_of(method, cohort), 2, engine.memory)
+    fitting, _ = peak(lambda: fit_methods({{"one": method}}, cohort, engine))
+    print(json.dumps({{"said": said, "fit": fitting}}))
+    """
+    )
+    assert found["fit"] <= 1.1 * found["said"] + 16 * MIB
 
 
 def blocky(path: Path, shape: tuple[int, ...], classes: int, key: str) -> None:

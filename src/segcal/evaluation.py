@@ -21,7 +21,8 @@ from segcal import accumulate
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort, Record, found_note, hidden_note
-from segcal.engines import Ask, Engine
+from segcal.engines import Ask, Engine, Need
+from segcal.engines.need import HANDED, state_bytes
 from segcal.errors import HeldOutError
 from segcal.head import Head
 from segcal.matching import check_match, fitted_cases
@@ -243,6 +244,32 @@ def crossfitted(cohort: Cohort, fits: Mapping[str, Fit], engine: Engine) -> dict
     return {name: Evaluation(cohort, found["uncalibrated"], found[name], records) for name in fits}
 
 
+A_ROW = 4096
+"""Bytes of a case's row of numbers."""
+
+
+def scoring_need(cohort: Cohort, stages: int) -> Need:
+    """Memory that scoring a cohort takes, uncalibrated and calibrated ones each being one of the `stages`."""
+    head, blocks = cohort.head, min(MOST_BLOCKS, len(set(cohort.groups)))
+    need = Need()
+    for part in range(len(head.parts)):
+        classes = len(head.part_classes(part))
+        found = suite(classes, head.part_background(part))
+        strata = state_bytes({0: PredictedStrata(classes, head.part_background(part))})
+        pooled = strata + state_bytes({name: found[name] for name in IN_BLOCKS})
+        states = state_bytes(found) + strata
+        rows = len(cohort) * (A_ROW + 16 * classes)
+        need += Need(stages * (states + rows + blocks * pooled), HANDED * stages * states)
+    return need
+
+
+def room_to_score(cohort: Cohort, stages: int, engine: Engine) -> None:
+    """UsageError where memory is too short for scoring; no voxel is read."""
+    engine.room_for(
+        cohort, scoring_need(cohort, stages), f"the numbers of {stages - 1} method(s)", "fewer methods", fitting=False
+    )
+
+
 def compare(cohort: Cohort, before: Summary, after: Summary, name: str) -> Estimate:
     """Change of a number that is a mean over cases (and over regions), with an interval over groups (`jackknife`).
 
@@ -364,7 +391,8 @@ def _score(
             for name in sums:
                 sums[name] = accumulate.merge(suites[place[1]][name], sums[name], mine[name])
 
-    answers, records = engine.survey(cohort, asks, add)
+    with engine.within(cohort, scoring_need(cohort, len(stages)), "these metrics", fitting=False):
+        answers, records = engine.survey(cohort, asks, add)
     out = {}
     for stage, pieces in stages.items():
         for part in parts:

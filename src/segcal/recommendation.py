@@ -16,8 +16,8 @@ calibrator then is the identity, which is saved and applied as any other, so tha
 With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the
 probability of one standard error under a normal (1.14 times for 5 groups). The cross-fitted numbers of the choice are
 those of a method chosen on the same cases, and so a little flattering. Source: the one-standard-error rule of Breiman
-et al. (1984). Costs: the passes of the hardest fit and one survey. Cases of one group only: UsageError, as nothing can
-be held out.
+et al. (1984). Methods for which memory is too short are left out, and the reasons say so. Costs: the passes of the
+hardest fit and one survey. Cases of one group only: UsageError, as nothing can be held out.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from typing import Any
 from segcal.calibrators import Calibrator, ScaleMap, Solution
 from segcal.cases import Cohort
 from segcal.engines import Engine
+from segcal.engines.need import spoken
 from segcal.errors import UsageError
-from segcal.evaluation import Evaluation, compare, crossfitted
+from segcal.evaluation import Evaluation, compare, crossfitted, room_to_score
 from segcal.guarantees import weakest
 from segcal.head import Regions
 from segcal.methods import REGISTERED, AnyMethod
-from segcal.methods.method import FOLDS, SEED, Fit, fit_methods
+from segcal.methods.method import FOLDS, SEED, Fit, fit_methods, need_of
 from segcal.metrics.summary import Summary
 from segcal.statistics import Estimate, one_standard_error
 
@@ -180,6 +181,8 @@ def recommend(
             expected=f"at least one method, none called {UNCALIBRATED!r}",
             do="Leave it out to compare all of them.",
         )
+    compared, short = _fitting(compared, cohort, engine, folds, seed)
+    room_to_score(cohort, 1 + len(compared) * (2 if isinstance(cohort.head, Regions) else 1), engine)
     fits = fit_methods(compared, cohort, engine, crossfit=True, folds=folds, seed=seed)
     classes = [len(cohort.head.part_classes(part)) for part in range(len(cohort.head.parts))]
     parameters = {name: sum(method.identifiable(c) for c in classes) for name, method in compared.items()}
@@ -192,7 +195,7 @@ def recommend(
     allowed = {name: c for name, c in candidates.items() if c.allowed}
     best, chosen = _best(allowed), _simplest(allowed, len(classes))
     unconstrained = _simplest(_against(cohort, candidates, _best(candidates)), len(classes))
-    why = _reasons(cohort, candidates, best, chosen, unconstrained, keep_map, invariant)
+    why = (*_reasons(cohort, candidates, best, chosen, unconstrained, keep_map, invariant), *short)
     fit = candidates[chosen].fit
     calibrator = (
         fit.calibrator
@@ -210,6 +213,27 @@ def recommend(
         invariant,
         len(next(iter(fits.values())).folds),
         seed,
+    )
+
+
+def _fitting(
+    methods: Mapping[str, AnyMethod], cohort: Cohort, engine: Engine, folds: int, seed: int
+) -> tuple[dict[str, AnyMethod], tuple[str, ...]]:
+    """Those for which memory is enough, and a sentence about the others. None left: UsageError that names the memory
+    needed.
+    """
+    needs = {name: need_of(m, cohort, crossfit=True, folds=folds, seed=seed) for name, m in methods.items()}
+    inside = {name: m for name, m in methods.items() if engine.fits(cohort, needs[name], 1, fitting=True)}
+    if not inside:
+        name = min(needs, key=lambda name: engine.least(cohort, needs[name], fitting=True))
+        engine.room_for(cohort, needs[name], f"--method {name}", "another method, such as ts", fitting=True)
+    outside = [name for name in methods if name not in inside]
+    if not outside:
+        return inside, ()
+    all_of_them = max(engine.least(cohort, needs[name], fitting=True) for name in outside)
+    return inside, (
+        f"Not compared for want of memory: {', '.join(outside)}; with {cohort.head.channels} classes"
+        f" --max-memory {spoken(all_of_them)} has room for {'it' if len(outside) == 1 else 'them'}.",
     )
 
 

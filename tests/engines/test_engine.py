@@ -15,7 +15,7 @@ from segcal import accumulate
 from segcal.calibrators import Calibrator, ScaleMap
 from segcal.cases import Case, Cohort
 from segcal.engines import Ask, Level, Serial, Threads
-from segcal.engines.engine import MIB
+from segcal.engines.need import MIB
 from segcal.engines.single import one_thread
 from segcal.errors import LabelError, MissingError, ScoreError, UsageError
 from segcal.head import Regions, Softmax

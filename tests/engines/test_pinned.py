@@ -12,7 +12,7 @@ import torch
 
 from segcal.cases import Prepared
 from segcal.engines import Ask, Level, Serial
-from segcal.engines.engine import MIB
+from segcal.engines.need import MIB
 from segcal.engines.pinned import CURVATURE_ROWS, SAMPLE_ROWS, CaseFile, Shelf, narrow
 from segcal.errors import OutputError, UnreadableError
 from segcal.head import Regions, Softmax

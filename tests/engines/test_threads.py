@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from segcal.engines import Threads
-from segcal.engines.engine import MIB, default_workers
+from segcal.engines.engine import default_workers
+from segcal.engines.need import MIB
 from segcal.engines.threads import SHARE
 from segcal.errors import UsageError
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from segcal import accumulate
 from segcal.cases import Cohort
 from segcal.engines import Ask, Engine, Serial, Threads
-from segcal.engines.engine import MIB
+from segcal.engines.need import MIB
 from segcal.evaluation import crossfitted, evaluate
 from segcal.journal import Scratch
 from segcal.methods import DirichletCalibration, EnsembleTemperatureScaling, MatrixScaling, TemperatureScaling

@@ -15,7 +15,7 @@ from segcal import LocalTemperatureScaling, TemperatureScaling, cohort_from_arra
 from segcal.calibrators import LocalMap
 from segcal.cases import Cohort
 from segcal.engines import Serial, Threads
-from segcal.engines.engine import MIB
+from segcal.engines.need import MIB
 from segcal.errors import LabelError, MissingError, ShapeError, UsageError
 from segcal.head import Regions
 from segcal.methods import TRAINED

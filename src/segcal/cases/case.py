@@ -32,9 +32,9 @@ ROLES = ("scored", "ignored", "padding", "outside")
 
 def block_length(channels: int) -> int:
     """Voxels in a block: a power of two, `BLOCK` up to 4 channels, fewer above, so that a block holds at most 2^18
-    numbers (2 MiB) up to 256 channels.
+    numbers (2 MiB) however many channels there are.
     """
-    return min(BLOCK, 1 << max(10, (2**18 // max(channels, 1)).bit_length() - 1))
+    return min(BLOCK, 1 << max(0, (2**18 // max(channels, 1)).bit_length() - 1))
 
 
 class Window(Protocol):

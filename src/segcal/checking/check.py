@@ -24,6 +24,7 @@ from segcal.checking.facts import Scores, brief, facts_of
 from segcal.checking.finding import SEVERITIES, Finder, Finding
 from segcal.checking.looking import Look, suites
 from segcal.engines import Engine
+from segcal.evaluation import scoring_need
 
 TRAPS: tuple[Finder, ...] = (grouping.names,)
 """What is said wherever predictions are read."""
@@ -60,7 +61,8 @@ class Checkup:
 def check(cohort: Cohort, engine: Engine) -> Checkup:
     """Read `cohort` once and say what is there. Never raises for a single case: what is wrong with it is a finding."""
     scores = Scores(cohort)
-    outcomes = engine.map(cohort, Look(suites(cohort.head)), "checking cases", each=scores.take)
+    with engine.within(cohort, scoring_need(cohort, 1), "checking", fitting=False):
+        outcomes = engine.map(cohort, Look(suites(cohort.head)), "checking cases", each=scores.take)
     facts = facts_of(cohort, outcomes, scores)
     findings = [f for finder in FINDERS for f in finder(cohort, facts)]
     return Checkup(tuple(sorted(findings, key=_first)), facts, grouping.worth_trying(cohort, facts))

@@ -104,13 +104,14 @@ class Labelled(Scores):
 @Parameter(name="*", group=RUNNING)
 @dataclass(frozen=True)
 class Running:
-    """How a command runs; no result depends on it."""
+    """How a command runs; no number depends on it."""
 
     workers: Annotated[int | None, Parameter(show_default=False)] = None
     """Threads that work at once; every core unless given."""
 
     max_memory: str = "4GB"
-    """Memory to work in, such as 512MB or 8GB (powers of 1024); at least 256MB."""
+    """Memory to work in beside the program itself, such as 512MB or 8GB (powers of 1024); at least 256MB. A command
+    that needs more says how much before it reads, and auto leaves out the methods that do."""
 
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Also write the result as JSON to this file; '-', or no file, for standard output, which then holds nothing

@@ -23,7 +23,7 @@ from segcal.cli.common import typed
 from segcal.cli.console import Output
 from segcal.engines import Engine
 from segcal.errors import OutputError, UsageError
-from segcal.evaluation import Evaluation, crossfitted
+from segcal.evaluation import Evaluation, crossfitted, room_to_score
 from segcal.head import Regions
 from segcal.methods import REGISTERED, TRAINED, AnyMethod
 from segcal.methods.method import Fit, fit_methods
@@ -180,6 +180,8 @@ def run(
             f"{len(cohort)} case(s) of one group: nothing can be held out. Add cases of other patients or sequences, or"
             " give finer groups with --groups"
         )
+    if not why_not:
+        room_to_score(cohort, 1 + len(methods), engine)
     fits = fit_methods(
         methods, cohort, engine, crossfit=not why_not, folds=folds, seed=seed, keep_decision=keep_decision
     )

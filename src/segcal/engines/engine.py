@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,8 @@ from segcal.accumulate import State
 from segcal.cases import Block, CaseReader, Cohort, Prepared, Record, Rows
 from segcal.engines.ask import Ask, Level, LocalThrough, Through
 from segcal.engines.filed import Filed, FiledChunk
-from segcal.engines.pinned import CHUNK_ROWS, SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored
+from segcal.engines.need import MIB, Need, Sizes, spoken
+from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored, chunk_rows
 from segcal.engines.single import one_thread
 from segcal.errors import SegcalError, UsageError
 from segcal.head import Head
@@ -35,7 +37,6 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
 
-MIB = 2**20
 LEAST_MEMORY = 256 * MIB
 NOTHING: Mapping[Any, Any] = {}
 
@@ -99,6 +100,7 @@ class Engine(ABC):
             )
         self.max_memory = max_memory
         self.progress: Progress = progress or Silent()
+        self._most_workers, self._lent = sys.maxsize, 0
 
     @property
     @abstractmethod
@@ -112,6 +114,57 @@ class Engine(ABC):
         When it is closed, no work is under way.
         """
 
+    @property
+    def memory(self) -> int:
+        """Bytes that computations may count on."""
+        return max(self.max_memory, LEAST_MEMORY)
+
+    def least(self, cohort: Cohort, need: Need, *, fitting: bool) -> int:
+        """Bytes of memory with which one worker can survey a cohort or, `fitting`, pin it and ask about it, where that
+        takes `need`; no voxel is read.
+        """
+        sizes = Sizes.of(cohort)
+        total = sizes.fitting if fitting else sizes.surveying
+        # reading takes a fifth of the memory at most, so that the rest needs four fifths
+        return min(total(need, 1, sys.maxsize), -(-5 * total(need, 1, 0) // 4))
+
+    def fits(self, cohort: Cohort, need: Need, workers: int | None = None, *, fitting: bool) -> bool:
+        """Whether memory is enough for so many workers; None: all it has."""
+        sizes = Sizes.of(cohort)
+        total = sizes.fitting if fitting else sizes.surveying
+        return total(need, self.workers if workers is None else workers, self.memory) <= self.memory
+
+    def room_for(self, cohort: Cohort, need: Need, what: str, do: str = "", *, fitting: bool) -> None:
+        """UsageError that names the memory `what` needs, where there is less than one worker takes; `do`: another way
+        out.
+        """
+        least = self.least(cohort, need, fitting=fitting)
+        if least > self.memory:
+            raise UsageError(
+                "max_memory",
+                found=f"{spoken(self.memory)} for {what} with {cohort.head.channels} classes in {len(cohort)} case(s)",
+                expected=f"about {spoken(least)}",
+                do=f"Give --max-memory {spoken(least)}{f', or {do}' if do else ''}.",
+            )
+
+    @contextlib.contextmanager
+    def within(self, cohort: Cohort, need: Need, what: str, *, fitting: bool) -> Iterator[None]:
+        """Inside, as many workers work and as many rows are kept in memory as `need` leaves room for.
+
+        Raises what `room_for` raises.
+        """
+        self.room_for(cohort, need, what, fitting=fitting)
+        sizes, before = Sizes.of(cohort), (self._most_workers, self._lent)
+        total = sizes.fitting if fitting else sizes.surveying
+        self._most_workers = max(
+            [1, *(n for n in range(1, self.workers + 1) if total(need, n, self.memory) <= self.memory)]
+        )
+        self._lent = total(need, self._most_workers, self.memory)
+        try:
+            yield
+        finally:
+            self._most_workers, self._lent = before
+
     def pin(self, cohort: Cohort) -> Pinned:
         """Read a labelled cohort once and keep its scored rows.
 
@@ -119,7 +172,8 @@ class Engine(ABC):
         """
         cohort.labelled()
         scratch = Scratch(0)
-        shelf = Shelf(cohort.head, self.max_memory // 3 - 4 * SAMPLE_NUMBERS, scratch)
+        room = min(self.max_memory // 3 - 4 * SAMPLE_NUMBERS, self.max_memory - self._lent)
+        shelf = Shelf(cohort.head, room, scratch)
         kept: dict[int, list[tuple[int, int, Stored]]] = {}
         records: dict[int, Record] = {}
 
@@ -420,7 +474,7 @@ def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Itera
             concerned = {k: a for k, a in mine.items() if a.cases is None or chunk.cases & a.cases}
             if concerned:
                 batch.append((chunk, concerned))
-            if sum(c.voxels for c, _ in batch) >= CHUNK_ROWS:
+            if sum(c.voxels for c, _ in batch) >= chunk_rows(pinned.cohort.head.rows):
                 yield batch
                 batch = []
         if batch:

@@ -22,7 +22,7 @@ import torch
 
 from segcal.cases import Prepared, Rows
 from segcal.engines.ask import Level
-from segcal.engines.pinned import CHUNK_ROWS, CaseFile, Pinned, Shelf, Stored
+from segcal.engines.pinned import CaseFile, Pinned, Shelf, Stored, chunk_rows
 from segcal.head import Softmax
 from segcal.ranking import descending, winner
 
@@ -163,7 +163,7 @@ class Filed:
                 batch: list[Piece] = []
                 for piece in by_stratum[stratum]:
                     batch.append(piece)
-                    if sum(kept.voxels for _, kept in batch) >= CHUNK_ROWS:
+                    if sum(kept.voxels for _, kept in batch) >= chunk_rows(shelf.head.rows):
                         chunks.append(_chunk(shelf, batch))
                         batch = []
                 if batch:

@@ -42,11 +42,19 @@ not change a result.
 """
 
 CHUNK_ROWS = 2**14
+"""Rows after which a chunk of samples ends, up to 256 classes."""
 
 SLAB = 64 * 2**20
 """Bytes of memory mapped at a time for rows that are kept."""
 
 ALIGNED = 64
+
+
+def chunk_rows(classes: int) -> int:
+    """Rows after which a chunk ends: a power of two, `CHUNK_ROWS` up to 256 classes, fewer above, so that its numbers
+    take 32 MiB in float64 and not more with every class.
+    """
+    return min(CHUNK_ROWS, 1 << max(0, (2**22 // classes).bit_length() - 1))
 
 
 def narrow(head: Head) -> torch.dtype:
@@ -278,7 +286,7 @@ def _chunked(shelf: Shelf, pieces: list[tuple[int, Stored]]) -> list[Chunk]:
     for case, kept in pieces:
         batch.append(shelf.load(case, 0, kept))
         size += kept.voxels
-        if size >= CHUNK_ROWS:
+        if size >= chunk_rows(shelf.head.rows):
             out.append(_joined(batch))
             batch, size = [], 0
     return [*out, _joined(batch)] if batch else out

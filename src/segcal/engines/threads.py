@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from segcal.engines.engine import MIB, Engine, Progress, default_workers
+from segcal.engines.engine import Engine, Progress, default_workers
+from segcal.engines.need import MIB
 from segcal.errors import UsageError
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ class Threads(Engine):
 
     @property
     def workers(self) -> int:
-        """Threads."""
-        return self._workers
+        """Threads; fewer inside `within`, where more would not fit."""
+        return min(self._workers, self._most_workers)
 
     def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
         """Results as they come; after an error nothing new is started, and it is raised.
@@ -49,12 +50,13 @@ class Threads(Engine):
         Work never runs in the calling thread, not even with one worker: an interruption, which reaches that thread
         only, lets the items under way end and cuts none in two.
         """
-        with ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        workers = self.workers
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             pending: set[Future[Any]] = set()
             try:
                 for item in items:
                     pending.add(pool.submit(work, item))
-                    if len(pending) >= 2 * self._workers:
+                    if len(pending) >= 2 * workers:
                         done, pending = wait(pending, return_when=FIRST_COMPLETED)
                         for future in done:
                             yield future.result()

@@ -32,7 +32,8 @@ from segcal.accumulate import Array, Count, Leaf
 from segcal.calibrators import BinnedMap, Solution
 from segcal.calibrators.binned import bins_of
 from segcal.cases import Rows
-from segcal.engines import Ask, Level
+from segcal.engines import Ask, Level, Need
+from segcal.engines.need import HANDED, state_bytes
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task
 from segcal.methods.method import FittedMap, Method
@@ -120,6 +121,11 @@ class Binned(Method):
     @abstractmethod
     def proof(self) -> str:
         """Of what problem it is the optimum, and why."""
+
+    def need(self, task: Task) -> Need:
+        """Counts of every fold, and a map a subset."""
+        counts = state_bytes({0: GridCount(task.classes)})
+        return Need((max(1, len(task.folds)) + 2 * len(task.subsets)) * counts, HANDED * counts)
 
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Counts of every fold, maps of every subset, and their NLL."""

@@ -26,6 +26,11 @@ class ConstrainedMatrixScaling(PenalisedAffine):
         """C (C - 1)."""
         return classes * (classes - 1)
 
+    @classmethod
+    def variables(cls, classes: int) -> int:
+        """Free entries, their common sum, biases."""
+        return classes * (classes - 1) + 1 + classes
+
     @staticmethod
     def design(classes: int) -> Vector:
         """Variables: W_free (C, C - 1) row-major, s, b."""

@@ -26,6 +26,11 @@ class DirichletCalibration(PenalisedAffine):
         """C^2 - 1."""
         return classes**2 - 1
 
+    @classmethod
+    def variables(cls, classes: int) -> int:
+        """Every entry of [W | b]."""
+        return classes * (classes + 1)
+
     @staticmethod
     def design(classes: int) -> Vector:
         """Every entry is free."""

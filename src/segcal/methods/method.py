@@ -23,7 +23,7 @@ from segcal import accumulate, splits
 from segcal.calibrators import Calibrator, FitData, PartMap, Solution
 from segcal.calibrators.calibrator import check_keeps
 from segcal.cases import Cohort, Record
-from segcal.engines import Engine, Level, Pinned, Threads
+from segcal.engines import Engine, Level, Need, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
 from segcal.objectives import LabelCount, Magnitude
@@ -90,6 +90,11 @@ class AnyMethod(ABC):
         """
         del classes
         return None
+
+    def need(self, task: Task) -> Need:
+        """Memory that its plan takes beside rows and samples; nothing worth counting, unless a method says more."""
+        del task
+        return Need()
 
     @property
     def cross_validates(self) -> bool:
@@ -285,36 +290,75 @@ def _driven(
     seed: int,
 ) -> tuple[dict[Any, Any], Read, tuple[tuple[int, ...], ...]]:
     """What all plans found, on pinned rows of `both`, the cohort and validation cases after it; and the folds."""
-    with engine.pin(both) as pinned:
+    parts, tasks = _tasks(cohort, both, crossfit, folds, seed)
+    planned = {n: m for n, m in methods.items() if isinstance(m, Method | Trained)}
+    turns, most = _turns(planned, tasks, both, engine)
+    with engine.within(both, most, "this fit", fitting=True), engine.pin(both) as pinned:
         _check_apart(pinned, len(cohort))
-        parts: tuple[tuple[int, ...], ...] = ()
-        if len(set(cohort.groups)) >= 2:
-            parts = splits.folds(cohort.groups, folds, seed).test
-        elif crossfit:
-            raise UsageError(
-                "groups",
-                found="cases of one group only",
-                expected="at least two groups",
-                do="Add cases of other patients or sequences, or fit without cross-fitted numbers.",
-            )
         stratum = {i: k for k, fold in enumerate(parts) for i in fold}
         pinned.resample([stratum.get(i, 0) if i < len(cohort) else len(parts) + 1 for i in range(len(both))])
-        subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
-        whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
-        tasks = [
-            Task(
-                part, len(cohort.head.part_classes(part)), whole, both.groups, parts, subsets, pinned.has_energy, beside
-            )
-            for part in range(len(cohort.head.parts))
-        ]
-        plans: dict[Any, Plan[Any]] = {
-            (name, task.part): method.plan(task)
-            for name, method in methods.items()
-            if isinstance(method, Method | Trained)
-            for task in tasks
-        }
-        plans |= {(None, task.part): _overview(task) for task in tasks}
-        return drive(together(plans), engine, pinned), Read(pinned.records, pinned.passes), parts
+        found: dict[Any, Any] = {}
+        for turn in turns:
+            plans: dict[Any, Plan[Any]] = {(name, t.part): planned[name].plan(t) for name in turn for t in tasks}
+            plans |= {(None, t.part): _overview(t) for t in tasks if turn is turns[0]}
+            found |= drive(together(plans), engine, pinned)
+        return found, Read(pinned.records, pinned.passes), parts
+
+
+def _tasks(
+    cohort: Cohort, both: Cohort, crossfit: bool, folds: int, seed: int
+) -> tuple[tuple[tuple[int, ...], ...], list[Task]]:
+    """The folds, and one task a part of the head; no voxel is read."""
+    parts: tuple[tuple[int, ...], ...] = ()
+    if len(set(cohort.groups)) >= 2:
+        parts = splits.folds(cohort.groups, folds, seed).test
+    elif crossfit:
+        raise UsageError(
+            "groups",
+            found="cases of one group only",
+            expected="at least two groups",
+            do="Add cases of other patients or sequences, or fit without cross-fitted numbers.",
+        )
+    subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
+    whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
+    return parts, [
+        Task(part, len(cohort.head.part_classes(part)), whole, both.groups, parts, subsets, both.has_logits, beside)
+        for part in range(len(cohort.head.parts))
+    ]
+
+
+def need_of(
+    method: AnyMethod,
+    cohort: Cohort,
+    *,
+    crossfit: bool = False,
+    folds: int = FOLDS,
+    seed: int = SEED,
+    validation: Cohort | None = None,
+) -> Need:
+    """Memory that fitting a method on a cohort takes beside rows and samples; no voxel is read."""
+    both = cohort if validation is None else _beside(cohort, validation, {method.method: method})
+    return sum((method.need(t) for t in _tasks(cohort, both, crossfit, folds, seed)[1]), Need())
+
+
+def _turns(
+    methods: Mapping[str, AnyMethod], tasks: Sequence[Task], both: Cohort, engine: Engine
+) -> tuple[list[list[str]], Need]:
+    """Methods that are driven together, as far as memory goes, and the most memory that a turn needs.
+
+    UsageError for one that does not fit by itself.
+    """
+    turns: list[tuple[list[str], Need]] = [([], Need())]
+    for name, method in methods.items():
+        need = sum((method.need(task) for task in tasks), Need())
+        engine.room_for(both, need, f"--method {method.method}", "another method, such as ts", fitting=True)
+        names, so_far = turns[-1]
+        if names and not engine.fits(both, so_far + need, fitting=True):
+            turns.append(([name], need))
+        else:
+            turns[-1] = ([*names, name], so_far + need)
+    needs = [need for _, need in turns]
+    return [names for names, _ in turns], Need(max(n.kept for n in needs), max(n.each for n in needs))
 
 
 def _trained(

@@ -45,6 +45,16 @@ EXTREME = 1e2
 """Parameters beyond this, weights in multiples of 1/T where that is above 1, are called degenerate."""
 
 
+NUMBER = 8
+"""Bytes of a float64."""
+
+MODELS = 4
+"""Matrices of curvature that a descent holds: its model, the one it began with, the penalty's and its factor."""
+
+PASSING = 8
+"""Such matrices that come and go while one descent makes a step; one descent does at a time."""
+
+
 def extent(weight: Any, bias: Any, scale: Solved) -> float:
     """The largest parameter, weights in multiples of 1/T where scores are so small that every weight must be large; not
     where the data do not bound the temperature itself.

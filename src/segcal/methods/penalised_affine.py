@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from segcal.calibrators import AffineMap
-from segcal.engines import Ask, Level
+from segcal.engines import Ask, Level, Need
+from segcal.engines.need import HANDED
 from segcal.errors import ScoreError
 from segcal.fitting import Binding, Plan, Subset, Task
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Optimum, Penalised, Walk, extent
+from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
 from segcal.methods.temperature_scaling import certificate
 from segcal.objectives import AffineNLL, Evaluation, Penalty, odir, ridge, towards_temperature
 from segcal.objectives.evaluation import Vector
@@ -76,9 +77,9 @@ class PenalisedAffine(Penalised):
     """One affine map for all voxels."""
 
     @classmethod
+    @abstractmethod
     def variables(cls, classes: int) -> int:
         """What the family varies in [W | b]."""
-        return int(cls.design(classes).shape[1])
 
     @staticmethod
     @abstractmethod
@@ -94,6 +95,17 @@ class PenalisedAffine(Penalised):
     @abstractmethod
     def on_logits(logits: bool) -> bool:
         """Whether it acts on raw logits, where they are known."""
+
+    def need(self, task: Task) -> Need:
+        """Curvature in the entries of [W | b], of every subset at once, and in the family's variables."""
+        if self.solver is not None:
+            return Need()
+        entries, variables = task.classes * (task.classes + 1), self.variables(task.classes)
+        state, live = 2 * NUMBER * entries**2, len(self._walked(task))
+        own, design = NUMBER * variables**2, NUMBER * entries * variables
+        return Need(
+            live * (state + MODELS * own) + PASSING * (NUMBER * entries**2 + own) + design, (HANDED * live + 3) * state
+        )
 
     def path(self, task: Task, subset: Subset, walk: Walk) -> Plan[dict[float, Vector]]:
         """Ends are variables of the family."""

@@ -24,12 +24,14 @@ import torch
 from segcal import accumulate
 from segcal.calibrators import ConditionalMap
 from segcal.calibrators.conditional import temperature_experts
-from segcal.engines import Ask, Level
+from segcal.engines import Ask, Level, Need
+from segcal.engines.need import HANDED
+from segcal.engines.pinned import SAMPLE_NUMBERS
 from segcal.errors import UsageError
 from segcal.experts import Coordinates, Expert
 from segcal.fitting import Binding, Plan, Problem, Subset, Task, together
 from segcal.methods.method import FittedMap
-from segcal.methods.penalised import EXTREME, Chosen, Optimum, Penalised, Walk, extent
+from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
 from segcal.methods.penalised_affine import AffineProblem, unit_of
 from segcal.objectives import (
     ConditionalNLL,
@@ -121,6 +123,19 @@ class PenalisedConditional(Penalised):
         """[A | g] or [W | b] of every expert."""
         size = cls.coordinates.size(classes)
         return classes * size * (size + 1)
+
+    def need(self, task: Task) -> Need:
+        """Curvature of every expert and subset at once, in all its entries: how many bounds hold is not known before;
+        and samples filed by expert.
+        """
+        if self.solver is not None:
+            return Need()
+        size = self.coordinates.size(task.classes)
+        matrix, subsets = NUMBER * (size * (size + 1)) ** 2, len(self._walked(task))
+        return Need(
+            subsets * task.classes * (2 + MODELS) * matrix + PASSING * matrix + 8 * SAMPLE_NUMBERS,
+            (2 * HANDED * subsets + PASSING) * matrix,
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -384,6 +399,12 @@ def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, S
     )
 
 
+@lru_cache(maxsize=4)
+def _every_entry(size: int) -> Vector:
+    """The identity, one for all experts."""
+    return np.eye(size)
+
+
 @dataclass(frozen=True)
 class FreeExperts(PenalisedConditional):
     """Experts in scores, without bounds.
@@ -405,7 +426,7 @@ class FreeExperts(PenalisedConditional):
         return AffineProblem(
             c,
             False,
-            np.eye(c * (c + 1)),
+            _every_entry(c * (c + 1)),
             Penalty(total.weight * weight, total.centre, total.constant * weight),
             unit_of(setting.beta),
         )

@@ -26,6 +26,11 @@ class VectorScaling(PenalisedAffine):
         """2 C - 1."""
         return 2 * classes - 1
 
+    @classmethod
+    def variables(cls, classes: int) -> int:
+        """A factor and a bias a class."""
+        return 2 * classes
+
     @staticmethod
     def design(classes: int) -> Vector:
         """Variables: a, b."""

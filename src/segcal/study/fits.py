@@ -17,7 +17,7 @@ from segcal.calibrators import Calibrator
 from segcal.cases import Cohort
 from segcal.engines import Engine
 from segcal.head import Regions
-from segcal.methods.method import AnyMethod, Trained, fit_methods
+from segcal.methods.method import AnyMethod, Trained, fit_methods, need_of
 from segcal.study.design import Arm, Design
 from segcal.study.pipelines import VIEWS, Pipeline
 
@@ -61,6 +61,18 @@ def missing(design: Design, folder: Path, repeats: frozenset[int]) -> list[Piece
         for p in pieces(design)
         if p.arm.repeat in repeats and not all(file_of(folder, p.arm, one).is_file() for one in p.pipelines)
     ]
+
+
+def room_for(design: Design, piece: Piece, engine: Engine) -> None:
+    """UsageError that names the memory needed where a pipeline does not fit; no voxel is read."""
+    cohort = VIEWS[piece.view].of(design.clean)
+    calibration = _chosen(cohort, piece.arm.calibration)
+    for p in piece.pipelines:
+        method = p.make()
+        if method is not None:
+            validation = _chosen(cohort, piece.arm.validation) if method.takes_validation else None
+            need = need_of(method, calibration, validation=validation)
+            engine.room_for(calibration, need, f"pipeline {p.name}", "other pipelines", fitting=True)
 
 
 def fit(design: Design, piece: Piece, folder: Path, engine: Engine) -> None:

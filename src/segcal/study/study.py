@@ -61,14 +61,16 @@ def run(
 ) -> Finished | None:
     """Do what is not done yet; the results, or None where `part` is one of several.
 
-    Raises what `design` raises before any work, UsageError for another study in `folder` or a part there cannot be, and
-    what reading raises.
+    Raises what `design` raises before any work, UsageError for another study in `folder`, a part there cannot be or
+    memory that is too short for a fit, and what reading raises.
     """
     found = configuration if isinstance(configuration, Design) else design(configuration)
     mine = repeats_of(part, len(found.repeats))
     where = Path(folder)
     _record(found, where)
     left = fits.missing(found, where, mine)
+    for piece in left:
+        fits.room_for(found, piece, engine)
     for number, piece in enumerate(left, 1):
         with _named(engine, f"fit {number} of {len(left)}, {piece.name}"):
             fits.fit(found, piece, where, engine)
