@@ -33,6 +33,7 @@ from segcal.journal import Scratch
 from segcal.matching import check_match
 from segcal.scores import FLOOR
 from segcal.sinks import Delivered, Sink, Writer
+from segcal.sinks.ledger import Ledger, read_digest
 from segcal.surroundings import Surroundings
 
 PROBABILITY = "probability"
@@ -50,10 +51,12 @@ def apply(
     *,
     maps: tuple[str, ...] = (),
     go_on: bool = False,
+    ledger: Ledger | None = None,
 ) -> list[Outcome]:
     """Write calibrated probabilities of every case to `sink`; an outcome a case.
 
-    Raises MismatchError as `check_match`, UsageError for an unknown map.
+    With a `ledger` each case is noted in it when its files are in place, so that a later run can leave it alone
+    (`finished`). Raises MismatchError as `check_match`, UsageError for an unknown map.
     """
     for name in maps:
         if name not in MAPS:
@@ -61,10 +64,28 @@ def apply(
                 "maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas."
             )
     check_match(calibrator, cohort, go_on=go_on)
-    outcomes = engine.map(cohort, Application(calibrator, sink, maps))
+    outcomes = engine.map(cohort, Application(calibrator, sink, maps, ledger))
     if any(o.error is None for o in outcomes):
         sink.finish(cohort)
     return outcomes
+
+
+def finished(cohort: Cohort, sink: Sink, engine: Engine, ledger: Ledger) -> tuple[str, ...]:
+    """Names of the cases that an earlier, equal run has finished: what they are read from and what was written for them
+    have the digests in the ledger.
+
+    UsageError where the run was another one, or there is no note of any.
+    """
+    ledger.resumable()
+    engine.progress.start("looking for finished cases", len(cohort))
+
+    def look(case: Case) -> bool:
+        found = ledger.finished(case, sink.outputs(case))
+        engine.progress.step()
+        return found
+
+    done = engine.gather(look, cohort.cases)
+    return tuple(case.id for case, is_done in zip(cohort, done, strict=True) if is_done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +95,20 @@ class Application:
     calibrator: Calibrator
     sink: Sink
     maps: tuple[str, ...]
+    ledger: Ledger | None = None
 
     @contextlib.contextmanager
     def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[AppliedCase]:
         """Open the delivered map of the case for reading, and the sink for writing."""
         cohort, case = reader.cohort, reader.cohort[reader.index]
+        read = "" if self.ledger is None else read_digest(case)
         with contextlib.ExitStack() as stack:
             delivered = case.fields.get("delivered")
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
             writer = stack.enter_context(self.sink.case(cohort, case, scratch))
             yield AppliedCase(self, cohort, case, writer, window, self.calibrator.temperatures(Surroundings(reader)))
+        if self.ledger is not None:
+            self.ledger.note(case, read, self.sink.outputs(case))
 
 
 @dataclass(eq=False)

@@ -22,7 +22,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -282,9 +282,42 @@ class Scratch:
             return self._folder / f"{self._count}-{name}"
 
 
+Identity = tuple[int, int]
+"""Device and inode: two paths with the same are one file, whatever it is called."""
+
+
+def identity(path: Path) -> Identity | None:
+    """What `path` is, links followed; None for nothing."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def identities(paths: Iterable[Path]) -> set[Identity]:
+    """What there is of `paths`."""
+    return {found for path in paths if (found := identity(path)) is not None}
+
+
 def digest(*parts: bytes) -> str:
     """A hex digest (BLAKE2b, 16 bytes) of byte strings, in order."""
     h = hashlib.blake2b(digest_size=16)
     for part in parts:
         h.update(part)
+    return h.hexdigest()
+
+
+def digest_files(paths: Sequence[Path]) -> str:
+    """A hex digest of the content of files, in order; of a folder, that of all files in it, with their names."""
+    h = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in inside:
+            name = str(file.relative_to(path)).encode("utf-8", "surrogateescape")
+            h.update(b"%d %d " % (len(name), file.stat().st_size) + name)
+            with file.open("rb") as opened:
+                while piece := opened.read(1 << 20):
+                    h.update(piece)
+        h.update(b";")
     return h.hexdigest()

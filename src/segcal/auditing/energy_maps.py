@@ -10,24 +10,33 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from segcal.cases import Case
+from segcal.cases import Case, Cohort
 from segcal.errors import ShapeError
 from segcal.journal import Scratch
 from segcal.report import figures
-from segcal.sinks import streams
+from segcal.sinks import claims, streams
 from segcal.sinks.gathering import FLOAT, Held, Row
 from segcal.sinks.nifti import grid_for
 from segcal.sinks.placing import check_targets, output, placed
 
 _DRAWING = threading.Lock()
 """matplotlib's settings belong to the process: one picture at a time."""
+
+
+def claim_maps(folder: Path, cohort: Cohort, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> None:
+    """See, before any work, that the maps of all cases may be written into `folder` while the cohort and `inputs` are
+    read. Raises as `segcal.sinks.claims`.
+    """
+    read = [*inputs, *(path for case in cohort for path in case.paths)]
+    claims.claim_folder(folder, read)
+    claims.claim([(_target(folder, case), claims.ENERGY) for case in cohort], read, overwrite=overwrite)
 
 
 class EnergyMap:
@@ -44,7 +53,6 @@ class EnergyMap:
 @contextlib.contextmanager
 def energy_map(folder: Path, case: Case, scratch: Scratch, *, zyx: bool = False) -> Iterator[EnergyMap]:
     """Open the map of a case; leaving the block without an error writes its file into `folder`."""
-    flat = len(case.shape) == 2 or (len(case.shape) == 3 and case.shape[0] == 1)
     if len(case.shape) not in (2, 3):
         raise ShapeError(
             f"case {case.id}",
@@ -52,17 +60,25 @@ def energy_map(folder: Path, case: Case, scratch: Scratch, *, zyx: bool = False)
             expected="2 or 3, which can be drawn",
             do="Leave the maps of free energy out.",
         )
-    target = output(folder, case, ".png" if flat else ".nii.gz")
+    target = _target(folder, case)
     check_targets(case, [target])
     in_memory = case.voxels * FLOAT.itemsize <= scratch.limit
     with Held(1, case.voxels, FLOAT, None if in_memory else scratch.path("free-energy")) as held:
         yield EnergyMap(held)
         row = Row(held, 0)
-        if flat:
+        if _is_flat(case):
             values = row.read(0, case.voxels).astype(np.float64).reshape(case.shape[-2:])
             with _DRAWING:
                 figures.field(values, target, title=f"free energy, {case.id}", label="F(z)")
             return
         grid = grid_for(case, zyx)
         with placed([target]) as parts:
-            streams.write_gzip(parts[0], grid.volume(FLOAT), grid.pieces(row))
+            streams.write_gzip(parts[0], grid.volume(FLOAT, name=b"free energy"), grid.pieces(row))
+
+
+def _is_flat(case: Case) -> bool:
+    return len(case.shape) == 2 or (len(case.shape) == 3 and case.shape[0] == 1)
+
+
+def _target(folder: Path, case: Case) -> Path:
+    return output(folder, case, ".png" if _is_flat(case) else ".nii.gz")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,31 @@ _TYPES: dict[str, type[PartMap]] = {
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
     """Write `calibrator` to `path`. Raises OutputError if that cannot be done."""
-    maps = list(calibrator.maps)
-    tensors = {
+    with journal.atomic(path) as temporary:
+        try:
+            safetensors.torch.save_file(_tensors(calibrator), temporary, {"segcal": json.dumps(describe(calibrator))})
+        except safetensors.SafetensorError as error:
+            # the library tells the system's refusal in words only
+            refused = re.search(r"(?:os error |code: )(\d+)", str(error))
+            if refused is None:
+                raise
+            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
+
+
+def digest(calibrator: Calibrator) -> str:
+    """By which a calibrator is known again: of its numbers and all that is said of them but the versions."""
+    described = describe(calibrator)
+    del described["versions"]
+    packed: bytes = safetensors.torch.save(_tensors(calibrator), {"segcal": json.dumps(described)})
+    return journal.digest(packed)
+
+
+def _tensors(calibrator: Calibrator) -> dict[str, torch.Tensor]:
+    return {
         f"{r}.{name}": t.clone(memory_format=torch.contiguous_format)
-        for r, m in enumerate(maps)
+        for r, m in enumerate(calibrator.maps)
         for name, t in m.state_dict().items()
     }
-    with journal.atomic(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"segcal": json.dumps(describe(calibrator))})
 
 
 def describe(calibrator: Calibrator) -> dict[str, Any]:

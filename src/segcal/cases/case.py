@@ -137,6 +137,15 @@ class Case:
         return self.scores[0].shape
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files (folders, for zarr) that it is read from or that are copied with it, each once; none for arrays."""
+        whole = [*self.scores, *self.fields.values(), *(f for f in (self.labels, self.mask) if f is not None)]
+        fields = [part for one in whole for part in getattr(one, "fields", (one,))]
+        named = [Path(part.where) for part in fields if Path(part.where).suffix]
+        kept = [path for role, path in self.files.items() if role != "folder"]
+        return tuple(dict.fromkeys(path for path in (*named, *kept) if path.exists()))
+
+    @property
     def voxels(self) -> int:
         """Number of voxels."""
         return int(np.prod(self.shape, dtype=np.int64))

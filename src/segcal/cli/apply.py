@@ -19,7 +19,6 @@ def apply(
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
     maps: str = "",
     format: Literal["nnunet", "npz", "npy", "zarr", "nifti"] | None = None,
-    overwrite: Annotated[bool, Parameter(show_default=False)] = False,
     resume: Annotated[bool, Parameter(show_default=False)] = False,
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     scores: Scores = SCORES_AS_THEY_ARE,
@@ -47,23 +46,32 @@ def apply(
         wrong), probability (one map a class).
     format
         Format of the output; by default nnU-Net's layout for what nnU-Net wrote, else npz.
-    overwrite
-        Replace files that are there already.
     resume
-        Leave finished cases of an earlier, equal run alone and write the others.
+        Leave finished cases of an earlier, equal run alone and write the others. Digests of what is read, of the
+        calibrator and of what was written decide what is finished.
     go_on
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling).
     """
     from segcal.calibrators import load
     from segcal.cli import applying, findings
-    from segcal.cli.opening import cohort_of, engine_of
+    from segcal.cli.opening import claim, cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(new, scores, loaded)
+    claim(running, inputs=[calibrator, *new, *scores.read()], cohort=cohort)
     job = applying.prepare(
-        calibrator, loaded, cohort, output, maps, format, overwrite=overwrite, resume=resume, go_on=go_on
+        calibrator,
+        loaded,
+        cohort,
+        output,
+        maps,
+        format,
+        inputs=[*new, *scores.read()],
+        overwrite=running.overwrite,
+        resume=resume,
+        go_on=go_on,
     )
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:

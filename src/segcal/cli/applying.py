@@ -1,8 +1,8 @@
 """What `segcal apply` does around `segcal.apply`: notices existing outputs before any work, goes on where an earlier
 run stopped, and tells what was written.
 
-Promises: an output folder holds files of one calibrator and one choice of maps, unless the user overwrites; inputs are
-never overwritten. Nothing left to do: nothing is written.
+Promises: an output folder holds files of one calibrator and one choice of maps, unless the user overwrites; what is
+read is never overwritten, nor mixed with outputs. Nothing left to do: nothing is written.
 """
 
 from __future__ import annotations
@@ -14,27 +14,32 @@ from typing import Any
 
 from segcal import application, journal
 from segcal.calibrators import Calibrator
-from segcal.calibrators.files import versions
+from segcal.calibrators.files import digest, versions
 from segcal.cases import Cohort, found_note
 from segcal.cli.console import Output, error
-from segcal.cli.receipt import Receipt
 from segcal.engines import Engine, Outcome
 from segcal.errors import OutputError, UsageError
 from segcal.matching import check_match
-from segcal.sinks import Sink
+from segcal.sinks import Sink, claims
 from segcal.sinks.formats import sink_for
+from segcal.sinks.ledger import Ledger
 from segcal.sinks.placing import check_targets
 
 PARTLY = 4
+REPLACEABLE = (".npz", ".pkl", ".zarr")
+"""Endings of outputs that no folder of label maps or images has."""
 COUNTS = ("voxels", "padding", "flips", "delivered_differs")
 
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """Outcomes of the cases of a run; `skipped`: cases that were finished before."""
+    """Outcomes of the cases of a run; `skipped`: cases that were finished before; `anew`: how many of the others had
+    files of an earlier run that do not count any more.
+    """
 
     outcomes: Sequence[Outcome]
     skipped: Sequence[str]
+    anew: int
     job: Job
 
     @property
@@ -65,9 +70,13 @@ class Done:
         n, counts = len(self.outcomes) - len(self.failed), self.counts
         if self.skipped:
             out.text(f"{len(self.skipped)} case(s) were finished before and left alone")
+        if self.anew:
+            out.text(
+                f"{self.anew} case(s) were done again: what they are read from, or what was written, is not as it was"
+            )
         if n:
             out.text(
-                f"{n} case(s) written to {self.job.receipt.folder}: {counts['voxels']:,} voxels, of which"
+                f"{n} case(s) written to {self.job.ledger.folder}: {counts['voxels']:,} voxels, of which"
                 f" {counts['padding']:,} padding, passed through unchanged"
             )
             out.text(f"labels that calibration flipped: {_share(counts['flips'], counts['voxels'])}")
@@ -104,15 +113,14 @@ class Done:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run, checked and ready."""
+    """One run, checked and ready; `going_on`: where an earlier one stopped."""
 
     calibrator: Calibrator
     cohort: Cohort
     sink: Sink
     maps: tuple[str, ...]
-    receipt: Receipt
-    skipped: tuple[str, ...]
-    fresh: bool
+    ledger: Ledger
+    going_on: bool
     warnings: tuple[str, ...]
 
     @property
@@ -122,17 +130,24 @@ class Job:
 
     def run(self, engine: Engine) -> Done:
         """Write what is left to write."""
-        left = tuple(case for case in self.cohort if case.id not in set(self.skipped))
+        skipped = application.finished(self.cohort, self.sink, engine, self.ledger) if self.going_on else ()
+        left = tuple(case for case in self.cohort if case.id not in set(skipped))
+        anew = sum(any(path.exists() for path in self.sink.outputs(case)) for case in left) if self.going_on else 0
         if not left:
             # an earlier run may have been stopped after its last case
             self.sink.finish(self.cohort)
-            return Done((), self.skipped, self)
-        if self.fresh:
-            self.receipt.write()
+            return Done((), skipped, 0, self)
+        self.ledger.begin([case.id for case in left])
         outcomes = application.apply(
-            self.calibrator, replace(self.cohort, cases=left), self.sink, engine, maps=self.maps, go_on=True
+            self.calibrator,
+            replace(self.cohort, cases=left),
+            self.sink,
+            engine,
+            maps=self.maps,
+            go_on=True,
+            ledger=self.ledger,
         )
-        return Done(outcomes, self.skipped, self)
+        return Done(outcomes, skipped, anew, self)
 
 
 def prepare(
@@ -143,11 +158,16 @@ def prepare(
     maps: str,
     format: str | None,
     *,
+    inputs: Sequence[Path],
     overwrite: bool,
     resume: bool,
     go_on: bool,
 ) -> Job:
-    """Check everything that can be checked without reading scores. Raises MismatchError, UsageError, OutputError."""
+    """Check everything that can be checked without reading scores. `inputs`: folders that are read from; `path`: the
+    calibrator, which may lie in the folder of the outputs.
+
+    Raises MismatchError, UsageError, OutputError.
+    """
     if overwrite and resume:
         raise UsageError(
             "--overwrite, --resume",
@@ -166,23 +186,52 @@ def prepare(
         )
     warnings = check_match(calibrator, cohort, go_on=go_on)
     sink = sink_for(cohort, folder, wanted, format)
-    targets = {case.id: sink.outputs(case) for case in cohort}
-    for case in cohort:
-        check_targets(case, targets[case.id])
+    read = [*inputs, *(file for case in cohort for file in case.paths)]
+    claims.claim_folder(folder, read)
     entries = {
-        "calibrator": journal.digest(path.read_bytes()),
+        "calibrator": digest(calibrator),
         "maps": list(wanted),
         "format": type(sink).__name__,
-        "file": path.name,
+        "kind": cohort.kind,
+        "pool": cohort.pool,
         "method": calibrator.method,
         "scores": cohort.name,
         "members": cohort.members,
-        "pool": cohort.pool,
         "versions": versions(),
     }
-    receipt = Receipt(folder, entries)
-    there = [target for listed in targets.values() for target in listed if target.exists()]
-    if there and not (overwrite or resume):
+    ledger = Ledger(folder, entries)
+    _check_targets(cohort, sink, ledger, journal.identities([path, *read]), overwrite=overwrite, resume=resume)
+    return Job(calibrator, cohort, sink, wanted, ledger, resume and ledger.path.exists(), tuple(warnings))
+
+
+def _check_targets(
+    cohort: Cohort, sink: Sink, ledger: Ledger, read: set[journal.Identity], *, overwrite: bool, resume: bool
+) -> None:
+    """See that every file of the run may be written."""
+    targets = [path for case in cohort for path in sink.outputs(case)]
+    for case in cohort:
+        check_targets(case, sink.outputs(case))
+    for path in targets:
+        if journal.identity(path) in read:
+            raise claims.refusal(path)
+        journal.placeable(path)
+    for folder in {path.parent for path in targets}:
+        claims.writable(folder)
+    ours = ledger.is_ours()
+    foreign = [] if ours else _foreign(cohort, ledger.folder, targets)
+    if foreign:
+        raise UsageError(
+            str(foreign[0]),
+            found="a file of one of these cases, in a folder that segcal did not write",
+            expected="a folder of its own for the output",
+            do="Choose another folder: outputs are not mixed with label maps, images or other predictions.",
+        )
+    there = [path for path in targets if path.exists()]
+    if not ours:
+        there += [path for path in (ledger.path, *sink.shared(cohort)) if path.exists()]
+    if resume and there and (ours or any(path in targets for path in there)):
+        ledger.resumable()
+    elif there and not overwrite:
         found = (
             f"a file that is there already (and {len(there) - 1} more)"
             if len(there) > 1
@@ -192,13 +241,24 @@ def prepare(
             str(there[0]),
             found=found,
             expected="a folder without outputs of these cases",
-            do="Use --resume to go on with an earlier run, --overwrite to replace, or another folder.",
+            do="Use --resume to go on with an earlier run, --overwrite to replace, or another folder."
+            if ours
+            else "Choose another folder, or use --overwrite to replace.",
         )
-    if there and resume:
-        receipt.resumable()
-    going_on = bool(there) and resume
-    skipped = tuple(case.id for case in cohort if receipt.finished(sink, case)) if going_on else ()
-    return Job(calibrator, cohort, sink, wanted, receipt, skipped, not going_on, tuple(warnings))
+
+
+def _foreign(cohort: Cohort, folder: Path, targets: Sequence[Path]) -> list[Path]:
+    """Files named after a case, and not after its probabilities: a label map, an image, somebody's notes."""
+    if not folder.is_dir():
+        return []
+    names, mine = {case.id for case in cohort}, set(targets)
+    found = []
+    for path in sorted(folder.iterdir()):
+        stems = (path.name[:k] for k, letter in enumerate(path.name) if letter == ".")
+        replaceable = path in mine and path.suffix in REPLACEABLE
+        if not replaceable and any(stem in names for stem in stems):
+            found.append(path)
+    return found
 
 
 def _share(n: int, total: int) -> str:

@@ -52,14 +52,18 @@ def audit(
         another pooling).
     """
     from segcal import auditing
+    from segcal.auditing.energy_maps import claim_maps
     from segcal.calibrators import load
     from segcal.cli import promises
-    from segcal.cli.opening import cohort_of, engine_of
+    from segcal.cli.opening import claim, cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(results, scores, loaded)
     sizes = promises.sizes_of(shifts)
+    claim(running, inputs=[calibrator, *results, *scores.read()], cohort=cohort)
+    if energy_maps is not None:
+        claim_maps(energy_maps, cohort, [*results, *scores.read()], overwrite=running.overwrite)
     with engine_of(running) as engine:
         found = auditing.audit(
             loaded, cohort, engine, shifts=sizes, seed=seed, energy_maps=energy_maps, zyx=scores.zyx, go_on=go_on

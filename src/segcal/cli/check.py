@@ -25,10 +25,11 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     """
     from segcal import checking
     from segcal.cli import findings
-    from segcal.cli.opening import cohort_of, engine_of
+    from segcal.cli.opening import claim, cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
     cohort = cohort_of(results, scores)
+    claim(running, inputs=[*results, *scores.read()], cohort=cohort)
     with engine_of(running) as engine:
         found = checking.check(cohort, engine)
     layout = findings.layout_of(results[0])

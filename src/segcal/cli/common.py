@@ -59,6 +59,10 @@ class Scores:
     """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz,
     ...), for calibrators that look at them: lts-image."""
 
+    def read(self) -> list[Path]:
+        """Folders that the options name."""
+        return [p for p in (self.images,) if p is not None]
+
 
 @dataclass(frozen=True)
 class Labelled(Scores):
@@ -78,6 +82,10 @@ class Labelled(Scores):
     background: Annotated[int | Literal["none"] | None, Parameter(group=LABELS)] = None
     """Index of the class left out of Dice and IoU, or 'none'. Default: as dataset.json or the calibrator says,
     else none."""
+
+    def read(self) -> list[Path]:
+        """Files and folders that the options name."""
+        return [*super().read(), *(p for p in (self.labels, self.mask, _path(self.groups)) if p is not None)]
 
     def words(self) -> list[str]:
         """The options that were given, to be typed again."""
@@ -117,11 +125,20 @@ class Running:
     """Also write the result as JSON to this file; '-', or no file, for standard output, which then holds nothing
     else."""
 
+    overwrite: Annotated[bool, Parameter(show_default=False)] = False
+    """Replace files that are there already, whoever wrote them. Without it only an earlier output of the same kind is
+    replaced; what is read is never overwritten."""
+
     quiet: Annotated[bool, Parameter(show_default=False)] = False
     """Print errors only."""
 
     debug: Annotated[bool, Parameter(show_default=False)] = False
     """Show the traceback of an error."""
+
+
+def _path(groups: str | None) -> Path | None:
+    """The table of groups, if it is one."""
+    return None if groups is None or not groups.lower().endswith((".csv", ".tsv")) else Path(groups)
 
 
 SCORES_AS_THEY_ARE = Scores()

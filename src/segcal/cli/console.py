@@ -1,7 +1,7 @@
 """What a command shows: results on stdout, errors on stderr, progress on a terminal only, JSON where it is asked for.
 
 Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours; with JSON on
-stdout nothing else is there. A JSON file is complete or absent, and its first entry says which command wrote it. Where
+stdout nothing else is there. A JSON file is complete or absent, and its first entry says that segcal wrote it. Where
 stdout cannot be written to (a reader that has gone, a full disk) the work goes on, so that files are written all the
 same, and `Standard.failed` says why. Nothing to show: nothing is printed.
 """
@@ -123,7 +123,9 @@ class Output:
         """The result as JSON, where it was asked for. Raises OutputError if the file cannot be written."""
         if self._json is None:
             return
-        text = json.dumps(value, indent=1, allow_nan=False)
+        from segcal import __version__
+
+        text = json.dumps({"segcal": __version__, **value}, indent=1, allow_nan=False)
         if self._json == STDOUT:
             sys.stdout.write(text + "\n")
             return

@@ -21,7 +21,6 @@ def corrupt(
     artefact: Literal["bias", "motion", "ghosting", "spike"] | None = None,
     replicates: Annotated[int, Parameter(show_default=False)] = 1,
     seed: int = 0,
-    overwrite: Annotated[bool, Parameter(show_default=False)] = False,
     running: Running = AS_USUAL,
 ) -> int:
     """Write corrupted copies of images, to see how a calibrator does where it was not fitted.
@@ -54,17 +53,17 @@ def corrupt(
         Random replicates of the artefact a volume; more than one go to OUT/replicate0, OUT/replicate1, ...
     seed
         Another seed chooses and draws anew.
-    overwrite
-        Write into a folder that holds files already.
     """
     from segcal.cli import corrupting
+    from segcal.cli.opening import claim
 
     out = Output(running.quiet, running.json)
+    claim(running, inputs=[images, *(images.iterdir() if images.is_dir() else ())])
     done = corrupting.run(
         images,
         output,
         corrupting.work_of(severity, kind, artefact, replicates, seed),
-        overwrite=overwrite,
+        overwrite=running.overwrite,
         quiet=running.quiet,
     )
     done.show(out)

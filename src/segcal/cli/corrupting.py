@@ -8,17 +8,18 @@ Pillow's libjpeg and artefacts on TorchIO. Options that contradict each other: U
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segcal import __version__
+from segcal import __version__, journal
 from segcal.cli.console import Output, bars
-from segcal.cli.receipt import Receipt
 from segcal.cli.tables import table
 from segcal.errors import UsageError
 from segcal.shift import artefacts, folder, photometric
+from segcal.sinks.ledger import NAME
 
 
 def work_of(
@@ -79,9 +80,9 @@ def run(images: Path, output: Path, work: folder.Work, *, overwrite: bool, quiet
     with bars(quiet) as progress:
 
         def begin(total: int) -> None:
-            Receipt(
-                output, {"command": "corrupt", "work": type(work).__name__, **asdict(work), "versions": versions()}
-            ).write()
+            note = {"command": "corrupt", "work": type(work).__name__, **asdict(work), "versions": versions()}
+            with journal.atomic(output / NAME) as temporary:
+                temporary.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
             if progress is not None:
                 progress.start("corrupt", total)
 

@@ -34,9 +34,10 @@ def demo(
     """
     from segcal import checking, demonstration
     from segcal.cli import findings, tables
-    from segcal.cli.opening import engine_of
+    from segcal.cli.opening import claim, engine_of
 
     out = Output(running.quiet, running.json)
+    claim(running)
     folder = free(Path(FOLDER)) if output is None else output
     with engine_of(running) as engine:
         result = demonstration.run(folder, engine, echo=out.text)

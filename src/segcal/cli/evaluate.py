@@ -50,11 +50,13 @@ def evaluate(
     from segcal import evaluation
     from segcal.calibrators import load
     from segcal.cli import findings, tables
-    from segcal.cli.opening import cohort_of, engine_of
+    from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.sinks import claims
 
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)
     cohort = cohort_of(heldout, scores, loaded).labelled()
+    claim(running, [(csv, claims.CASES)], [calibrator, *heldout, *scores.read()], cohort)
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on)

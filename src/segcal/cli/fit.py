@@ -46,7 +46,8 @@ def fit(
 
     Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group
     (cross-fitting): the table before and after is held out by construction, with an interval over groups. The
-    calibrator remembers its cases and how their scores were made. A file that is there already is replaced, whole.
+    calibrator remembers its cases and how their scores were made. A calibrator that is there already is replaced,
+    whole; any other file only with --overwrite.
 
         segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
         segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
@@ -120,7 +121,8 @@ def fit(
         With auto: compare these methods only, with commas.
     """
     from segcal.cli import choosing, findings, fits
-    from segcal.cli.opening import cohort_of, engine_of
+    from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.sinks import claims
 
     out = Output(running.quiet, running.json)
     recipe = fits.recipe_of(solver, trials, storage, seed)
@@ -154,6 +156,7 @@ def fit(
         )
         file = fits.files_of(output, [method])[method]
         cohort = cohort_of(results, scores).labelled()
+        claim(running, [(file, claims.CALIBRATOR)], [*results, *scores.read()], cohort)
         told = findings.warn(out, cohort, running)
         with engine_of(running) as engine:
             found, chosen = choosing.run(
@@ -177,6 +180,8 @@ def fit(
     methods = fits.methods_of(method, options, seed)
     files = fits.files_of(output, list(methods))
     cohort = cohort_of(results, scores).labelled()
+    written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS)]
+    claim(running, written, [*results, *scores.read()], cohort)
     told = findings.warn(out, cohort, running)
     keep = fits.keep_decision(cohort, free_decision)
     with engine_of(running) as engine:

@@ -7,7 +7,6 @@ group of cases: no such numbers, and the reason is said.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -135,15 +134,6 @@ def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
     if folder and output.is_file():
         raise OutputError(
             str(output), found="a file", expected="a folder, or nothing, there", do="Choose another place with -o."
-        )
-    place = output if folder else output.parent
-    there = next(p for p in (place, *place.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise OutputError(
-            str(there),
-            found="a place that cannot be written to",
-            expected="a folder with permission to write",
-            do="Choose another place with -o.",
         )
     return {name: output / f"{name}{ENDING}" if folder else output for name in names}
 

@@ -24,8 +24,10 @@ def inspect(calibrator: Path, /, *, running: Running = AS_USUAL) -> int:
     """
     from segcal.calibrators import load
     from segcal.cli import inspection
+    from segcal.cli.opening import claim
 
     out = Output(running.quiet, running.json)
+    claim(running, inputs=[calibrator])
     described = inspection.describe(load(calibrator), calibrator)
     inspection.show(out, described)
     out.json(described)

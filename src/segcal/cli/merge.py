@@ -30,9 +30,10 @@ def merge(
         Folder of the whole study.
     """
     from segcal.cli import studying
-    from segcal.cli.opening import engine_of
+    from segcal.cli.opening import claim, engine_of
 
     out = Output(running.quiet, running.json)
+    claim(running, inputs=[part / "study.json" for part in parts])
     with engine_of(running) as engine:
         results = studying.merge(parts, output, engine)
     studying.show(out, results)

@@ -34,9 +34,12 @@ def methods(
         Also write the table to this file, as Markdown.
     """
     from segcal.cli import listing
+    from segcal.cli.opening import claim
+    from segcal.sinks import claims
 
     out = Output(running.quiet, running.json)
     numbers = listing.numbers_of(classes)
+    claim(running, [(markdown, claims.METHODS)])
     rows = listing.rows(numbers)
     listing.show(out, rows, numbers)
     if markdown is not None:

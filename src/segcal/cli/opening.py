@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import EllipsisType
@@ -18,10 +18,12 @@ from segcal import splits
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort
 from segcal.cli.common import Labelled, Running, Scores
-from segcal.cli.console import bars
+from segcal.cli.console import STDOUT, bars
 from segcal.engines import Engine, Threads
 from segcal.errors import UsageError
 from segcal.head import Softmax
+from segcal.sinks import claims
+from segcal.sinks.claims import Mark
 from segcal.sources.discover import open_cohort
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -53,6 +55,23 @@ def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | 
     if scores.cases:
         cohort = cohort.select(scores.cases)
     return cohort if labelled.groups is None else splits.grouped(cohort, labelled.groups)
+
+
+def claim(
+    running: Running,
+    outputs: Iterable[tuple[Path | None, Mark]] = (),
+    inputs: Iterable[Path | None] = (),
+    cohort: Cohort | None = None,
+) -> None:
+    """See, before any work, that the files a command writes (its JSON among them) may be written while `inputs` and
+    the cases of `cohort` are read. Raises as `segcal.sinks.claims.claim`.
+    """
+    read = [path for path in inputs if path is not None]
+    read += [path for case in cohort or () for path in case.paths]
+    files = [(path, mark) for path, mark in outputs if path is not None]
+    if running.json not in (None, STDOUT):
+        files.append((Path(str(running.json)), claims.RESULT))
+    claims.claim(files, read, overwrite=running.overwrite)
 
 
 @contextlib.contextmanager

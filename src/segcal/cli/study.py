@@ -52,7 +52,7 @@ def study(
         Check the configuration and its data, show what would be done and how long it may take, and stop.
     """
     from segcal.cli import studying
-    from segcal.cli.opening import engine_of
+    from segcal.cli.opening import claim, engine_of
 
     out = Output(running.quiet, running.json)
     if example:
@@ -61,6 +61,7 @@ def study(
     if configuration is not None and not dry_run:
         studying.check_output(output)
     found = studying.opened(configuration)
+    claim(running, inputs=[configuration, *(p for one in found.cohorts.values() for case in one for p in case.paths)])
     studying.show_design(out, found)
     chosen = studying.part_of(part, found)
     with engine_of(running) as engine:

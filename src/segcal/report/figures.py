@@ -345,7 +345,7 @@ def _drawing(path: StrPath, width: float, height: float) -> Iterator[Figure]:
     """
     target = Path(path)
     # dates and versions are left out, so that the same numbers give the same file
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    metadata = {".png": {"Software": "segcal"}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     if target.suffix not in metadata:
         raise UsageError(
             str(target),

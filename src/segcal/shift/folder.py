@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import io
 import json
 import math
 import warnings
@@ -85,7 +86,10 @@ class Photometric:
             pixels = chosen.apply(_picture(source))
         (name,) = self.outputs(source)
         with journal.atomic(folder / name) as temporary:
-            Image.fromarray(pixels).save(temporary)
+            # through memory, because a full disk is then told as such
+            packed = io.BytesIO()
+            Image.fromarray(pixels).save(packed, Image.registered_extensions()[temporary.suffix.lower()])
+            temporary.write_bytes(packed.getvalue())
         yield Row(name, chosen.kind, self.severity, json.dumps(chosen.parameters), _digest(pixels))
 
 
@@ -144,6 +148,7 @@ def corrupt(
     """
     found = _files(images, work.endings)
     _check_output(images, output, overwrite)
+    read = journal.identities(found)
     taken: dict[str, Path] = {}
     for source in found:
         for name in work.outputs(source):
@@ -155,6 +160,14 @@ def corrupt(
                     do="Move one of them elsewhere.",
                 )
             taken[name] = source
+            journal.placeable(output / name)
+            if journal.identity(output / name) in read:
+                raise UsageError(
+                    str(output / name),
+                    found="an output that is also an input",
+                    expected="another folder",
+                    do="The images would be lost: choose a new folder.",
+                )
     with contextlib.suppress(FileNotFoundError), journal.explained(output / TABLE):
         (output / TABLE).unlink()
     if begin is not None:
@@ -196,7 +209,7 @@ def _files(images: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _check_output(images: Path, output: Path, overwrite: bool) -> None:
-    if output.exists() and output.resolve() == images.resolve():
+    if output.exists() and journal.identity(output) == journal.identity(images):
         raise UsageError(
             str(output),
             found="the folder of the images itself",

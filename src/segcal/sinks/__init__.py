@@ -57,3 +57,6 @@ class Sink(Protocol):
 
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave, so that an existing one is noticed before any work."""
+
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """Files that `finish` will leave."""

@@ -53,14 +53,16 @@ class Grid:
         stored: np.dtype[Any] = self.header.get_data_dtype()
         return stored.newbyteorder("<")
 
-    def volume(self, dtype: np.dtype[Any], intent: bool = False) -> bytes:
-        """Header of a file with one value of `dtype` a voxel; `intent` keeps the reference's intent (a label map's)."""
-        return self._described(dtype, self.size, intent)
+    def volume(self, dtype: np.dtype[Any], intent: bool = False, name: bytes = b"") -> bytes:
+        """Header of a file with one value of `dtype` a voxel; `intent` keeps the reference's intent (a label map's),
+        else it says what the values are, by `name` (at most 15 bytes).
+        """
+        return self._described(dtype, self.size, intent, name)
 
     def series(self, channels: int, dtype: np.dtype[Any]) -> bytes:
         """Header of a 4-D file, channels last."""
         spatial = tuple(self.shape[a] for a in self.axes)
-        return self._described(dtype, (*spatial, *(1,) * (3 - len(spatial)), channels), False)
+        return self._described(dtype, (*spatial, *(1,) * (3 - len(spatial)), channels), False, b"")
 
     def pieces(self, row: Row) -> Iterator[bytes | memoryview]:
         """A row of the case in the order of the file."""
@@ -74,7 +76,7 @@ class Grid:
             slab = _slab(row, self.shape, slow, low, min(low + step, length)).transpose(self.axes)
             yield slab[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)].tobytes("F")
 
-    def _described(self, dtype: np.dtype[Any], shape: Sequence[int], intent: bool) -> bytes:
+    def _described(self, dtype: np.dtype[Any], shape: Sequence[int], intent: bool, name: bytes) -> bytes:
         header = self.header.copy()
         if tuple(shape) != header.get_data_shape():
             spacing = header["pixdim"].copy()
@@ -86,7 +88,7 @@ class Grid:
         header["cal_min"] = header["cal_max"] = 0
         if not intent:
             header["intent_code"] = header["intent_p1"] = header["intent_p2"] = header["intent_p3"] = 0
-            header["intent_name"] = b""
+            header["intent_name"] = name
         header["vox_offset"] = header.single_vox_offset
         return bytes(header.as_byteswapped("<").binaryblock) + bytes(4)  # four zeros: no extensions
 

@@ -58,6 +58,10 @@ class NiftiSink:
     def finish(self, cohort: Cohort) -> None:
         """Nothing belongs to the whole folder."""
 
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """No file belongs to the whole folder."""
+        return []
+
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave."""
         return [

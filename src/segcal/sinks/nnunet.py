@@ -85,10 +85,13 @@ class NnunetSink:
 
     def finish(self, cohort: Cohort) -> None:
         """Copy what describes the folder, as far as it is there."""
-        found = {name: path for name in SETTINGS if (path := _setting(cohort.cases[0], name)).is_file()}
-        with placed([self._folder / name for name in found]) as parts:
-            for part, path in zip(parts, found.values(), strict=True):
-                shutil.copyfile(path, part)
+        with placed(self.shared(cohort)) as parts:
+            for part in parts:
+                shutil.copyfile(_setting(cohort.cases[0], part.name), part)
+
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """Copies of what describes the folder."""
+        return [self._folder / name for name in SETTINGS if _setting(cohort.cases[0], name).is_file()]
 
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave: npz, pkl, label map, maps.

@@ -43,6 +43,10 @@ class NpySink:
     def finish(self, cohort: Cohort) -> None:
         """Nothing belongs to the whole folder."""
 
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """No file belongs to the whole folder."""
+        return []
+
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave."""
         return [

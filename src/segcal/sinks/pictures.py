@@ -8,6 +8,7 @@ can. When there is nothing: a picture of no pixel is refused by Pillow, and by n
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def picture_of(reference: Path, shape: tuple[int, ...]) -> Picture:
 
 def write_map(path: Path, row: Row, shape: tuple[int, ...]) -> None:
     """A float32 TIFF (mode F) of the last two axes of `shape`."""
-    Image.fromarray(_pixels(row, shape).astype(np.float32)).save(path)
+    save(Image.fromarray(_pixels(row, shape).astype(np.float32)), path)
 
 
 def write_label_map(path: Path, row: Row, picture: Picture) -> None:
@@ -94,7 +95,14 @@ def write_label_map(path: Path, row: Row, picture: Picture) -> None:
     image = Image.fromarray(_pixels(row, picture.shape))
     if picture.palette is not None and image.mode == "L":
         image.putpalette(picture.palette)
-    image.save(path)
+    save(image, path)
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format that `path` names; a full disk is told as such, which Pillow does not always do."""
+    packed = io.BytesIO()
+    image.save(packed, Image.registered_extensions()[path.suffix.lower()])
+    path.write_bytes(packed.getvalue())
 
 
 def _pixels(row: Row, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from segcal import journal
 from segcal.cases import Case
 from segcal.errors import OutputError, UsageError
 from segcal.journal import placed
+from segcal.sinks.claims import refusal
 
 __all__ = ["check_targets", "output", "placed"]
 
@@ -34,16 +36,11 @@ def check_targets(case: Case, targets: Sequence[Path]) -> None:
     """Refuse, before any work, to overwrite what `case` is read from, or a folder where a file should be (a zarr store
     may replace one).
     """
-    inputs = {Path(p).resolve() for p in case.files.values()}
-    inputs |= {Path(f.where).resolve() for f in (*case.scores, *(f for f in (case.labels, case.mask) if f is not None))}
+    named = {*case.files.values(), *(Path(f.where) for f in (*case.scores, case.labels, case.mask) if f is not None)}
+    resolved, read = {path.resolve() for path in named}, journal.identities(case.paths)
     for target in targets:
-        if target.resolve() in inputs:
-            raise UsageError(
-                str(target),
-                found="an output that is also an input",
-                expected="another folder for the output",
-                do="Choose a folder that is not read from.",
-            )
+        if target.resolve() in resolved or journal.identity(target) in read:
+            raise refusal(target)
         if target.is_dir() and target.suffix != ".zarr":
             raise OutputError(
                 str(target),

@@ -57,6 +57,10 @@ class ZarrSink:
     def finish(self, cohort: Cohort) -> None:
         """Nothing belongs to the whole folder."""
 
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """No file belongs to the whole folder."""
+        return []
+
     def outputs(self, case: Case) -> list[Path]:
         """Stores that `case` will leave."""
         return [

@@ -219,6 +219,12 @@ def _case(
         for role, path in (("plans", first.plans), ("properties", first.properties_of(name)))
         if path is not None
     }
+    for number, member in enumerate(members[1:], 1):
+        files |= {
+            f"{role}{number}": path
+            for role, path in (("properties", member.properties_of(name)), ("label_map", member.map_of(name)))
+            if path is not None
+        }
     if label_path is not None:
         files["labels"] = label_path
     fields: dict[str, Field] = {}
