@@ -214,3 +214,49 @@ def test_digests_are_short_stable_and_in_order():
     assert digest(b"a", b"b") != digest(b"b", b"a")
     assert len(digest()) == 32
     assert digest(b"segcal") == digest(b"segcal")
+
+
+KILLED = """
+    import os, pathlib, sys, time
+    from segcal.journal import Scratch, atomic
+    place = pathlib.Path({place!r})
+    with Scratch(0) as scratch, atomic(place / "out.npz") as temporary:
+        scratch.path().write_bytes(b"rows")
+        temporary.write_bytes(b"half")
+        print("begun", flush=True)
+        {end}
+"""
+
+
+def begun(tmp_path: Path, end: str) -> subprocess.Popen[str]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    code = textwrap.dedent(KILLED.format(place=str(tmp_path / "out"), end=end))
+    (tmp_path / "out").mkdir(exist_ok=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SEGCAL_SCRATCH": str(scratch)},
+    )
+    assert running.stdout is not None and running.stdout.readline() == "begun\n"
+    return running
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_holds_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGCAL_SCRATCH", str(tmp_path / "scratch"))
+    with begun(tmp_path, "os.kill(os.getpid(), 9)"):
+        pass
+    with begun(tmp_path, "sys.stdin.read()") as live:
+        assert len(list((tmp_path / "out").iterdir())) == 1  # the live one has removed what the dead one left
+        (tmp_path / "out" / ".segcal-somebody-else").mkdir()
+        held = sorted(p for folder in ("out", "scratch") for p in (tmp_path / folder).rglob("*"))
+        with Scratch(0) as scratch, atomic(tmp_path / "out" / "mine") as temporary:
+            scratch.path().touch()
+            temporary.touch()
+            assert all(path.exists() for path in held)
+        assert live.stdin is not None
+        live.stdin.close()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".segcal-somebody-else", "mine", "out.npz"]
+    assert list((tmp_path / "scratch").iterdir()) == []

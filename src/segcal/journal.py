@@ -233,6 +233,7 @@ def explained(target: Path) -> Iterator[None]:
             errno.EEXIST,
             errno.EFBIG,
             errno.ENAMETOOLONG,
+            errno.ELOOP,
         ):
             raise OutputError(
                 str(target),

@@ -95,7 +95,9 @@ def test_one_group_is_fitted_and_says_why_there_are_no_numbers(segcal: Any, fitt
 def test_an_existing_file_is_replaced_whole(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     path = tmp_path / "cal.safetensors"
     path.write_bytes(b"something else")
-    assert segcal("fit", *fitting.labelled, "--no-crossfit", "-o", path).code == 0
+    assert segcal("fit", *fitting.labelled, "--no-crossfit", "-o", path).code == 3
+    assert path.read_bytes() == b"something else"
+    assert segcal("fit", *fitting.labelled, "--no-crossfit", "-o", path, "--overwrite").code == 0
     assert load(path).method == "ts"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

@@ -211,10 +211,10 @@ def _check_targets(
     targets = [path for case in cohort for path in sink.outputs(case)]
     for case in cohort:
         check_targets(case, sink.outputs(case))
-    for path in targets:
+    for path in (*targets, ledger.path, *sink.shared(cohort)):
+        journal.placeable(path)
         if journal.identity(path) in read:
             raise claims.refusal(path)
-        journal.placeable(path)
     for folder in {path.parent for path in targets}:
         claims.writable(folder)
     ours = ledger.is_ours()

@@ -43,11 +43,11 @@ class Ledger:
 
     def read(self) -> dict[str, Any] | None:
         """What the note says; None where there is none. UnreadableError for anything but a note."""
-        if not self.path.exists():
+        if not self.path.is_file():
             return None
         try:
             there = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             there = None
         if not isinstance(there, dict) or not isinstance(there.get(FINISHED, {}), dict):
             raise UnreadableError(
