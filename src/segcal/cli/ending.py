@@ -22,7 +22,7 @@ from segcal import journal
 
 TERMINATED = 143
 
-PATIENCE, LAST = 0.5, 1.7
+PATIENCE, LAST = 0.5, 1.3
 """Seconds until the thread ends the process, and until the child does."""
 
 
