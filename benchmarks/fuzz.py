@@ -1,0 +1,113 @@
+"""Thousands of hostile inputs to every command: no traceback, no more than 256 MB of its own and 10 s of the processor.
+
+    python benchmarks/fuzz.py --inputs 10000 -o docs/results/fuzz.json
+
+Stopped, it goes on where it was when the same words are typed again. `--only N` runs one input and shows all of it;
+`--keep FOLDER` writes that input there first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fuzzing.runner import CPU, MEMORY, Fuzzer, Result, Tally
+
+BLOCK = 100
+
+
+def main() -> int:
+    """Run, write, and end with 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--only", type=int, nargs="+", help="run these inputs and show them")
+    parser.add_argument("--keep", type=Path, help="with --only: write the input to this new folder")
+    options = parser.parse_args()
+    with Fuzzer(options.seed) as fuzzer:
+        if options.only is not None:
+            return show(fuzzer, options.only, options.keep)
+        return many(fuzzer, options.first, options.inputs, options.output)
+
+
+def show(fuzzer: Fuzzer, numbers: list[int], keep: Path | None) -> int:
+    """One input after the other, in full."""
+    failed = 0
+    for number in numbers:
+        if keep is not None:
+            fuzzer.keep(number, keep)
+        result = fuzzer.run(number)
+        failed += bool(result.faults)
+        said(result)
+    return int(failed > 0)
+
+
+def said(result: Result) -> None:
+    """One result, safe for a terminal."""
+    words = shlex.join(result.input.words).encode("unicode_escape").decode()[:600]
+    print(f"{result.number}: segcal {words}\n  {result.input.layout}; {', '.join(result.input.harms) or 'not harmed'}")
+    print(f"  exit {result.code}, {result.cpu:.2f} s, {result.memory / 2**20:.0f} MB, {list(result.faults)}")
+    print("  " + result.said.encode("unicode_escape").decode()[:500])
+    if result.trace:
+        print(result.trace.encode("ascii", "backslashreplace").decode()[-3500:], flush=True)
+
+
+def many(fuzzer: Fuzzer, first: int, inputs: int, output: Path | None) -> int:
+    """Blocks of inputs, each written when it is done."""
+    done = Tally()
+    described = {"seed": fuzzer.seed, "first": first, "commit": commit()}
+    if output is not None and output.is_file():
+        done = restored(json.loads(output.read_text()), described)
+    begun = time.monotonic()
+    for number in range(first + done.inputs, first + inputs):
+        result = fuzzer.run(number)
+        done.add(result)
+        if result.faults:
+            said(result)
+        if done.inputs % BLOCK == 0 or done.inputs == inputs:
+            print(f"{done.inputs} inputs, {len(done.failures)} failed, {time.monotonic() - begun:.0f} s", flush=True)
+            if output is not None:
+                write(output, described, done)
+    print(f"{len(done.outcomes)} different outcomes; at most {done.peak_mb:.0f} MB and {done.most_cpu:.1f} s")
+    return int(bool(done.failures))
+
+
+def restored(held: dict[str, Any], described: dict[str, Any]) -> Tally:
+    """What an earlier run came to. SystemExit if that was of another state of the code."""
+    if {name: held.get(name) for name in described} != described:
+        sys.exit(f"the file holds another run ({held.get('commit')}); name another with -o, or remove it")
+    numbers = {name: held[name] for name in Tally.__dataclass_fields__ if name in held}
+    counters = {n: Counter(v) for n, v in numbers.items() if isinstance(v, dict)}
+    return Tally(**{**numbers, **counters})
+
+
+def write(output: Path, described: dict[str, Any], done: Tally) -> None:
+    """Complete or as it was."""
+    numbers = done.to_json()
+    for name in ("commands", "layouts", "harms", "codes", "outcomes"):
+        numbers[name] = dict(sorted(numbers[name].items(), key=lambda kv: (-kv[1], kv[0])))
+    limits = {"memory_mb": MEMORY >> 20, "cpu_s": CPU}
+    whole = {**described, "limits": limits, "different_outcomes": len(done.outcomes), **numbers}
+    aside = output.with_suffix(".part")
+    aside.write_text(json.dumps(whole, indent=1) + "\n")
+    aside.replace(output)
+
+
+def commit() -> str:
+    """Of the code that runs, with a sign if it differs from it."""
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return found.stdout.strip() or "no commit"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
