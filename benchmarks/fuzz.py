@@ -31,9 +31,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--only", type=int, nargs="+", help="run these inputs and show them")
+    parser.add_argument("--nursery", type=Path, help="keep the valid inputs in this folder, for the next time")
     parser.add_argument("--keep", type=Path, help="with --only: write the input to this new folder")
     options = parser.parse_args()
-    with Fuzzer(options.seed) as fuzzer:
+    with Fuzzer(options.seed, options.nursery) as fuzzer:
         if options.only is not None:
             return show(fuzzer, options.only, options.keep)
         return many(fuzzer, options.first, options.inputs, options.output)

@@ -6,9 +6,7 @@ Nothing is written through a library whose threads would outlive it: the parent 
 from __future__ import annotations
 
 import os
-import pickle
 import socket
-import zipfile
 from pathlib import Path
 
 from .formats import (
@@ -26,12 +24,21 @@ from .formats import (
 )
 from .values import pick
 
+MOST = 1 << 20
+"""Bytes that are read of a file: one may have been made very long."""
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST)
+
+
 # any file ------------------------------------------------------------------------------------------------------------
 
 
 def truncated(path: Path, rng: Rng) -> None:
     """Cut off somewhere."""
-    data = path.read_bytes()
+    data = _content(path)
     path.write_bytes(data[: int(rng.integers(len(data) + 1))])
 
 
@@ -42,7 +49,7 @@ def empty(path: Path, rng: Rng) -> None:
 
 def bit_flips(path: Path, rng: Rng) -> None:
     """Some bits turned, mostly near the beginning, where headers lie."""
-    data = bytearray(path.read_bytes())
+    data = bytearray(_content(path))
     for _ in range(int(rng.integers(1, 12))):
         if data:
             end = len(data) if rng.random() < 0.5 else min(len(data), 200)
@@ -58,12 +65,12 @@ def random_bytes(path: Path, rng: Rng) -> None:
 def appended(path: Path, rng: Rng) -> None:
     """More after the end."""
     with path.open("ab") as file:
-        file.write(pick(rng, [b"\0" * 1000, b"garbage", path.read_bytes(), b"\xff\xfe"]))
+        file.write(pick(rng, [b"\0" * 1000, b"garbage", _content(path), b"\xff\xfe"]))
 
 
 def slice_overwritten(path: Path, rng: Rng) -> None:
     """A stretch of zeros or ones in the middle."""
-    data = bytearray(path.read_bytes())
+    data = bytearray(_content(path))
     start = int(rng.integers(len(data) + 1))
     data[start : start + 16] = pick(rng, [b"\0", b"\xff", b"\x80", b"9"]) * 16
     path.write_bytes(bytes(data))
@@ -73,7 +80,7 @@ def another_format(path: Path, rng: Rng) -> None:
     """The content of some other file."""
     others = sorted(p for p in path.parents[1].rglob("*") if p.is_file() and not p.is_symlink() and p.suffix)
     if others:
-        path.write_bytes(pick(rng, others).read_bytes())
+        path.write_bytes(_content(pick(rng, others)))
 
 
 # what is no regular file ---------------------------------------------------------------------------------------------
@@ -147,7 +154,7 @@ def twin(path: Path, rng: Rng) -> None:
     """The same once more under another name or ending."""
     new = path.with_name(pick(rng, [path.stem + ".npy", path.stem + ".nii.gz", "copy" + path.suffix, path.name + "~"]))
     if not new.exists():
-        new.write_bytes(path.read_bytes())
+        new.write_bytes(_content(path))
 
 
 ANY: tuple[Harm, ...] = (
@@ -187,15 +194,12 @@ BY_ENDING: tuple[tuple[str, Harm], ...] = (
 )
 
 
-def harm(path: Path, rng: Rng) -> str:
-    """Harm the file in one way that suits its format, or any file; returns what was done."""
+def harm(path: Path, rng: Rng, before: bool) -> str:
+    """Harm the file in one way that suits its format, or any file; returns what was done.
+
+    `before`: it was harmed before, and may not be what its name says.
+    """
     own = next((h for ending, h in BY_ENDING if path.name.endswith(ending)), None)
-    chosen: Harm = own if own is not None and rng.random() < 0.6 else pick(rng, ANY)
-    try:
-        chosen(path, rng)
-    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError):
-        # harmed before, and no longer what its name says: noise then
-        if path.is_file() and not path.is_symlink():
-            path.write_bytes(rng.bytes(100))
-        return "noise"
+    chosen: Harm = own if own is not None and not before and rng.random() < 0.6 else pick(rng, ANY)
+    chosen(path, rng)
     return chosen.__name__.replace("in_", "inside ")

@@ -77,22 +77,22 @@ def skeleton(text: str) -> str:
 
 class Fuzzer:
     """Forks of this process, warm: everything the command line may import is imported. A context manager: the nursery
-    is grown when it is entered, and everything written is removed when it is left.
+    is grown when it is entered (or taken from `kept`), and everything written is removed when it is left.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, kept: Path | None = None) -> None:
+        self.seed, self._kept = seed, kept
 
     def __enter__(self) -> Fuzzer:
         _warm()
         self._root = Path(tempfile.mkdtemp(prefix="segcal-fuzz-"))
         self._root.chmod(0o755)
-        self._nursery = self._root / "nursery"
-        self._nursery.mkdir()
-        if os.waitpid(_fork(self._grow), 0)[1]:
+        self._nursery = self._root / "nursery" if self._kept is None else self._kept
+        modules = self._nursery / "modules.json"
+        if not modules.is_file() and os.waitpid(_fork(self._grow), 0)[1]:
             raise RuntimeError("the nursery did not grow: a valid command failed")
         # what its commands imported: nobody may not be allowed to read it later
-        for name in json.loads((self._root / "modules.json").read_text()):
+        for name in json.loads(modules.read_text()):
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         gc.collect()
@@ -100,9 +100,10 @@ class Fuzzer:
         return self
 
     def _grow(self) -> None:
+        self._nursery.mkdir(parents=True)
         with contextlib.redirect_stdout(io.StringIO()):
             nursery.grow(self._nursery)
-        (self._root / "modules.json").write_text(json.dumps(sorted(sys.modules)))
+        (self._nursery / "modules.json").write_text(json.dumps(sorted(sys.modules)))
 
     def __exit__(self, *_: object) -> None:
         gc.unfreeze()

@@ -103,10 +103,12 @@ def make(nursery: Path, place: Path, rng: Rng) -> Input:
         harms.append(_name_classes(place, rng))
     words = _words(command, layout, rng)
     many = int(rng.choice([0, 1, 2, 3], p=[0.25, 0.45, 0.2, 0.1]))
+    touched: set[Path] = set()
     for _ in range(many):
         target = _target(command, place, rng)
         if target is not None:
-            harms.append(harm(target, rng))
+            harms.append(harm(target, rng, target in touched))
+            touched.add(target)
     for _ in range(int(rng.choice([0, 1, 2, 4], p=[0.35, 0.3, 0.25, 0.1]))):
         words += _option(command, rng)
     if rng.random() < 0.05:
@@ -145,7 +147,7 @@ def _words(command: str, layout: Layout, rng: Rng) -> list[str]:
         return [command, "study.yaml", *(["-o", "out"] if rng.random() < 0.15 else ["--dry-run"])]
     if command == "merge":
         return [command, "parts/part1", "parts/part2", "-o", pick(rng, ["out", "parts/part1"])]
-    return [command]
+    return [command, "--classes", "2,3"]
 
 
 def _option(command: str, rng: Rng) -> list[str]:
