@@ -16,18 +16,33 @@ SegcalError
 
 from __future__ import annotations
 
+import re
+
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """Text on one line that cannot steer a terminal or a page: control characters, marks of direction, characters
+    without width and bytes that are no UTF-8 stand as Python escapes them. Names of files and classes may hold any.
+    """
+    return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
 
 class SegcalError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what the command line returns for it.
 
-    `where` names the file or the argument, `found` and `expected` say what is wrong with it, `do` what to do next.
+    `where` names the file or the argument, `found` and `expected` say what is wrong with it, `do` what to do next. The
+    message is one line, whatever names it holds.
     """
 
     exit_code = 1
 
     def __init__(self, where: str, *, found: str, expected: str, do: str) -> None:
         self.where, self.found, self.expected, self.do = str(where), found, expected, do
-        super().__init__(f"{where}: found {found}; expected {expected}. {do}")
+        super().__init__(visible(f"{where}: found {found}; expected {expected}. {do}"))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.where, self.found, self.expected, self.do))

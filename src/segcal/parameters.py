@@ -29,6 +29,8 @@ from segcal.methods.intra_order_preserving import IntraOrderPreserving, Net
 from segcal.recipe import FAMILIES, Parameterisation
 
 TOLERANCE = 1e-10
+GROUP = 10
+"""Numbers of a neighbourhood looked at together."""
 NETS: Mapping[str, Callable[[int], Parameterisation]] = {
     IntraOrderPreserving.name: lambda classes: Net(classes, IntraOrderPreserving.hidden, 0)
 }
@@ -128,30 +130,31 @@ def local_rank(classes: int) -> int:
 
     A voxel's probabilities depend on its own neighbourhood alone, through one temperature, so the rank over a field is
     that of the temperatures of random neighbourhoods; each row is the tree's slope in its seven convolutions times the
-    neighbourhood. Every direction is found to matter, by the least eigenvalue of the Gram matrix, which is quicker than
-    a decomposition of the rows and here just as clear (singular values within a factor of 1000 of each other).
+    neighbourhood. Neighbourhoods that are zero but for `GROUP` numbers see the weights of these and the biases alone.
+    Where for each such group these columns are independent, all columns are; where they are not, the rank is that of
+    all rows at once.
     """
-    numbers = 25 * classes + 1
-    generator = torch.Generator().manual_seed(classes)
-    voxels = 6 * 7 * numbers // 5 + 8
-    seen = torch.cat(
-        [
-            torch.randn(voxels, numbers - 1, generator=generator, dtype=torch.float64),
-            torch.ones(voxels, 1, dtype=torch.float64),
-        ],
-        1,
-    )
-    convolved = (
-        seen @ torch.randn(numbers, 7, generator=generator, dtype=torch.float64) / numbers**0.5
-    ).requires_grad_()
-    t1, t2, t3, t4, a1, a2, a3 = convolved.T
+    numbers, generator = 25 * classes + 1, torch.Generator().manual_seed(classes)
+    weights = torch.randn(numbers, 7, generator=generator, dtype=torch.float64) / numbers**0.5
+
+    def rank(places: Tensor) -> int:
+        seen = torch.randn(6 * 7 * len(places) // 5 + 8, len(places), generator=generator, dtype=torch.float64)
+        seen[:, -1] = 1
+        rows = _slopes(seen @ weights[places])[..., None] * seen[:, None]
+        return int(torch.linalg.matrix_rank(rows.flatten(1), rtol=TOLERANCE))
+
+    everything = torch.arange(numbers)
+    groups = [torch.cat([places, everything[-1:]]) for places in everything[:-1].split(GROUP)]
+    return 7 * numbers if all(rank(g) == 7 * len(g) for g in groups) else rank(everything)
+
+
+def _slopes(convolved: Tensor) -> Tensor:
+    """The slopes (..., 7) of the tree's temperature in its seven convolutions (..., 7)."""
+    convolved = convolved.requires_grad_()
+    t1, t2, t3, t4, a1, a2, a3 = convolved.unbind(-1)
     first, second = torch.lerp(t2, t1, torch.sigmoid(a1)), torch.lerp(t4, t3, torch.sigmoid(a2))
-    slopes = torch.autograd.grad(
-        torch.nn.functional.softplus(torch.lerp(second, first, torch.sigmoid(a3))).sum(), convolved
-    )[0]
-    rows = (slopes[:, :, None] * seen[:, None, :]).reshape(voxels, -1)
-    values = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0).sqrt()
-    return int((values > 1e-6 * values[-1]).sum())
+    temperature = torch.nn.functional.softplus(torch.lerp(second, first, torch.sigmoid(a3)))
+    return torch.autograd.grad(temperature.sum(), convolved)[0]
 
 
 def _row(name: str, method: type[Method], classes: Sequence[int]) -> Row:

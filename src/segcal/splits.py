@@ -75,8 +75,9 @@ def folds(groups: Sequence[str], k: int, seed: int = 0, weights: Sequence[float]
     """Partition cases (`groups`: the group of each) into `k` folds, balanced by `weights` (one a case, not negative;
     else by cases).
 
-    Raises UsageError for k < 2, for fewer than two groups, and for weights that are not such.
+    Raises UsageError for k < 2, for a negative seed, for fewer than two groups, and for weights that are not such.
     """
+    _check_seed(seed)
     if k < 2:
         raise UsageError("folds", found=str(k), expected="at least 2", do="One fold would leave nothing to fit on.")
     if weights is not None and (len(weights) != len(groups) or any(not 0 <= w < float("inf") for w in weights)):
@@ -109,6 +110,11 @@ def folds(groups: Sequence[str], k: int, seed: int = 0, weights: Sequence[float]
         load[lightest] += weight[name]
         members[lightest].append(name)
     return Folds(tuple(tuple(sorted(i for name in fold for i in cases[name])) for fold in members), k, len(names))
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError("seed", found=str(seed), expected="0 or more", do="Leave it out for 0.")
 
 
 CALIBRATION, VALIDATION, TEST, UNUSED = "calibration", "validation", "test", "unused"
@@ -145,8 +151,10 @@ def partition(
     None: all that are left.
 
     A group is never split, so a part may hold up to one group less one case more than asked for. The order depends on
-    `seed`, `repeat` and the names of groups alone. Raises UsageError where the groups do not suffice.
+    `seed`, `repeat` and the names of groups alone. Raises UsageError for a negative seed, and where the groups do not
+    suffice.
     """
+    _check_seed(seed)
     cases: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         cases.setdefault(group, []).append(index)

@@ -44,7 +44,7 @@ class Probe:
 
         `start`: first voxel of the block.
         """
-        case = int(journal.digest(cohort[index].id.encode())[:12], 16)
+        case = int(journal.digest(cohort[index].id.encode("utf-8", "surrogatepass"))[:12], 16)
         unit, size = int(self.unit == "member"), np.float64(self.size).view(np.uint64).item()
         n = members[0].shape[1]
         if self.unit == "voxel":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running
+from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
 from segcal.cli.console import Output
 
 BROKEN = 1
@@ -19,7 +19,7 @@ def audit(
     /,
     *,
     shifts: str = "1,10,100",
-    seed: int = 0,
+    seed: Seed = 0,
     energy_maps: Path | None = None,
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     scores: Labelled = LABELLED_AS_THEY_ARE,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, validators
 
 SCORES = Group("Scores", sort_key=1)
 LABELS = Group("Labels", sort_key=2)
@@ -22,6 +22,9 @@ GROUPS = (
     " .tsv with the columns case and group); 'consecutive:20' for runs of 20 neighbouring names; 'source' for what the"
     " files say; or else a regular expression on the names, such as 'subject_(\\d+)'."
 )
+
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]
+"""Which random numbers are drawn."""
 
 Several = Parameter(consume_multiple=True, negative="")
 

@@ -13,13 +13,14 @@ import errno
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.text import Text
+
+from segcal.errors import visible
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -88,8 +89,8 @@ def error(text: str) -> None:
 
 
 def escaped(text: str) -> str:
-    """Control characters, which a file name may hold, made visible; line ends stay."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: repr(found.group())[1:-1], text)
+    """What a file name may hold and a terminal must not get made visible; line ends stay."""
+    return "\n".join(map(visible, text.split("\n")))
 
 
 class Output:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, Running
+from segcal.cli.common import AS_USUAL, Running, Seed
 from segcal.cli.console import Output
 
 
@@ -20,7 +20,7 @@ def corrupt(
     kind: Literal["noise", "blur", "brightness", "jpeg", "fog"] | None = None,
     artefact: Literal["bias", "motion", "ghosting", "spike"] | None = None,
     replicates: Annotated[int, Parameter(show_default=False)] = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     running: Running = AS_USUAL,
 ) -> int:
     """Write corrupted copies of images, to see how a calibrator does where it was not fitted.

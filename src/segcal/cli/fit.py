@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running
+from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
 from segcal.cli.console import Output
 
 
@@ -33,7 +33,7 @@ def fit(
     epochs: int | None = None,
     patience: int | None = None,
     folds: int = 5,
-    seed: int = 0,
+    seed: Seed = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
     free_decision: Annotated[bool, Parameter(show_default=False)] = False,
     may_change_labels: Annotated[bool, Parameter(show_default=False)] = False,

@@ -26,6 +26,9 @@ from segcal.sinks import claims
 from segcal.sinks.claims import Mark
 from segcal.sources.discover import open_cohort
 
+MOST = 1 << 50
+"""Bytes of memory nobody has more of."""
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -89,7 +92,15 @@ def memory_of(text: str) -> int:
         raise UsageError(
             "--max-memory", found=repr(text), expected="a size such as 512MB or 4GB", do="Give a number with a unit."
         )
-    return int(float(found.group(1)) * _UNITS[found.group(2)])
+    size = float(found.group(1)) * _UNITS[found.group(2)]
+    if size > MOST:
+        raise UsageError(
+            "--max-memory",
+            found=text[:40],
+            expected=f"at most {MOST >> 40} TB",
+            do="Give what this machine has room for.",
+        )
+    return int(size)
 
 
 def _as_fitted(cohort: Cohort, calibrator: Calibrator, labelled: Labelled) -> Cohort:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 
 from segcal import journal
+from segcal.errors import visible
 from segcal.metrics.strata import NEAR
 from segcal.metrics.summary import LARGE
 from segcal.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
@@ -41,9 +43,17 @@ PER_CENT = ("flip_rate",)
 """Numbers shown times 100."""
 
 
+class Rows(Table):
+    """A table in which no name can steer the terminal or end its line."""
+
+    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
+        """Cells as they are seen."""
+        super().add_row(*(visible(c) if isinstance(c, str) else c for c in cells), **how)
+
+
 def table(*columns: str) -> Table:
     """An empty table: the first column to the left, numbers to the right."""
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    out = Rows(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     for k, name in enumerate(columns):
         out.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
     return out
@@ -175,7 +185,7 @@ def short(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_cases(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows of `per_case` as CSV, complete or absent: case, group, in_sample, then uncalibrated.NAME and
-    calibrated.NAME; an empty cell where not defined.
+    calibrated.NAME; an empty cell where not defined. Bytes of a name that are no UTF-8 are escaped.
     """
     flat = []
     for row in rows:
@@ -192,4 +202,4 @@ def write_cases(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(flat)
     with journal.atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")

@@ -113,7 +113,7 @@ class Filed:
                 if rate >= 1:
                     thin[expert][strata[case]].append((case, kept))
                     continue
-                seed = [zlib.crc32(self._pinned.cohort.cases[case].id.encode()), expert, place]
+                seed = [zlib.crc32(self._pinned.cohort.cases[case].id.encode("utf-8", "surrogatepass")), expert, place]
                 index = torch.nonzero(
                     torch.from_numpy(np.random.default_rng(seed).random(kept.voxels)) < rate
                 ).flatten()

@@ -259,7 +259,7 @@ class Pinned:
         rates = {level: self.rate(level) for level in pieces}
         for case, start, kept in self.blocks:
             block = self.shelf.load(case, start, kept)
-            seed = [zlib.crc32(self.cohort.cases[case].id.encode()), start]
+            seed = [zlib.crc32(self.cohort.cases[case].id.encode("utf-8", "surrogatepass")), start]
             draw = torch.from_numpy(np.random.default_rng(seed).random(block.log_probs.shape[1]))
             for level, rate in rates.items():
                 index = torch.nonzero(draw < rate).flatten()

@@ -23,6 +23,10 @@ once, and the heap holds as much again.
 """
 
 
+MOST = 64
+"""Threads beyond which none is started, unless there are more cores."""
+
+
 class Threads(Engine):
     """`workers` threads (default: the cores this process may use), but no more than 2/5 of `max_memory` has room for;
     at most twice as many items are under way.
@@ -37,7 +41,7 @@ class Threads(Engine):
             raise UsageError(
                 "workers", found=str(workers), expected="1 or more", do="Leave --workers out to use every core."
             )
-        self._workers = min(wanted, 2 * max_memory // 5 // SHARE)
+        self._workers = min(wanted, 2 * max_memory // 5 // SHARE, max(MOST, default_workers()))
 
     @property
     def workers(self) -> int:

@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from segcal import journal
-from segcal.errors import ShapeError, UsageError
+from segcal.errors import ShapeError, UsageError, visible
 from segcal.statistics import Estimate
 
 BEFORE, AFTER, TRUTH, GREY = "#D55E00", "#0072B2", "#009E73", "#6b6b6b"
@@ -58,6 +58,14 @@ chance.
 
 Block = Mapping[str, Any]
 StrPath = str | os.PathLike[str]
+
+
+def words(name: str) -> str:
+    """A name as a figure takes it: no formula between dollar signs, nothing that cannot be drawn, and not left out of a
+    legend for its first character.
+    """
+    plain = visible(name).replace("$", r"\$")
+    return f"\u200a{plain}" if plain.startswith("_") else plain
 
 
 def reliability(
@@ -98,7 +106,7 @@ def reliability(
                 lower.set_ylabel("voxels")
             lower.set_xlabel("confidence in the predicted label")
         if title:
-            figure.suptitle(title, fontsize=9.5)
+            figure.suptitle(words(title), fontsize=9.5)
     return Path(path)
 
 
@@ -209,7 +217,8 @@ def error_maps(
         below = figure.add_subplot(grid[1, :2])
         below.set_axis_off()
         keys = [
-            Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name) for k, name in enumerate(classes)
+            Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=words(name))
+            for k, name in enumerate(classes)
         ]
         legend = below.legend(
             handles=keys,
@@ -250,7 +259,7 @@ def field(values: NDArray[Any], path: StrPath, *, title: str = "", label: str = 
     with _drawing(path, width, width * values.shape[0] / values.shape[1] * 0.85 + 0.4) as figure:
         axis = figure.add_subplot()
         shown = axis.imshow(values, cmap="viridis", interpolation="nearest")
-        axis.set(xticks=[], yticks=[], title=title)
+        axis.set(xticks=[], yticks=[], title=words(title))
         axis.spines[:].set_visible(False)
         bar = figure.colorbar(shown, ax=axis)
         bar.set_label(label)

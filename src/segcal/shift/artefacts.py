@@ -146,7 +146,7 @@ def choose(kind: str, case: str, *, replicate: int = 0, seed: int = 0) -> Artefa
     """
     if kind not in ARTEFACTS:
         raise UsageError("artefact", found=repr(kind), expected=", ".join(ARTEFACTS), do="Choose one of these.")
-    drawn = hashlib.sha256(f"{seed}:{case}:{kind}:{replicate}".encode()).digest()
+    drawn = hashlib.sha256(f"{seed}:{case}:{kind}:{replicate}".encode("utf-8", "surrogatepass")).digest()
     return Artefact(kind, ARTEFACTS[kind], int.from_bytes(drawn[:8], "big") >> 1)
 
 

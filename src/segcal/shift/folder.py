@@ -178,7 +178,10 @@ def corrupt(
         if step is not None:
             step()
     rows.sort(key=lambda row: row.file)
-    with journal.atomic(output / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        journal.atomic(output / TABLE) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(Row.__dataclass_fields__)
         table.writerows((r.file, r.kind, r.severity, r.parameters, r.digest) for r in rows)

@@ -166,7 +166,7 @@ class Corruption:
 
 def digest(filename: str, seed: int = 0) -> int:
     """The number that decides about a file, from its name without its folder."""
-    return int(hashlib.sha256(f"{seed}:{PurePath(filename).name}".encode()).hexdigest(), 16)
+    return int(hashlib.sha256(f"{seed}:{PurePath(filename).name}".encode("utf-8", "surrogatepass")).hexdigest(), 16)
 
 
 def choose(filename: str, severity: Severity, *, seed: int = 0, kind: str | None = None) -> Corruption:

@@ -108,13 +108,17 @@ class Finished:
 
 
 def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a tidy table; what a row lacks is null."""
+    """Rows as a tidy table; what a row lacks is null. Bytes of a name that are no UTF-8 are escaped."""
     schema = pa.schema(list(SCHEMAS[name].items()))
     given = list(rows)
     return pa.table(
-        {column: pa.array([row.get(column) for row in given], kind) for column, kind in SCHEMAS[name].items()},
+        {column: pa.array([_utf8(row.get(column)) for row in given], kind) for column, kind in SCHEMAS[name].items()},
         schema=schema,
     )
+
+
+def _utf8(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write(folder: Path, tables: Mapping[str, pa.Table]) -> None:

@@ -45,7 +45,7 @@ def draw(examples: Sequence[Example]) -> Figure:
     grid = figure.add_gridspec(2, count, hspace=0.02, wspace=0.03)
     maps = []
     for column, e in enumerate(examples):
-        style.picture(figure.add_subplot(grid[0, column]), e.seen, e.case)
+        style.picture(figure.add_subplot(grid[0, column]), e.seen, style.words(e.case))
         axes = figure.add_subplot(grid[1, column])
         maps.append(axes)
         shown = field(axes, e, limits)

@@ -57,6 +57,6 @@ def draw(examples: Sequence[Example], classes: Sequence[str], background: int | 
         style.picture(axes[1], style.overlaid(e.seen, e.labels, len(classes), background), "labels" if row == 0 else "")
         overlay(axes[2], e, len(classes))
         axes[2].set_title(f"flipped: {share(e, len(classes)):.2%} of the pixels")
-        axes[0].set_ylabel(e.case, fontsize=7)
+        axes[0].set_ylabel(style.words(e.case), fontsize=7)
     figure.legend(handles=keys(), loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -25,7 +25,7 @@ def draw(examples: Sequence[Example], classes: Sequence[str], background: int | 
         style.picture(axes[0], e.seen, "" if row else "image")
         for place, field, title in ((axes[1], e.labels, "labels"), (axes[2], e.decision, "decision of the ensemble")):
             style.picture(place, style.overlaid(e.seen, field, len(classes), background), "" if row else title)
-        axes[0].set_ylabel(e.case, fontsize=7)
+        axes[0].set_ylabel(style.words(e.case), fontsize=7)
     figure.legend(
         handles=keys,
         loc="outside lower center",

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from segcal.report.figures import GREY, STYLE, WIDE
+from segcal.report.figures import GREY, STYLE, WIDE, words
 from segcal.study.figures.material import Example
 from segcal.study.tables.names import RECIPE, symbol
 
@@ -48,6 +48,7 @@ __all__ = [
     "picture",
     "shown",
     "styled",
+    "words",
 ]
 
 BLACK, BLUE, SKY, GREEN, VERMILION, ORANGE, PURPLE = (
@@ -210,7 +211,7 @@ def overlaid(
 def class_keys(names: Sequence[str], background: int | None) -> list[Patch]:
     """A key for each class that is laid over."""
     return [
-        Patch(facecolor=CLASSES[k % len(CLASSES)], edgecolor="#404040", linewidth=0.4, label=name)
+        Patch(facecolor=CLASSES[k % len(CLASSES)], edgecolor="#404040", linewidth=0.4, label=words(name))
         for k, name in enumerate(names)
         if k != background
     ]

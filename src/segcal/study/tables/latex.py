@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from segcal.errors import visible
 from segcal.study.tables.numerals import numerals
 from segcal.study.tables.table import Cell, Column, Table, Text
 
@@ -40,7 +41,7 @@ _SPECIAL = {
 
 def escape(words: str) -> str:
     """Words with LaTeX's own characters made harmless."""
-    return "".join(_SPECIAL.get(c, c) for c in words)
+    return "".join(_SPECIAL.get(c, c) for c in visible(words))
 
 
 def render(table: Table) -> str:

@@ -1,16 +1,25 @@
 """A table as GitHub Markdown: groups of columns in the head, their columns in the first row, sections as rows in
 italics, notes as a list.
 
-A cell that does not apply is a dash; pipes in words are escaped. The best is bold; a star marks an interval that
-excludes zero.
+A cell that does not apply is a dash; words are escaped, so any name is safe. The best is bold; a star
+marks an interval that excludes zero.
 """
 
 from __future__ import annotations
 
+import re
+
+from segcal.errors import visible
 from segcal.study.tables.numerals import numerals
 from segcal.study.tables.table import Cell, Column, Table, Text
 
+_SPECIAL = re.compile(r"[\\`*\[\]|<]")
 ARROW = {-1: "↓", 0: "", 1: "↑"}
+
+
+def escape(words: str) -> str:
+    """Words with what Markdown and HTML would take for their own made harmless."""
+    return _SPECIAL.sub(lambda found: "&lt;" if found.group() == "<" else "\\" + found.group(), visible(words))
 
 
 def render(table: Table) -> str:
@@ -18,12 +27,8 @@ def render(table: Table) -> str:
     grouped = any(name for name, _ in table.groups)
     heads = [_text(c.head) + ARROW[c.better] for c in table.columns]
     empty = [""] * len(heads)
-    first = (
-        [cell for name, width in table.groups for cell in (name.replace("|", "\\|"), *[""] * (width - 1))]
-        if grouped
-        else heads
-    )
-    lines = [f"**{table.caption}**", "", _line([_text(table.stub), *first]), "|---|" + "---:|" * len(heads)]
+    first = [cell for name, width in table.groups for cell in (escape(name), *[""] * (width - 1))] if grouped else heads
+    lines = [f"**{escape(table.caption)}**", "", _line([_text(table.stub), *first]), "|---|" + "---:|" * len(heads)]
     if grouped:
         lines.append(_line(["", *heads]))
     for section in table.sections:
@@ -34,7 +39,7 @@ def render(table: Table) -> str:
             lines.append(
                 _line([label, *(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))])
             )
-    notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+    notes = ["", *(f"- {escape(note)}" for note in table.notes)] if table.notes else []
     return "\n".join([*lines, *notes, ""])
 
 
@@ -43,7 +48,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _text(text: Text) -> str:
-    return text.markdown or text.plain.replace("|", "\\|")
+    return text.markdown or escape(text.plain)
 
 
 def _cell(cell: Cell, column: Column) -> str:

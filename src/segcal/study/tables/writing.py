@@ -129,7 +129,7 @@ def write(studies: Sequence[Results], folder: Path, *, bank: Bank | None = None,
         for ending, render in FORMATS.items():
             path = folder / f"{table.name}{ending}"
             with journal.atomic(path) as temporary:
-                temporary.write_text(render(table), encoding="utf-8")
+                temporary.write_text(render(table), encoding="utf-8", errors="backslashreplace")
             out.append(path)
     return out
 
