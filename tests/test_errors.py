@@ -60,3 +60,21 @@ def test_every_part_of_a_message_must_be_given():
 
 def test_every_error_says_what_it_is_for():
     assert all(kind.__doc__ for kind in ALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("plain words, ünïcode 日本 [red] $x$", "plain words, ünïcode 日本 [red] $x$"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("two\nlines\r\t", "two\\nlines\\r\\t"),
+        ("\u202eevil\u2066\u2028\u200b", "\\u202eevil\\u2066\\u2028\\u200b"),
+        ("\udcff\ud800", "\\udcff\\ud800"),
+        ("\x9b\U000e0041", "\\x9b\\U000e0041"),
+    ],
+)
+def test_what_steers_a_terminal_is_made_visible(text, seen):
+    assert errors.visible(text) == seen
+    told = str(ScoreError(text, found=text, expected="b", do="d"))
+    assert told == f"{seen}: found {seen}; expected b. d"
+    told.encode()

@@ -107,7 +107,7 @@ def test_counts_are_the_papers(printed: dict[str, Any], classes: int) -> None:
         assert [found.optimised, found.identifiable] == printed[PAPER[name]][COLUMNS[classes]], name
 
 
-@pytest.mark.parametrize("classes", [2, 5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classes", [2, 5, 20])
 def test_counts_of_local_temperature_scaling_are_the_papers(printed: dict[str, Any], classes: int) -> None:
     map_ = LocalMap.start(classes)
     numbers = map_.weight.numel() + map_.bias.numel()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
-from segcal.splits import consecutive, folds, groups_by_pattern, groups_from_table
+from segcal.splits import consecutive, folds, groups_by_pattern, groups_from_table, partition
 
 GROUPS = st.lists(st.integers(0, 12).map(lambda i: f"s{i}"), min_size=2, max_size=60).filter(lambda g: len(set(g)) > 1)
 
@@ -159,3 +159,10 @@ def test_runs_do_not_cross_sequences() -> None:
     }
     with pytest.raises(UsageError, match="at least 1 frame"):
         consecutive(ids, 0)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UsageError, match="seed: found -1"):
+        folds(["a", "b"], 2, -1)
+    with pytest.raises(UsageError, match="seed: found -1"):
+        partition(["a", "b", "c"], 1, 1, 1, seed=-1)

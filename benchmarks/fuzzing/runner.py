@@ -236,7 +236,7 @@ def _child(given: Input, place: Path, report: Path, work: Callable[[], int] | No
     sys.stdin = open(os.devnull)  # noqa: SIM115 - lives as long as the child
     out, err = io.BytesIO(), io.BytesIO()
     real = sys.stdout, sys.stderr
-    sys.stdout = io.TextIOWrapper(out, given.encoding, write_through=True)
+    sys.stdout = io.TextIOWrapper(out, given.encoding, "backslashreplace", write_through=True)  # as `main` does
     sys.stderr = io.TextIOWrapper(err, given.encoding, "backslashreplace", write_through=True)
     code: int | None = None
     trace = ""

@@ -43,6 +43,12 @@ def test_what_is_no_size(text: str) -> None:
         memory_of(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "GB", "1" + "0" * 300 + "TB", "2000000TB"])
+def test_more_memory_than_there_is_anywhere(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--max-memory.*at most 1048576 TB"):
+        memory_of(text)
+
+
 def test_too_little_memory_is_said_before_any_work() -> None:
     with pytest.raises(UsageError, match="256 MiB"), engine_of(Running(max_memory="1MB")):
         pass

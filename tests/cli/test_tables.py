@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.cli.tables import interval, number, short, write_cases
+from segcal.cli.console import Output
+from segcal.cli.tables import interval, number, short, table, write_cases
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,14 @@ def test_cases_as_csv(tmp_path: Path) -> None:
     assert (
         tmp_path / "cases.csv"
     ).read_text() == 'case,group,in_sample,uncalibrated.nll,uncalibrated.dice\n"a,""b""",g,False,0.5,\n'
+
+
+def test_no_name_steers_the_terminal_or_ends_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shown = table("a", "b")
+    shown.add_row("x\x1b[31m\ny\u202e\udcff", "[red]1[/red]")
+    Output(False, None).show(shown)
+    out = capsys.readouterr().out
+    assert "x\\x1b[31m\\ny\\u202e\\udcff" in out
+    assert "[red]1[/red]" in out
+    write_cases(tmp_path / "cases.csv", [{"case": "caf\udce9", "nll": 1.0}])
+    assert (tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines()[1] == "caf\\udce9,1.0"

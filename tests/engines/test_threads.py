@@ -112,3 +112,7 @@ def test_torch_works_on_one_thread_in_each_worker():
     before = torch.get_num_threads()
     assert set(Threads(2).each(lambda _: torch.get_num_threads(), range(8))) == {1}
     assert torch.get_num_threads() == before
+
+
+def test_a_huge_number_of_workers_starts_no_more_threads_than_help():
+    assert Threads(10**9, 1 << 50).workers == max(64, default_workers())

@@ -123,3 +123,17 @@ def test_a_field_without_a_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="0 finite numbers"):
         figures.field(np.full((3, 4), np.nan), tmp_path / "f.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["$x", "$\\frac{$", "$$", "_hidden", "a\x1b[31m\nb", "\udcff", "<script>", "\u202e"])
+def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "field.svg"
+    figures.field(np.eye(4), target, title=name, label="F")
+    text = target.read_text(encoding="utf-8")
+    assert "<script>" not in text
+    figures.field(np.eye(4), tmp_path / "field.png", title=name, label="F")
+
+
+def test_no_formula_and_no_name_that_a_legend_leaves_out() -> None:
+    assert figures.words("$x$_") == r"\$x\$_"
+    assert not figures.words("_x").startswith("_")

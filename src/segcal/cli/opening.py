@@ -26,7 +26,7 @@ from segcal.sinks import claims
 from segcal.sinks.claims import Mark
 from segcal.sources.discover import open_cohort
 
-MOST = 1 << 50
+MOST = 1 << 60
 """Bytes of memory nobody has more of."""
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

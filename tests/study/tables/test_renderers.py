@@ -152,6 +152,24 @@ def test_any_words_are_escaped(words: str) -> None:
     assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", header))
 
 
+@given(st.text())
+def test_markdown_takes_any_words_as_words(words: str) -> None:
+    """No tag, no link, no code, no further column or line, whatever a name holds."""
+    lines = markdown.render(small(words=words)).split("\n")
+    assert len(lines) == 11
+    assert "<" not in "".join(lines)
+    for line in lines[2:8]:
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 5
+    assert not re.search(r"(?<!\\)(?:\\\\)*[`\]]\(", "".join(lines))
+
+
+@pytest.mark.parametrize("render", [markdown.render, latex.render])
+def test_no_control_character_and_no_broken_line(render) -> None:
+    text = render(small(words="a\x1b[31m\nb\udcff\u202e"))
+    assert "a\x1b" not in text and "\u202e" not in text
+    text.encode()
+
+
 def test_bold_goes_by_what_is_printed() -> None:
     def bold(better: int, *values: float) -> list[bool]:
         rows = tuple(Row(Text(str(k)), (Cell(Number(v)),)) for k, v in enumerate(values))
