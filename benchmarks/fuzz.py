@@ -101,6 +101,53 @@ def write(output: Path, described: dict[str, Any], done: Tally) -> None:
     aside = output.with_suffix(".part")
     aside.write_text(json.dumps(whole, indent=1) + "\n")
     aside.replace(output)
+    output.with_suffix(".md").write_text(page(whole))
+
+
+def page(found: dict[str, Any]) -> str:
+    """What was found, for a reader."""
+    words = f"--inputs {found['inputs']}" + (f" --seed {found['seed']}" if found["seed"] else "")
+    words += f" --first {found['first']}" if found["first"] else ""
+    limits = found["limits"]
+    rows = [
+        ("inputs", found["inputs"]),
+        ("exceptions that left the command line", found["traceback"]),
+        (f"above {limits['memory_mb']} MB of memory of its own", found["memory"]),
+        (f"above {limits['cpu_s']:g} s of the processor, or hanging", found["time"]),
+        ("other faults (a raw control character, litter, an exit without a word)", found["other"]),
+        ("largest memory of one input, MB", f"{found['peak_mb']:.0f}"),
+        ("longest time of one input, s", f"{found['most_cpu']:.1f}"),
+        ("different outcomes (command, exit code, message without names and numbers)", found["different_outcomes"]),
+    ]
+    lines = [
+        "# Hostile inputs",
+        "",
+        f"Written by `python benchmarks/fuzz.py {words} -o docs/results/fuzz.json` at {found['commit']}.",
+        "",
+        "Each input is a small valid folder (npz, npy, zarr, NIfTI, pictures, nnU-Net predictions, results of a",
+        "cross-validation, region heads, an ensemble; calibrators of every method; a study and its parts), harmed in up",
+        "to three ways that know its format, under options that may be wrong themselves. It runs in a fork of one warm",
+        "process that may use 10 s of the processor; its memory is that of the pages it does not share, at the peak.",
+        "`--only NUMBER` runs one again and shows all of it.",
+        "",
+        "| | |",
+        "|---|---:|",
+        *(f"| {name} | {number} |" for name, number in rows),
+        "",
+        "| exit | inputs |",
+        "|---|---:|",
+        *(f"| {code} | {count} |" for code, count in found["codes"].items()),
+        "",
+        "| command | inputs |",
+        "|---|---:|",
+        *(f"| {name} | {count} |" for name, count in found["commands"].items()),
+        "",
+        "| harm | inputs |",
+        "|---|---:|",
+        *(f"| {name} | {count} |" for name, count in found["harms"].items()),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def commit() -> str:

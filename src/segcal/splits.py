@@ -207,7 +207,7 @@ def grouped(cohort: Cohort, how: str) -> Cohort:
 
 def runs_of(how: str) -> tuple[int, str | None] | None:
     """Length and sequence pattern of 'consecutive:20:PATTERN'; None for another word."""
-    run = re.fullmatch(r"consecutive:(\d+)(?::(.+))?", how)
+    run = re.fullmatch(r"consecutive:(\d{1,9})(?::(.+))?", how)
     return None if run is None else (int(run.group(1)), run.group(2))
 
 

@@ -41,6 +41,15 @@ def no_fault(results: list[Result]) -> None:
     assert len(found.outcomes) > len(results) / 5
 
 
+def test_hostile_inputs(fuzzer: Fuzzer) -> None:
+    no_fault([fuzzer.run(number) for number in range(INPUTS)])
+
+
+@pytest.mark.slow
+def test_many_hostile_inputs(fuzzer: Fuzzer) -> None:
+    no_fault([fuzzer.run(number) for number in range(INPUTS, INPUTS + MANY)])
+
+
 def test_the_same_number_gives_the_same_input(fuzzer: Fuzzer, tmp_path: Path) -> None:
     one, two = (fuzzer.keep(7, tmp_path / name) for name in ("one", "two"))
     assert one == two

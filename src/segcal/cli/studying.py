@@ -47,7 +47,7 @@ def opened(path: Path | None) -> Design:
 
 def part_of(text: str, found: Design) -> tuple[int, int]:
     """'2/3' as (2, 3), if the study has such a part."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if match is None:
         raise UsageError("--part", found=repr(text), expected="i/n, such as 1/3", do="Number the parts from 1.")
     part = (int(match.group(1)), int(match.group(2)))
