@@ -281,7 +281,7 @@ def _said(code: int | None, printed: str, complained: str, given: Input) -> Iter
         yield f"exit code {code}"
     if code in (2, 3, 4) and not (complained or printed).strip():
         yield f"exit code {code} without a word"
-    if code == 2 and not complained.startswith("error: "):
+    if code == 2 and "error: " not in complained:
         yield "exit code 2 without an error on stderr"
     if "Traceback (most recent" in printed + complained and "--debug" not in " ".join(given.words):
         yield "a traceback was printed"
