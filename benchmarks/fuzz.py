@@ -20,7 +20,7 @@ from typing import Any
 
 from fuzzing.runner import CPU, MEMORY, Fuzzer, Result, Tally
 
-BLOCK = 100
+BLOCK = 50
 
 
 def main() -> int:
