@@ -132,6 +132,16 @@ def json_value(text: str | bytes, where: Path, values: int = VALUES) -> Any:
     return value
 
 
+def json_object(path: Path, do: str) -> dict[str, Any]:
+    """The object in a small JSON file. Raises what `content` and `json_value` do; UnreadableError with the advice `do`
+    for what is no object.
+    """
+    value = json_value(content(path), path)
+    if not isinstance(value, dict):
+        raise UnreadableError(str(path), found=f"a {type(value).__name__}", expected="a JSON object", do=do)
+    return value
+
+
 def _flat_enough(value: Any) -> None:
     level = [value]
     for _ in range(DEPTH):

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -272,8 +273,41 @@ def test_another_study_in_the_folder_is_refused(designed: Designed, ensembles: P
     with pytest.raises(UnreadableError, match=torn.name):
         study.run(designed(**small), tmp_path / "out", Serial())
     (tmp_path / "out" / "study.json").write_text("{")
-    with pytest.raises(UnreadableError, match="no record of a study"):
+    with pytest.raises(UnreadableError, match=r"study\.json"):
         study.run(designed(**small), tmp_path / "out", Serial())
+
+
+def test_files_of_a_study_that_hold_something_else_are_named(designed: Designed, tmp_path: Path) -> None:
+    """Whatever stands in a folder that `merge` is given, the error names the file."""
+    small = {"pipelines": ["zbar", "TS(zbar)"], "methods": {}, "repeats": 1}
+    study.run(designed(**small), tmp_path / "out", Serial())
+    whole = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    record = tmp_path / "out" / "study.json"
+    energy = next((tmp_path / "out" / "energy").iterdir())
+    sums = next((tmp_path / "out" / "scores").rglob("*.npz"))
+    with np.load(sums) as held:
+        arrays = dict(held)
+    one = next(name for name in arrays if "/" in name)
+    lost = {name: value for name, value in arrays.items() if name != one}
+    harms: list[tuple[Path, Any]] = [
+        *((record, text) for text in ("1.5", "[]", "null", "[" * 5000, "{}", '{"configuration": 3}')),
+        *((energy, text) for text in ("1.5", "{}", '{"1": [[]]}', '{"x": 1.0}', '{"1": "a"}', "[" * 5000)),
+        (sums, lost),
+        (sums, {**arrays, one: arrays[one].astype(np.float32)}),
+        (sums, {**arrays, one: arrays[one][:1, ..., None]}),
+        (sums, {**arrays, "pipelines": np.array(["other"])}),
+        (sums, {**arrays, "pipelines": np.array("zbar")}),
+        (sums, {**arrays, "digests": np.array(["a"])}),
+        (sums, {"a": np.zeros(3)}),
+    ]
+    for path, content in harms:
+        if isinstance(content, str):
+            path.write_text(content)
+        else:
+            np.savez_compressed(path, **content)
+        with pytest.raises(DataError, match=re.escape(path.name)):
+            study.merge([tmp_path / "out"], tmp_path / "out", Serial())
+        path.write_bytes(whole[path])
 
 
 def test_data_that_change_while_a_study_runs_are_noticed(designed: Designed, ensembles: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 
 from segcal import journal
 from segcal.errors import UnreadableError, UsageError
+from segcal.reading import content, json_value
 from segcal.solvers.query import Vector
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Journal:
         if entry is None:
             return {}
         try:
-            start = tuple(entry["start"])
+            start = (float(entry["start"][0]), float(entry["start"][1]))
             trials = {
                 int(t["trial"]): Trial(
                     int(t["trial"]),
@@ -195,7 +196,7 @@ class Journal:
                 )
                 for t in entry["trials"]
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise self._not_ours() from error
         if start != self.start:
             raise UsageError(
@@ -229,8 +230,8 @@ class Journal:
         if self.path is None or not self.path.exists():
             return {}
         try:
-            told = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            told = json_value(content(self.path), self.path)
+        except UnreadableError as error:
             raise self._not_ours() from error
         if (
             not isinstance(told, dict)

@@ -17,18 +17,17 @@ Source: nnU-Net 2.8.1, nnunetv2/inference/export_prediction.py and nnunetv2/imag
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segcal.cases import Case, Cohort
-from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.errors import MissingError, UsageError
 from segcal.head import Head, Softmax
 from segcal.journal import Scratch
+from segcal.reading import json_object
 from segcal.sinks import pictures, streams
 from segcal.sinks.gathering import FLOAT, Gathered, gather
 from segcal.sinks.grids import Grid, grid_of, is_nifti
@@ -155,15 +154,5 @@ def turns_to_canonical_axes(case: Case) -> bool:
     path = _setting(case, "plans.json")
     if not path.is_file():
         return False
-    try:
-        plans: Any = json.loads(path.read_text(encoding="utf-8"))
-        reader = plans.get("image_reader_writer", "")
-    except (ValueError, AttributeError) as error:
-        found = f"a file that is not a JSON object ({error})"
-        raise UnreadableError(
-            str(path),
-            found=found,
-            expected="nnU-Net's plans.json",
-            do="Copy it again from the folder of the trained model.",
-        ) from error
+    reader = json_object(path, "Copy it again from the folder of the trained model.").get("image_reader_writer")
     return isinstance(reader, str) and reader.endswith("WithReorient")

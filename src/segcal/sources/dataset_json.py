@@ -14,20 +14,12 @@ from typing import Any
 
 from segcal.errors import LabelError, UnreadableError
 from segcal.head import Head, Regions, Softmax
-from segcal.reading import content, json_value, shown
+from segcal.reading import json_object, shown
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises MissingError or UnreadableError."""
-    value = json_value(content(path), path)
-    if not isinstance(value, dict):
-        raise UnreadableError(
-            str(path),
-            found=f"a {type(value).__name__}",
-            expected="a JSON object",
-            do="Copy this file from the training folder again.",
-        )
-    return value
+    return json_object(path, "Copy this file from the training folder again.")
 
 
 def head_of(described: Mapping[str, Any], where: Path) -> Head:

@@ -7,7 +7,6 @@ there and is not: MissingError that names it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from typing import Any
 from segcal import accumulate, parameters
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
-from segcal.errors import DataError, MissingError
+from segcal.errors import DataError, MissingError, UnreadableError
 from segcal.methods.penalised import in_words
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
+from segcal.reading import json_object, shown
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Arm, Design
 from segcal.study.fits import loaded
@@ -98,7 +98,7 @@ def _of_repeat(design: Design, folder: Path, cohort: str, repeat: int, seen: See
                 expected="the sums of a case",
                 do="Run every part of the study before they are merged.",
             )
-        sums = read_sums(path, case)
+        sums = read_sums(path)
         seen.add(cohort, case, sums.digests)
         for label in labels:
             states = sums.states(label, keys)
@@ -254,7 +254,15 @@ def _energies(design: Design, folder: Path) -> Rows:
                 expected="the spread of a case's free energy, which the first part measures",
                 do="Run the first part to its end.",
             )
-        spread = json.loads(path.read_text(encoding="utf-8"))
+        spread = json_object(path, "Remove it, and run the first part again.")
+        counts = {str(m) for m in range(1, design.clean.members + 1)}
+        if set(spread) != counts or not all(isinstance(v, float) for v in spread.values()):
+            raise UnreadableError(
+                str(path),
+                found=shown(spread),
+                expected="a number for the first member, the first two, and so on",
+                do="Remove it, and run the first part again.",
+            )
         rows += [
             {"members": int(m), "case": case.id, "group": groups[case.id], "std": value} for m, value in spread.items()
         ]

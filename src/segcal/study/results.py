@@ -24,7 +24,6 @@ and curves and bands over the voxels of all regions. A table of nothing has its 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +37,7 @@ import pyarrow.parquet
 
 from segcal import journal
 from segcal.errors import MissingError, UnreadableError
+from segcal.reading import json_object
 
 Rows = list[dict[str, Any]]
 
@@ -163,7 +163,7 @@ def read(folder: str | os.PathLike[str]) -> Finished:
                 expected=f"{list(columns)}",
                 do="Run the study again with this version: it re-uses what is done.",
             )
-    return Finished(where, json.loads(about.read_text(encoding="utf-8")), tables)
+    return Finished(where, json_object(about, "Run the study again: it re-uses what is done."), tables)
 
 
 def means(values: Sequence[float]) -> float:

@@ -35,6 +35,7 @@ from segcal.metrics.energy import FreeEnergySpread
 from segcal.metrics.spatial import SpatialCalibration
 from segcal.metrics.summary import suite
 from segcal.places import BoundaryDistance, Places
+from segcal.reading import readable, too_much
 from segcal.study.configuration import CLEAN, Configuration
 from segcal.study.design import Design
 from segcal.study.fits import loaded
@@ -242,31 +243,46 @@ class CaseSums:
     logits.
     """
 
-    case: str
+    path: Path
     pipelines: tuple[str, ...]
     digests: tuple[str, str]
     arrays: Mapping[str, np.ndarray[Any, Any]]
 
     def states(self, label: str, keys: Mapping[tuple[int, str], Accumulator]) -> dict[tuple[int, str], State]:
-        """The states of what is called `label`."""
-        k = self.pipelines.index(label)
-        return {
-            (part, name): {leaf: self.arrays[f"{part}/{name}/{leaf}"][k] for leaf in accumulate.zero(a)}
-            for (part, name), a in keys.items()
-        }
+        """The states of what is called `label`. UnreadableError where the file has none, or other ones."""
+        if label not in self.pipelines:
+            raise _no_sums(self.path, f"no sums of {label}")
+        k, out = self.pipelines.index(label), dict[tuple[int, str], State]()
+        for (part, name), a in keys.items():
+            out[part, name] = state = {}
+            for leaf, empty in accumulate.zero(a).items():
+                held = self.arrays.get(f"{part}/{name}/{leaf}")
+                if held is None or held.dtype != empty.dtype or held.shape != (len(self.pipelines), *empty.shape):
+                    raise _no_sums(self.path, f"other sums of {name} than this study's")
+                state[leaf] = held[k]
+        return out
 
 
-def read_sums(path: Path, case: str) -> CaseSums:
+MOST = 1 << 28
+"""Bytes of the sums of a case beyond which a file is not one of them."""
+
+
+def read_sums(path: Path) -> CaseSums:
     """The sums of a case. A file that is not whole: UnreadableError."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+    with readable(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MOST:
+            raise too_much(path, f"sums of {size} bytes", f"at most {MOST}")
+        with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UnreadableError(
-            str(path),
-            found=f"something that is not the sums of a case ({type(error).__name__})",
-            expected="a file of this study",
-            do="Remove it and go on.",
-        ) from error
-    pipelines, (labels, scores) = arrays.pop("pipelines"), arrays.pop("digests")
-    return CaseSums(case, tuple(str(p) for p in pipelines), (str(labels), str(scores)), arrays)
+    pipelines, digests = arrays.pop("pipelines", None), arrays.pop("digests", None)
+    if pipelines is None or pipelines.ndim != 1 or digests is None or digests.shape != (2,):
+        raise _no_sums(path, "something else")
+    return CaseSums(path, tuple(map(str, pipelines)), (str(digests[0]), str(digests[1])), arrays)
+
+
+def _no_sums(path: Path, found: str) -> UnreadableError:
+    return UnreadableError(
+        str(path), found=found, expected="the sums of a case of this study", do="Remove it and go on."
+    )

@@ -27,6 +27,7 @@ from segcal.calibrators.files import versions
 from segcal.engines import Engine
 from segcal.engines.engine import Progress
 from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.reading import json_object, listed
 from segcal.shift.photometric import BANK
 from segcal.study import figures, fits, results
 from segcal.study.configuration import Configuration
@@ -87,7 +88,16 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
     told = [_told(Path(p)) for p in parts]
     for other, path in zip(told[1:], parts[1:], strict=True):
         _same(told[0], other, str(path))
-    found = design(Configuration.model_validate(told[0]["configuration"]))
+    try:
+        configuration = Configuration.model_validate(told[0].get("configuration"))
+    except ValidationError as error:
+        raise UnreadableError(
+            str(Path(parts[0]) / RECORD),
+            found="no configuration of a study",
+            expected="the file that segcal study wrote",
+            do="Run that part again in another folder.",
+        ) from error
+    found = design(configuration)
     _record(found, where)
     for part in (Path(p) for p in parts):
         if part.resolve() == where.resolve():
@@ -182,20 +192,11 @@ def _record(found: Design, folder: Path) -> None:
 
 def _told(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
-    try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not listed(path):
         raise MissingError(
             str(folder), found=f"no {RECORD}", expected="a folder written by segcal study", do="Check the path."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UnreadableError(
-            str(path),
-            found="no record of a study",
-            expected="the file that segcal study wrote",
-            do="Choose another folder.",
-        ) from error
-    return told
+        )
+    return json_object(path, "Choose another folder.")
 
 
 def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
