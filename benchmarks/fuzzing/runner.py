@@ -228,8 +228,8 @@ def _child(given: Input, place: Path, report: Path, work: Callable[[], int] | No
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    os.chdir(place)  # while that is allowed: its permissions may have been taken away
     _become_nobody()
-    os.chdir(place)
     for name in ("HOME", "SEGCAL_SCRATCH", "TMPDIR"):
         os.environ[name] = str(place.parent)
     tempfile.tempdir = None
