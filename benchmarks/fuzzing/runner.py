@@ -164,21 +164,19 @@ def _warm() -> None:
         if found.name not in ("mbcs", "oem"):  # Windows only
             importlib.import_module(f"encodings.{found.name}")
     import matplotlib
+    import PIL.Image
+    import torch
+
+    import segcal
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot
-    import nibabel
-    import optuna
-    import PIL.Image
-    import pyarrow.parquet
-    import torch
-    import torchio
-    import yaml
-    import zarr
-
+    for found in pkgutil.walk_packages(segcal.__path__, "segcal."):
+        if not found.name.startswith(("segcal.testing", "segcal.__main__")):
+            importlib.import_module(found.name)
+    for name in ("matplotlib.pyplot", "optuna", "torchio", "zarr"):
+        importlib.import_module(name)
     PIL.Image.init()
     torch.set_num_threads(1)
-    del nibabel, optuna, pyarrow, torchio, yaml, zarr
 
 
 def _fork(work: Callable[[], None]) -> int:
