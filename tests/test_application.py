@@ -19,6 +19,7 @@ from segcal.cases import Case, Cohort, Provenance
 from segcal.engines import Serial, Threads
 from segcal.errors import MismatchError, OutputError, ScoreError, UsageError
 from segcal.head import Regions, Softmax
+from segcal.scores import FULL, Resolution
 from segcal.sinks.npz import NpzSink
 from segcal.sources.arrays import ArrayField
 
@@ -133,9 +134,10 @@ def padded(head, channels):
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("pool", ["probs", "logits"])
 @pytest.mark.parametrize(("head", "channels"), [(HEAD, 3), (REGIONS, 2)], ids=["classes", "regions"])
-def test_padding_comes_through_as_it_was(head, channels, pool, members):
+@pytest.mark.parametrize("resolution", [FULL, Resolution(0.005, 0.005)], ids=["fine", "coarse"])
+def test_padding_comes_through_as_it_was(head, channels, pool, members, resolution):
     p, inside, crop = padded(head, channels)
-    pooled = cohort([p] * members, head=head, pool=pool, crop=crop)
+    pooled = cohort([p] * members, head=head, pool=pool, crop=crop).at_least(resolution)
     kept, counts = applied(scale(0.2, head, pooled.pooled_kind), pooled, ("entropy", "confidence", "error"))
     assert (kept["p"][:, ~inside] == p.reshape(channels, -1)[:, ~inside]).all()
     assert (kept["p"][:, inside] != p.reshape(channels, -1)[:, inside]).any(0).all()

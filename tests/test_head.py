@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from segcal import scores as scores_
 from segcal.errors import LabelError, ScoreError, UsageError
 from segcal.head import NO_TARGET, Regions, Softmax, check_labels, from_json
+from segcal.scores import FULL, Resolution
 
 NESTED = Regions(("whole", "core", "enhancing"), ((1, 2, 3), (2, 3), (3,)), (1, 2, 3), 255)
 CLASSES = Softmax(("background", "organ", "lesion"), 0, 255)
@@ -165,3 +168,57 @@ def test_no_voxel_is_nothing(head):
     assert head.decide(empty, "probs").shape == (len(head.parts), 0)
     assert head.targets(torch.zeros(0, dtype=torch.int64)).shape == (len(head.parts), 0)
     assert head.label_map(empty).shape == (0,)
+
+
+COARSE = Resolution(0.01, 0.1)
+
+
+def test_stored_zeros_of_classes_count_as_half_a_step():
+    p = torch.tensor([[1.0, 0.0, 0.004], [0.0, 1.0, 0.996]]).T.contiguous()
+    rows = Softmax(("a", "b", "c")).canonical(p, "probs", COARSE)
+    expected = torch.tensor([[1.0, 0.01, 0.01], [0.01, 1.0, 0.996]], dtype=torch.float64).T
+    torch.testing.assert_close(rows.exp(), expected / expected.sum(0))
+    low = Softmax(("a", "b", "c")).floored(p, "probs", COARSE)
+    assert low.T.tolist() == [[False, True, True], [True, False, False]]
+
+
+def test_regions_are_kept_from_zero_and_from_one_each_by_its_own():
+    s = torch.tensor([[0.0, 0.5, 1.0]])
+    head = Regions(("r",), ((1,),), (1,))
+    rows = head.canonical(s, "probs", COARSE).exp()
+    assert rows[1].tolist() == pytest.approx([0.01 / 1.01, 0.5, 1 / 1.1]) and rows.sum(0).tolist() == pytest.approx(
+        [1] * 3
+    )
+    assert head.floored(s, "probs", COARSE).tolist() == [[False, False, True], [True, False, False]]
+
+
+@given(
+    arrays(np.float32, (3, 7), elements=st.floats(0, 1, width=32)), st.sampled_from(["probs", "scores", "log_probs"])
+)
+def test_at_full_resolution_no_bit_is_another(p, kind):
+    p = torch.from_numpy(p) + (0 if kind != "scores" else 0.5)
+    s = p.double().log() if kind == "log_probs" else p.double()
+    s = s if kind == "log_probs" else (s / s.sum(0) if kind == "scores" else s).clamp_min(1e-12).log()
+    s = s.clamp_min(torch.log(torch.tensor(1e-12, dtype=torch.float64)).item()) if kind == "log_probs" else s
+    plain = s - torch.logsumexp(s, 0, keepdim=True)
+    given_ = p.double().log() if kind == "log_probs" else p
+    assert torch.equal(Softmax(("a", "b", "c")).canonical(given_, kind, FULL), plain)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=9), st.floats(1e-12, 0.2), st.floats(1e-12, 0.2))
+def test_floors_never_move_a_decision_or_turn_two_classes(values, zero, one):
+    s = torch.tensor([values])
+    head = Regions(("r",), ((1,),), (1,))
+    rows = head.canonical(s, "probs", Resolution(zero, one))
+    inside = (rows[1] > rows[0]).long()
+    assert ((inside == head.decide(s, "probs")[0]) | (abs(s[0] - 0.5) < 1e-6)).all()
+    p = torch.tensor(values)[:, None]
+    floored = scores_.canonical(p, "probs", floor=zero)
+    order = torch.argsort(p[:, 0], stable=True)
+    assert (floored[order, 0].diff() >= 0).all()
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 1e-3), (1e-3, 0.6), (float("nan"), 1e-3)])
+def test_a_resolution_is_half_a_step(wrong):
+    with pytest.raises(UsageError, match="resolution"):
+        Resolution(*wrong)

@@ -12,7 +12,8 @@ from segcal.calibrators import AffineMap, Calibrator, FitData, ScaleMap
 from segcal.cases import Case, Cohort, Provenance, Record
 from segcal.errors import MismatchError, UsageError
 from segcal.head import Regions, Softmax
-from segcal.matching import check_match, fitted_cases, likeness
+from segcal.matching import check_match, fitted_cases, level, likeness
+from segcal.scores import FULL, Resolution
 from segcal.sources.arrays import ArrayField
 
 HEAD = Softmax(("background", "organ"))
@@ -242,3 +243,20 @@ def test_cases_are_known_by_scores_or_labels_and_never_by_a_constant_map():
     ]
     assert fitted_cases(known, seen) == ["renamed", "rescored", "relabelled", "constant, rescored not"]
     assert fitted_cases(calibrator(data=False), seen) == []
+
+
+def test_both_are_taken_at_the_coarser_resolution_and_it_is_said_where_they_differ():
+    fine, coarse = cohort(), cohort().at_least(Resolution(0.002))
+    cal = calibrator()
+    assert level(cal, fine)[2] == [] and level(cal, fine)[1] is fine
+    for one, other in ((cal.at_least(Resolution(0.002)), fine), (cal, coarse)):
+        leveled, at, said = level(one, other)
+        assert leveled.resolution == at.resolution == Resolution(0.002)
+        assert len(said) == 1 and "counts as 0.002" in said[0]
+    assert level(cal.at_least(Resolution(0.0019)), coarse)[2] == []  # as good as equal
+    assert cal.resolution == FULL and fine.resolution == FULL
+
+
+def test_logits_have_no_zeros_to_count():
+    logits = cohort(kind="logits")
+    assert level(calibrator().at_least(Resolution(0.01)), logits)[1].resolution == FULL

@@ -28,10 +28,10 @@ from segcal.calibrators.local import TemperatureField
 from segcal.cases import PADDING, Block, Case, CaseReader, Cohort, Window
 from segcal.engines import Engine, Outcome
 from segcal.errors import UsageError
-from segcal.head import Head, Softmax
+from segcal.head import Head, Regions, Softmax
 from segcal.journal import Scratch
-from segcal.matching import check_match
-from segcal.scores import FLOOR
+from segcal.matching import check_match, level
+from segcal.scores import Resolution
 from segcal.sinks import Delivered, Sink, Writer
 from segcal.sinks.ledger import Ledger, read_digest
 from segcal.surroundings import Surroundings
@@ -64,6 +64,7 @@ def apply(
                 "maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas."
             )
     check_match(calibrator, cohort, go_on=go_on)
+    calibrator, cohort, _ = level(calibrator, cohort)
     outcomes = engine.map(cohort, Application(calibrator, sink, maps, ledger))
     if any(o.error is None for o in outcomes):
         sink.finish(cohort)
@@ -135,7 +136,7 @@ class AppliedCase:
         ]
         p = calibrator.deliver(block.scores, block.kind, temperatures)
         if bool(padding.any()):
-            p = torch.where(padding, _published(block, head), p)
+            p = torch.where(padding, _published(block, head, self.cohort.resolution), p)
         label, before = head.label_map(p), head.predicted(block.scores, block.kind)
         shown = label
         if self.delivered is not None:
@@ -157,15 +158,19 @@ class AppliedCase:
         return dict(self.counts)
 
 
-def _published(block: Block, head: Head) -> Tensor:
+def _published(block: Block, head: Head, resolution: Resolution) -> Tensor:
     """The scores themselves as float32 probabilities.
 
     What lies at the floor of the logarithm was stored as less, as 0 in padding.
     """
     if block.kind == "probs":
         return block.scores.float()
-    p = head.probabilities(head.canonical(block.scores, block.kind))
-    return torch.where(p <= FLOOR * (1 + 1e-9), 0.0, p).float()
+    rows = head.canonical(block.scores, block.kind).exp()
+    each = [resolution.one, resolution.zero] * len(head.parts) if isinstance(head, Regions) else [resolution.zero]
+    floors = torch.tensor(each, dtype=rows.dtype)[:, None]
+    rows = torch.where(rows <= floors * (1 + 1e-9), 0.0, rows)
+    parts = [rows[head.slice(part)] for part in range(len(head.parts))]
+    return head.probabilities(torch.cat([part / part.sum(0) for part in parts]).log()).float()
 
 
 def _maps(name: str, p: Tensor, label: Tensor, head: Head) -> dict[str, Tensor]:

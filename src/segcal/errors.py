@@ -12,6 +12,8 @@ SegcalError
 │   ├── ScoreError      scores that cannot be what they are declared to be
 │   └── HeldOutError    cases offered as a test that the calibrator was fitted on
 └── OutputError         a result cannot be written (a full disk, an existing file)   exit 3
+
+KindWarning             scores look like another kind than declared: goes on
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ def visible(text: str) -> str:
     without width and bytes that are no UTF-8 stand as Python escapes them. Names of files and classes may hold any.
     """
     return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+class KindWarning(UserWarning):
+    """Scores look like another kind than the one they are declared to be; they are used as declared."""
 
 
 class SegcalError(Exception):

@@ -25,7 +25,7 @@ from segcal.engines import Ask, Engine, Need
 from segcal.engines.need import HANDED, state_bytes
 from segcal.errors import HeldOutError
 from segcal.head import Head
-from segcal.matching import check_match, fitted_cases
+from segcal.matching import check_match, fitted_cases, level
 from segcal.methods.method import Fit
 from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
 from segcal.metrics.summary import ACE_BINS, ECE_BINS, Gathered, Summary, combine_parts, mean_known, suite
@@ -211,6 +211,8 @@ def evaluate(
     notes: list[str] = []
     if calibrator is not None:
         notes += check_match(calibrator, cohort, go_on=go_on)
+        calibrator, cohort, said = level(calibrator, cohort)
+        notes += [note for note in said if note not in cohort.storage.notes()]
         cohort = _without_fitted(cohort, calibrator, engine, fitted, notes)
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     if calibrator is not None:
@@ -220,7 +222,7 @@ def evaluate(
     if seen and fitted != "include":
         raise _seen(seen, len(cohort))
     before = found["uncalibrated"]
-    notes += [*hidden_note(records), *found_note(cohort)]
+    notes += [*hidden_note(records), *found_note(cohort), *cohort.storage.notes(records)]
     notes += _without_boundary(before.summary)
     return Evaluation(cohort, before, found.get("calibrated"), records, seen, notes)
 
@@ -437,12 +439,13 @@ def _subset(cohort: Cohort, ids: Sequence[str]) -> Cohort | None:
 
 def _seen(seen: Sequence[str], count: int) -> HeldOutError:
     shown = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
+    leave = "--fitted exclude to leave these out, " if len(seen) < count else ""
     return HeldOutError(
         "held-out cases",
         found=f"{len(seen)} of {count} that the calibrator was fitted on ({shown}), recognised by their content",
         expected="cases it has not seen",
         do=(
-            "Evaluate other cases; or pass --fitted exclude to leave these out, --fitted include for in-sample numbers."
+            f"Evaluate other cases; or pass {leave}--fitted include for in-sample numbers."
             " `segcal inspect` shows the cross-fitted numbers of the fit."
         ),
     )

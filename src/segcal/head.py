@@ -12,6 +12,7 @@ Ties go to the lowest index (the first maximum, as np.argmax has it), so a regio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.nn.functional import logsigmoid
 from segcal import scores as scores_
 from segcal.errors import LabelError, UsageError
 from segcal.ranking import winner
-from segcal.scores import Kind
+from segcal.scores import FULL, Kind, Resolution
 
 NO_TARGET = -1
 
@@ -85,9 +86,18 @@ class Softmax:
         """Raise ScoreError if `scores` (C, n) cannot be of `kind`."""
         scores_.check(scores, kind, where)
 
-    def canonical(self, scores: Tensor, kind: Kind) -> Tensor:
+    def canonical(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
         """Canonical log-probabilities (C, n), float64."""
-        return scores_.canonical(scores, kind)
+        return scores_.canonical(scores, kind, floor=resolution.zero)
+
+    def floored(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
+        """(C, n): which scores stand for a probability at the floor of their `resolution` or below."""
+        s = scores.double()
+        if kind == "logits":
+            return self.canonical(s, kind) <= math.log(scores_.FLOOR)
+        if kind == "log_probs":
+            return s <= math.log(resolution.zero)
+        return s <= resolution.zero * (s.sum(0, keepdim=True) if kind == "scores" else 1.0)
 
     def free_energy(self, scores: Tensor, kind: Kind) -> Tensor | None:
         """F(z) per voxel, shape (n,), for logits; None where the kind has none to measure."""
@@ -211,15 +221,22 @@ class Regions:
             )
         scores_.check(scores, kind, where, classes_sum=False)
 
-    def canonical(self, scores: Tensor, kind: Kind) -> Tensor:
+    def canonical(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
         """Canonical log-probabilities (2R, n), float64: outside and inside of each region."""
         s = scores.double()
         if kind == "logits":
             pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1).clamp_min(scores_.LOWEST)
         else:
-            pair = torch.stack([1 - s, s], 1).clamp_min(scores_.FLOOR).log()
+            pair = torch.stack([(1 - s).clamp_min(resolution.one), s.clamp_min(resolution.zero)], 1).log()
             pair = pair - pair.logsumexp(1, keepdim=True)
         return pair.flatten(0, 1)
+
+    def floored(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
+        """(2R, n): which scores stand for a probability at the floor of their `resolution` or below."""
+        s = scores.double()
+        if kind == "logits":
+            return self.canonical(s, kind) <= math.log(scores_.FLOOR)
+        return torch.stack([1 - s <= resolution.one, s <= resolution.zero], 1).flatten(0, 1)
 
     def free_energy(self, scores: Tensor, kind: Kind) -> Tensor | None:
         """None: a sigmoid output has no free energy to measure."""

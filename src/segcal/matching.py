@@ -46,6 +46,26 @@ def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) 
     return [*found.differences, *(f"{note}. --networks, given to fit and here, makes sure" for note in found.notes)]
 
 
+LIKE = 1.5
+"""Times by which what stored zeros count as may differ without a word."""
+
+
+def level(calibrator: Calibrator, cohort: Cohort) -> tuple[Calibrator, Cohort, list[str]]:
+    """Both at the coarser of their resolutions, so that a stored 0 counts as the same wherever it is met; and what must
+    be said of it. Scores without stored zeros, as logits, stay as they are.
+    """
+    was, now = calibrator.resolution, cohort.resolution
+    said = cohort.storage.notes()
+    if cohort.kind == "logits":
+        return calibrator, cohort, said
+    if calibrator.kind != "logits" and max(was.zero, now.zero) > LIKE * min(was.zero, now.zero):
+        said.append(
+            f"a stored 0 counted as {was.zero:.2g} in the fit and would count as {now.zero:.2g} here, by the steps in"
+            f" which scores are stored: it counts as {max(was.zero, now.zero):.2g}"
+        )
+    return calibrator.at_least(now), cohort.at_least(was), said
+
+
 ORIGINS: Mapping[Origin | None, str] = {
     "validation": "validation predictions of nnU-Net",
     "prediction": "predictions of nnUNetv2_predict",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segcal.errors import UsageError
 from segcal.head import Head, Regions
-from segcal.scores import Kind
+from segcal.scores import FULL, Kind, Resolution
 
 Pool = Literal["probs", "logits"]
 POOLS: tuple[Pool, ...] = ("probs", "logits")
@@ -31,9 +31,13 @@ def pooled_kind(kind: Kind, pool: Pool, members: int, head: Head) -> Kind:
     return "logits" if kind == "logits" or isinstance(head, Regions) else "log_probs"
 
 
-def pool_members(members: Iterable[Tensor], count: int, kind: Kind, pool: Pool, head: Head) -> Tensor:
+def pool_members(
+    members: Iterable[Tensor], count: int, kind: Kind, pool: Pool, head: Head, resolution: Resolution = FULL
+) -> Tensor:
     """Mean of `count` members (each (channels, n)), in the sense of `pool`: shape (channels, n); a single member is
     returned unchanged, several as float64.
+
+    `resolution`, at which members are stored, floors what `logits` takes the logarithm of.
     """
     if count < 1:
         raise UsageError(
@@ -43,7 +47,7 @@ def pool_members(members: Iterable[Tensor], count: int, kind: Kind, pool: Pool, 
     for member in members:
         if count == 1:
             return member
-        term = _term(member, kind, pool, head)
+        term = _term(member, kind, pool, head, resolution)
         total = term if total is None else total.add_(term)
     assert total is not None
     total /= count
@@ -52,7 +56,7 @@ def pool_members(members: Iterable[Tensor], count: int, kind: Kind, pool: Pool, 
     return total
 
 
-def _term(member: Tensor, kind: Kind, pool: Pool, head: Head) -> Tensor:
+def _term(member: Tensor, kind: Kind, pool: Pool, head: Head, resolution: Resolution) -> Tensor:
     if pool == "probs":
         if kind == "probs":
             return member.to(torch.float64, copy=True)
@@ -60,5 +64,5 @@ def _term(member: Tensor, kind: Kind, pool: Pool, head: Head) -> Tensor:
         return head.probabilities(rows)
     if kind == "logits":
         return member.to(torch.float64, copy=True)
-    rows = head.canonical(member, kind)
+    rows = head.canonical(member, kind, resolution)
     return rows[1::2] - rows[0::2] if isinstance(head, Regions) else rows

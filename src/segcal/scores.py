@@ -3,13 +3,15 @@
 Promises: the kind is declared by the caller and never guessed from values. From logits, canonical log-probabilities are
 x = z - F(z) with F(z) = log sum_c exp z_c (K26 Eq. 8, 9), where no difference that any softmax can show is floored:
 they end at `LOWEST`, which is also what a logit of minus infinity gives, a class that was ruled out. *Probabilities*
-are floored at `FLOOR` before the logarithm. All of it is computed in float64. An empty set of voxels gives an empty
-result. Deviation: probabilities and log-probabilities are renormalised (their rows may sum to one only within
-`SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
+are floored before the logarithm, at `FLOOR` or, where they are stored in coarse steps, at half of one (`Resolution`).
+All of it is computed in float64. An empty set of voxels gives an empty result. Deviation: probabilities and
+log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that F(x) = 0 holds
+exactly.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +27,35 @@ FLOOR = 1e-12
 
 LOWEST = -(2.0**15)
 """Lowest log-probability made from logits: e^x is 0 below -745, and sums over a block stay finite."""
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a stored probability that cannot be told from 0, or from 1, counts as: `zero`, and 1 - `one`.
+
+    Half the step in which scores are stored, and no less than `FLOOR`. `one` matters to regions only, whose outside is
+    what their inside leaves of 1; classes are told from 0 each on its own.
+    """
+
+    zero: float = FLOOR
+    one: float = FLOOR
+
+    def __post_init__(self) -> None:
+        if not (FLOOR <= self.zero <= 0.5 and FLOOR <= self.one <= 0.5):
+            raise UsageError(
+                "resolution",
+                found=f"{self.zero}, {self.one}",
+                expected=f"numbers from {FLOOR:g} to 0.5",
+                do="They are half the steps in which probabilities are stored.",
+            )
+
+    def coarser(self, other: Resolution) -> Resolution:
+        """The coarser of two, at either end."""
+        return Resolution(max(self.zero, other.zero), max(self.one, other.one))
+
+
+FULL = Resolution()
+"""Of logits, and of probabilities precise enough for the floor of all."""
 
 SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one."""
@@ -84,7 +115,7 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
             where,
             found=f"values from {low:.6g} to {high:.6g}",
             expected="probabilities in [0, 1]" if kind == "probs" else "scores of zero or more",
-            do="If these are raw network outputs, declare them with kind='logits' (--kind logits).",
+            do=_otherwise(low, kind, classes_sum),
         )
     if kind == "scores":
         if (scores.sum(dim) <= 0).any():
@@ -108,10 +139,26 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
                 found=f"a voxel whose probabilities sum to {worst.item():.6g}",
                 expected=f"a sum of 1 within {SUM_TOLERANCE:g} over the classes",
                 do=(
-                    "Check the class axis; for sigmoid (region) outputs use a region head, for raw outputs --kind"
-                    " logits."
+                    f"Check the class axis; sigmoids are of a region head (dataset.json). {_otherwise(low, kind, True)}"
                 ),
             )
+
+
+def _otherwise(low: float, kind: Kind, classes_sum: bool) -> str:
+    """What else scores of `low` and more may be declared as, in words that are then taken."""
+    if low < 0:
+        return "If these are raw network outputs, declare them with kind='logits' (--kind logits)."
+    if kind == "log_probs":
+        return "If these are probabilities, declare them with kind='probs' (--kind probs)."
+    if classes_sum:
+        return (
+            "Positive scores that need not sum to 1, as counts, bytes or rounded probabilities, are kind='scores'"
+            " (--kind scores); raw network outputs are kind='logits' (--kind logits)."
+        )
+    return (
+        "Divide them by what stands for 1, 255 in bytes; raw network outputs are declared with kind='logits' (--kind"
+        " logits)."
+    )
 
 
 def canonical(scores: Tensor, kind: Kind, dim: int = 0, floor: float = FLOOR) -> Tensor:

@@ -186,7 +186,7 @@ class Surroundings:
         def rows(start: int, stop: int) -> Tensor:
             scores, kind = self.reader.scores(start, stop), self.cohort.pooled_kind
             energy = head.free_energy(scores, kind)
-            canonical = head.canonical(scores, kind)
+            canonical = head.canonical(scores, kind, self.cohort.resolution)
             return canonical if energy is None else torch.cat([canonical, energy[None]])
 
         found = self._box(grid, tile, rows)

@@ -19,6 +19,7 @@ from segcal.calibrators.calibrator import Solution
 from segcal.cases import Provenance, Record
 from segcal.errors import MissingError, OutputError, UnreadableError
 from segcal.head import Regions, Softmax
+from segcal.scores import FULL, Resolution
 
 HEAD = Softmax(("a", "b", "c"), background=0, ignore=255)
 SOLUTION = Solution(
@@ -111,6 +112,22 @@ def test_comes_back_bit_for_bit(name, tmp_path) -> None:
     scores = torch.rand(2, made.head.channels, 7)
     scores = scores / scores.sum(1, keepdim=True) if made.kind == "probs" and isinstance(made.head, Softmax) else scores
     assert torch.equal(made(scores), back(scores))
+
+
+def test_what_stored_zeros_count_as_is_kept_and_files_of_before_have_the_finest(tmp_path) -> None:
+    made = calibrators()["scale"]
+    assert load(saved(tmp_path, lambda d: d.pop("resolution"))).resolution == FULL
+    path = tmp_path / "coarse.safetensors"
+    made.at_least(Resolution(0.002, 0.01)).save(path)
+    assert load(path).resolution == Resolution(0.002, 0.01) and made.resolution == FULL
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"zero": "x"}, {"zero": 0.7}, {"one": 0}, {"two": 0.1}, [], None, {"zero": float("nan")}]
+)
+def test_a_floor_that_is_none_is_refused(tmp_path, wrong) -> None:
+    with pytest.raises(UnreadableError):
+        load(saved(tmp_path, lambda d: d.update(resolution=wrong)))
 
 
 def test_says_what_it_is(tmp_path) -> None:

@@ -32,7 +32,7 @@ def ensemble(
         (root / f"m{k}").mkdir()
         for case in cases:
             made[f"m{k}/{case}"] = rng.random((3, 4, 5)).astype(np.float32) + 0.1
-            made[f"m{k}/{case}"] /= made[f"m{k}/{case}"].sum(0)
+            made[f"m{k}/{case}"] /= made[f"m{k}/{case}"].sum(0) / (2 if key == "logits" else 1)
             np.savez_compressed(root / f"m{k}" / f"{case}.npz", **{key: made[f"m{k}/{case}"]})
     return made
 
@@ -98,9 +98,10 @@ def test_keys_that_do_not_declare(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="arrays logits, probs"):
         open_cohort(tmp_path / "b.npz")
     assert open_cohort(tmp_path / "b.npz", kind="probs").kind == "probs"
-    np.savez(tmp_path / "c.npz", logits=x)
-    with pytest.raises(UsageError, match="beside kind='probs'"):
-        open_cohort(tmp_path / "c.npz", kind="probs")
+    with pytest.raises(UsageError, match="arrays logits, probs beside kind='scores'"):
+        open_cohort(tmp_path / "b.npz", kind="scores")
+    np.savez(tmp_path / "c.npz", logits=x, spacing=x)
+    assert open_cohort(tmp_path / "c.npz", kind="probs").kind == "probs"  # what the caller says is more than a name
     with pytest.raises(UsageError, match="kind: found 'softmax'"):
         open_cohort(tmp_path / "c.npz", kind="softmax")
 

@@ -303,8 +303,7 @@ def test_properties_that_cannot_be_used(predict: Any, tmp_path: Path) -> None:
 
 def test_arguments_that_contradict_the_files(predict: Any, tmp_path: Path) -> None:
     predict()
-    with pytest.raises(UsageError, match="kind: found 'logits'; expected 'probs'"):
-        open_cohort(tmp_path / "m0", kind="logits")
+    assert open_cohort(tmp_path / "m0", kind="logits").kind == "logits"  # as early versions stored
     with pytest.raises(UsageError, match="pool: found 'mean'"):
         open_cohort(tmp_path / "m0", pool="mean")  # type: ignore[arg-type]
     described = json.loads((tmp_path / "m0" / "dataset.json").read_text())

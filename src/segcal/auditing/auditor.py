@@ -34,7 +34,7 @@ from segcal.cases import ROLES, Cohort, found_note
 from segcal.engines import Engine
 from segcal.errors import UsageError
 from segcal.head import Head
-from segcal.matching import check_match
+from segcal.matching import check_match, level
 from segcal.metrics.flips import FlipAudit
 
 
@@ -56,13 +56,15 @@ def audit(
     plain arrays are reversed, which NIfTI has to know). Raises MismatchError as `check_match`, UsageError for sizes or
     for maps where there is no free energy, and the first error of a case that cannot be read.
     """
-    notes: list[str] = []
-    whole: VoxelWise | WholeCase = WholeCase(subject, cohort.pooled_kind)
+    notes: list[str] = [*cohort.doubts]
     if isinstance(subject, Calibrator):
         notes += check_match(subject, cohort, go_on=go_on)
+        subject, cohort, said = level(subject, cohort)
+        notes += said
         cohort.having(subject.fields)
-        if not subject.looks_around:
-            whole = VoxelWise(subject)
+    whole: VoxelWise | WholeCase = WholeCase(subject, cohort.pooled_kind)
+    if isinstance(subject, Calibrator) and not subject.looks_around:
+        whole = VoxelWise(subject)
     if energy_maps is not None and not cohort.has_logits:
         raise UsageError(
             "energy_maps",

@@ -4,7 +4,7 @@ merge exactly.
     Preservation   labels changed, pairs of classes swapped, ties created: of the float32 array delivered, against the
                    scores as given
     Movement       how far shifted scores move what is delivered, beside a plain softmax of the same scores
-    Saturation     scores at or below the floor of 1e-12
+    Saturation     scores at or below the floor: 1e-12, or half the step in which they are stored
 
 A label is changed where np.argmax of what is delivered (for a region: its side of 0.5) is another than that of the
 scores. A pair is swapped where one class is strictly above in the scores and strictly below in what is delivered. A tie
@@ -26,7 +26,7 @@ from torch import Tensor
 from segcal.accumulate import Array, Count, ExactSum, Leaf, Max, Mergeable
 from segcal.head import Head, Regions
 from segcal.ranking import winner
-from segcal.scores import FLOOR, Kind
+from segcal.scores import FULL, Kind, Resolution
 
 Parts = tuple[Tensor, ...]
 
@@ -258,8 +258,8 @@ def _largest(change: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Saturated:
-    """Of `scores` numbers in `voxels` voxels, how many stand for a probability of 1e-12 or less, and in how many voxels
-    one does.
+    """Of `scores` numbers in `voxels` voxels, how many stand for a probability at the floor or below, and in how many
+    voxels one does.
     """
 
     scores: int
@@ -270,9 +270,10 @@ class Saturated:
 
 @dataclass(frozen=True)
 class Saturation:
-    """Of `head`; for a region both its inside and its outside count."""
+    """Of `head`, whose scores are stored at `resolution`; for a region both its inside and its outside count."""
 
     head: Head
+    resolution: Resolution = FULL
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
@@ -281,7 +282,7 @@ class Saturation:
 
     def fold(self, scores: Tensor, kind: Kind) -> Mapping[str, Any]:
         """Partial counts of one block of scores (channels, n)."""
-        low = _at_floor(scores, kind, self.head)
+        low = self.head.floored(scores, kind, self.resolution)
         return {
             "scores": low.numel(),
             "voxels": low.shape[1],
@@ -292,18 +293,6 @@ class Saturation:
     def result(self, values: Mapping[str, Array]) -> Saturated:
         """Plain numbers."""
         return Saturated(**{name: int(v) for name, v in values.items()})
-
-
-def _at_floor(scores: Tensor, kind: Kind, head: Head) -> Tensor:
-    """(rows, n): whether a score stands for a probability at the floor or below, before any floor is applied."""
-    s = scores.double()
-    if kind == "logits":
-        return head.canonical(s, kind) <= float(np.log(FLOOR))
-    if isinstance(head, Regions):
-        return torch.cat([1 - s, s]) <= FLOOR
-    if kind == "scores":
-        s = s / s.sum(0, keepdim=True)
-    return s <= (float(np.log(FLOOR)) if kind == "log_probs" else FLOOR)
 
 
 REGISTERED: tuple[Callable[[Head], Mergeable], ...] = (Preservation, lambda head: Movement(head, True), Saturation)

@@ -53,7 +53,7 @@ class Plan:
         head = cohort.head
         out: dict[Key, Mergeable] = {
             "preservation": Preservation(head),
-            "saturation": Saturation(head),
+            "saturation": Saturation(head, cohort.resolution),
             "energy": FreeEnergySpread(),
         }
         out |= {probe: Movement(head, isinstance(self.subject, VoxelWise)) for probe in self.probes}
@@ -125,7 +125,7 @@ class AuditedCase:
         self.roles += torch.bincount(block.role.long(), minlength=4)
         scores, p = (t if bool(inside.all()) else t[:, inside] for t in (block.scores, delivered))
         self._add("preservation", Preservation(head).fold(scores, kind, p))
-        self._add("saturation", Saturation(head).fold(scores, kind))
+        self._add("saturation", Saturation(head, self.cohort.resolution).fold(scores, kind))
         before = scores_by_part(scores, kind, head)
         after = scores_by_part(p, "probs", head)
         moved = torch.stack([winner(a) != winner(b) for a, b in zip(before, after, strict=True)]).any(0)

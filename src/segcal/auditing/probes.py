@@ -57,7 +57,7 @@ class Probe:
                 .tolist()
             )
             moved = (m.double() + d for m, d in zip(members, own, strict=True))
-        return pool_members(moved, len(members), cohort.kind, cohort.pool, cohort.head)
+        return pool_members(moved, len(members), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
 
 
 def probes(cohort: Cohort, sizes: Sequence[float], seed: int) -> list[Probe]:

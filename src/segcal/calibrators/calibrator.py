@@ -11,6 +11,7 @@ softmax head's label is kept where the map guarantees it. An empty batch gives a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from segcal.guarantees import Guarantees, weakest
 from segcal.head import Head, Regions
 from segcal.pooling import Pool
 from segcal.ranking import winner
-from segcal.scores import Kind
+from segcal.scores import FULL, Kind, Resolution
 from segcal.surroundings import Grid, Surroundings
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Solution:
 @dataclass(frozen=True)
 class FitData:
     """What a calibrator was fitted on: enough to recognise the cases and to notice a mismatch, nothing of the
-    images.
+    images. `notes`: what must be known of how their scores are stored.
     """
 
     name: str
@@ -78,6 +79,7 @@ class FitData:
     provenance: Provenance
     records: tuple[Record, ...]
     voxels: int
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain description."""
@@ -93,6 +95,7 @@ class FitData:
             Provenance.from_json(described["provenance"]),
             records,
             described["voxels"],
+            tuple(described.get("notes", ())),
         )
 
 
@@ -111,7 +114,8 @@ def check_keeps(head: Head, keep_decision: bool | None) -> None:
 
 
 class Calibrator(nn.Module):
-    """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`.
+    """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`, stored at
+    `resolution`: what a probability that is stored as 0 counts as, here too.
 
     Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind
     (`check=False` skips that look).
@@ -128,6 +132,7 @@ class Calibrator(nn.Module):
         data: FitData | None = None,
         keep_decision: bool | None = None,
         crossfit: Mapping[str, Any] | None = None,
+        resolution: Resolution = FULL,
     ) -> None:
         super().__init__()
         if len(maps) != len(head.parts):
@@ -153,6 +158,7 @@ class Calibrator(nn.Module):
         self.solution = solution
         self.data = data
         self.crossfit = crossfit
+        self.resolution = resolution
         self.keep_decision = isinstance(head, Regions) if keep_decision is None else keep_decision
 
     @property
@@ -172,6 +178,12 @@ class Calibrator(nn.Module):
             reason = "probabilities are kept on their side of 0.5"
             found = replace(found, preserves_argmax="proven", reasons={**found.reasons, "preserves_argmax": reason})
         return found
+
+    def at_least(self, resolution: Resolution) -> Calibrator:
+        """The same maps for scores that are stored at `resolution`, or at the calibrator's own, if that is coarser."""
+        other = copy.copy(self)
+        other.resolution = self.resolution.coarser(resolution)
+        return other
 
     @property
     def looks_around(self) -> bool:
@@ -218,7 +230,10 @@ class Calibrator(nn.Module):
         flat, kind = self._flat(scores, kind, check)
         around = self._around(scores, flat, kind, fields, counted)
         rows = self.map_rows(
-            self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), around
+            self.head.canonical(flat, kind, self.resolution),
+            self._energy(flat, kind),
+            self.head.ranking(flat, kind),
+            around,
         )
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
@@ -270,7 +285,10 @@ class Calibrator(nn.Module):
         `temperatures`: as `map_rows`.
         """
         rows = self.map_rows(
-            self.head.canonical(flat, kind), self._energy(flat, kind), self.head.ranking(flat, kind), temperatures
+            self.head.canonical(flat, kind, self.resolution),
+            self._energy(flat, kind),
+            self.head.ranking(flat, kind),
+            temperatures,
         )
         return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
 
@@ -317,7 +335,7 @@ class Calibrator(nn.Module):
             return None
         if not flat.numel():
             return [flat.new_ones(flat.shape[1])] * len(self.maps)
-        rows, energy, batch = self.head.canonical(flat, kind), self._energy(flat, kind), len(scores)
+        rows, energy, batch = self.head.canonical(flat, kind, self.resolution), self._energy(flat, kind), len(scores)
         out: list[Tensor | None] = []
         for r, m in enumerate(self.maps):
             if not isinstance(m, LocalMap):

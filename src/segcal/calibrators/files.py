@@ -1,8 +1,8 @@
 """Calibrator files: safetensors for the numbers, JSON metadata for everything else. Never pickle.
 
-Schema 1: metadata key `segcal` holds {schema, method, head, kind, keep_decision, maps, solution, data, crossfit,
-versions}; tensors are named `part.name`. Anything else, a newer schema included, is a clear error. Files are written
-whole or not at all.
+Schema 1: metadata key `segcal` holds {schema, method, head, kind, resolution, keep_decision, maps, solution, data,
+crossfit, versions}; tensors are named `part.name`. Files of before there was a `resolution` have the finest. Anything
+else, a newer schema included, is a clear error. Files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
 from segcal.errors import MissingError, SegcalError, UnreadableError
 from segcal.reading import json_value, listed, readable, shown, too_much
+from segcal.scores import Resolution
 
 SCHEMA = 1
 
@@ -82,6 +84,7 @@ def describe(calibrator: Calibrator) -> dict[str, Any]:
         "method": calibrator.method,
         "head": calibrator.head.to_json(),
         "kind": calibrator.kind,
+        "resolution": asdict(calibrator.resolution),
         "keep_decision": calibrator.keep_decision,
         "maps": [m.type_name for m in maps],
         "guarantees": calibrator.guarantees().to_json(),
@@ -185,6 +188,7 @@ def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calib
         data=None if described["data"] is None else FitData.from_json(described["data"]),
         keep_decision=described["keep_decision"],
         crossfit=described["crossfit"],
+        resolution=Resolution(**described.get("resolution", {})),
     )
 
 

@@ -17,6 +17,7 @@ from segcal.cases.case import (
 from segcal.cases.cohort import CaseReader, Cohort, FieldWindows
 from segcal.cases.padding import Box, UnrecordedBox, found_note, hidden_note
 from segcal.cases.rows import Block, Note, Prepared, Record, Rows
+from segcal.cases.storage import Storage
 
 __all__ = [
     "BLOCK",
@@ -38,6 +39,7 @@ __all__ = [
     "Provenance",
     "Record",
     "Rows",
+    "Storage",
     "UnrecordedBox",
     "Window",
     "block_length",

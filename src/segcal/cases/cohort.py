@@ -22,12 +22,13 @@ from segcal import journal
 from segcal.cases.case import IGNORED, OUTSIDE, PADDING, ROLES, SCORED, Case, Provenance, Window, block_length
 from segcal.cases.padding import Box
 from segcal.cases.rows import Block, Note, Prepared, Record
+from segcal.cases.storage import Sampling, Storage, doubt
 from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
 from segcal.journal import Scratch
 from segcal.places import LabelMap, Places, Stored
 from segcal.pooling import Pool, pool_members, pooled_kind
-from segcal.scores import Kind
+from segcal.scores import Kind, Resolution
 
 NOT_LOOKED_AT = -1
 """Stands in a predicted label map for padding and what lies outside the mask."""
@@ -35,7 +36,10 @@ NOT_LOOKED_AT = -1
 
 @dataclass(frozen=True, eq=False)
 class Cohort(Sequence[Case]):
-    """Cases with one head, one kind of scores, and one way of pooling members."""
+    """Cases with one head, one kind of scores, and one way of pooling members.
+
+    `sampling`: how its storage is found out; a cohort made without one looks at its own cases.
+    """
 
     cases: tuple[Case, ...]
     head: Head
@@ -43,6 +47,7 @@ class Cohort(Sequence[Case]):
     pool: Pool = "probs"
     provenance: Provenance = field(default_factory=Provenance)
     name: str = "cohort"
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -83,6 +88,9 @@ class Cohort(Sequence[Case]):
                     expected=f"{self.head.channels} ({', '.join(self.head.classes)})",
                     do="Check that these predictions belong to this data set, and the class axis.",
                 )
+        # a selection of cases shares it: what is said of storage does not change with what is selected
+        if self.sampling is None or not self.sampling.covers(self):
+            object.__setattr__(self, "sampling", Sampling(self))
 
     @overload
     def __getitem__(self, index: int) -> Case: ...
@@ -103,6 +111,34 @@ class Cohort(Sequence[Case]):
     def pooled_kind(self) -> Kind:
         """Kind of the pooled scores."""
         return pooled_kind(self.kind, self.pool, self.members, self.head)
+
+    @property
+    def storage(self) -> Storage:
+        """In what steps scores are stored: found from a sample of the cohort as it was opened, when first asked for."""
+        assert self.sampling is not None
+        return self.sampling.storage
+
+    @property
+    def resolution(self) -> Resolution:
+        """What stored zeros count as."""
+        return self.storage.resolution
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the declared kind may be wrong; empty where nothing says so."""
+        return [doubt(self.head)] if self.storage.doubtful else []
+
+    def sampled(self) -> Cohort:
+        """Itself, with its storage found out: here, rather than by several threads at once."""
+        known = self.storage
+        return replace(self, sampling=Sampling(self, known))
+
+    def at_least(self, resolution: Resolution) -> Cohort:
+        """The same cases, whose zeros count as no less than `resolution` says."""
+        floor = self.resolution.coarser(resolution)
+        if floor == self.resolution:
+            return self
+        return replace(self, sampling=Sampling(self, replace(self.storage, resolution=floor)))
 
     @property
     def has_logits(self) -> bool:
@@ -232,7 +268,7 @@ class CaseReader:
         role, labels = self.role(start, stop), None
         kept = tuple(self._member(k, start, stop, role) for k in range(len(self.windows))) if keep_members else ()
         scores = (
-            pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head)
+            pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
             if keep_members
             else self.scores(start, stop, role)
         )
@@ -247,7 +283,8 @@ class CaseReader:
         """
         given = self.role(start, stop) if role is None else role
         members = (self._member(k, start, stop, given) for k in range(len(self.windows)))
-        return pool_members(members, len(self.windows), self.cohort.kind, self.cohort.pool, self.cohort.head)
+        cohort = self.cohort
+        return pool_members(members, len(self.windows), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
 
     def labels(self, start: int, stop: int, role: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Labels (n,) int64 of voxels start..stop, checked, and their roles, ignored voxels among them.
@@ -329,7 +366,7 @@ class CaseReader:
         return Prepared(
             block.case,
             block.start,
-            head.canonical(scores, block.kind),
+            head.canonical(scores, block.kind, self.cohort.resolution),
             targets,
             head.decide(scores, block.kind),
             head.free_energy(scores, block.kind),
@@ -346,6 +383,7 @@ class CaseReader:
         hidden = 0 if labels is None else int((foreground & (block.role == PADDING)).sum())
         stored = b"" if labels is None else labels.to(torch.int32).numpy().tobytes()
         scores = block.scores.to(torch.float32).contiguous().numpy().tobytes()
+        floored = 0 if labels is None else self._floored(block, labels)
         return Note(
             block.start,
             journal.digest(stored),
@@ -355,7 +393,18 @@ class CaseReader:
             high,
             int(foreground.sum()),
             hidden,
+            floored,
         )
+
+    def _floored(self, block: Block, labels: Tensor) -> int:
+        """Scored voxels whose label's probability is stored as 0."""
+        head, keep = self.cohort.head, block.role == SCORED
+        if block.kind == "logits":
+            return 0
+        low = head.floored(block.scores[:, keep], block.kind, self.cohort.resolution)
+        targets = head.targets(labels[keep])
+        each = [low[head.slice(k)].gather(0, targets[k][None])[0] for k in range(len(head.parts))]
+        return int(torch.stack(each).any(0).sum())
 
     def record(self, notes: Iterable[Note]) -> Record:
         """What to remember of the case, from the notes of all its blocks.
@@ -385,6 +434,7 @@ class CaseReader:
             (roles[0], roles[1], roles[2], roles[3]),
             sum(n.foreground for n in ordered),
             sum(n.hidden for n in ordered),
+            sum(n.floored for n in ordered),
         )
 
     def _member(self, k: int, start: int, stop: int, role: Tensor) -> Tensor:

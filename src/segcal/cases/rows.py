@@ -121,7 +121,8 @@ class Prepared:
 @dataclass(frozen=True)
 class Note:
     """What was seen of one block while it was read: digests of labels and pooled scores, voxels by role, the lowest and
-    highest label scored, voxels of labelled foreground, and those of them `hidden` in padding.
+    highest label scored, voxels of labelled foreground, those of them `hidden` in padding, and scored voxels whose
+    label's probability is stored as 0.
     """
 
     start: int
@@ -132,6 +133,7 @@ class Note:
     high: int
     foreground: int
     hidden: int
+    floored: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Record:
     """What is remembered of a case: enough to recognise it later without keeping it.
 
     `labels` is '' where all labels are equal: such a map identifies nothing. `foreground`: voxels of labelled
-    foreground; `hidden`: those of them in padding.
+    foreground; `hidden`: those of them in padding; `floored`: scored voxels whose label's probability is stored as 0.
     """
 
     id: str
@@ -149,6 +151,7 @@ class Record:
     roles: tuple[int, int, int, int]
     foreground: int = 0
     hidden: int = 0
+    floored: int = 0
 
     def is_same_case(self, other: Record) -> bool:
         """Whether the same scores, or the same labels, were seen."""

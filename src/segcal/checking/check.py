@@ -26,12 +26,20 @@ from segcal.checking.looking import Look, suites
 from segcal.engines import Engine
 from segcal.evaluation import scoring_need
 
-TRAPS: tuple[Finder, ...] = (grouping.names,)
+TRAPS: tuple[Finder, ...] = (contents.kind, grouping.names)
 """What is said wherever predictions are read."""
 
 FINDERS: tuple[Finder, ...] = (
-    *(contents.failed, contents.data, contents.labels, contents.voxels, contents.classes, grouping.groups),
-    *(grouping.names, grouping.support),
+    *(
+        contents.failed,
+        contents.data,
+        contents.labels,
+        contents.kind,
+        contents.voxels,
+        contents.storage,
+        contents.classes,
+    ),
+    *(grouping.groups, grouping.names, grouping.support),
     *(predictions.networks, predictions.delivered, predictions.energy, predictions.calibration),
 )
 """What is looked for, in the order in which it is told within a severity."""

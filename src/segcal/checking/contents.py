@@ -123,6 +123,18 @@ def voxels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "one-hot", text, do)
 
 
+def kind(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether scores can be of the kind they are declared to be."""
+    for text in cohort.doubts:
+        yield Finding("warning", "kind", text)
+
+
+def storage(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether scores are stored so coarsely that zeros matter."""
+    for text in facts["storage"]["notes"]:
+        yield Finding("warning", "storage", text, "Store probabilities as float32, unrounded, if you can.")
+
+
 def classes(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Classes that are absent or rare."""
     rows = facts["classes"]

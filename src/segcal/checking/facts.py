@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from segcal.cases import ROLES, Cohort, Record, found_note, hidden_note
@@ -53,6 +54,11 @@ def facts_of(cohort: Cohort, outcomes: Sequence[Outcome], scores: Scores) -> dic
         "labelled": len(labelled),
         "voxels": roles,
         "one_hot": sum(s["one_hot"] for s in seen.values()),
+        "storage": {
+            **asdict(cohort.storage),
+            "floored": sum(r.floored for r in records),
+            "notes": cohort.storage.notes([s["record"] for i, s in seen.items() if i in labelled]),
+        },
         "delivered": {
             "cases": len(known),
             "differ": sum(s["differs"] > 0 for s in known),

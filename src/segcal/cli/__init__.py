@@ -14,6 +14,7 @@ import inspect as inspect_
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 import cyclopts
@@ -21,7 +22,7 @@ import cyclopts
 from segcal import __version__
 from segcal.cli import apply, audit, check, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
 from segcal.cli.console import error, escaped, standard_streams
-from segcal.errors import DataError, OutputError, SegcalError
+from segcal.errors import DataError, KindWarning, OutputError, SegcalError
 
 USAGE = 2
 INTERRUPTED = 130
@@ -110,7 +111,9 @@ def run(words: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     words = json_to_stdout(words)
     try:
-        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", KindWarning)  # commands say it in words of their own
+            code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as wrong:
         command = [w for w in words[:1] if not w.startswith("-")]
         error(f"{escaped(str(wrong))}\nSee: {' '.join(['segcal', *command, '--help'])}")

@@ -19,7 +19,7 @@ from segcal.cases import Cohort, found_note
 from segcal.cli.console import Output, error
 from segcal.engines import Engine, Outcome
 from segcal.errors import OutputError, UsageError
-from segcal.matching import check_match
+from segcal.matching import check_match, level
 from segcal.sinks import Sink, claims
 from segcal.sinks.formats import sink_for
 from segcal.sinks.ledger import Ledger
@@ -184,7 +184,7 @@ def prepare(
             expected="some of " + ", ".join(application.MAPS),
             do="Separate several with commas.",
         )
-    warnings = check_match(calibrator, cohort, go_on=go_on)
+    warnings = check_match(calibrator, cohort, go_on=go_on) + level(calibrator, cohort)[2]
     sink = sink_for(cohort, folder, wanted, format)
     read = [*inputs, *(file for case in cohort for file in case.paths)]
     claims.claim_folder(folder, read)

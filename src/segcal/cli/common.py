@@ -35,8 +35,8 @@ class Scores:
     """What the files of scores do not say themselves."""
 
     kind: Literal["logits", "log_probs", "probs", "scores"] | None = None
-    """What the scores are, where the files do not say (nnU-Net's are probabilities; the key of an npz declares
-    it). Never guessed."""
+    """What the scores are, where the files do not say or say something else (nnU-Net's are probabilities; the key of
+    an npz declares it). 'scores' are positive and need not sum to 1. Never guessed."""
 
     pool: Literal["probs", "logits"] | None = None
     """How members of an ensemble are averaged: their probabilities or their logits. Default: as the calibrator

@@ -202,7 +202,8 @@ def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | Non
                 f"{name}: {solution.status}; {solution.message}",
                 "" if solution.status in ("optimal", "trained") else "yellow",
             )
-    for note in done.notes:
+    stored = [note for fit in done.fits.values() for note in notes_of(fit.calibrator)]
+    for note in dict.fromkeys([*done.notes, *stored]):
         out.text(f"note: {note}", "yellow")
     if done.why_not:
         out.text(f"No cross-fitted numbers: {done.why_not}.")
@@ -263,6 +264,11 @@ def to_json(done: Done, files: Mapping[str, Path]) -> dict[str, Any]:
         },
         "versions": versions(),
     }
+
+
+def notes_of(calibrator: Calibrator) -> tuple[str, ...]:
+    """What must be known of the scores it was fitted on."""
+    return () if calibrator.data is None else calibrator.data.notes
 
 
 def _solution(calibrator: Calibrator) -> dict[str, Any] | None:

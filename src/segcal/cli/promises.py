@@ -58,7 +58,7 @@ def show(out: Output, found: Mapping[str, Any]) -> None:
     _flips(out, found["flips"])
     low = found["saturation"]
     out.text(
-        f"Saturation: {low['scores_at_floor']:,} of {low['scores']:,} scores stand for a probability of 1e-12 or less,"
+        f"Saturation: {low['scores_at_floor']:,} of {low['scores']:,} scores stand for a probability at the floor,"
         f" in {low['voxels_at_floor']:,} voxels"
     )
     spread = found["free_energy_std"]

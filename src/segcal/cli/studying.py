@@ -90,6 +90,9 @@ def show_design(out: Output, found: Design) -> None:
         )
     for note in found.notes:
         out.text(f"note: {note}", "yellow")
+    for name, cohort in found.cohorts.items():
+        for note in (*cohort.doubts, *cohort.storage.notes()):
+            out.text(f"note: {name}: {note}", "yellow")
 
 
 def show_estimate(out: Output, found: Design, engine: Engine, part: tuple[int, int], output: Path | None) -> None:

@@ -170,7 +170,7 @@ class Engine(ABC):
 
         Close the result (`with engine.pin(...) as pinned`) to remove its files.
         """
-        cohort.labelled()
+        cohort = cohort.labelled().sampled()
         scratch = Scratch(0)
         room = min(self.max_memory // 3 - 4 * SAMPLE_NUMBERS, self.max_memory - self._lent)
         shelf = Shelf(cohort.head, room, scratch)
@@ -261,7 +261,7 @@ class Engine(ABC):
         for the answers, which would take as much memory as there are cases. Places that accumulators need are computed
         once a case, however many asks there are.
         """
-        cohort.labelled()
+        cohort = cohort.labelled().sampled()
         answers = _Answers(cohort.head, asks)
         records: dict[int, Record] = {}
 
@@ -323,6 +323,7 @@ class Engine(ABC):
         `keep_members`: blocks hold the members' own scores beside the pooled ones. `each`: from a case's index and
         summary, when it is done, to what of it is kept.
         """
+        cohort = cohort.sampled()
         outcomes: dict[int, Outcome] = {}
 
         def take(found: tuple[int, Outcome]) -> None:

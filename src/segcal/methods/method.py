@@ -23,6 +23,7 @@ from segcal import accumulate, splits
 from segcal.calibrators import Calibrator, FitData, PartMap, Solution
 from segcal.calibrators.calibrator import check_keeps
 from segcal.cases import Cohort, Record
+from segcal.cases.storage import doubt
 from segcal.engines import Engine, Level, Need, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
@@ -149,9 +150,17 @@ class AnyMethod(ABC):
             cohort = cohort_from_arrays(
                 scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups, fields=fields
             )
-        return fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[
-            self.method
-        ].calibrator
+        fit = fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[self.method]
+        return _told(fit.calibrator, cohort)
+
+
+def _told(calibrator: Calibrator, cohort: Cohort) -> Calibrator:
+    """`calibrator`, whose message also says what must be known of the scores."""
+    if calibrator.solution is not None and calibrator.data is not None:
+        doubts = (doubt(cohort.head),) if cohort.storage.doubtful else ()
+        message = "; ".join((calibrator.solution.message, *calibrator.data.notes, *doubts))
+        calibrator.solution = replace(calibrator.solution, message=message)
+    return calibrator
 
 
 class Method(AnyMethod):
@@ -483,12 +492,14 @@ def _fit(
         fitted = [fitted_part(part, subset) for part in range(len(cohort.head.parts))]
         left_out = {i for k in subset for i in folds[k]}
         records = tuple(r for i, r in enumerate(pinned.records) if i not in left_out)
+        voxels = sum(r.roles[0] for i, r in enumerate(pinned.records) if i < len(cohort) and i not in left_out)
         data = FitData(
             cohort.name,
             cohort.pool,
             cohort.provenance,
             records,
-            sum(r.roles[0] for i, r in enumerate(pinned.records) if i < len(cohort) and i not in left_out),
+            voxels,
+            tuple(cohort.storage.notes(records)),
         )
         solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
         return Calibrator(
@@ -499,6 +510,7 @@ def _fit(
             solution=solution,
             data=data,
             keep_decision=keep,
+            resolution=cohort.resolution,
         )
 
     return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))

@@ -1,11 +1,11 @@
 """Plain folders of scores: CASE.npz, .npy, .zarr or NIfTI, one folder a member of an ensemble, with a folder of label
 maps beside.
 
-Promises: the key of a .npz (or the array's name in a zarr group) declares the kind of scores; any other file needs
-`kind`, and nothing is guessed from values. Every member must hold every case: one that lacks a case is a MissingError
-naming both. Class names come from the caller or from a dataset.json in a member's folder or the one above, in nnU-Net's
-style; a dataset.json without `labels` is somebody else's and is left alone. A case without a label map has no labels;
-if no case has one, the folder of labels is refused.
+Promises: the key of a .npz (or the array's name in a zarr group) declares the kind of scores, unless the caller does;
+any other file needs `kind`, and nothing is guessed from values. Every member must hold every case: one that lacks a
+case is a MissingError naming both. Class names come from the caller or from a dataset.json in a member's folder or the
+one above, in nnU-Net's style; a dataset.json without `labels` is somebody else's and is left alone. A case without a
+label map has no labels; if no case has one, the folder of labels is refused.
 """
 
 from __future__ import annotations
@@ -145,8 +145,9 @@ def _pick(names: list[str], kind: Kind | None, path: Path) -> tuple[str, Kind]:
     fitting = [n for n in known if kind is None or KIND_OF_KEY[n] == kind]
     if len(fitting) == 1:
         return fitting[0], KIND_OF_KEY[fitting[0]]
-    if kind is not None and len(names) == 1 and not known:
-        return names[0], check_kind(kind)
+    alone = known if len(known) == 1 else names
+    if kind is not None and not fitting and len(alone) == 1:  # what the caller says is more than a name
+        return alone[0], check_kind(kind)
     raise UsageError(
         str(path),
         found=f"arrays {', '.join(names) or 'none'}" + (f" beside kind={kind!r}" if kind is not None else ""),

@@ -1,15 +1,16 @@
 """What nnU-Net (version 2) leaves: probabilities, properties and label maps of every case; one folder, or several as an
 ensemble.
 
-Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says; label maps are read in
-the same order of axes. The box in which the network looked comes from the .pkl (through `pickles`, which runs nothing),
-whose axes are permuted as plans.json tells; outside is padding. Without a .pkl the box is found in the probabilities,
-or the case is refused when it is read (`segcal.cases.padding`). Label maps must have the affine of the delivered map
-within 1e-3. A case without .npz is a MissingError with the command that makes it. `fields['delivered']` is the label
-map nnU-Net wrote, for one member; members of an ensemble have one each, of which none is the ensemble's. `files`:
-'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for
-NIfTI. Where plans.json names a reader that turns images to canonical axes (`WithReorient`), label maps are turned
-alike. A delivered map in a format that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
+Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says, or what the caller's
+`kind` says (early versions stored logits); label maps are read in the same order of axes. The box in which the network
+looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells; outside
+is padding. Without a .pkl the box is found in the probabilities, or the case is refused when it is read
+(`segcal.cases.padding`). Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a
+MissingError with the command that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member;
+members of an ensemble have one each, of which none is the ensemble's. `files`: 'folder', 'dataset', 'plans',
+'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for NIfTI. Where plans.json names a
+reader that turns images to canonical axes (`WithReorient`), label maps are turned alike. A delivered map in a format
+that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
 """
 
 from __future__ import annotations
@@ -178,10 +179,6 @@ def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
 
 def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     """A cohort from members; labels from `request.labels`."""
-    if request.kind not in (None, "probs"):
-        raise UsageError(
-            "kind", found=repr(request.kind), expected="'probs', which is what nnU-Net stores", do="Leave --kind out."
-        )
     described = agreed([(m.dataset, head_of(read_json(m.dataset), m.dataset)) for m in members])
     provenance = _provenance(members).told(request.networks)
     names = same_cases([(str(m.where), set(m.cases)) for m in members])
@@ -192,7 +189,12 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
         labels.check(names)
     cases = tuple(_case(case, members, labels, masks, images) for case in names)
     return Cohort(
-        cases, request.head(described, cases[0].scores[0].channels or 0), "probs", request.pool, provenance, name
+        cases,
+        request.head(described, cases[0].scores[0].channels or 0),
+        request.kind or "probs",
+        request.pool,
+        provenance,
+        name,
     )
 
 

@@ -84,7 +84,7 @@ def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -
         if calibrator is not None:
             temperatures = None if local is None else [None if t is None else t.read(start, stop) for t in local]
             rows = calibrator.map_rows(
-                head.canonical(block.scores, block.kind),
+                head.canonical(block.scores, block.kind, cohort.resolution),
                 head.free_energy(block.scores, block.kind),
                 head.ranking(block.scores, block.kind),
                 temperatures,
