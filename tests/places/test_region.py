@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from segcal.errors import UsageError
 from segcal.head import Softmax
 from segcal.journal import Scratch
-from segcal.places import ForegroundRegion, LabelMap, Places
+from segcal.places import ForegroundRegion, LabelMap, Places, slice_axis
 
 
-def region(labels: np.ndarray, size: int, cuts: list[int], background: int | None = 0) -> np.ndarray:
+def region(
+    labels: np.ndarray, size: int, cuts: list[int], background: int | None = 0, slice_axis: int = 0
+) -> np.ndarray:
     head = Softmax(("a", "b", "c"), background, 255)
-    found = LabelMap("labels", labels.shape, head, lambda a, b: (labels.ravel()[a:b], labels.ravel()[a:b] != 255))
+    flat = labels.ravel()
+    found = LabelMap("labels", labels.shape, head, lambda a, b: (flat[a:b], flat[a:b] != 255), slice_axis=slice_axis)
     with Scratch(0) as scratch:
         places = Places(found, scratch, [ForegroundRegion(size)])
         ends = sorted({0, labels.size, *(c % (labels.size + 1) for c in cuts)})
@@ -73,3 +76,34 @@ def test_without_a_background_every_scored_voxel_is_inside_and_ignored_ones_add_
 def test_a_size_below_one_is_refused() -> None:
     with pytest.raises(UsageError, match="whole number above zero"):
         ForegroundRegion(0)
+
+
+@given(
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.integers(1, 6),
+    st.permutations(range(3)),
+    st.lists(st.integers(0, 700), max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_order_of_axes_changes_nothing(shape, size, order, cuts, seed) -> None:
+    """Slices across the same axis of space, wherever a file has it."""
+    labels = np.random.default_rng(seed).choice([0, 1, 255], shape, p=[0.9, 0.08, 0.02])
+    expected = region(labels, size, [])
+    turned = region(np.ascontiguousarray(labels.transpose(order)), size, cuts, slice_axis=order.index(0))
+    assert (turned == expected.transpose(order)).all()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "usual", "axis"),
+    [
+        (None, 2, 2),
+        ((1.0, 1.0, 1.0), 0, 0),
+        ((1.0, 1.0, 1.0), 2, 2),
+        ((0.98, 1.0, 1.0), 2, 2),
+        ((10.0, 1.3, 1.3), 2, 0),
+        ((1.3, 10.0, 1.3), 0, 1),
+    ],
+)
+def test_slices_lie_across_the_widest_spacing_or_the_usual_axis(spacing, usual, axis) -> None:
+    assert slice_axis((4, 5, 6), spacing, usual) == axis
+    assert slice_axis((5, 6), spacing, usual) == 0

@@ -84,7 +84,7 @@ class Case:
     spatial shape. `crop`: outside that box the network never looked and the scores are padding; `unrecorded`: finds
     such a box where there may be one that no file names. `spacing`: per axis, in mm, or None. `files`: what a sink may
     want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no
-    neighbours.
+    neighbours. `slice_axis`: the axis across which the slices of a volume lie.
     """
 
     id: str
@@ -98,6 +98,7 @@ class Case:
     files: Mapping[str, Path] = field(default_factory=dict)
     table: bool = False
     unrecorded: UnrecordedBox | None = None
+    slice_axis: int = 0
 
     def __post_init__(self) -> None:
         if not self.scores:

@@ -178,6 +178,14 @@ class Cohort(Sequence[Case]):
             )
         return replace(self, cases=tuple(replace(c, group=group_of[c.id]) for c in self.cases))
 
+    def sliced(self, axis: int) -> Cohort:
+        """The same cases with slices across `axis`. UsageError for an axis that volumes do not have."""
+        if not 0 <= axis < 3:
+            raise UsageError(
+                "slice_axis", found=str(axis), expected="0, 1 or 2", do="Name an axis of the scores, counted from 0."
+            )
+        return replace(self, cases=tuple(replace(c, slice_axis=axis) for c in self.cases))
+
     def labelled(self) -> Cohort:
         """Itself, if every case has labels; otherwise MissingError naming the first that has none."""
         bare = [c.id for c in self.cases if c.labels is None]
@@ -318,6 +326,7 @@ class CaseReader:
             case.spacing,
             case.table,
             self.predicted_map,
+            case.slice_axis,
         )
 
     def predicted_map(self, scratch: Scratch) -> LabelMap:
@@ -336,7 +345,7 @@ class CaseReader:
             labels = kept.get(start, stop)
             return labels, labels != NOT_LOOKED_AT
 
-        return LabelMap(f"case {case.id}", case.shape, head, read, case.spacing, case.table)
+        return LabelMap(f"case {case.id}", case.shape, head, read, case.spacing, case.table, slice_axis=case.slice_axis)
 
     def prepare(self, block: Block, places: Places | None = None) -> Prepared:
         """The scored voxels of a block, in float64, with their `places` of this case.

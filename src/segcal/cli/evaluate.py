@@ -19,6 +19,7 @@ def evaluate(
     fitted: Literal["refuse", "exclude", "include"] = "refuse",
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     csv: Path | None = None,
+    slice_axis: int | None = None,
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
 ) -> int:
@@ -46,6 +47,9 @@ def evaluate(
         another pooling).
     csv
         Also write one row a case to this CSV file.
+    slice_axis
+        The axis across the slices of a volume, counted from 0 in the order of the scores, for ece_roi. Default: that
+        of the widest spacing, else z.
     """
     from segcal import evaluation
     from segcal.calibrators import load
@@ -57,6 +61,7 @@ def evaluate(
     loaded = None if calibrator is None else load(calibrator)
     cohort = cohort_of(heldout, scores, loaded).labelled()
     claim(running, [(csv, claims.CASES)], [calibrator, *heldout, *scores.read()], cohort)
+    cohort = cohort if slice_axis is None else cohort.sliced(slice_axis)
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from segcal.places.distance import BoundaryDistance
 from segcal.places.label_map import NOWHERE, LabelMap, boundary
 from segcal.places.place import Place, Places, PlaceWindow, Predicted
-from segcal.places.region import ForegroundRegion
+from segcal.places.region import ForegroundRegion, slice_axis
 from segcal.places.stored import Stored
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "Predicted",
     "Stored",
     "boundary",
+    "slice_axis",
 ]

@@ -16,6 +16,7 @@ from pathlib import Path
 from segcal.cases import Case, Cohort, Field, Provenance
 from segcal.errors import MissingError, ShapeError, UsageError
 from segcal.head import Head
+from segcal.places import slice_axis
 from segcal.reading import entries, listed
 from segcal.scores import Kind, check_kind
 from segcal.sources import maps, nifti, zarr
@@ -191,7 +192,8 @@ def _case(
     for other in volumes[1:]:
         nifti.check_geometry(other, volumes[0])
     fields = {} if images is None else {"image": images.of(name, shape, request.axes)}
-    return Case(name, scores, target, mask=mask, spacing=spacing, fields=fields, files=files)
+    across = slice_axis(shape, spacing, 0 if request.zyx else 2)
+    return Case(name, scores, target, mask=mask, spacing=spacing, fields=fields, files=files, slice_axis=across)
 
 
 def _described(folders: Sequence[Path]) -> Head | None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from segcal.cases import Box, Case, Cohort, Field, Origin, Provenance, UnrecordedBox
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
+from segcal.places import slice_axis
 from segcal.reading import entries, listed, shown
 from segcal.sources import maps, nifti, pickles
 from segcal.sources.case_images import CaseImages
@@ -240,7 +241,16 @@ def _case(
     mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
     unrecorded = UnrecordedBox(f"{name}.pkl") if crop is None else None
     return Case(
-        name, scores, target, mask=mask, crop=crop, spacing=spacing, fields=fields, files=files, unrecorded=unrecorded
+        name,
+        scores,
+        target,
+        mask=mask,
+        crop=crop,
+        spacing=spacing,
+        fields=fields,
+        files=files,
+        unrecorded=unrecorded,
+        slice_axis=slice_axis(shape, spacing, 0),
     )
 
 
