@@ -32,7 +32,6 @@ from segcal import journal
 from segcal.errors import DataError, MissingError, SegcalError
 from segcal.study import figures, results
 from segcal.study.results import Finished
-from segcal.study.study import BANK_AS_DATA
 from segcal.study.tables import Results, Table, markdown, tables
 
 TITLES = {
@@ -189,7 +188,7 @@ def publish(folders: Sequence[Path], shared: Path, out: Path, written: Path, apa
     """
     found = [results.read(folder) for folder in (*folders, *apart)]
     studies = [Results.of(one) for one in found]
-    together = tables(studies[: len(folders)], bank=BANK_AS_DATA)
+    together = tables(studies[: len(folders)])
     alone = [table for study in studies[len(folders) :] for table in tables([study])]
     made = {table.name: table for table in (*alone, *together)}
     slugs = [table.name.removeprefix("flips-") for table in (*together, *alone) if table.name.startswith("flips-")]

@@ -84,3 +84,12 @@ def test_a_view_pools_as_it_is_named() -> None:
     seen = {name: view.of(cohort) for name, view in VIEWS.items()}
     assert {name: one.pool for name, one in seen.items()} == {"p0": "logits", "pbar": "probs", "zbar": "logits"}
     assert seen["p0"].members == 1
+
+
+def test_options_of_lts_are_those_of_its_variants_too() -> None:
+    """A comparison of LTS(zbar) and LTS(logS(zbar)) must not be one of their options."""
+    given = {"lts": {"epochs": 3, "patience": 2}, "lts-raw": {"patience": 4}, "ms": {"mu": 0.1, "lambda": 0.1}}
+    made = {name: pipeline(name, given).options for name in ("LTS(zbar)", "LTS(logS(zbar))", "MS(zbar)", "MSc(zbar)")}
+    assert made["LTS(logS(zbar))"] == {"epochs": 3, "patience": 2}
+    assert made["LTS(zbar)"] == {"epochs": 3, "patience": 4}
+    assert made["MS(zbar)"] == given["ms"] and made["MSc(zbar)"] == {}

@@ -27,7 +27,7 @@ from segcal.engines import Engine, Serial, Threads
 from segcal.engines.engine import Silent
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
 from segcal.splits import CALIBRATION, TEST, VALIDATION
-from segcal.study import figures, fits, results, scoring, study
+from segcal.study import configuration, figures, fits, results, scoring, study
 from segcal.study.design import Design
 from segcal.study.pipelines import VIEWS
 from segcal.study.results import Finished
@@ -217,6 +217,25 @@ def test_parts_merge_to_the_whole(
     study.run(other, tmp_path / "other", Serial(), part=(2, 2))
     with pytest.raises(UsageError, match="another configuration: seed"):
         study.merge([tmp_path / "part1", tmp_path / "other"], tmp_path / "mixed", Serial())
+
+
+def test_parts_merge_from_another_folder_and_with_what_a_cohort_left_to_the_clean_data(
+    ensembles: Path, write: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record holds whole paths, and a shifted cohort keeps the kind, classes and background of the clean one."""
+    shifted = {"results": "shifted/member*", "labels": "shifted/labels"}
+    clean = {"results": "clean/member*", "labels": "clean/labels", "background": 0, "classes": ["a", "b", "c"]}
+    path = write(data=clean, cohorts={"shifted": shifted}, pipelines=["zbar", "TS(zbar)"], methods={})
+    there = ensembles / "study.yaml"
+    shutil.copy(path, there)
+    monkeypatch.chdir(ensembles)
+    for k in (1, 2):
+        assert study.run(configuration.read("study.yaml"), tmp_path / f"part{k}", Serial(), part=(k, 2)) is None
+    monkeypatch.chdir(tmp_path)
+    merged = study.merge(["part1", "part2"], "out", Serial())
+    assert len(merged.rows("scores")) > 0 and merged.about["classes"] == ["a", "b", "c"]
+    assert {row["cohort"] for row in merged.rows("scores")} == {"test", "shifted"}
+    there.unlink()
 
 
 def test_what_is_done_is_not_done_again(

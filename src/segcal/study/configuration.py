@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segcal.errors import MissingError, UnreadableError, UsageError
 from segcal.reading import DEPTH, content, listed, shown
 from segcal.splits import natural
-from segcal.study.pipelines import PAPER, Pipeline, pipeline, unknown
+from segcal.study.pipelines import PAPER, Pipeline, family, pipeline, unknown
 
 LIMIT = 1 << 18
 """Largest configuration, in bytes."""
@@ -182,10 +182,9 @@ class Configuration(Section):
             )
         known = [pipeline(name, self.methods) for name in self.pipelines]
         for method in self.methods:
-            if method not in used | {p.method for p in known}:
-                raise unknown(
-                    "methods", method, {p.method for p in known if p.method}, "a method that one of the pipelines uses"
-                )
+            names = {p.method for p in known if p.method} | {m for m in used if m}
+            if method not in names | {family(m) for m in names}:
+                raise unknown("methods", method, names, "a method that one of the pipelines uses")
         for p in known:
             p.make()
         return (*known, *self._by_recipe(known))
@@ -207,6 +206,25 @@ class Configuration(Section):
                     do="Leave it out: no calibration set changes it.",
                 )
         return found
+
+    def resolved(self) -> Configuration:
+        """With what the clean data say of their files written out for every further cohort."""
+        return self.model_copy(
+            update={"cohorts": {name: data.as_beside(self.data) for name, data in self.cohorts.items()}}
+        )
+
+    @classmethod
+    def recorded(cls, described: Any) -> Configuration:
+        """The configuration that a study's record holds. Records of earlier versions name every entry of a further
+        cohort, and null where it said nothing. ValidationError for something else.
+        """
+        if isinstance(described, Mapping) and isinstance(beside := described.get("cohorts"), Mapping):
+            said = {
+                name: {k: v for k, v in data.items() if v not in (None, [])} if isinstance(data, Mapping) else data
+                for name, data in beside.items()
+            }
+            described = {**described, "cohorts": said}
+        return cls.model_validate(described).resolved()
 
     def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
         if self.recipe is None:
@@ -359,7 +377,7 @@ def _resolved(text: str, folder: Path, where: str) -> Path:
             expected="environment variables that are set",
             do=f"export {unset.group(1)}=...",
         )
-    return Path(os.path.normpath(folder / expanded))
+    return Path(os.path.abspath(folder / expanded))
 
 
 def _matches(path: Path, where: str) -> list[Path]:

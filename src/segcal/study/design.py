@@ -131,7 +131,7 @@ class Design:
         """The resolved configuration and what was found, plain, for the study's own record."""
         head = self.clean.head
         return {
-            "configuration": self.configuration.model_dump(mode="json"),
+            "configuration": self.configuration.resolved().model_dump(mode="json"),
             "pipelines": [p.name for p in self.pipelines],
             "classes": list(head.classes),
             "parts": list(head.parts),

@@ -128,12 +128,12 @@ def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) 
     if name in VIEWS:
         return Pipeline(name, name)
     found = _FORM.match(name)
-    given = found["method"] if found else ""
+    called = found["method"] if found else ""
     canonical = bool(found and found["canonical"])
-    if given == "LTS":
+    if called == "LTS":
         method = "lts-raw" if found and found["view"] != "pbar" and not canonical else "lts"
     else:
-        method = "" if canonical else NAMES.get(given, given)
+        method = "" if canonical else NAMES.get(called, called)
     if (
         not found
         or found["view"] not in VIEWS
@@ -146,7 +146,16 @@ def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) 
             [*PAPER, *(f"{m}(zbar)" for m in (*REGISTERED, *TRAINED))],
             "one of the paper's nineteen, or METHOD(p0), METHOD(pbar), METHOD(zbar)",
         )
-    return Pipeline(name, found["view"], method, dict((options or {}).get(method, {})))
+    given = options or {}
+    return Pipeline(name, found["view"], method, {**given.get(family(method), {}), **given.get(method, {})})
+
+
+def family(method: str) -> str:
+    """The method that a name is a variant of: `lts-raw` is `lts` on other scores, and options given to `lts` are meant
+    for both, or a comparison of the two would compare their options. Its own options come before those.
+    """
+    kind = getattr(TRAINED.get(method), "func", None)
+    return next((name for name, other in TRAINED.items() if getattr(other, "func", None) is kind), method)
 
 
 def unknown(where: str, name: str, known: Iterable[str], expected: str) -> UsageError:

@@ -16,6 +16,7 @@
     partition     repeat, case, group, role
     cases         cohort, case, group, and digests of its labels and of its mean logits, by which data are recognised
     samples       name, cohort, case, file
+    corruptions   cohort, file, kind, severity, parameters (JSON)            what was done to images of shifted cohorts
 
 Promises: they depend on the files of fits and scores alone, not on the order in which those came to be; rows are in the
 order of cohorts, repeats, pipelines and cases. A study of region heads has means over its regions in scores and pooled,
@@ -85,6 +86,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "partition": {"repeat": _WHOLE, "case": _TEXT, "group": _TEXT, "role": _TEXT},
     "cases": {"cohort": _TEXT, "case": _TEXT, "group": _TEXT, "labels": _TEXT, "scores": _TEXT},
+    "corruptions": {"cohort": _TEXT, "file": _TEXT, "kind": _TEXT, "severity": _TEXT, "parameters": _TEXT},
     "samples": {"name": _TEXT, "cohort": _TEXT, "case": _TEXT, "file": _TEXT},
 }
 """Columns of each table."""

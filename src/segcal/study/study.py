@@ -28,9 +28,9 @@ from segcal.engines import Engine
 from segcal.engines.engine import Progress
 from segcal.errors import MissingError, UnreadableError, UsageError
 from segcal.reading import json_object, listed
-from segcal.shift.photometric import BANK
 from segcal.study import figures, fits, results
 from segcal.study.configuration import Configuration
+from segcal.study.corrupted import applied
 from segcal.study.design import Design, design
 from segcal.study.gathering import gather
 from segcal.study.results import Finished
@@ -40,12 +40,6 @@ from segcal.study.tables import Results as Tabulated
 from segcal.study.tables import write as write_tables
 
 RECORD = "study.json"
-BANK_AS_DATA = {
-    kind: {str(severity): vars(change) for severity, change in by_severity.items()}
-    for kind, by_severity in BANK.items()
-}
-"""Parameters of the corruptions, for their table."""
-
 KEPT = ("fits", "scores", "energy")
 """What parts have to be joined of."""
 
@@ -88,16 +82,7 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
     told = [_told(Path(p)) for p in parts]
     for other, path in zip(told[1:], parts[1:], strict=True):
         _same(told[0], other, str(path))
-    try:
-        configuration = Configuration.model_validate(told[0].get("configuration"))
-    except ValidationError as error:
-        raise UnreadableError(
-            str(Path(parts[0]) / RECORD),
-            found="no configuration of a study",
-            expected="the file that segcal study wrote",
-            do="Run that part again in another folder.",
-        ) from error
-    found = design(configuration)
+    found = design(_at_hand([_configured(one, Path(part)) for one, part in zip(told, parts, strict=True)]))
     _record(found, where)
     for part in (Path(p) for p in parts):
         if part.resolve() == where.resolve():
@@ -153,10 +138,11 @@ def _named(engine: Engine, whole: str) -> Iterator[None]:
 def finish(found: Design, folder: Path, engine: Engine) -> Finished:
     """Make results, tables and figures from what is done."""
     tables = gather(found, folder)
+    tables["corruptions"] = results.table("corruptions", applied(found))
     tables["samples"] = results.table("samples", sample(found, folder, engine))
     results.write(folder / "results", tables)
     finished = Finished(folder, _told(folder), tables)
-    write_tables([Tabulated.of(finished)], folder / "tables", bank=BANK_AS_DATA)
+    write_tables([Tabulated.of(finished)], folder / "tables")
     drawn = figures.write(figures.Material.of(finished), folder / "figures")
     return replace(finished, notes=tuple(f"{name} is left out: {why}" for name, why in drawn.absent.items()))
 
@@ -204,8 +190,10 @@ def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> No
     shown.
     """
     for key in ("configuration", *(k for k in wanted if k not in ("configuration", "versions"))):
-        was = _complete(there.get(key)) if key == "configuration" else there.get(key)
-        at = _difference(_essential(was), _essential(wanted.get(key)), key)
+        was, now = there.get(key), wanted.get(key)
+        if key == "configuration":
+            was, now = _complete(was), _complete(now)
+        at = _difference(_essential(was), _essential(now), key)
         if at:
             raise UsageError(
                 where,
@@ -218,9 +206,32 @@ def _same(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> No
 def _complete(configuration: Any) -> Any:
     """With the defaults of entries that an earlier version did not have."""
     try:
-        return Configuration.model_validate(configuration).model_dump(mode="json")
+        return Configuration.recorded(configuration).model_dump(mode="json")
     except ValidationError:
         return configuration
+
+
+def _configured(told: Mapping[str, Any], part: Path) -> Configuration:
+    """The configuration in the record of a part."""
+    try:
+        return Configuration.recorded(told.get("configuration"))
+    except ValidationError as error:
+        raise UnreadableError(
+            str(part / RECORD),
+            found="no configuration of a study",
+            expected="the file that segcal study wrote",
+            do="Run that part again in another folder.",
+        ) from error
+
+
+def _at_hand(configurations: Sequence[Configuration]) -> Configuration:
+    """The first part's configuration whose files are on this machine: parts may have run on others. The first of all
+    where none is, so that what is missing is named.
+    """
+    for one in configurations:
+        if all(Path(folder).exists() for data in (one.data, *one.cohorts.values()) for folder in data.results):
+            return one
+    return configurations[0]
 
 
 def _essential(value: Any) -> Any:

@@ -134,10 +134,15 @@ def test_reliability_over_repeats(table_of: Table) -> None:
 
 def test_reliability_prints_mean_ace(results: Material) -> None:
     figure = reliability.draw(results.table("curves"), results.table("pooled"))
-    ace = reliability.mean_ace(results.table("pooled"), "mild")
     shown = texts(figure)
-    for pipeline in reliability.chosen_of(reliability.mean_ace(results.table("pooled"), "test")):
-        assert f"({ace[pipeline]:.3f})" in shown
+    for cohort in ("test", "mild"):
+        ace = reliability.mean_ace(results.table("pooled"), cohort)
+        chosen = reliability.chosen_of(ace)
+        assert min(ace[p] for p in chosen if p not in reliability.UNCALIBRATED) == min(
+            v for p, v in ace.items() if p not in reliability.UNCALIBRATED
+        )
+        for pipeline, role in chosen.items():
+            assert f"({ace[pipeline]:.3f}{role})" in shown
     assert {"test", "mild", "strong"} <= set(shown)
 
 

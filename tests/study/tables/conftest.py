@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def study(
     noise.
     """
     rng = np.random.default_rng(seed)
-    rows: dict[str, list[dict[str, Any]]] = {t: [] for t in ("scores", "pooled", "energy", "fits", "partition")}
+    names = ("scores", "pooled", "energy", "fits", "partition", "corruptions")
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     groups = [f"subject{c // 2}" for c in range(pool)]
     difficulty = rng.normal(0, 0.02, pool)
     for r in range(repeats):
@@ -73,6 +75,7 @@ def study(
                     "view": "zbar",
                     "optimised": counts,
                     "identifiable": counts,
+                    "status": "stopped" if p == "LTS(zbar)" and r == 0 else "optimal",
                 }
             )
     for members in range(1, 6):
@@ -80,6 +83,17 @@ def study(
             {"members": members, "case": f"case{c:02}", "group": groups[c], "std": members + 0.1 * c}
             for c in range(pool)
         ]
+    if "mild" in cohorts:
+        for case, kind, parameters in (("a", "noise", {"sigma": 0.03}), ("b", "motion", {"degrees": [-30, 12.5]})):
+            rows["corruptions"].append(
+                {
+                    "cohort": "mild",
+                    "file": f"{case}.png",
+                    "kind": kind,
+                    "severity": "mild" if kind == "noise" else "",
+                    "parameters": json.dumps({**parameters, "replicate": 0}),
+                }
+            )
     return Results(name, 4, seed, rows, replicates=400)
 
 

@@ -21,8 +21,6 @@ from segcal.study.tables.main import pipelines
 from segcal.study.tables.metrics import MAIN
 from segcal.study.tables.names import COMPARISONS, KEEPING, SECTIONS, Pair, symbol
 
-BANK = {"gaussian_noise": {"mild": {"sigma": 0.03}, "strong": {"sigma": 0.1}}, "jpeg": {"mild": {"quality": 60.0}}}
-
 
 @pytest.fixture
 def study(made: Callable[..., Results]) -> Results:
@@ -40,7 +38,7 @@ def value(table: Table, row: str, column: int) -> Number:
 
 
 def test_every_table_is_written_in_every_format(made: Callable[..., Results], tmp_path: Path) -> None:
-    files = write([made(), made("Other & one", cohorts=("test",), seed=1)], tmp_path, bank=BANK)
+    files = write([made(), made("Other & one", cohorts=("test",), seed=1)], tmp_path)
     stems = {f.stem for f in files}
     assert {
         "table1",
@@ -201,13 +199,20 @@ def test_unequal_splits_show_their_range(made: Callable[..., Results]) -> None:
     assert named(tables([study]), "table1").rows[0].cells[3].content == Number(pytest.approx(35 / 3), (11, 12))  # type: ignore[arg-type]
 
 
-def test_corruptions_come_as_data(study: Results) -> None:
-    table = named(tables([study], bank=BANK, bank_seed=3), "table6")
-    assert [c.content.plain for c in table.rows[0].cells if isinstance(c.content, Text)] == ["σ = 0.03", "σ = 0.1"]
-    assert [c.content.plain for c in table.rows[1].cells if isinstance(c.content, Text)] == [
-        "quality = 60",
-        "",
-    ] and "seed 3" in table.notes[0]
+def test_corruptions_are_those_applied(made: Callable[..., Results]) -> None:
+    table = named(tables([made()]), "table6")
+    assert [s.title.plain for s in table.sections] == ["made up, mild"]
+    shown = [[row.label.plain, *(getattr(c.content, "plain", None) for c in row.cells)] for row in table.rows]
+    assert shown == [["motion", "—", None, "degrees = -30 to 12.5"], ["noise", "mild", None, "σ = 0.03"]]
+    assert "table6" not in {t.name for t in tables([made(cohorts=("test",))])}
+
+
+def test_fits_that_a_limit_ended_are_marked(study: Results) -> None:
+    for table in tables([study]):
+        if table.name.startswith(("table4", "table7", "table8")):
+            marked = [row.label.plain for row in table.rows if "†" in row.label.markdown and "†" in row.label.latex]
+            assert marked == ["LTS(zbar)"]
+            assert "LTS(zbar) (1 of 3)" in table.notes[1]
 
 
 def test_the_flip_audit_adds_up(study: Results) -> None:

@@ -1,10 +1,10 @@
 """Figure 8: reliability on the test cases, a panel a cohort: the single network, the uncalibrated ensemble, the best
 pipeline by ACE, and the best of those that keep the order of classes.
 
-The best are chosen once, by mean ACE over repeats on clean test cases, so that a shifted cohort shows the same
-pipelines; where both are one, it is drawn once. The ensemble is pooled as the best pipeline's input is. A point is a
-bin's mean confidence and accuracy over repeats, its bar [min, max] of the accuracy over repeats; bins without voxels
-are left out. Numbers in parentheses are mean ACE. Source: K26 Figure 8.
+The best are those of each cohort itself, by mean ACE over its repeats; where both are one, it is drawn once. The
+ensemble is pooled as the best pipeline's input is. A point is a bin's mean confidence and accuracy over repeats, its
+bar [min, max] of the accuracy over repeats; bins without voxels are left out. Numbers in parentheses are mean ACE.
+Source: K26 Figure 8.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from segcal.study.configuration import CLEAN
 from segcal.study.figures import style
 from segcal.study.figures.material import Absent, Columns, rows, values
 
@@ -68,12 +67,12 @@ def curve(table: Columns) -> tuple[NDArray[np.float64], NDArray[np.float64], NDA
 @style.styled
 def draw(curves: Columns, pooled: Columns) -> Figure:
     """From the tables `curves` and `pooled`."""
-    chosen = chosen_of(mean_ace(pooled, CLEAN))
     cohorts = values(curves, "cohort")
+    chosen = {cohort: chosen_of(mean_ace(pooled, cohort)) for cohort in cohorts}
     lines, columns = style.panels(len(cohorts))
     side = {1: 3.4, 2: 2.8}.get(columns, style.WIDE / 3)
     figure = style.page(columns * side, lines * (side + 0.3) + (0.6 if columns == 1 else 0.3))
-    drawn = {(c, p): curve(rows(curves, cohort=c, pipeline=p)) for c in cohorts for p in chosen}
+    drawn = {(c, p): curve(rows(curves, cohort=c, pipeline=p)) for c in cohorts for p in chosen[c]}
     start = min((float(min(x.min(), extent.min())) for x, _, extent in drawn.values() if x.size), default=0.0)
     low = np.floor(10 * start) / 10
     keys: dict[str, Line2D] = {}
@@ -81,7 +80,7 @@ def draw(curves: Columns, pooled: Columns) -> Figure:
         axes = figure.add_subplot(lines, columns, place + 1)
         axes.plot([0, 1], [0, 1], color=style.GREY, lw=0.9, ls=(0, (4, 3)), zorder=1)
         ace = mean_ace(pooled, cohort)
-        for pipeline, role in chosen.items():
+        for pipeline, role in chosen[cohort].items():
             x, y, extent = drawn[cohort, pipeline]
             if not x.size:
                 continue
@@ -94,9 +93,9 @@ def draw(curves: Columns, pooled: Columns) -> Figure:
                 ms=3.6,
                 lw=1.1,
                 ls=how.line,
-                label=f"({ace.get(pipeline, np.nan):.3f})",
+                label=f"({ace.get(pipeline, np.nan):.3f}{role})",
             )
-            keys.setdefault(style.named(pipeline) + role, axes.get_lines()[-1])
+            keys.setdefault(style.named(pipeline), axes.get_lines()[-1])
             axes.vlines(x, *extent, color=how.color, lw=1.2)
         axes.set(xlim=(low, 1.01), ylim=(low, 1.01), title=cohort)
         axes.set_aspect("equal")

@@ -4,6 +4,7 @@ with.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -199,25 +200,41 @@ def _quartiles(values: np.ndarray[Any, np.dtype[np.float64]]) -> Number:
     return Number(math.fsum(known) / known.size, tuple(float(q) for q in np.percentile(known, [25, 50, 75])))
 
 
-def corruptions(bank: Mapping[str, Mapping[str, Mapping[str, float]]], seed: int) -> Table:
-    """Table 6: parameters of every corruption (`bank` by its name, then by severity)."""
-    severities = list(dict.fromkeys(s for levels in bank.values() for s in levels))
-    columns = tuple(Column(Text(s)) for s in severities)
-    rows = tuple(
-        Row(Text(name.replace("_", " ")), tuple(Cell(_parameters(levels.get(s, {}))) for s in severities))
-        for name, levels in bank.items()
-    )
-    notes = (
-        (
-            f"Each image is corrupted once a severity; the kind is chosen by the SHA-256 of its name and seed {seed}."
-            " Applied to test images alone."
-        ),
-    )
-    return Table(
-        "table6", "Photometric corruption settings.", Text("Corruption"), columns, (Section(Text(""), rows),), notes
-    )
+def corruptions(studies: Sequence[Results]) -> Table:
+    """Table 6: what was really done to the images of shifted cohorts, as the records beside them say: a row a kind and
+    severity, with the range of every parameter over the images.
+    """
+    columns = (Column(Text("Severity")), Column(Text("Images"), decimals=0), Column(Text("Parameters")))
+    sections = []
+    for study in studies:
+        frame = study.frame("corruptions")
+        for cohort in frame.different("cohort"):
+            here = frame.where(cohort=cohort)
+            done: dict[tuple[str, str], list[str]] = {}
+            for kind, severity, parameters in zip(*(here[c] for c in ("kind", "severity", "parameters")), strict=True):
+                done.setdefault((kind, severity), []).append(parameters)
+            rows = tuple(
+                Row(
+                    Text(kind.replace("_", " ")),
+                    (Cell(Text(severity or "—")), Cell(Number(len(every))), Cell(Text(_ranges(every)))),
+                )
+                for (kind, severity), every in sorted(done.items())
+            )
+            sections.append(Section(Text(f"{study.name}, {cohort}"), rows))
+    notes = ("From corruptions.csv beside the images of each cohort, for the cases scored; low to high over images.",)
+    return Table("table6", "Corruptions as applied.", Text("Corruption"), columns, tuple(sections), notes)
 
 
-def _parameters(levels: Mapping[str, float]) -> Text:
+def _ranges(parameters: Sequence[str]) -> str:
+    """Every parameter with its one value, or its lowest and highest over the images."""
     words = {"sigma": "σ", "alpha": "α"}
-    return Text(", ".join(f"{words.get(name, name)} = {value:g}" for name, value in levels.items()))
+    values: dict[str, list[Any]] = {}
+    for one in parameters:
+        for name, value in json.loads(one).items():
+            if name != "replicate":
+                values.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    return ", ".join(
+        f"{words.get(name, name.replace('_', ' '))} = "
+        + (f"{low:g}" if (low := min(found)) == (high := max(found)) else f"{low:g} to {high:g}")
+        for name, found in values.items()
+    )

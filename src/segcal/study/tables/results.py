@@ -101,6 +101,17 @@ class Results:
         found = self.frame("pooled").where(cohort=cohort, pipeline=pipeline, metric=metric)
         return np.asarray(found["value"], np.float64)[np.argsort(found["repeat"], kind="stable")]
 
+    def stopped(self) -> dict[str, tuple[int, int]]:
+        """Of pipelines whose fits were ended by a limit of steps or epochs, not by their own rule: how many of how many
+        fits.
+        """
+        counts: dict[str, list[int]] = {}
+        for pipeline, status in zip(*(self.frame("fits")[c] for c in ("pipeline", "status")), strict=True):
+            of = counts.setdefault(pipeline, [0, 0])
+            of[0] += status == "stopped"
+            of[1] += 1
+        return {p: (n, total) for p, (n, total) in counts.items() if n}
+
     def resamples(self, cohort: str, scheme: Scheme) -> Resamples:
         """The draws of a cohort under a scheme."""
         key = (cohort, scheme.name)

@@ -2,7 +2,7 @@
 
     table1, table2, table3, table5      splits, methods, free energy: a row or a group of columns a study
     table4                              every pipeline, a group of columns a study
-    table6                              the corruptions, where a bank of them is given
+    table6                              what the images of shifted cohorts were corrupted with, where they say so
     table7-STUDY                        the same as table4 under shift, a group of columns a shifted cohort
     table8-STUDY[-COHORT]               with intervals over groups and repeats; ...-two-level: the paper's bootstrap
     differences-STUDY[-COHORT]          the matched comparisons, paired; ...-two-level: the paper's bootstrap
@@ -40,11 +40,8 @@ FORMATS = {".md": markdown.render, ".tex": latex.render, ".csv": csv.render}
 SCHEMES: Mapping[str, Scheme] = {"": ByGroup(repeats=True), "-two-level": TwoLevel()}
 """Bootstraps of the tables with intervals, by what their names end in."""
 
-Bank = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Parameters of corruptions by kind and severity."""
 
-
-def tables(studies: Sequence[Results], *, bank: Bank | None = None, bank_seed: int = 0) -> list[Table]:
+def tables(studies: Sequence[Results]) -> list[Table]:
     """Every table of the studies, the joined ones first. No study: UsageError."""
     slugs = [_slug(study.name) for study in studies]
     if not studies or len(set(slugs)) < len(slugs):
@@ -58,12 +55,18 @@ def tables(studies: Sequence[Results], *, bank: Bank | None = None, bank_seed: i
     out = [
         splits(studies),
         properties(studies, _promises()),
-        pipelines("table4", "Calibration results.", clean, tuple(study.note([CLEAN]) for study in studies)),
+        pipelines(
+            "table4",
+            "Calibration results.",
+            clean,
+            tuple(study.note([CLEAN]) for study in studies),
+            stopped=_stopped(studies),
+        ),
     ]
     if any(len(study.frame("energy")) for study in studies):
         out += [free_energy(studies, by_members=False), free_energy(studies, by_members=True)]
-    if bank is not None:
-        out.append(corruptions(bank, bank_seed))
+    if any(len(study.frame("corruptions")) for study in studies):
+        out.append(corruptions(studies))
     for study, slug in zip(studies, slugs, strict=True):
         out += _of(study, slug)
     return out
@@ -87,6 +90,7 @@ def _of(study: Results, slug: str) -> list[Table]:
                 f"Calibration on {study.name} under shift, without refitting.",
                 points,
                 (study.note(shifted),),
+                stopped=study.stopped(),
             )
         )
     for cohort in study.cohorts:
@@ -119,13 +123,24 @@ def _intervals(name: str, study: Results, cohort: str, scheme: Scheme) -> Table:
         {title: summary(study, cohort, scheme)},
         notes,
         beside=("low", "high"),
+        stopped=study.stopped(),
     )
 
 
-def write(studies: Sequence[Results], folder: Path, *, bank: Bank | None = None, bank_seed: int = 0) -> list[Path]:
+def _stopped(studies: Sequence[Results]) -> dict[str, tuple[int, int]]:
+    """Of all studies together."""
+    out: dict[str, tuple[int, int]] = {}
+    for study in studies:
+        for pipeline, (n, of) in study.stopped().items():
+            before = out.get(pipeline, (0, 0))
+            out[pipeline] = before[0] + n, before[1] + of
+    return out
+
+
+def write(studies: Sequence[Results], folder: Path) -> list[Path]:
     """Write every table in every format into `folder`; the files written."""
     out = []
-    for table in tables(studies, bank=bank, bank_seed=bank_seed):
+    for table in tables(studies):
         for ending, render in FORMATS.items():
             path = folder / f"{table.name}{ending}"
             with journal.atomic(path) as temporary:
