@@ -141,6 +141,20 @@ def test_real_volumes_as_nnunet_leaves_them(regions: tuple[str, ...], tmp_path: 
         inside = np.zeros(case.shape, bool)
         inside[3:-3, 3:-3, 3:-3] = True
         assert np.array_equal(roles, np.where(inside, 0, 2).reshape(-1))
+    for member in members:
+        for path in member.glob("*.pkl"):
+            path.unlink()
+    bare = open_cohort(members, root / "labelsTr")
+    for k in range(len(cohort)):
+        assert bare[k].crop is None
+        for read, recorded in zip(whole(bare, k), whole(cohort, k), strict=True):
+            assert np.array_equal(read, recorded)
+    path = members[1] / f"{cohort[0].id}.npz"
+    np.savez(path, probabilities=np.load(path)["probabilities"].round(3))
+    coarse = open_cohort(members[1], root / "labelsTr")
+    with pytest.raises(MissingError, match="certain predictions look alike"):
+        whole(coarse, 0)
+    whole(coarse, 1)
 
 
 @needs_zoo

@@ -51,7 +51,7 @@ def apply(
         calibrator and of what was written decide what is finished.
     go_on
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
-        another pooling).
+        another pooling), or only one side knows how many networks they average.
     """
     from segcal.calibrators import load
     from segcal.cli import applying, findings

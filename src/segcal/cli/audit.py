@@ -49,7 +49,7 @@ def audit(
         A folder for one image of the free energy a case: PNG for pictures, NIfTI for volumes.
     go_on
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
-        another pooling).
+        another pooling), or only one side knows how many networks they average.
     """
     from segcal import auditing
     from segcal.auditing.energy_maps import claim_maps

@@ -44,7 +44,7 @@ def evaluate(
         are, in-sample.
     go_on
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
-        another pooling).
+        another pooling), or only one side knows how many networks they average.
     csv
         Also write one row a case to this CSV file.
     slice_axis
