@@ -73,3 +73,15 @@ def test_a_region_calibrator_names_its_regions(segcal: Any, regions: Any, tmp_pa
         segcal("fit", *regions.labelled, "--method", "vs", "--lambda", "0.1", "--free-decision", "-o", freed).code == 0
     )
     assert segcal("inspect", freed, "--json").json["keeps_decision"] is False
+
+
+@pytest.mark.parametrize("method", ["cms-op", "cms-ap", "cdc"])
+def test_a_matrix_for_each_predicted_class_is_shown(method: str, segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cal.safetensors"
+    assert segcal("fit", *fitting.labelled, "--method", method, "--no-crossfit", "-o", path).code == 0
+    said = segcal("inspect", path)
+    assert said.code == 0
+    found = segcal("inspect", path, "--json").json
+    assert said.out.count("is predicted:") == len(found["classes"])
+    assert f"{found['parameters']['softmax']['weight'][1][0][0]:9.4f}" in said.out
+    assert "Strengths by cross-validation" in said.out

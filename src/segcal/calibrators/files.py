@@ -13,7 +13,7 @@ import platform
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
@@ -31,6 +31,7 @@ from segcal.calibrators.local import LocalMap
 from segcal.calibrators.maps import PartMap
 from segcal.calibrators.mixture import MixtureMap
 from segcal.calibrators.scale import ScaleMap
+from segcal.cases.case import Origin
 from segcal.errors import MissingError, SegcalError, UnreadableError
 from segcal.reading import json_value, listed, readable, shown, too_much
 from segcal.scores import Resolution
@@ -174,7 +175,79 @@ def _opened(file: Path, *, numbers: bool = True) -> tuple[dict[str, Any], dict[s
     return described, tensors
 
 
+_NUMBER = (int, float, type(None))
+_SOLUTION: dict[str, Any] = {
+    "objective": _NUMBER,
+    "nll": _NUMBER,
+    "status": (str,),
+    "message": (str,),
+    "passes": (int,),
+    "certificate": {"gap": _NUMBER},
+    "selection": [dict.fromkeys(("lambda", "nll", "gain", "standard_error", "weight", "trial"), _NUMBER)],
+    "settings": {},
+}
+_BLOCK = dict.fromkeys(("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice", "iou"), _NUMBER)
+_FORM: dict[str, Any] = {
+    "method": (str,),
+    "keep_decision": (bool, type(None)),
+    "maps": [(str,)],
+    "head": {"classes": [(str,)], "names": [(str,)], "members": [[(int,)]], "order": [(int,)]},
+    "versions": {},
+    "data": {
+        "provenance": {
+            "members": (int,),
+            "folds": (int, type(None)),
+            "tta": (bool, type(None)),
+            "step_size": _NUMBER,
+            "origin": (*get_args(Origin), None),
+        },
+        "name": (str,),
+        "pool": (str,),
+        "voxels": (int,),
+        "records": [{"id": (str,), "group": (str,), "labels": (str,), "scores": (str,), "roles": [(int,)]}],
+    },
+    "crossfit": {
+        "cases": (int,),
+        "groups": (int,),
+        "folds": (int,),
+        "uncalibrated": _BLOCK,
+        "calibrated": _BLOCK,
+        "differences": {},
+    },
+}
+"""What entries of the metadata are, where they are there: types, or the values that are known."""
+
+_MAYBE_NULL = ("data", "crossfit", "gap")
+
+
+def _follows(value: Any, form: Any, name: str = "metadata") -> None:
+    """Raise TypeError naming the first entry that is of another type than its form."""
+    expected: Any = dict if isinstance(form, dict) else list if isinstance(form, list) else form
+    if isinstance(form, tuple) and not isinstance(form[0], type):
+        fits = value is None or (isinstance(value, str) and value in form)
+    else:
+        fits = isinstance(value, expected) and not (isinstance(value, bool) and bool not in form)
+    if not fits:
+        raise TypeError(f"{name} is {shown(value, 60)}")
+    inside = [(v, form[0], name) for v in value] if isinstance(form, list) else ()
+    if isinstance(form, dict):
+        inside = [
+            (value[key], wanted, key)
+            for key, wanted in form.items()
+            if key in value and not (value[key] is None and key in _MAYBE_NULL)
+        ]
+    for entry, wanted, called in inside:
+        _follows(entry, wanted, called)
+
+
 def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibrator:
+    _follows(described, _FORM)
+    solutions = [] if described["solution"] is None else [described["solution"]]
+    for solution in solutions:
+        _follows(solution, _SOLUTION, "solution")
+        solutions += solution["parts"].values()
+    if described["crossfit"] is not None and not described["crossfit"].keys() >= _FORM["crossfit"].keys():
+        raise KeyError(f"crossfit: {shown(list(described['crossfit']))}")
     maps = []
     for r, type_name in enumerate(described["maps"]):
         mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(r)}

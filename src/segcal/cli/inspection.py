@@ -36,7 +36,7 @@ def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
         "solution": None if calibrator.solution is None else plain(calibrator.solution.to_json()),
         "data": None if calibrator.data is None else calibrator.data.to_json(),
         "crossfit": calibrator.crossfit,
-        "versions": metadata(path).get("versions"),
+        "versions": metadata(path).get("versions", {}),
     }
 
 
@@ -78,10 +78,21 @@ def _parameters(parameters: Mapping[str, Any], classes: list[str]) -> Iterator[s
             yield f"{name} {value:.6g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
         elif len(classes) > SMALL:
             yield f"{name}: {len(value)} rows, in full with --json"
-        elif value and isinstance(value[0], list):
-            yield f"{name}:\n" + "\n".join("  " + " ".join(f"{v:9.4f}" for v in row) for row in value)
+        elif _depth(value) == 3:  # an expert for each predicted class
+            for expert, predicted in zip(value, classes, strict=True):
+                yield f"{name} where {predicted} is predicted:\n{_matrix(expert)}"
+        elif _depth(value) == 2:
+            yield f"{name}:\n{_matrix(value)}"
         else:
             yield f"{name}: " + " ".join(str(v) if isinstance(v, int) else number(v) for v in value)
+
+
+def _depth(value: object) -> int:
+    return 1 + _depth(value[0]) if isinstance(value, list) and value else int(isinstance(value, list))
+
+
+def _matrix(rows: list[list[float | None]]) -> str:
+    return "\n".join("  " + " ".join(f"{'-':>9}" if v is None else f"{v:9.4f}" for v in row) for row in rows)
 
 
 def _solution(out: Output, solution: Mapping[str, Any]) -> None:
