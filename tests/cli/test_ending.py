@@ -143,3 +143,18 @@ def test_what_the_system_refuses_is_one_message(segcal: Any, tmp_path: Path, mon
     assert "permission denied" in said.err and str(tmp_path) in said.err
     assert len(said.err.splitlines()) == 1
     assert "Traceback" in segcal("check", tmp_path, "--debug").err
+
+
+def test_where_no_child_can_be_had_the_command_runs_all_the_same(tmp_path: Path) -> None:
+    code = f"""
+        import os, sys
+        import segcal.cli
+        def no_more():
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        os.fork = no_more
+        sys.argv = ["segcal", "methods", "--classes", "2", "--quiet", "--json", {str(tmp_path / "m.json")!r}]
+        segcal.cli.main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "m.json").is_file()

@@ -32,7 +32,11 @@ def watch() -> int:
     called, call = os.pipe()
     os.set_blocking(tell, False)
     command = os.getpid()
-    child = os.fork()
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        child = os.fork()
+    except OSError:  # no more processes for this user: the main thread alone is told
+        return 0
     if child == 0:
         try:
             _last_resort(command, told, call)
@@ -42,13 +46,14 @@ def watch() -> int:
     os.close(call)
     # the interpreter writes the number of a signal there as soon as it comes, whatever Python code is doing
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_at_once, args=(called,), daemon=True).start()
     return child
 
 
 def rest(child: int) -> None:
-    """The command is done: let the child go."""
+    """The command is done: let the child go, if there is one."""
+    if not child:
+        return
     os.close(signal.set_wakeup_fd(-1))
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
