@@ -9,7 +9,7 @@ case with a calibrator that saw neither it nor its group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -29,8 +29,8 @@ from segcal.matching import check_match, fitted_cases, level
 from segcal.methods.method import Fit
 from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
 from segcal.metrics.summary import ACE_BINS, ECE_BINS, Gathered, Summary, combine_parts, mean_known, suite
-from segcal.statistics import Band, Cell, Estimate, Verdict, jackknife
-from segcal.statistics.verdict import LEAST, METRICS, OVERALL
+from segcal.statistics import LEVEL, Band, Cell, Estimate, Verdict, jackknife
+from segcal.statistics.verdict import LEAST_GROUPS, METRICS, OVERALL
 
 COMPARED = ("nll", "brier", "ece", "ece_pooled", "ace", "classwise_ece", "ba_ece", "dice", "iou", "flip_rate")
 """Numbers of a block whose change is reported with an interval."""
@@ -43,6 +43,9 @@ Read = Callable[[Mapping[str, Any]], float]
 
 IN_BLOCKS = ("calibration", "classwise")
 """Accumulators whose sums are kept by block of groups."""
+
+BAND_VOXELS = 100
+"""Fewer voxels in a band of confidence cannot tell a point of per cent."""
 
 MOST_BLOCKS = 100
 """Sums of pooled numbers are kept for so many sets of groups; more groups are put together, evenly, which leaves an
@@ -146,26 +149,34 @@ class Evaluation:
         change = _pooled(self.before, self.after, self.cohort, read)
         return Cell(stratum, name, self.before.number(read), self.after.number(read), change)
 
-    def _bands(self) -> Iterator[Band]:
-        """Every band of confidence that is known in three groups or more."""
+    def _bands(self) -> list[Band]:
+        """Every band of confidence known in enough groups, with intervals that hold for all of them together."""
         assert self.after is not None
-        head = self.cohort.head
+        known = []
         for part, found in enumerate(self.after.results):
             whole, *without = (r["calibration"].curve(ACE_BINS) for r in found)
+            name = self.cohort.head.parts[part] if len(self.after.results) > 1 else ""
             for k in range(ACE_BINS):
                 inside = [c for c in without if c.counts[k] != whole.counts[k]]
-                if len(inside) < LEAST:
-                    continue
-                gaps = [float(c.confidence[k] - c.accuracy[k]) for c in (whole, *inside)]
-                yield Band(
-                    k / ACE_BINS,
-                    (k + 1) / ACE_BINS,
-                    int(whole.counts[k]) / whole.voxels,
-                    float(whole.confidence[k]),
-                    float(whole.accuracy[k]),
-                    jackknife(gaps[0], gaps[1:], values=len(self.cohort)),
-                    head.parts[part] if len(head.parts) > 1 else "",
-                )
+                if len(inside) >= LEAST_GROUPS and whole.counts[k] >= BAND_VOXELS:
+                    known.append((name, k, whole, inside))
+        return [
+            Band(
+                k / ACE_BINS,
+                (k + 1) / ACE_BINS,
+                int(whole.counts[k]) / whole.voxels,
+                float(whole.confidence[k]),
+                float(whole.accuracy[k]),
+                jackknife(
+                    float(whole.confidence[k] - whole.accuracy[k]),
+                    [float(c.confidence[k] - c.accuracy[k]) for c in inside],
+                    values=len(self.cohort),
+                    level=1 - (1 - LEVEL) / len(known),
+                ),
+                name,
+            )
+            for name, k, whole, inside in known
+        ]
 
     def unchanged(self) -> Evaluation:
         """The same of leaving the scores as they are."""

@@ -14,8 +14,9 @@ over-fit, and with few cases a standard error hides gains that are there. Otherw
 calibrator then is the identity, which is saved and applied as any other, so that what comes after a fit need not ask.
 
 With few groups a standard error is itself uncertain: it is widened to the quantile of Student's t that has the
-probability of one standard error under a normal (1.14 times for 5 groups). The cross-fitted numbers of the choice are
-those of a method chosen on the same cases, and so a little flattering. Source: the one-standard-error rule of Breiman
+probability of one standard error under a normal (1.14 times for 5 groups). What the choice gains is told out of sample,
+the choice included: each fold is scored by what the rule chooses on the other folds, fitted on them. Below three groups
+no gain is told. Source: the one-standard-error rule of Breiman
 et al. (1984). Methods for which memory is too short are left out, and the reasons say so. Costs: the passes of the
 hardest fit and one survey. Cases of one group only: UsageError, as nothing can be held out.
 """
@@ -26,18 +27,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segcal.calibrators import Calibrator, ScaleMap, Solution
 from segcal.cases import Cohort
 from segcal.engines import Engine
 from segcal.engines.need import spoken
 from segcal.errors import UsageError
-from segcal.evaluation import Evaluation, compare, crossfitted, room_to_score
+from segcal.evaluation import Evaluation, crossfitted, room_to_score
 from segcal.guarantees import weakest
 from segcal.head import Regions
 from segcal.methods import REGISTERED, AnyMethod
 from segcal.methods.method import FOLDS, SEED, Fit, fit_methods, need_of
 from segcal.metrics.summary import Summary
-from segcal.statistics import Estimate, one_standard_error
+from segcal.statistics import Estimate, one_standard_error, paired_difference
+from segcal.statistics.verdict import LEAST_GROUPS
 
 UNCALIBRATED = "uncalibrated"
 FREE = ", free"
@@ -87,10 +92,7 @@ class Candidate:
         """Whether its NLL is above the best allowed one's by no more than one standard error, or by less than anyone
         would notice.
         """
-        least = WORTHWHILE if self.name == UNCALIBRATED else NOTICEABLE
-        return self.excess.mean <= max(
-            one_standard_error(self.excess), least * float(self.evaluation.uncalibrated.block["nll"])
-        )
+        return _ties(self.name, self.excess, float(self.evaluation.uncalibrated.block["nll"]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -110,14 +112,26 @@ class Candidate:
         }
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a candidate stands on some of the cases."""
+
+    name: str
+    parameters: int
+    invariant: bool
+    nll: float
+    ties: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Recommendation:
     """What was chosen, and why.
 
-    `chosen`: a name of `candidates`, `UNCALIBRATED` where nothing gains. `best`: the allowed one of lowest NLL.
-    `unconstrained`: what would be chosen if everything were allowed. `calibrator`: the chosen one, fitted on all cases;
-    the identity where nothing gains. `reasons`: sentences for a person. `candidates`: by number of parameters, the
-    uncalibrated scores first.
+    `evaluation`: numbers of the choice, each fold scored by what the other folds choose (`by_fold`). `chosen`: a name
+    of `candidates`, `UNCALIBRATED` where nothing gains. `best`: the allowed one of lowest NLL. `unconstrained`: what
+    would be chosen if everything were allowed. `calibrator`: the chosen one, fitted on all cases; the identity where
+    nothing gains. `reasons`: sentences for a person. `candidates`: by number of parameters, the uncalibrated scores
+    first.
     """
 
     chosen: str
@@ -125,6 +139,8 @@ class Recommendation:
     unconstrained: str
     calibrator: Calibrator
     candidates: Mapping[str, Candidate]
+    evaluation: Evaluation
+    by_fold: Sequence[str]
     reasons: Sequence[str]
     keep_map: bool
     invariant: bool
@@ -136,17 +152,13 @@ class Recommendation:
         """Whether a calibrator was chosen, not the scores as they are."""
         return self.chosen != UNCALIBRATED
 
-    @property
-    def evaluation(self) -> Evaluation:
-        """Cross-fitted numbers of the choice."""
-        return self.candidates[self.chosen].evaluation
-
     def to_json(self) -> dict[str, Any]:
         """Everything but the calibrator, as plain data."""
         return {
             "chosen": self.chosen,
             "gains": self.gains,
             "best": self.best,
+            "by_fold": list(self.by_fold),
             "unconstrained": self.unconstrained,
             "keep_map": self.keep_map,
             "invariant": self.invariant,
@@ -195,8 +207,19 @@ def recommend(
     allowed = {name: c for name, c in candidates.items() if c.allowed}
     best, chosen = _best(allowed), _simplest(allowed, len(classes))
     unconstrained = _simplest(_against(cohort, candidates, _best(candidates)), len(classes))
-    why = (*_reasons(cohort, candidates, best, chosen, unconstrained, keep_map, invariant), *short)
+    folds_of = next(iter(fits.values())).folds
+    by_fold = _by_fold(cohort, allowed, folds_of, len(classes))
+    freely = _by_fold(cohort, candidates, folds_of, len(classes))
     fit = candidates[chosen].fit
+    told = _out_of_sample(cohort, candidates, chosen, by_fold, fits, engine)
+    why = _reasons(cohort, candidates, best, chosen, keep_map, invariant)
+    if fit is not None and len(set(cohort.groups)) >= LEAST_GROUPS:
+        why += (_nested(told, chosen, by_fold),)
+    if (keep_map or invariant) and len(allowed) < len(candidates):
+        why += (_price(cohort, candidates, chosen, unconstrained, folds_of, by_fold, freely),)
+    if len(set(cohort.groups)) < FEW_GROUPS:
+        why += (_few(len(set(cohort.groups))),)
+    why += tuple(short)
     calibrator = (
         fit.calibrator
         if fit is not None
@@ -208,10 +231,12 @@ def recommend(
         unconstrained,
         calibrator,
         candidates,
+        told,
+        by_fold,
         why,
         keep_map,
         invariant,
-        len(next(iter(fits.values())).folds),
+        len(folds_of),
         seed,
     )
 
@@ -273,10 +298,69 @@ def _candidates(
     return _against(cohort, by_name, _best({name: c for name, c in by_name.items() if c.allowed}))
 
 
+def _ties(name: str, excess: Estimate, uncalibrated: float) -> bool:
+    least = WORTHWHILE if name == UNCALIBRATED else NOTICEABLE
+    return excess.mean <= max(one_standard_error(excess), least * uncalibrated)
+
+
+def _columns(cohort: Cohort, candidates: Mapping[str, Candidate]) -> dict[str, NDArray[np.float64]]:
+    """NLL of each case, in the cohort's order."""
+    out = {}
+    for name, c in candidates.items():
+        rows = {row["case"]: row["nll"] for row in c.after.per_case}
+        out[name] = np.array([rows[case.id] for case in cohort])
+    return out
+
+
+def _by_fold(
+    cohort: Cohort, candidates: Mapping[str, Candidate], folds: Sequence[Sequence[int]], parts: int
+) -> tuple[str, ...]:
+    """For each fold what the rule chooses on the cases of all others."""
+    columns = _columns(cohort, candidates)
+    before = _columns(cohort, {name: c for name, c in candidates.items() if c.fit is None})[UNCALIBRATED]
+    chosen = []
+    for fold in folds:
+        rest = sorted(set(range(len(cohort))) - set(fold))
+        groups = [cohort.groups[i] for i in rest]
+        lowest = min(columns.values(), key=lambda x: float(x[rest].mean()))[rest]
+        standings = {
+            name: Standing(
+                name,
+                c.parameters,
+                c.invariant,
+                float(columns[name][rest].mean()),
+                _ties(name, paired_difference(lowest, columns[name][rest], groups), float(before[rest].mean())),
+            )
+            for name, c in candidates.items()
+        }
+        chosen.append(_simplest(standings, parts))
+    return tuple(chosen)
+
+
+def _out_of_sample(
+    cohort: Cohort,
+    candidates: Mapping[str, Candidate],
+    chosen: str,
+    by_fold: Sequence[str],
+    fits: Mapping[str, Fit],
+    engine: Engine,
+) -> Evaluation:
+    """Numbers of the choice where each fold is scored by what the other folds chose: those at hand where all chose the
+    same, else from one more pass. Nothing is claimed where nothing is chosen.
+    """
+    if chosen == UNCALIBRATED or set(by_fold) == {chosen}:
+        return candidates[chosen].evaluation
+    folds = next(iter(fits.values())).folds
+    as_is = Calibrator(cohort.head, cohort.pooled_kind, [ScaleMap(1.0) for _ in cohort.head.parts], UNCALIBRATED)
+    held_out = [as_is if name == UNCALIBRATED else fits[name].held_out[k] for k, name in enumerate(by_fold)]
+    return crossfitted(cohort, {chosen: Fit(fits[chosen].calibrator, folds, tuple(held_out))}, engine)[chosen]
+
+
 def _against(cohort: Cohort, candidates: Mapping[str, Candidate], best: str) -> dict[str, Candidate]:
     """Candidates with their excess over the one called `best`."""
+    columns = _columns(cohort, candidates)
     return {
-        name: replace(c, excess=compare(cohort, candidates[best].after, c.after, "nll"))
+        name: replace(c, excess=paired_difference(columns[best], columns[name], cohort.groups))
         for name, c in candidates.items()
     }
 
@@ -285,7 +369,7 @@ def _best(candidates: Mapping[str, Candidate]) -> str:
     return min(candidates, key=lambda name: candidates[name].nll)
 
 
-def _simplest(candidates: Mapping[str, Candidate], parts: int) -> str:
+def _simplest(candidates: Mapping[str, Candidate] | Mapping[str, Standing], parts: int) -> str:
     """Fewest parameters among those that tie with the best; then invariant ones, then lower NLL.
 
     A temperature that gains in the mean goes before nothing at all.
@@ -336,7 +420,6 @@ def _reasons(
     candidates: Mapping[str, Candidate],
     best: str,
     chosen: str,
-    unconstrained: str,
     keep_map: bool,
     invariant: bool,
 ) -> tuple[str, ...]:
@@ -362,10 +445,7 @@ def _reasons(
             )
         )
     if best != UNCALIBRATED:
-        out.append(
-            f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated; it"
-            f" {_gained(top.evaluation.differences['nll'])}."
-        )
+        out.append(f"Lowest NLL: {best}, {top.nll:.4f} against {candidates[UNCALIBRATED].nll:.4f} uncalibrated.")
     if chosen == UNCALIBRATED:
         why = (
             f"{best}, the best, gains no more than one standard error, or a hundredth of the NLL"
@@ -374,27 +454,44 @@ def _reasons(
         )
         out.append(f"No gain: {why}. The scores are left as they are.")
     elif candidates[UNCALIBRATED].ties:
-        gained = _gained(choice.evaluation.differences["nll"])
         out.append(
-            f"Chosen: {chosen} ({counted(choice)}). It {gained}, which is not certain; but so few can hardly over-fit."
+            f"Chosen: {chosen} ({counted(choice)}). That it gains is not certain; but so few can hardly over-fit."
         )
     elif chosen == best:
         out.append(f"Chosen: {chosen} ({counted(choice)}). No simpler one comes within one standard error of it.")
     else:
         above = f"{choice.excess.mean:.2g} +- {choice.excess.standard_error:.2g} above it"
         out.append(f"Chosen: {chosen} ({counted(choice)}), the simplest within one standard error of {best} ({above}).")
-    if barred and wanted:
-        out.append(_price(cohort, candidates, chosen, unconstrained))
-    if groups < FEW_GROUPS:
-        out.append(
-            f"With {groups} groups the standard errors are uncertain themselves: more cases would make the choice"
-            " firmer."
-        )
     return tuple(out)
 
 
-def _price(cohort: Cohort, candidates: Mapping[str, Candidate], chosen: str, unconstrained: str) -> str:
-    """What giving up what is kept would gain and cost."""
+def _few(groups: int) -> str:
+    """What few groups mean."""
+    if groups < LEAST_GROUPS:
+        return f"With {groups} groups no gain can be told: that takes {LEAST_GROUPS} or more."
+    return (
+        f"With {groups} groups the standard errors are uncertain themselves: more cases would make the choice firmer."
+    )
+
+
+def _nested(told: Evaluation, chosen: str, by_fold: Sequence[str]) -> str:
+    """What the choice gains, out of sample."""
+    same = sum(name == chosen for name in by_fold)
+    others = ", ".join(dict.fromkeys(name for name in by_fold if name != chosen))
+    agreed = "all folds choose it" if not others else f"{same} of {len(by_fold)} folds choose it, others {others}"
+    return f"Out of sample, the choice included, it {_gained(told.differences['nll'])} ({agreed})."
+
+
+def _price(
+    cohort: Cohort,
+    candidates: Mapping[str, Candidate],
+    chosen: str,
+    unconstrained: str,
+    folds: Sequence[Sequence[int]],
+    by_fold: Sequence[str],
+    freely: Sequence[str],
+) -> str:
+    """What giving up what is kept would gain and cost; the gain out of sample, as that of the choice."""
     other = candidates[unconstrained]
     if other.allowed:
         return (
@@ -402,12 +499,18 @@ def _price(cohort: Cohort, candidates: Mapping[str, Candidate], chosen: str, unc
             if unconstrained == chosen
             else f"Giving that up would only move the choice to {unconstrained}."
         )
-    change = compare(cohort, candidates[chosen].after, other.after, "nll")
-    dice = other.evaluation.differences["dice"]
-    flips = 100 * other.after.block["flip_rate"]
+    gain = ""
+    if len(set(cohort.groups)) >= LEAST_GROUPS:
+        columns = _columns(cohort, candidates)
+        sides = np.empty((2, len(cohort)))
+        for k, fold in enumerate(folds):
+            kept = UNCALIBRATED if chosen == UNCALIBRATED else by_fold[k]
+            sides[:, list(fold)] = [columns[kept][list(fold)], columns[freely[k]][list(fold)]]
+        gain = f"{_gained(paired_difference(sides[0], sides[1], cohort.groups))} over {chosen} out of sample, "
+    dice, flips = other.evaluation.differences["dice"], 100 * other.after.block["flip_rate"]
     return (
-        f"Without that, {unconstrained} ({counted(other)}) would be chosen: it {_gained(change)} over {chosen}, "
-        f"moves Dice by {dice.mean:+.4f} +- {dice.standard_error:.2g} and changes {flips:.2g} % of labels."
+        f"Without that, {unconstrained} ({counted(other)}) would be chosen: it {gain}moves Dice by {dice.mean:+.4f} and"
+        f" changes {flips:.2g} % of labels."
     )
 
 
@@ -417,4 +520,5 @@ def counted(candidate: Candidate) -> str:
 
 
 def _gained(change: Estimate) -> str:
-    return f"gains {-change.mean:.2g} +- {change.standard_error:.2g}"
+    """A gain in NLL with its interval."""
+    return f"gains {-change.mean:.2g} ({-change.high:.2g} to {-change.low:.2g})"

@@ -18,6 +18,7 @@ from segcal.engines import Engine
 from segcal.errors import UsageError
 from segcal.methods.method import Fit
 from segcal.recommendation import UNCALIBRATED, Recommendation, recommend
+from segcal.statistics.verdict import LEAST_GROUPS
 
 AUTO = "auto"
 
@@ -89,12 +90,13 @@ def comparison(found: Recommendation) -> Table:
     """One row a method, the simplest first."""
     out = tables.table("method", "params", "map", "NLL", "gain", "+-", "ECE", "Dice", "flips %", "")
     out.columns[-1].justify, out.collapse_padding = "left", True
+    few = len(set(found.evaluation.cohort.groups)) < LEAST_GROUPS
     for name, c in found.candidates.items():
         block, change = c.after.block, c.evaluation.differences["nll"]
         gain = (
             ("", "")
             if name == UNCALIBRATED
-            else (tables.number(-change.mean, True), tables.number(change.standard_error))
+            else (tables.number(-change.mean, True), tables.number(None if few else change.standard_error))
         )
         verdict = (
             "chosen"

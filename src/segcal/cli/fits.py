@@ -193,8 +193,13 @@ def save(done: Done, files: Mapping[str, Path]) -> None:
         fit.calibrator.save(files[name])
 
 
-def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | None = None) -> None:
-    """Tables, how each fit ended, and what to type next; `networks`: as the user said."""
+def show(
+    out: Output, done: Done, files: Mapping[str, Path], networks: int | None = None, held_out: str = ""
+) -> None:
+    """Tables, how each fit ended, and what to type next.
+
+    `networks`: as the user said. `held_out`: how numbers were held out, if not by cross-fitting alone.
+    """
     for name, fit in done.fits.items():
         solution = fit.calibrator.solution
         if solution is not None:
@@ -207,7 +212,7 @@ def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | Non
         out.text(f"note: {note}", "yellow")
     if done.why_not:
         out.text(f"No cross-fitted numbers: {done.why_not}.")
-    title = _title(done)
+    title = _title(done, held_out)
     for name, evaluation in done.evaluations.items():
         assert evaluation.verdict is not None
         out.text(f"{f'{name}: ' if len(done.evaluations) > 1 else ''}{evaluation.verdict.sentence}", "bold")
@@ -275,9 +280,7 @@ def _solution(calibrator: Calibrator) -> dict[str, Any] | None:
     return None if calibrator.solution is None else calibrator.solution.to_json()
 
 
-def _title(done: Done) -> str:
+def _title(done: Done, held_out: str) -> str:
     count = max((len(f.folds) for f in done.fits.values()), default=0)
-    return (
-        f"Cross-fitted: every case scored by a fit without it and its group ({len(done.cohort)} cases in"
-        f" {len(set(done.cohort.groups))} groups, {count} folds)"
-    )
+    how = held_out or "Cross-fitted: every case scored by a fit without it and its group"
+    return f"{how} ({len(done.cohort)} cases in {len(set(done.cohort.groups))} groups, {count} folds)"

@@ -22,6 +22,7 @@ from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcal import accumulate
 from segcal.calibrators import PartMap, Solution
@@ -33,6 +34,7 @@ from segcal.methods.temperature_scaling import certificate, refined_temperatures
 from segcal.objectives import ScaleNLL
 from segcal.solvers import Solved
 from segcal.statistics import clustered_mean, lowest_probabilities
+from segcal.statistics.verdict import LEAST_GROUPS
 
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 
@@ -369,7 +371,8 @@ class Penalised(Published):
             nll = {
                 lam: {case: value / voxels for case, (value, voxels) in sums[s, lam].items()} for lam in (None, *PATH)
             }
-            out[s] = _weighed(task, nll, paths[s])
+            fold = {case: k for k, (_, judged) in enumerate(found) for case in judged}
+            out[s] = _weighed(task, nll, paths[s], fold)
         return out
 
 
@@ -383,8 +386,12 @@ def _judges(task: Task, subset: Subset) -> list[tuple[Subset, frozenset[int]]]:
     return [(tuple(sorted((*subset, k))), frozenset(task.folds[k])) for k in task.inner(subset)]
 
 
-def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any]) -> Chosen:
-    """Each strength weighed by the probability that its NLL, mean over cases, is the lowest."""
+def _weighed(
+    task: Task, nll: Mapping[float | None, Mapping[int, float]], path: Mapping[float, Any], fold: Mapping[int, int]
+) -> Chosen:
+    """Each strength weighed by the probability that its NLL, mean over cases, is the lowest. `fold`: where each case
+    was held out.
+    """
     base = nll[None]
     # by name: draws do not depend on the order cases were given in
     cases = sorted(base, key=lambda i: (task.groups[i], i))
@@ -413,13 +420,30 @@ def _weighed(task: Task, nll: Mapping[float | None, Mapping[int, float]], path: 
     how = "chosen on validation cases" if task.validation else "cross-validated over cases"
     if set(weights) == {None}:
         return Chosen(weights, {}, table, f"temperature scaling: {how}, none is likely to gain on it")
-    bound = clustered_mean([base[i] - sum(w * nll[s][i] for s, w in weights.items()) for i in cases], groups)
-    return Chosen(
-        weights,
-        path,
-        table,
-        f"{how}: NLL at least {bound.mean:.4g} +- {bound.standard_error:.2g} below temperature scaling",
-    )
+    # validation cases had no part in any fit: there each group is a fold of its own
+    apart = groups if task.validation else [fold[i] for i in cases]
+    told = _told(np.array([[base[i] - found[i] for i in cases] for found in nll.values()]), groups, apart)
+    return Chosen(weights, path, table, f"{how}{told}")
+
+
+def _told(gains: NDArray[np.float64], groups: Sequence[Hashable], fold: Sequence[Hashable]) -> str:
+    """What averaging gains on temperature scaling, from cases that had no part in the weights: those of each fold by
+    weights of the other folds. NLL is convex, so the average gains at least this. `gains` (strengths, n); nothing is
+    said below three groups.
+    """
+    if len(set(groups)) < LEAST_GROUPS:
+        return ""
+    out_of_sample = np.empty(gains.shape[1])
+    for one in dict.fromkeys(fold):
+        out = np.array([f == one for f in fold])
+        probable = lowest_probabilities(-gains[:, ~out], [g for g, o in zip(groups, out, strict=True) if not o])
+        kept = np.where(probable >= LEAST, probable, 0)
+        out_of_sample[out] = kept @ gains[:, out] / kept.sum()
+    bound = clustered_mean(out_of_sample, groups)
+    found = f"{bound.low:.2g} to {bound.high:.2g} out of sample"
+    if bound.low <= 0:
+        return f": that it gains on temperature scaling cannot be told ({found})"
+    return f": NLL at least {bound.mean:.4g} below temperature scaling ({found})"
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

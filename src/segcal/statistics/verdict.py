@@ -3,9 +3,9 @@
 A number is *better* where the interval of its change lies below zero, *worse* where it lies above; each word is right
 as often as its interval says, one by one, not all together. Otherwise it *cannot be told*, and `Cell.seen` is the
 change that such a design would show with probability `POWER`: (t(1 - alpha / 2) + t(POWER)) standard errors, with G - 1
-degrees of freedom. Fewer than `LEAST` groups: nothing is claimed, since two say nothing of how groups differ. A number
-that did not move anywhere is *unchanged*. A band of confidence is named where its whole interval lies further than
-`POINTS` from being right. Nothing to compare: no cell, and the sentence says so.
+degrees of freedom. Fewer than `LEAST_GROUPS` groups: nothing is claimed, since two say nothing of how groups differ. A
+number that did not move anywhere is *unchanged*. A band of confidence is named where its whole interval lies further
+than `POINTS` from being right. Nothing to compare: no cell, and the sentence says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segcal.statistics.estimate import Estimate
 POWER = 0.8
 """The probability with which a change of the size told would have been seen."""
 
-LEAST = 3
+LEAST_GROUPS = 3
 """Groups below which nothing is claimed."""
 
 ROUNDING = 1e-9
@@ -59,7 +59,7 @@ class Cell:
         """Better, worse, unchanged, or that it cannot be told."""
         if abs(self.change.mean) <= ROUNDING and self.change.standard_error <= ROUNDING:
             return UNCHANGED
-        if self.change.groups < LEAST or not self.change.excludes_zero:
+        if self.change.groups < LEAST_GROUPS or not self.change.excludes_zero:
             return UNKNOWN
         return BETTER if self.change.high < 0 else WORSE
 
@@ -67,7 +67,7 @@ class Cell:
     def seen(self) -> float:
         """The change that such a design shows with probability `POWER`; NaN where there is no interval."""
         freedom = self.change.groups - 1
-        if freedom < LEAST - 1:
+        if freedom < LEAST_GROUPS - 1:
             return math.nan
         reach = stats.t.ppf((1 + self.change.level) / 2, freedom) + stats.t.ppf(POWER, freedom)
         return float(reach) * self.change.standard_error
@@ -99,7 +99,7 @@ class Band:
     @property
     def off(self) -> bool:
         """Whether it is certainly off by more than `POINTS`."""
-        return self.gap.groups >= LEAST and (self.gap.low > POINTS or self.gap.high < -POINTS)
+        return self.gap.groups >= LEAST_GROUPS and (self.gap.low > POINTS or self.gap.high < -POINTS)
 
     @property
     def sentence(self) -> str:
@@ -148,10 +148,10 @@ class Verdict:
         """What a reader must know, first what is overall, then what is worse in a stratum, then bands that stay off."""
         if all(cell.word == UNCHANGED for cell in self.cells):
             told = ["Nothing changes." if self.cells else "Nothing to compare."]
-        elif self.groups < LEAST:
+        elif self.groups < LEAST_GROUPS:
             told = [
                 f"Whether it is better cannot be told from {self.groups} group{'' if self.groups == 1 else 's'}: that"
-                f" takes {LEAST} or more."
+                f" takes {LEAST_GROUPS} or more."
             ]
         else:
             told = [self._overall()]
