@@ -238,3 +238,44 @@ def test_an_uncertain_gain_of_a_temperature_is_taken_and_said_to_be_uncertain() 
     assert found.candidates[UNCALIBRATED].ties
     assert found.chosen == "ts"
     assert any("not certain" in reason for reason in found.reasons)
+
+
+def test_what_the_choice_gains_is_told_out_of_sample_the_choice_included() -> None:
+    cohort = simulated(Truth.general(3, 1), 1, 6)
+    found = recommend(cohort, Serial(), keep_map=False, methods=FEW)
+    assert len(found.by_fold) == found.folds
+    before = {row["case"]: row["nll"] for row in found.evaluation.uncalibrated.per_case}
+    after = {row["case"]: row["nll"] for row in found.evaluation.calibrated.per_case}
+    folds = next(c.fit.folds for c in found.candidates.values() if c.fit is not None)
+    for name, fold in zip(found.by_fold, folds, strict=True):
+        rows = {row["case"]: row["nll"] for row in found.candidates[name].after.per_case}
+        assert [after[cohort[i].id] for i in fold] == pytest.approx([rows[cohort[i].id] for i in fold], rel=1e-12)
+    change = found.evaluation.differences["nll"]
+    assert change.mean == pytest.approx(np.mean(list(after.values())) - np.mean(list(before.values())), abs=1e-12)
+    told = next(reason for reason in found.reasons if reason.startswith("Out of sample"))
+    assert f"{-change.mean:.2g} ({-change.high:.2g} to {-change.low:.2g})" in told
+    assert found.to_json()["by_fold"] == list(found.by_fold)
+
+
+def test_folds_that_choose_otherwise_are_scored_by_what_they_chose(monkeypatch) -> None:
+    monkeypatch.setattr(
+        "segcal.recommendation._by_fold", lambda cohort, candidates, folds, parts: ("ts", UNCALIBRATED, *["dc"] * 4)
+    )
+    cohort = simulated(Truth.general(3, 1), 1, 6)
+    found = recommend(cohort, Serial(), keep_map=False, methods={k: FEW[k] for k in ("ts", "dc")}, folds=6)
+    folds = found.candidates["ts"].fit.folds
+    rows = {name: {row["case"]: row["nll"] for row in c.after.per_case} for name, c in found.candidates.items()}
+    after = {row["case"]: row["nll"] for row in found.evaluation.calibrated.per_case}
+    for name, fold in zip(("ts", UNCALIBRATED, "dc"), folds[:3], strict=True):
+        assert [after[cohort[i].id] for i in fold] == pytest.approx([rows[name][cohort[i].id] for i in fold])
+    assert "4 of 6 folds choose it, others ts, uncalibrated" in " ".join(found.reasons)
+
+
+def test_below_three_groups_no_gain_is_told() -> None:
+    found = recommend(simulated(Truth.temperature(3, 0.4), 1, 2), Serial(), methods={"ts": TemperatureScaling()})
+    assert found.chosen == "ts"
+    assert not any("gains" in reason and "+-" in reason for reason in found.reasons)
+    assert not any(reason.startswith("Out of sample") for reason in found.reasons)
+    assert "With 2 groups no gain can be told: that takes 3 or more." in found.reasons
+    assert found.evaluation.verdict is not None
+    assert {cell.word for cell in found.evaluation.verdict.cells} == {"cannot be told"}

@@ -27,8 +27,9 @@ from segcal import (
 from segcal.calibrators import ScaleMap
 from segcal.engines import Serial
 from segcal.errors import ScoreError, UsageError
-from segcal.methods.penalised import LEAST, PATH
+from segcal.methods.penalised import LEAST, PATH, _told
 from segcal.methods.penalised_affine import PenalisedAffine
+from segcal.statistics import clustered_mean, lowest_probabilities
 
 FAMILIES = [VectorScaling, MatrixScaling, ConstrainedMatrixScaling, DirichletCalibration]
 EYE = torch.eye(3, dtype=torch.float64)
@@ -222,6 +223,34 @@ def test_cross_validation_lets_go_where_the_truth_is_far_from_a_temperature(trut
     )
     assert "cross-validated" in calibrator.solution.message
     assert calibrator.solution.certificate["gap"] <= 1e-9
+
+
+def test_what_averaging_gains_is_told_on_folds_that_had_no_part_in_the_weights() -> None:
+    """By hand: noise picked on all cases looks like a gain, out of sample it is none; below three groups silence."""
+    rng = np.random.default_rng(0)
+    noise = np.vstack([np.zeros(6), rng.normal(size=(8, 6))])
+    assert max(noise.mean(1)) > 0.3
+    told = _told(noise, list("abcdef"), range(6))
+    assert "cannot be told" in told
+    by_hand = np.empty(6)
+    for i in range(6):
+        rest = [k for k in range(6) if k != i]
+        probable = lowest_probabilities(-noise[:, rest], [list("abcdef")[k] for k in rest])
+        weights = np.where(probable >= LEAST, probable, 0)
+        by_hand[i] = weights @ noise[:, i] / weights.sum()
+    bound = clustered_mean(by_hand, range(6))
+    assert f"({bound.low:.2g} to {bound.high:.2g} out of sample)" in told
+    sure = np.vstack([np.zeros(6), 0.5 + 0.01 * rng.normal(size=6)])
+    assert "NLL at least 0.5" in _told(sure, list("aabbcc"), [0, 0, 1, 1, 2, 2])
+    assert _told(sure, list("aaabbb"), [0, 0, 0, 1, 1, 1]) == ""
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_two_cases_claim_no_gain(count, truth, fit) -> None:
+    solution = fit({"dc": DirichletCalibration()}, cases(truth, 0, count, np.eye(3), 400, by_case=1.0))["dc"].calibrator
+    message = solution.solution.message
+    assert ("temperature scaling" in message) == (count == 3 or "none is likely" in message)
+    assert "at least" not in message
 
 
 @pytest.mark.parametrize("penalty", ["ts", "odir"])

@@ -83,12 +83,12 @@ def show(out: Output, found: Recommendation, done: fits.Done, file: Path, networ
     out.show(comparison(found), "Methods compared, every case scored by a fit without it and its group")
     for reason in found.reasons:
         out.text(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
-    fits.show(out, done, files, networks)
+    fits.show(out, done, files, networks, "Cross-fitted, the choice too: each fold scored by what the others chose")
 
 
 def comparison(found: Recommendation) -> Table:
     """One row a method, the simplest first."""
-    out = tables.table("method", "params", "map", "NLL", "gain", "+-", "ECE", "Dice", "flips %", "")
+    out = tables.table("method", "params", "NLL", "gain", "+-", "ECE", "Dice", "flip %", "")
     out.columns[-1].justify, out.collapse_padding = "left", True
     few = len(set(found.evaluation.cohort.groups)) < LEAST_GROUPS
     for name, c in found.candidates.items():
@@ -110,11 +110,10 @@ def comparison(found: Recommendation) -> Table:
             else ""
         )
         numbers = (tables.shown(key, block[key]) for key in ("ece", "dice", "flip_rate"))
-        out.add_row(
-            name, f"{c.parameters:,}", "kept" if c.keeps_map else "free", tables.number(c.nll), *gain, *numbers, verdict
-        )
+        shown = name if c.keeps_map else f"{name} *"
+        out.add_row(shown, f"{c.parameters:,}", tables.number(c.nll), *gain, *numbers, verdict)
     out.caption = (
         "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. "
-        "As good: within one standard error of the best, or closer than anyone would notice."
+        "As good: within one standard error of the best, or closer than anyone would notice. * may change labels."
     )
     return out
