@@ -2,11 +2,11 @@
 
     python -m benchmarks.claims -o docs/results/claims.md
 
-Cohorts are simulated with known truth. *No gain to be had*: the scores are the posterior that labels were drawn from, so
-whatever is fitted is at best as good, and every claimed gain is false. *A gain*: the truth is softer by a temperature
-that is worth `GAIN` nats a voxel. On every cohort `--method auto` is run among `METHODS`, which fits each and scores it
-cross-fitted; what it chose, and temperature scaling, are then evaluated on as many new cases. A claim is the word
-"better" of a verdict.
+Cohorts are simulated with known truth. *No gain to be had*: the scores are the posterior that labels were drawn from,
+so whatever is fitted is at best as good, and every claimed gain is false. *A gain*: the truth is softer by a
+temperature that is worth `GAIN` nats a voxel. On every cohort `--method auto` is run among `METHODS`, which fits each
+and scores it cross-fitted; what it chose, and temperature scaling, are then evaluated on as many new cases. A claim is
+the word "better" of a verdict.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from scipy import optimize, stats
 
 import segcal
+from benchmarks.strata import flowing
 from segcal.cases import Cohort
 from segcal.evaluation import Evaluation, evaluate
 from segcal.methods import DirichletCalibration, TemperatureScaling
@@ -150,17 +151,17 @@ def page(none: Sequence[Mapping[str, Any]], some: Sequence[Mapping[str, Any]], t
     lines = [
         "# What is claimed on few cases",
         "",
-        f"Made by `{told['command']}` in {told['seconds'] / 60:.0f} minutes of one core. {told['cohorts']} simulated cohorts of",
-        f"{' x '.join(map(str, DESIGN.shape))} voxels a case and {len(DESIGN.classes)} classes for every row; `auto` chooses",
-        f"among {', '.join(METHODS)}. Per cent of cohorts where the verdict says *better*, with exact 95 % intervals. A 95 %",
-        "interval lies wholly on one given side of the truth 2.5 % of the time: more than that, beyond what the simulation's",
-        "own interval allows, is over-claiming.",
+        f"Made by `{told['command']}` in {told['seconds'] / 60:.0f} minutes of one core:",
+        f"{told['cohorts']} simulated cohorts a row, {' x '.join(map(str, DESIGN.shape))} voxels a case,",
+        f"{len(DESIGN.classes)} classes; `auto` chooses among {', '.join(METHODS)}. Per cent of cohorts in which the",
+        "verdict says *better*, with exact 95 % intervals. A 95 % interval lies on one given side of the truth 2.5 %",
+        "of the time: more than that, beyond what the simulation's own interval allows, is over-claiming.",
         "",
         "## No gain to be had",
         "",
         "Scores are the true probabilities: every claim is false. Below three groups nothing is claimed by design.",
-        f"Most claims of a lower NLL: {share(worst['claims']['nll'], worst['cohorts'])} % ({worst['way']}, {worst['cases']}"
-        " cases). *any*: any of the twelve (eight without a foreground) cells of a verdict; each word is right as often as its",
+        f"Most claims of a lower NLL: {share(worst['claims']['nll'], worst['cohorts'])} % ({worst['way']},",
+        f"{worst['cases']} cases). *any*: any of the twelve cells of a verdict; each word is right as often as its",
         "interval says one by one, not all together. *worse*: NLL called worse, which is true here.",
         "",
         "| cases | evaluated | NLL | Brier | ECE | ACE | any | worse | a band named off |",
@@ -179,7 +180,7 @@ def page(none: Sequence[Mapping[str, Any]], some: Sequence[Mapping[str, Any]], t
         "There the gain is all temperature scaling's, so a claim that dc goes below it would be false.",
         "",
     ]
-    return "\n".join(lines)
+    return flowing(lines)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""What each metric says of the true posterior, and of the same posterior sharpened or softened: where sharpening "pays",
-the metric rewards over-confidence.
+"""What each metric says of the true posterior, and of the same posterior sharpened or softened: where sharpening
+"pays", the metric rewards over-confidence.
 
     python -m benchmarks.strata -o docs/results/strata.md
 
 Cases are simulated: labels are drawn at every voxel from a posterior that is known (`segcal.simulate`), so the true
-probabilities can be scored themselves. What they score is each metric's floor: what is left of it when nothing is wrong.
-A proper reading of calibration must not get better when the truth is sharpened.
+probabilities can be scored themselves. What they score is each metric's floor: what is left of it when nothing is
+wrong. A proper reading of calibration must not get better when the truth is sharpened.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def scaled(cohort: Cohort, beta: float) -> Evaluation:
 
 
 def table(cohort: Cohort) -> list[dict[str, Any]]:
-    """One row a metric: of the truth, sharpened and softened, and whether the interval of the sharpened one's change lies
-    below zero: whether over-confidence is rewarded.
+    """One row a metric: of the truth, sharpened and softened, and whether the interval of the sharpened one's change
+    lies below zero: whether over-confidence is rewarded.
     """
     sharp, soft = scaled(cohort, SHARPER), scaled(cohort, 1 / SHARPER)
     assert sharp.calibrated is not None and soft.calibrated is not None
@@ -97,9 +97,12 @@ def page(rows: list[dict[str, Any]], cases: int, command: str) -> str:
     lines = [
         "# Strata, floors, and what rewards over-confidence",
         "",
-        f"Made by `{command}`: {cases} simulated cases of {' x '.join(map(str, DESIGN.shape))} voxels whose labels were",
-        "drawn from known probabilities. *True* are these probabilities themselves, so its column is each metric's floor;",
-        f"*sharpened* is the same to the power of {SHARPER:g}, *softened* to the power of 1 / {SHARPER:g}, both wrong.",
+        f"Made by `{command}`: {cases} simulated cases of {' x '.join(map(str, DESIGN.shape))} voxels whose",
+        "labels were",
+        "drawn from known probabilities. *True* are these probabilities themselves, so its column is each",
+        "metric's floor;",
+        f"*sharpened* is the same to the power of {SHARPER:g}, *softened* to the power of 1 / {SHARPER:g},",
+        "both wrong.",
         "A metric is fit to judge by only where the truth has the lowest number.",
         "",
         "| voxels | metric | true | sharpened | softened | change when sharpened, 95 % | rewards over-confidence |",
@@ -118,19 +121,40 @@ def page(rows: list[dict[str, Any]], cases: int, command: str) -> str:
         f"Lower for the sharpened truth than for the truth itself: {', '.join(wrong)}."
         if wrong
         else "None is rewarded.",
-        "Why: a stratum chosen by labels is chosen by the outcome. Voxels far inside a *labelled* class, or those that turned",
-        "out right, are right more often than any honest forecast can say beforehand, so the forecast looks under-confident",
-        "there, and sharpening it mends what was not broken. A stratum chosen by the *prediction* is known before the outcome:",
-        "in it the true probabilities stay calibrated. The verdict of `evaluate`, `fit` and `auto` therefore shows all voxels,",
-        "the predicted foreground and the predicted boundary, and no stratum of labels. Numbers of label strata stay in the",
+        "Why: a stratum chosen by labels is chosen by the outcome. Voxels far inside a *labelled* class, or",
+        "those that turned",
+        "out right, are right more often than any honest forecast can say beforehand, so the forecast looks",
+        "under-confident",
+        "there, and sharpening it mends what was not broken. A stratum chosen by the *prediction* is known",
+        "before the outcome:",
+        "in it the true probabilities stay calibrated. The verdict of `evaluate`, `fit` and `auto` therefore",
+        "shows all voxels,",
+        "the predicted foreground and the predicted boundary, and no stratum of labels. Numbers of label",
+        "strata stay in the",
         "JSON, for comparison with papers; read them beside the floors above.",
         "",
-        "The floors of `ece` and `ace` are not 0: with finitely many voxels a bin's share of hits differs from its confidence by",
-        "chance, most in bins with few voxels, which `ace` weighs like any other. Two calibrators at the floor cannot be told",
+        "`ece_incorrect` errs the other way: it falls for any softer probabilities.",
+        "",
+        "The floors of `ece` and `ace` are not 0: with finitely many voxels a bin's share of hits differs",
+        "from its confidence by",
+        "chance, most in bins with few voxels, which `ace` weighs like any other. Two calibrators at the",
+        "floor cannot be told",
         "apart by them.",
         "",
     ]
-    return "\n".join(lines)
+    return flowing(lines)
+
+
+def flowing(lines: Sequence[str]) -> str:
+    """Lines of prose that follow each other as one paragraph; headings and tables as they are."""
+    out = [""]
+    for line in lines:
+        prose = bool(line) and line[0] not in "#|-"
+        if prose and out[-1] and out[-1][0] not in "#|-":
+            out[-1] += f" {line}"
+        else:
+            out.append(line)
+    return "\n".join(out[1:])
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def test_probabilities_are_those_of_the_calibrator():
     assert (kept["p"] == expected).all()
     assert (kept["label"] == expected.argmax(0)).all()
     assert kept["p"].dtype == np.float32
-    assert counts == {"voxels": VOXELS, "padding": 0, "flips": 0, "delivered_differs": 0}
+    assert counts == {"voxels": VOXELS, "padding": 0, "flips": 0, "decisions": VOXELS, "delivered_differs": 0}
 
 
 @pytest.mark.parametrize("beta", [1e-10, 0.3, 1.0, 50.0])
@@ -151,7 +151,17 @@ def test_padding_comes_through_as_it_was(head, channels, pool, members, resoluti
 def test_flips_in_padding_are_none():
     p, inside, crop = padded(HEAD, 3)
     _, counts = applied(swap(), cohort(p, crop=crop))
-    assert counts["flips"] == inside.sum()
+    assert counts["flips"] == counts["decisions"] == inside.sum()
+
+
+def test_flips_of_regions_are_those_of_their_decisions_as_evaluate_counts_them():
+    p = random_probs(1, 2, regions=True)
+    free = Calibrator(
+        REGIONS, "probs", [ScaleMap(1.0), AffineMap(torch.eye(2), torch.tensor([0.0, 40.0]))], "dc", keep_decision=False
+    )
+    _, counts = applied(free, cohort(p, head=REGIONS))
+    assert counts["flips"] == (p[1] <= 0.5).sum() > 0
+    assert counts["decisions"] == 2 * VOXELS
 
 
 def test_maps_of_classes_are_their_formulas():

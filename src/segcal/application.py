@@ -25,7 +25,7 @@ from torch import Tensor
 
 from segcal.calibrators import Calibrator
 from segcal.calibrators.local import TemperatureField
-from segcal.cases import PADDING, Block, Case, CaseReader, Cohort, Window
+from segcal.cases import PADDING, SCORED, Block, Case, CaseReader, Cohort, Window
 from segcal.engines import Engine, Outcome
 from segcal.errors import UsageError
 from segcal.head import Head, Regions, Softmax
@@ -123,7 +123,7 @@ class AppliedCase:
     delivered: Window | None
     temperatures: Sequence[TemperatureField | None]
     counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "delivered_differs"), 0)
+        default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "decisions", "delivered_differs"), 0)
     )
 
     def block(self, block: Block) -> None:
@@ -150,7 +150,10 @@ class AppliedCase:
         self.writer.write(Delivered(block.start, p, label, maps))
         self.counts["voxels"] += block.voxels
         self.counts["padding"] += int(padding.sum())
-        self.counts["flips"] += int(((label != before) & ~padding).sum())
+        scored, decided = block.role == SCORED, head.decide(block.scores, block.kind)
+        moved = (decided != head.decide(p, "probs")) & scored
+        self.counts["flips"] += int(moved.sum())
+        self.counts["decisions"] += len(decided) * int(scored.sum())
         self.counts["delivered_differs"] += int((shown != before).sum()) if self.delivered is not None else 0
 
     def summary(self) -> dict[str, Any]:

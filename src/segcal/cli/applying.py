@@ -28,7 +28,7 @@ from segcal.sinks.placing import check_targets
 PARTLY = 4
 REPLACEABLE = (".npz", ".pkl", ".zarr")
 """Endings of outputs that no folder of label maps or images has."""
-COUNTS = ("voxels", "padding", "flips", "delivered_differs")
+COUNTS = ("voxels", "padding", "flips", "decisions", "delivered_differs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Done:
                 f"{n} case(s) written to {self.job.ledger.folder}: {counts['voxels']:,} voxels, of which"
                 f" {counts['padding']:,} padding, passed through unchanged"
             )
-            out.text(f"labels that calibration flipped: {_share(counts['flips'], counts['voxels'])}")
+            out.text(f"labels that calibration flipped: {_share(counts['flips'], counts['decisions'], 'scored ')}")
         if self.job.with_delivered and n:
             out.text(
                 "the delivered label map differs from the arg max of its scores (post-processing):"
@@ -261,5 +261,5 @@ def _foreign(cohort: Cohort, folder: Path, targets: Sequence[Path]) -> list[Path
     return found
 
 
-def _share(n: int, total: int) -> str:
-    return f"{n:,} of {total:,} voxels" + (f" ({100 * n / total:.2g} %)" if n and total else "")
+def _share(n: int, total: int, which: str = "") -> str:
+    return f"{n:,} of {total:,} {which}voxels" + (f" ({100 * n / total:.2g} %)" if n and total else "")

@@ -193,9 +193,7 @@ def save(done: Done, files: Mapping[str, Path]) -> None:
         fit.calibrator.save(files[name])
 
 
-def show(
-    out: Output, done: Done, files: Mapping[str, Path], networks: int | None = None, held_out: str = ""
-) -> None:
+def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | None = None, held_out: str = "") -> None:
     """Tables, how each fit ended, and what to type next.
 
     `networks`: as the user said. `held_out`: how numbers were held out, if not by cross-fitting alone.

@@ -125,6 +125,7 @@ def _flips(out: Output, flips: Mapping[str, Any]) -> None:
     audit = flips["audit"]
     if audit is not None and audit["flipped"]:
         out.text(
-            f"Against the truth: {audit['harmful']:,} harmful, {audit['beneficial']:,} beneficial, {audit['neutral']:,}"
-            " neutral"
+            f"Against the truth: {audit['flipped']:,} of {audit['voxels']:,} scored voxels flipped"
+            f" ({100 * audit['rate']:.2g} %), {audit['harmful']:,} harmful, {audit['beneficial']:,} beneficial,"
+            f" {audit['neutral']:,} neutral"
         )

@@ -36,8 +36,8 @@ def flip_audit(name: str, groups: Sequence[tuple[str, Results, str]], notes: tup
         if rows:
             sections.append(Section(title, rows))
     text = (
-        "Per cent of all voxels flipped, and of the flipped ones those harmful (was right, now wrong), beneficial (was"
-        " wrong, now right) and neutral (wrong both times). Pooled over test cases and repeats."
+        "Per cent of scored voxels flipped, and of the flipped ones those harmful (was right, now wrong), beneficial"
+        " (was wrong, now right) and neutral (wrong both times). Pooled over test cases and repeats."
     )
     caption = "Flip audit: what changed labels did."
     return Table(name, caption, Text("Pipeline"), tuple(columns), tuple(sections), (text, *notes))
