@@ -89,11 +89,14 @@ def run(truth: Truth, seed: int, cases: int, engine: segcal.Serial) -> dict[str,
 
 
 def claimed(found: Evaluation) -> dict[str, Any]:
-    """Which metrics are called better overall, whether any of all cells is, and whether one is called worse."""
+    """Whether the sentence claims a gain, which metrics are called better overall, whether any of all cells is, whether
+    NLL is called worse, and how many bands are named.
+    """
     verdict = found.verdict
     assert verdict is not None
     words = [cell.word for cell in verdict.cells]
     return {
+        "gain": verdict.sentence.startswith("Better"),
         **{name: verdict.at("overall", name).word == BETTER for name in METRICS},
         "any": BETTER in words,
         "worse": verdict.at("overall", "nll").word == WORSE,
@@ -161,21 +164,21 @@ def page(none: Sequence[Mapping[str, Any]], some: Sequence[Mapping[str, Any]], t
         "",
         "Scores are the true probabilities: every claim is false. Below three groups nothing is claimed by design.",
         f"Most claims of a lower NLL: {share(worst['claims']['nll'], worst['cohorts'])} % ({worst['way']},",
-        f"{worst['cases']} cases). *any*: any of the twelve cells of a verdict; each word is right as often as its",
+        f"{worst['cases']} cases). *"Better ..."*: the sentence in front claims a gain, by NLL or Brier; *any*: any of the twelve cells of a verdict; each word is right as often as its",
         "interval says one by one, not all together. *worse*: NLL called worse, which is true here.",
         "",
-        "| cases | evaluated | NLL | Brier | ECE | ACE | any | worse | a band named off |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *rows(none, ("nll", "brier", "ece", "ace", "any", "worse", "bands")),
+        "| cases | evaluated | "Better ..." | NLL | Brier | ECE | ACE | any | worse | a band named off |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *rows(none, ("gain", "nll", "brier", "ece", "ace", "any", "worse", "bands")),
         "",
         f"## A gain of {GAIN:g} nats, {MANY} cases",
         "",
         f"The truth is softer by a temperature of {1 / told['beta']:.3g}. Fewest claims of a lower NLL: {least},"
         f" {100 * power[least]:.1f} %.",
         "",
-        "| cases | evaluated | NLL | Brier | ECE | ACE | any | worse | a band named off |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *rows(some, ("nll", "brier", "ece", "ace", "any", "worse", "bands")),
+        "| cases | evaluated | "Better ..." | NLL | Brier | ECE | ACE | any | worse | a band named off |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *rows(some, ("gain", "nll", "brier", "ece", "ace", "any", "worse", "bands")),
         "",
         "There the gain is all temperature scaling's, so a claim that dc goes below it would be false.",
         "",

@@ -86,6 +86,12 @@ def test_the_sentence_says_what_is_better_what_is_worse_and_what_cannot_be_told(
     )
     assert whole().sentence == "Whether it is better cannot be told, by NLL, Brier, ECE and ACE."
     assert whole(nll=(0.1, 0.01)).sentence.startswith("Worse overall by NLL (+0.1")
+    assert whole(ece=(-0.1, 0.01)).sentence == (
+        "Whether it is better cannot be told, by NLL, Brier and ACE; ECE is lower."
+    )
+    assert whole(nll=(0.1, 0.01), ece=(-0.1, 0.01), ace=(-0.1, 0.01)).sentence == (
+        "Worse overall by NLL (+0.1, +0.076 to +0.12); ECE and ACE are lower; by Brier it cannot be told."
+    )
     same = whole(**dict.fromkeys(METRICS, (0.0, 0.0)))
     assert same.sentence == "Nothing changes."
     assert Verdict((), (), {}).sentence == "Nothing to compare."

@@ -43,6 +43,9 @@ WHERE = {OVERALL: "overall", "foreground": "in the predicted foreground", "bound
 METRICS = {"nll": "NLL", "brier": "Brier", "ece": "ECE", "ace": "ACE"}
 """Metrics by key; lower is better for each."""
 
+PROPER = ("nll", "brier")
+"""Those whose lowest expectation the true probabilities have: a sentence claims a gain by these, or not at all."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -172,10 +175,11 @@ class Verdict:
         names = {word: _listed(METRICS[c.metric] for c in cells) for word, cells in found.items()}
         worse = _listed(_changed(c) for c in found[WORSE])
         unknown = f"by {names[UNKNOWN]} it cannot be told"
-        if not found[BETTER] and not found[WORSE]:
-            return f"Whether it is better cannot be told, by {names[UNKNOWN]}."
-        if not found[BETTER]:
-            return f"Worse overall by {worse}" + (f"; {unknown}." if found[UNKNOWN] else ".")
+        lower = f"; {names[BETTER]} {'is' if len(found[BETTER]) == 1 else 'are'} lower" if found[BETTER] else ""
+        if not any(c.metric in PROPER for c in found[BETTER]):
+            if found[WORSE]:
+                return f"Worse overall by {worse}{lower}" + (f"; {unknown}." if found[UNKNOWN] else ".")
+            return f"Whether it is better cannot be told, by {names[UNKNOWN]}{lower}."
         tail = [f"{worse} {'is' if len(found[WORSE]) == 1 else 'are'} worse"] if found[WORSE] else []
         tail += [unknown] if found[UNKNOWN] else []
         return f"Better overall by {names[BETTER]}" + "".join(f"; {t}" for t in tail) + "."
