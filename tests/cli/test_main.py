@@ -208,3 +208,25 @@ def test_words_that_are_not_json_stay_as_they_are(words: list[str]) -> None:
 def test_paragraphs_are_left_to_the_terminal_and_examples_are_not() -> None:
     text = "One line.\n\nTwo\nlines.\n\n    an example\n    another\n\nParameters\n----------\nx\n    None."
     assert reflowed(text)[0] == "One line.\n\nTwo lines.\n\n    an example\n    another"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "--seed=-1"), "--seed. Must be >= 0"),
+        (("fit", f"--seed={2**63}"), "--seed. Must be <"),
+        (("audit", "--seed=-1"), "--seed. Must be >= 0"),
+        (("corrupt", "--seed=-1"), "--seed. Must be >= 0"),
+        (("fit", "--trials=2147483648"), "--trials. Must be <= 10000"),
+        (("fit", "--epochs=2147483648"), "--epochs. Must be <= 100000"),
+        (("corrupt", "--replicates=2147483648"), "--replicates. Must be <= 1000"),
+        (("check", "--workers=" + "9" * 5000), "--workers"),
+        (("methods", "--classes=" + "9" * 5000), "from 2 to 32"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_before_any_work(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"fit": ["x", "-o", "y"], "audit": ["x", "y"], "corrupt": ["x", "-o", "y"], "check": ["x"], "methods": []}
+    assert run([words[0], *places[words[0]], *words[1:]]) == 2
+    assert said in capsys.readouterr().err.replace('"', "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from segcal.cli.common import AS_USUAL, Running, Seed
 from segcal.cli.console import Output
@@ -19,7 +19,7 @@ def corrupt(
     severity: Literal["mild", "strong"] | None = None,
     kind: Literal["noise", "blur", "brightness", "jpeg", "fog"] | None = None,
     artefact: Literal["bias", "motion", "ghosting", "spike"] | None = None,
-    replicates: Annotated[int, Parameter(show_default=False)] = 1,
+    replicates: Annotated[int, Parameter(show_default=False, validator=validators.Number(lte=1_000))] = 1,
     seed: Seed = 0,
     running: Running = AS_USUAL,
 ) -> int:

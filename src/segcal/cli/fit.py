@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
 from segcal.cli.console import Output
@@ -24,13 +24,13 @@ def fit(
     experts: Literal["joint", "independent"] | None = None,
     eps: float | None = None,
     solver: Literal["exact", "recipe"] = "exact",
-    trials: int | None = None,
+    trials: Annotated[int | None, Parameter(validator=validators.Number(lte=10_000))] = None,
     storage: Path | None = None,
     level: Literal["voxel", "image"] | None = None,
     slice_axis: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    epochs: int | None = None,
+    epochs: Annotated[int | None, Parameter(validator=validators.Number(lte=100_000))] = None,
     patience: int | None = None,
     folds: int = 5,
     seed: Seed = 0,
