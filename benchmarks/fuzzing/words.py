@@ -24,7 +24,7 @@ SHARES = (0.17, 0.2, 0.13, 0.14, 0.08, 0.11, 0.06, 0.08, 0.02, 0.01)
 WRITES = ("--output", "-o", "--json", "--csv", "--markdown", "--storage", "--energy-maps")
 """Options that name what is written: given places in the input's own folder only."""
 GOOD = {
-    "--method": ("ts", "ets", "dc", "cms-op", "isotonic", "ts,vs", "auto", "iop", "lts", "histogram", "ms-c", "cdc"),
+    "--method": ("ts", "ets", "dc", "cms-op", "isotonic", "ts,vs", "iop", "lts", "histogram", "ms-c", "cdc"),
     "--epochs": ("1", "2"),
     "--patience": ("1",),
     "--trials": ("1",),
@@ -125,10 +125,18 @@ def _words(command: str, layout: Layout, rng: Rng) -> list[str]:
         return [command, *(labelled if rng.random() < 0.8 else scores)]
     if command == "fit":
         cheap = [] if rng.random() < 0.3 else ["--no-crossfit"]
-        method = pick(rng, GOOD["--method"])
+        method = pick(rng, (*GOOD["--method"], "auto"))
         cheap += ["--epochs", "1"] if method in ("iop", "lts") else []
         output = pick(rng, ["out/cal.safetensors", "out", "cal.safetensors"])
-        return [command, *labelled, "-o", output, "--method", method, *(cheap if method != "auto" else [])]
+        return [
+            command,
+            *labelled,
+            "-o",
+            output,
+            "--method",
+            method,
+            *(cheap if method != "auto" else ["--among", "ts,dc"]),
+        ]
     if command == "evaluate":
         fitted = pick(rng, ["include", "exclude", "refuse"])
         with_it = ["--calibrator", "cal.safetensors", "--fitted", fitted] if rng.random() < 0.7 else []

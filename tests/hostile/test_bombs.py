@@ -238,6 +238,8 @@ VOLUMES: list[dict[str, Any]] = [
     {"magic": b"xxx"},
     {"sizeof_hdr": 7},
     {"qform_code": 1, "quatern_b": 5.0},
+    {"sform_code": 1, "srow_x": [np.nan, 0, 0, 0]},
+    {"sform_code": 1, "srow_z": [0, 0, np.inf, 0]},
 ]
 
 

@@ -221,3 +221,14 @@ def test_volumes_that_cannot_be_used(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=rf"a\.nii\.gz: found .*{found}"):
             corrupt(tmp_path / folder, tmp_path / "out", Artefacts("motion"), overwrite=True)
+
+
+def test_a_volume_that_lies_nowhere_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("torchio")
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), tmp_path / "in" / "a.nii")
+    data = bytearray((tmp_path / "in" / "a.nii").read_bytes())
+    data[280:284] = np.float32(np.nan).tobytes()
+    (tmp_path / "in" / "a.nii").write_bytes(data)
+    with pytest.raises(UnreadableError, match=r"a\.nii: found .*an affine that is not finite"):
+        corrupt(tmp_path / "in", tmp_path / "out", Artefacts("bias"))

@@ -270,6 +270,8 @@ def _volume(path: Path) -> tuple[NDArray[Any], Any]:
             _plausible(path, int(header(block[: header.sizeof_hdr], check=False).get_data_offset()))
         image = nibabel.load(path)
         _plausible(path, math.prod(image.shape) * image.get_data_dtype().itemsize)
+        if not np.isfinite(image.affine).all():
+            raise ValueError("an affine that is not finite")
         volume = np.asarray(image.dataobj)
     if volume.ndim != 3 or not volume.size:
         raise DataError(

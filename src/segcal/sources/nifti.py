@@ -69,13 +69,16 @@ def read_header(path: Path) -> Header:
         shape = tuple(int(n) for n in header.get_data_shape())
         if any(n < 0 for n in shape):
             raise ValueError(f"shape {shape}")
+        affine = np.asarray(header.get_best_affine(), np.float64)
+        if not np.isfinite(affine).all():
+            raise ValueError("an affine that is not finite")
         return Header(
             shape,
             np.dtype(header.get_data_dtype()),
             offset,
             1.0 if slope is None else float(slope),
             0.0 if intercept is None else float(intercept),
-            np.asarray(header.get_best_affine(), np.float64),
+            affine,
             tuple(float(z) for z in header.get_zooms()[:3]),
         )
 
