@@ -12,7 +12,7 @@ from segcal.calibrators import AffineMap, Calibrator, FitData, ScaleMap
 from segcal.cases import Case, Cohort, Provenance, Record
 from segcal.errors import MismatchError, UsageError
 from segcal.head import Regions, Softmax
-from segcal.matching import check_match, fitted_cases, level, likeness
+from segcal.matching import check_match, fitted_cases, fitted_groups, level, likeness
 from segcal.scores import FULL, Resolution
 from segcal.sources.arrays import ArrayField
 
@@ -260,3 +260,25 @@ def test_both_are_taken_at_the_coarser_resolution_and_it_is_said_where_they_diff
 def test_logits_have_no_zeros_to_count():
     logits = cohort(kind="logits")
     assert level(calibrator().at_least(Resolution(0.01)), logits)[1].resolution == FULL
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "same"),
+    [
+        (r"p(\d+)", r"p(\d+)", True),
+        ("", "", True),
+        ("table:a.csv", "table:b.csv", True),
+        (r"p(\d+)", r"q(\d+)", False),
+        (r"p(\d+)", "table:a.csv", False),
+        ("", r"p(\d+)", False),
+    ],
+)
+def test_groups_are_compared_where_they_were_made_by_one_rule(was, now, same):
+    records = (Record("a", "07", "", "1", (1, 0, 0, 0)), Record("b", "", "", "2", (1, 0, 0, 0)))
+    known = calibrator()
+    known.data = replace(known.data, records=records, grouping=was)
+    one = cohort().cases[0]
+    cases = tuple(replace(one, id=i, group=g) for i, g in (("x", "07"), ("y", "08"), ("z", ""), ("b", "")))
+    offered = replace(cohort(), cases=cases, grouping=now)
+    assert fitted_groups(known, offered) == ({"x": "07"} if same else {})
+    assert fitted_groups(calibrator(data=False), offered) == {}

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
-from segcal.splits import consecutive, folds, groups_by_pattern, groups_from_table, partition
+from segcal.sources.arrays import cohort_from_arrays
+from segcal.splits import (
+    consecutive,
+    folds,
+    grouped,
+    groups_by_pattern,
+    groups_from_table,
+    partition,
+    regroupable,
+    rule_of,
+)
 
 GROUPS = st.lists(st.integers(0, 12).map(lambda i: f"s{i}"), min_size=2, max_size=60).filter(lambda g: len(set(g)) > 1)
 
@@ -166,3 +176,34 @@ def test_a_negative_seed_is_refused() -> None:
         folds(["a", "b"], 2, -1)
     with pytest.raises(UsageError, match="seed: found -1"):
         partition(["a", "b", "c"], 1, 1, 1, seed=-1)
+
+
+def test_a_cohort_remembers_the_word_of_its_groups(tmp_path: Path) -> None:
+    cohort = cohort_from_arrays(np.zeros((3, 2, 4)), ids=["p1_a", "p1_b", "p2_a"])
+    table = tmp_path / "mine.csv"
+    table.write_text("case,group\np1_a,x\np1_b,x\np2_a,y\n")
+    assert cohort.grouping == ""
+    assert (grouped(cohort, r"p(\d)").grouping, grouped(cohort, r"p(\d)").groups) == (r"p(\d)", ("1", "1", "2"))
+    assert grouped(cohort, "consecutive:2").grouping == "consecutive:2"
+    assert grouped(cohort, str(table)).grouping == "table:mine.csv"
+    assert grouped(grouped(cohort, r"p(\d)"), "source").grouping == "source"
+    assert rule_of("table:a.csv") == rule_of("table:b.tsv") != rule_of("a")
+
+
+@pytest.mark.parametrize(
+    ("word", "again"),
+    [
+        ("", False),
+        ("table:a.csv", False),
+        (r"patient(\d+)", True),
+        (r"^(.+)[_-]", True),
+        ("consecutive:20", True),
+        ("source", True),
+        (r"(a+)+$", False),
+        (r"(?:a|b)*c", False),
+        (r"a{2,}b*c*d*", False),
+        ("x" * 201, False),
+    ],
+)
+def test_a_word_from_a_file_groups_by_itself_only_if_it_is_quick(word: str, again: bool) -> None:
+    assert regroupable(word) == again

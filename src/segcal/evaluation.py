@@ -25,7 +25,7 @@ from segcal.engines import Ask, Engine, Need
 from segcal.engines.need import HANDED, state_bytes
 from segcal.errors import HeldOutError
 from segcal.head import Head
-from segcal.matching import check_match, fitted_cases, level
+from segcal.matching import check_match, fitted_cases, fitted_groups, level
 from segcal.methods.method import Fit
 from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
 from segcal.metrics.summary import ACE_BINS, ECE_BINS, Gathered, Summary, combine_parts, mean_known, suite
@@ -89,7 +89,7 @@ class Scored:
 class Evaluation:
     """Numbers of a cohort `before` and `after`; None: nothing was done to the scores.
 
-    `in_sample`: cases the calibrator was fitted on. `notes`: what a reader must know.
+    `in_sample`: cases the calibrator was fitted on, and others of their groups. `notes`: what a reader must know.
     """
 
     cohort: Cohort
@@ -216,8 +216,8 @@ def evaluate(
 ) -> Evaluation:
     """Score `cohort` without and with `calibrator`.
 
-    Raises HeldOutError for cases it was fitted on, unless `fitted` says to leave them out or to include them as
-    in-sample; MismatchError as `check_match`.
+    Raises HeldOutError for cases it was fitted on, and for others of their groups (the same patient's), unless `fitted`
+    says to leave them out or to include them as in-sample; MismatchError as `check_match`.
     """
     notes: list[str] = []
     if calibrator is not None:
@@ -230,12 +230,15 @@ def evaluate(
         stages["calibrated"] = [(None, calibrator)]
     found, records = _score(cohort, stages, engine)
     seen = [] if calibrator is None else fitted_cases(calibrator, records)
+    mates = {} if calibrator is None else _mates(calibrator, cohort, seen)
     if seen and fitted != "include":
-        raise _seen(seen, len(cohort))
+        raise _seen(seen, mates, len(cohort))
+    if mates:
+        notes.append(f"{_mates_are(mates)} are in-sample too")
     before = found["uncalibrated"]
     notes += [*hidden_note(records), *found_note(cohort), *cohort.storage.notes(records)]
     notes += _without_boundary(before.summary)
-    return Evaluation(cohort, before, found.get("calibrated"), records, seen, notes)
+    return Evaluation(cohort, before, found.get("calibrated"), records, [*seen, *mates], notes)
 
 
 def _without_boundary(summary: Summary) -> list[str]:
@@ -431,16 +434,29 @@ def _without_fitted(cohort: Cohort, calibrator: Calibrator, engine: Engine, fitt
         return cohort
     names = {r.id for r in calibrator.data.records}
     likely = cohort if fitted == "exclude" else _subset(cohort, [c.id for c in cohort if c.id in names])
-    if likely is None:
+    seen = [] if likely is None else fitted_cases(calibrator, engine.survey(likely, {})[1])
+    mates = _mates(calibrator, cohort, seen)
+    if not seen and not mates:
         return cohort
-    seen = fitted_cases(calibrator, engine.survey(likely, {})[1])
-    if not seen:
-        return cohort
-    rest = _subset(cohort, [c.id for c in cohort if c.id not in set(seen)])
+    rest = _subset(cohort, [c.id for c in cohort if c.id not in {*seen, *mates}])
     if fitted == "refuse" or rest is None:
-        raise _seen(seen, len(cohort))
-    notes.append(f"{len(seen)} case(s) the calibrator was fitted on were left out")
+        raise _seen(seen, mates, len(cohort))
+    if seen:
+        notes.append(f"{len(seen)} case(s) the calibrator was fitted on were left out")
+    if mates:
+        notes.append(f"{_mates_are(mates)} were left out")
     return rest
+
+
+def _mates(calibrator: Calibrator, cohort: Cohort, seen: Sequence[str]) -> dict[str, str]:
+    """The group of each case that was not fitted on itself, but whose group was."""
+    return {case: group for case, group in fitted_groups(calibrator, cohort).items() if case not in set(seen)}
+
+
+def _mates_are(mates: Mapping[str, str]) -> str:
+    groups = sorted(set(mates.values()))
+    shown = ", ".join(groups[:3]) + (", ..." if len(groups) > 3 else "")
+    return f"{len(mates)} other case(s) of groups the calibrator was fitted on ({shown})"
 
 
 def _subset(cohort: Cohort, ids: Sequence[str]) -> Cohort | None:
@@ -448,13 +464,16 @@ def _subset(cohort: Cohort, ids: Sequence[str]) -> Cohort | None:
     return replace(cohort, cases=tuple(c for c in cohort if c.id in wanted)) if wanted else None
 
 
-def _seen(seen: Sequence[str], count: int) -> HeldOutError:
+def _seen(seen: Sequence[str], mates: Mapping[str, str], count: int) -> HeldOutError:
     shown = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
-    leave = "--fitted exclude to leave these out, " if len(seen) < count else ""
+    leave = "--fitted exclude to leave these out, " if len(seen) + len(mates) < count else ""
+    same = f"{len(seen)} of {count} that the calibrator was fitted on ({shown}), recognised by their content"
+    found = [same] if seen else []
+    found += [_mates_are(mates)] if mates else []
     return HeldOutError(
         "held-out cases",
-        found=f"{len(seen)} of {count} that the calibrator was fitted on ({shown}), recognised by their content",
-        expected="cases it has not seen",
+        found="; ".join(found),
+        expected="cases, and groups of cases, it has not seen" if mates else "cases it has not seen",
         do=(
             f"Evaluate other cases; or pass {leave}--fitted include for in-sample numbers."
             " `segcal inspect` shows the cross-fitted numbers of the fit."

@@ -17,6 +17,7 @@ from segcal.cases import Cohort, Origin, Provenance, Record
 from segcal.errors import MismatchError
 from segcal.head import Regions
 from segcal.pooling import Pool
+from segcal.splits import rule_of
 
 
 def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) -> list[str]:
@@ -162,6 +163,17 @@ def fitted_cases(calibrator: Calibrator, records: Sequence[Record]) -> list[str]
     scores = {r.scores for r in calibrator.data.records}
     labels = {r.labels for r in calibrator.data.records if r.labels}
     return [r.id for r in records if r.scores in scores or r.labels in labels]
+
+
+def fitted_groups(calibrator: Calibrator, cohort: Cohort) -> dict[str, str]:
+    """The group of each case of `cohort` whose group, by the same rule, is one the calibrator was fitted on. A case
+    without a group of its own has none here.
+    """
+    data = calibrator.data
+    if data is None or rule_of(data.grouping) != rule_of(cohort.grouping):
+        return {}
+    fitted = {r.group for r in data.records if r.group}
+    return {case.id: case.group for case in cohort if case.group in fitted}
 
 
 def _check_head(calibrator: Calibrator, cohort: Cohort) -> None:

@@ -16,7 +16,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,11 @@ from segcal.errors import DataError, MissingError, UnreadableError, UsageError
 from segcal.reading import content, shown, too_much
 
 _TABLES = (".csv", ".tsv")
+TABLE = "table:"
+"""What the remembered word of a table begins with."""
+
+LONGEST, REPEATS = 200, 3
+"""Characters and repeats of a pattern up to which it is quick on any name, if no group is repeated."""
 
 CELLS = 1_000_000
 """Most cells of a table of groups."""
@@ -185,7 +190,7 @@ def partition(
 
 def grouped(cohort: Cohort, how: str) -> Cohort:
     """The cohort with the groups a word asks for: a table (.csv, .tsv), 'consecutive:20' or 'consecutive:20:PATTERN',
-    'source' for what the files say, else a pattern on names.
+    'source' for what the files say, else a pattern on names. The cohort remembers the word; of a table its name.
     """
     ids = [case.id for case in cohort]
     if how == "source":
@@ -197,12 +202,26 @@ def grouped(cohort: Cohort, how: str) -> Cohort:
                 expected="files that name groups",
                 do="Give a table, a pattern, or consecutive:N.",
             )
-        return cohort
+        return replace(cohort, grouping=how)
     if (run := runs_of(how)) is not None:
-        return cohort.grouped(consecutive(ids, *run))
+        return cohort.grouped(consecutive(ids, *run), how)
     if how.lower().endswith(_TABLES) or Path(how).is_file():
-        return cohort.grouped(groups_from_table(how))
-    return cohort.grouped(groups_by_pattern(ids, how))
+        return cohort.grouped(groups_from_table(how), f"{TABLE}{Path(how).name}")
+    return cohort.grouped(groups_by_pattern(ids, how), how)
+
+
+def rule_of(grouping: str) -> str:
+    """What two remembered words must share for equal names to be equal groups: all tables are one rule."""
+    return TABLE if grouping.startswith(TABLE) else grouping
+
+
+def regroupable(grouping: str) -> bool:
+    """Whether a remembered word may group other cases without being typed again: it is not a table, and a pattern that
+    cannot take long on any name, since a calibrator's file may come from anywhere.
+    """
+    if not grouping or grouping.startswith(TABLE) or len(grouping) > LONGEST:
+        return False
+    return not re.search(r"\)[*+{]", grouping) and len(re.findall(r"[*+{]", grouping)) <= REPEATS
 
 
 def runs_of(how: str) -> tuple[int, str | None] | None:

@@ -290,3 +290,12 @@ def test_a_truncated_or_damaged_file_never_loads_as_something_strange(data, tmp_
     assert where == str(path)
     if back is not None:
         assert torch.isfinite(back(torch.randn(1, back.head.channels, 4))).all()
+
+
+def test_a_file_from_before_groups_had_a_word_still_loads(tmp_path) -> None:
+    path = saved(tmp_path, lambda d: d["data"].pop("grouping"))
+    found = load(path).data
+    assert found is not None
+    assert found.grouping == ""
+    again = saved(tmp_path, lambda d: d["data"].update(grouping="p(.)"))
+    assert load(again).data.grouping == "p(.)"

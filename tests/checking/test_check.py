@@ -329,11 +329,12 @@ def test_every_finder_is_heard() -> None:
         cohort(list(p), list(y), kind="probs", fields=shown, groups=["g"] * 6), provenance=Provenance(1, folds=5)
     )
     bare = replace(data, cases=tuple(replace(c, group="", id=f"p{k // 2}_{k % 2}") for k, c in enumerate(data)))
+    turned = cohort(list(scores(6)[0]), list(scores(6)[1][:, ::-1]))
     coarse = cohort(list(np.round(255 * p[1:])), list(y[1:]), kind="scores")
     doubtful = cohort(list(p[1:]), list(y[1:]), kind="logits")
     with pytest.warns(KindWarning, match="declared as logits, but all lie in"):
         doubtful.sampled()
-    every = (data, bare, coarse, doubtful)
+    every = (data, bare, turned, coarse, doubtful)
     told = {f.__name__ for d in every for f in FINDERS if list(f(d, check(d, Serial()).facts))}
     assert told == {f.__name__ for f in FINDERS}
 

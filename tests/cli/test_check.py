@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+
 from segcal.cli import run
+from segcal.cli.common import Labelled
 
 
 def test_the_command_to_type_next_works(segcal: Any, fitting: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -73,3 +78,52 @@ def test_forgotten_groups_are_told_by_every_command_that_reads_labels(
         assert "warning  groups: 8 cases begin with one of 4 names" in segcal(*words).out
         assert "warning: groups: 8 cases begin" in segcal(*words, "--json").json["notes"][0]
         assert "begin with one of" not in segcal(*words, "--groups", "^(.+)[_-]").out
+
+
+def test_axes_in_another_order_are_seen_and_what_to_type_helps(segcal: Any, tmp_path: Path) -> None:
+    """Cubes: scores as SimpleITK has them, (z, y, x), and label files as NIfTI has them."""
+    rng, n = np.random.default_rng(0), 16
+    grid = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"))
+    results, labels = tmp_path / "results", tmp_path / "labels"
+    results.mkdir()
+    labels.mkdir()
+    for k in range(6):
+        t = rng.uniform(3, 5) - np.sqrt(((grid - rng.uniform(4, 12, (3, 1, 1, 1))) ** 2).sum(0))
+        np.savez_compressed(results / f"c{k}.npz", logits=np.stack([-t, t]).astype(np.float32) * 1.5)
+        drawn = (rng.random(t.shape) < 1 / (1 + np.exp(-2 * t))).astype(np.uint8)
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(drawn.T), np.eye(4)), labels / f"c{k}.nii.gz")
+    words = (results, "--labels", labels)
+    file = tmp_path / "cal.safetensors"
+    for command in (("check", *words), ("fit", *words, "-o", file), ("evaluate", *words)):
+        said = segcal(*command)
+        assert "label maps agree better with the scores if read with their axes reversed" in said.out
+        assert "Add --zyx." in said.out
+    said = segcal("check", *words)
+    line = next(line for line in said.out.splitlines() if line.startswith("next: "))
+    assert " --zyx " in line
+    assert run([*shlex.split(line)[2:-1], str(file), "--quiet", "--workers", "1"]) == 0
+    for command in (("check", *words), ("fit", *words, "-o", file), ("evaluate", *words)):
+        assert "agree better" not in segcal(*command, "--zyx").out
+    for path in labels.iterdir():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(np.asarray(image.dataobj).T), np.eye(4)), path)
+    said = segcal("check", *words, "--zyx")
+    assert "Leave --zyx out." in said.out
+    assert "--zyx" not in next(line for line in said.out.splitlines() if line.startswith("next: "))
+    assert segcal("check", *words, "--json").json["agreement"]["labels"] is None
+
+
+def test_every_option_is_carried_into_the_next_command() -> None:
+    given = Labelled(
+        *("logits", "probs", ("a*",), ("x", "y"), True, 1, 5, Path("i"), Path("l"), "-(.)", Path("m"), 9, 0),
+    )
+    assert all(getattr(given, f.name) != f.default for f in fields(Labelled))
+    words = given.words()
+    for field in fields(Labelled):
+        assert any(word.split("=")[0] == f"--{field.name.replace('_', '-')}" for word in words), field.name
+    assert "--groups=-(.)" in words
+    assert given.elsewhere(labelled=True) == [
+        *("--kind", "logits", "--groups=-(.)", "--mask", "MASKS", "--networks", "5"),
+        *("--images", "IMAGES", "--zyx", "--channel-axis", "1"),
+    ]
+    assert Labelled().elsewhere(labelled=True) == Labelled().elsewhere(labelled=False) == []

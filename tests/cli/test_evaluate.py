@@ -106,3 +106,50 @@ def test_labels_are_needed(segcal: Any, heldout: Any, calibrator: Path) -> None:
     said = segcal("evaluate", *heldout.words, "--calibrator", calibrator)
     assert said.code == 3
     assert "--labels" in said.err
+
+
+def test_another_image_of_a_patient_of_the_fit_is_not_held_out(
+    segcal: Any, cohort_writer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The word of the groups is remembered, carried into the next command, and applied without being typed."""
+    monkeypatch.chdir(tmp_path)
+    word = r"patient(\d+)"
+    fitted = cohort_writer(tmp_path / "fit", [f"patient{k}_a" for k in range(6)], seed=1)
+    offered = cohort_writer(tmp_path / "new", [f"patient{k}_b" for k in range(4, 8)], seed=2)
+    apart = cohort_writer(tmp_path / "apart", [f"patient{k}_b" for k in range(6, 9)], seed=3)
+    nameless = cohort_writer(tmp_path / "nameless", ["x0", "x1"], seed=4)
+    said = segcal("fit", *fitted.labelled, "--groups", word, "-o", "cal.safetensors")
+    assert f"--calibrator cal.safetensors --groups '{word}'" in said.out
+    assert f"6 cases in 6 groups by {word!r}" in segcal("inspect", "cal.safetensors").out
+    words = ("--calibrator", "cal.safetensors")
+    for given in ((), ("--groups", word)):
+        refused = segcal("evaluate", *offered.labelled, *words, *given)
+        assert refused.code == 3
+        assert "2 other case(s) of groups the calibrator was fitted on (4, 5)" in refused.err
+        assert "--fitted exclude" in refused.err
+    left = segcal("evaluate", *offered.labelled, *words, "--fitted", "exclude")
+    assert "2 cases in 2 groups" in left.out
+    assert f"groups by --groups '{word}', as in the fit" in left.out
+    found = segcal("evaluate", *offered.labelled, *words, "--fitted", "include", "--json").json
+    assert found["in_sample"] == ["patient4_b", "patient5_b"]
+    assert [row["group"] for row in found["per_case"]] == ["4", "5", "6", "7"]
+    assert any("are in-sample too" in note for note in found["notes"])
+    assert segcal("evaluate", *apart.labelled, *words).code == 0
+    other = segcal("evaluate", *nameless.labelled, *words)
+    assert other.code == 0
+    assert "do not fit here" in other.out
+
+
+def test_groups_of_a_table_are_asked_for_again(segcal: Any, cohort_writer: Any, tmp_path: Path) -> None:
+    fitted = cohort_writer(tmp_path / "fit", ["a", "b", "c", "d"], seed=1)
+    offered = cohort_writer(tmp_path / "new", ["e", "f"], seed=2)
+    table = tmp_path / "groups.csv"
+    table.write_text("case,group\na,1\nb,1\nc,2\nd,3\ne,3\nf,4\n")
+    file = tmp_path / "cal.safetensors"
+    assert segcal("fit", *fitted.labelled, "--groups", table, "-o", file).code == 0
+    said = segcal("evaluate", *offered.labelled, "--calibrator", file)
+    assert said.code == 0
+    assert "fitted in groups by groups.csv; give --groups" in said.out
+    refused = segcal("evaluate", *offered.labelled, "--calibrator", file, "--groups", table)
+    assert refused.code == 3
+    assert "1 other case(s) of groups the calibrator was fitted on (3)" in refused.err

@@ -72,6 +72,8 @@ class Solution:
 class FitData:
     """What a calibrator was fitted on: enough to recognise the cases and to notice a mismatch, nothing of the
     images. `notes`: what must be known of how their scores are stored.
+
+    `grouping`: the word by which the cases were grouped, '' where none was said.
     """
 
     name: str
@@ -80,6 +82,7 @@ class FitData:
     records: tuple[Record, ...]
     voxels: int
     notes: tuple[str, ...] = ()
+    grouping: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A plain description."""
@@ -96,6 +99,7 @@ class FitData:
             records,
             described["voxels"],
             tuple(described.get("notes", ())),
+            described.get("grouping", ""),
         )
 
 

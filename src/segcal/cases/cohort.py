@@ -39,6 +39,7 @@ class Cohort(Sequence[Case]):
     """Cases with one head, one kind of scores, and one way of pooling members.
 
     `sampling`: how its storage is found out; a cohort made without one looks at its own cases.
+    `grouping`: the word by which their groups were made (`segcal.splits.grouped`), '' where nobody said one.
     """
 
     cases: tuple[Case, ...]
@@ -48,6 +49,7 @@ class Cohort(Sequence[Case]):
     provenance: Provenance = field(default_factory=Provenance)
     name: str = "cohort"
     sampling: Sampling | None = None
+    grouping: str = ""
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -166,8 +168,8 @@ class Cohort(Sequence[Case]):
                 )
         return replace(self, cases=tuple(c for c in self.cases if any(fnmatch.fnmatchcase(c.id, p) for p in wanted)))
 
-    def grouped(self, group_of: Mapping[str, str]) -> Cohort:
-        """The same cases with groups by case id. A case not named is a UsageError."""
+    def grouped(self, group_of: Mapping[str, str], by: str = "") -> Cohort:
+        """The same cases with groups by case id, made `by` a word. A case not named is a UsageError."""
         missing = [c.id for c in self.cases if c.id not in group_of]
         if missing:
             raise UsageError(
@@ -176,7 +178,8 @@ class Cohort(Sequence[Case]):
                 expected="a group for every case",
                 do="Add the case to the table, or widen the pattern.",
             )
-        return replace(self, cases=tuple(replace(c, group=group_of[c.id]) for c in self.cases))
+        cases = tuple(replace(c, group=group_of[c.id]) for c in self.cases)
+        return replace(self, cases=cases, grouping=by)
 
     def sliced(self, axis: int) -> Cohort:
         """The same cases with slices across `axis`. UsageError for an axis that volumes do not have."""

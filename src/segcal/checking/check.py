@@ -20,13 +20,14 @@ from typing import Any
 
 from segcal.cases import Cohort
 from segcal.checking import contents, grouping, predictions
+from segcal.checking.agreement import Glance, agreement, looked_at, turns
 from segcal.checking.facts import Scores, brief, facts_of
 from segcal.checking.finding import SEVERITIES, Finder, Finding
 from segcal.checking.looking import Look, suites
 from segcal.engines import Engine
 from segcal.evaluation import scoring_need
 
-TRAPS: tuple[Finder, ...] = (contents.kind, grouping.names)
+TRAPS: tuple[Finder, ...] = (contents.kind, agreement, grouping.names)
 """What is said wherever predictions are read."""
 
 FINDERS: tuple[Finder, ...] = (
@@ -35,6 +36,7 @@ FINDERS: tuple[Finder, ...] = (
         contents.data,
         contents.labels,
         contents.kind,
+        agreement,
         contents.voxels,
         contents.storage,
         contents.classes,
@@ -49,7 +51,7 @@ FINDERS: tuple[Finder, ...] = (
 class Checkup:
     """What was found.
 
-    `facts`: plain numbers, safe for JSON; `methods`: those worth trying on these cases; none without labels.
+    `facts`: what the findings rest on; `methods`: those worth trying on these cases; none without labels.
     """
 
     findings: tuple[Finding, ...]
@@ -63,14 +65,16 @@ class Checkup:
 
     def to_json(self) -> dict[str, Any]:
         """What `check --json` writes, but for the command to type next."""
-        return {**self.facts, "findings": [f.to_json() for f in self.findings], "methods": list(self.methods)}
+        facts = {**self.facts, "agreement": self.facts["agreement"].to_json()}
+        return {**facts, "findings": [f.to_json() for f in self.findings], "methods": list(self.methods)}
 
 
 def check(cohort: Cohort, engine: Engine) -> Checkup:
     """Read `cohort` once and say what is there. Never raises for a single case: what is wrong with it is a finding."""
-    scores = Scores(cohort)
+    scores, few = Scores(cohort), frozenset(case.id for case in looked_at(cohort))
+    look = Look(suites(cohort.head), Glance(turns(cohort)), few)
     with engine.within(cohort, scoring_need(cohort, 1), "checking", fitting=False):
-        outcomes = engine.map(cohort, Look(suites(cohort.head)), "checking cases", each=scores.take)
+        outcomes = engine.map(cohort, look, "checking cases", keep_members=cohort.members > 1, each=scores.take)
     facts = facts_of(cohort, outcomes, scores)
     findings = [f for finder in FINDERS for f in finder(cohort, facts)]
     return Checkup(tuple(sorted(findings, key=_first)), facts, grouping.worth_trying(cohort, facts))

@@ -1,12 +1,15 @@
-"""Plain numbers of a cohort, as its cases were seen: what findings rest on, safe for JSON."""
+"""Facts of a cohort, as its cases were seen, on which findings rest: plain numbers safe for JSON, and `agreement`,
+which has a `to_json`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from segcal.cases import ROLES, Cohort, Record, found_note, hidden_note
+from segcal.checking.agreement import Agreement, Glance, looked_at, turns
 from segcal.checking.looking import suites
 from segcal.engines import Engine, Outcome
 from segcal.head import Regions
@@ -52,6 +55,7 @@ def facts_of(cohort: Cohort, outcomes: Sequence[Outcome], scores: Scores) -> dic
     return {
         **_described(cohort),
         "labelled": len(labelled),
+        "agreement": Agreement.of(cohort, {i: s["glance"] for i, s in seen.items() if s["glance"] is not None}),
         "voxels": roles,
         "one_hot": sum(s["one_hot"] for s in seen.values()),
         "storage": {
@@ -81,8 +85,22 @@ def facts_of(cohort: Cohort, outcomes: Sequence[Outcome], scores: Scores) -> dic
 
 
 def brief(cohort: Cohort, engine: Engine) -> dict[str, Any]:
-    """Those of the facts that every command can afford: what is known without reading a voxel."""
-    return {**_described(cohort), "labelled": sum(c.labels is not None for c in cohort)}
+    """Those of the facts that every command can afford: what is known without reading a voxel, and how a few cases
+    agree.
+    """
+    few = looked_at(cohort)
+    outcomes = (
+        engine.map(
+            replace(cohort, cases=few), Glance(turns(cohort)), "looking at a few cases", keep_members=cohort.members > 1
+        )
+        if few
+        else []
+    )
+    return {
+        **_described(cohort),
+        "labelled": sum(c.labels is not None for c in cohort),
+        "agreement": Agreement.of(cohort, {o.id: o.summary for o in outcomes if o.summary is not None}),
+    }
 
 
 def _described(cohort: Cohort) -> dict[str, Any]:

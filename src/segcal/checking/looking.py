@@ -15,8 +15,9 @@ from torch import Tensor
 
 from segcal import accumulate
 from segcal.accumulate import State
-from segcal.cases import PADDING, Block, Case, CaseReader, Note, Window
-from segcal.head import Head, Softmax
+from segcal.cases import PADDING, Block, CaseReader, Note, Window
+from segcal.checking.agreement import CaseGlance, Glance, label_map
+from segcal.head import Head
 from segcal.journal import Scratch
 from segcal.metrics.summary import suite
 from segcal.places import Places
@@ -31,10 +32,12 @@ def suites(head: Head) -> tuple[dict[str, Any], ...]:
 class Look:
     """A mapper that writes nothing: what it learns of a case is the case's summary.
 
-    `suites`: accumulators of each part.
+    `suites`: accumulators of each part; `glance`: what looks at the agreement of the cases named in `few`.
     """
 
     suites: tuple[dict[str, Any], ...]
+    glance: Glance
+    few: frozenset[str]
 
     @contextlib.contextmanager
     def case(self, reader: CaseReader, scratch: Scratch) -> Iterator[CaseLook]:
@@ -48,7 +51,8 @@ class Look:
         )
         with contextlib.ExitStack() as stack:
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
-            yield CaseLook(self, case, reader, window, places)
+            glance = stack.enter_context(self.glance.case(reader, scratch)) if case.id in self.few else None
+            yield CaseLook(self, reader, window, places, glance)
 
 
 @dataclass(eq=False)
@@ -56,10 +60,10 @@ class CaseLook:
     """One case being looked at."""
 
     look: Look
-    of: Case
     reader: CaseReader
     delivered: Window | None
     places: Places
+    glance: CaseGlance | None
     notes: list[Note] = field(default_factory=list)
     states: dict[tuple[int, str], State] = field(default_factory=dict)
     one_hot: int = 0
@@ -69,10 +73,12 @@ class CaseLook:
         """Count one block."""
         head = self.reader.cohort.head
         self.notes.append(self.reader.note(block))
+        if self.glance is not None:
+            self.glance.block(block)
         self.one_hot += int((certain(block) & (block.role != PADDING)).sum())
         if self.delivered is not None:
             shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
-            self.differs += int((shown != _label_map(block, head)).sum())
+            self.differs += int((shown != label_map(block.scores, block.kind, head)).sum())
         if block.labels is None:
             return
         prepared = self.reader.prepare(block, self.places)
@@ -89,6 +95,7 @@ class CaseLook:
         return {
             "record": self.reader.record(self.notes),
             "states": self.states,
+            "glance": None if self.glance is None else self.glance.summary(),
             "one_hot": self.one_hot,
             "differs": self.differs if self.delivered is not None else None,
         }
@@ -99,8 +106,3 @@ def certain(block: Block) -> Tensor:
     if block.kind != "probs":
         return torch.zeros(block.voxels, dtype=torch.bool)
     return ((block.scores == 0) | (block.scores == 1)).all(0)
-
-
-def _label_map(block: Block, head: Head) -> Tensor:
-    decision = head.decide(block.scores, block.kind)
-    return decision[0] if isinstance(head, Softmax) else head.label_map(decision.double())

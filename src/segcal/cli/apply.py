@@ -78,5 +78,5 @@ def apply(
         done = job.run(engine)
     done.show(out)
     result = done.to_json()
-    out.json({**result, "notes": told + result["notes"]})
+    out.json({**result, "notes": [*map(str, told), *result["notes"]]})
     return done.exit_code

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from segcal.cases import Cohort
 from segcal.cli import fits, tables
+from segcal.cli.common import Labelled
 from segcal.cli.console import Output
 from segcal.engines import Engine
 from segcal.errors import UsageError
@@ -76,14 +77,14 @@ def run(
     return found, fits.Done(cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, "")
 
 
-def show(out: Output, found: Recommendation, done: fits.Done, file: Path, networks: int | None = None) -> None:
+def show(out: Output, found: Recommendation, done: fits.Done, file: Path, scores: Labelled) -> None:
     """Write the calibrator; show the comparison, the reasons and the fit."""
     files = {found.chosen: file}
     fits.save(done, files)
     out.show(comparison(found), "Methods compared, every case scored by a fit without it and its group")
     for reason in found.reasons:
         out.text(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
-    fits.show(out, done, files, networks, "Cross-fitted, the choice too: each fold scored by what the others chose")
+    fits.show(out, done, files, scores, "Cross-fitted, the choice too: each fold scored by what the others chose")
 
 
 def comparison(found: Recommendation) -> Table:

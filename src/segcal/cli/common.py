@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,13 +103,26 @@ class Labelled(Scores):
             ("networks", self.networks),
             ("images", self.images),
         ):
-            out += [] if value is None else [f"--{name}", str(value)]
+            out += [] if value is None else _option(name, str(value))
         out += [] if self.background is None else ["--background", str(self.background)]
         out += ["--zyx"] if self.zyx else []
         out += [] if self.channel_axis == 0 else ["--channel-axis", str(self.channel_axis)]
         for name, values in (("cases", self.cases), ("classes", self.classes)):
             out += [f"--{name}", *values] if values else []
         return out
+
+    def elsewhere(self, *, labelled: bool) -> list[str]:
+        """The options with which other cases of the same kind are read, beside a calibrator that remembers the rest."""
+        kept = Labelled(kind=self.kind, networks=self.networks, zyx=self.zyx, channel_axis=self.channel_axis)
+        kept = kept if self.images is None else replace(kept, images=Path("IMAGES"))
+        if labelled:
+            kept = replace(kept, groups=self.groups, mask=None if self.mask is None else Path("MASKS"))
+        return kept.words()
+
+
+def _option(name: str, value: str) -> list[str]:
+    """An option as it is typed; one that begins with a dash would be taken for another."""
+    return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 
 @Parameter(name="*", group=RUNNING)

@@ -26,9 +26,10 @@ def evaluate(
     """Score held-out cases before and after calibration, with intervals of the change.
 
     HELDOUT are predictions of cases that neither the network nor the calibrator has seen. Cases the calibrator was
-    fitted on are recognised by their content, whatever they are called, and refused. Without --calibrator, the scores
-    are evaluated as they are. A verdict says in words what is better, what is worse and what cannot be told from so
-    many cases; intervals treat groups, not voxels, as independent.
+    fitted on are recognised by their content, whatever they are called, and refused; so are other cases of their
+    groups, such as another image of the same patient: cases are grouped as in the fit unless --groups says otherwise.
+    Without --calibrator, the scores are evaluated as they are. A verdict says in words what is better, what is worse
+    and what cannot be told from so many cases; intervals treat groups, not voxels, as independent.
 
         segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
         segcal evaluate HELDOUT --labels LABELS --csv cases.csv
@@ -40,8 +41,8 @@ def evaluate(
     calibrator
         A file written by segcal fit.
     fitted
-        Cases the calibrator was fitted on: 'refuse' to go on (default), 'exclude' them, or 'include' them as what they
-        are, in-sample.
+        Cases the calibrator was fitted on, and others of their groups: 'refuse' to go on (default), 'exclude' them, or
+        'include' them as what they are, in-sample.
     go_on
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
@@ -54,7 +55,7 @@ def evaluate(
     from segcal import evaluation
     from segcal.calibrators import load
     from segcal.cli import findings, tables
-    from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.cli.opening import claim, cohort_of, engine_of, grouped_as_fitted
     from segcal.sinks import claims
 
     out = Output(running.quiet, running.json)
@@ -62,13 +63,16 @@ def evaluate(
     cohort = cohort_of(heldout, scores, loaded).labelled()
     claim(running, [(csv, claims.CASES)], [calibrator, *heldout, *scores.read()], cohort)
     cohort = cohort if slice_axis is None else cohort.sliced(slice_axis)
+    cohort, regrouped = grouped_as_fitted(cohort, loaded)
+    for note in regrouped:
+        out.text(f"note: {note}", "yellow")
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on)
     result = found.to_json()
     for note in found.notes:
         out.text(f"note: {note}", "yellow")
-    result["notes"] = told + result["notes"]
+    result["notes"] = [*map(str, told), *regrouped, *result["notes"]]
     what = (
         f"In-sample: {len(found.in_sample)} of {len(found.cohort)} cases are those of the fit"
         if found.in_sample

@@ -39,12 +39,12 @@ def show(out: Output, layout: str, found: Checkup) -> None:
         out.show(classes)
 
 
-def warn(out: Output, cohort: Cohort, running: Running) -> list[str]:
-    """Say what every command that reads these cases must say, and return it for `notes` of the JSON."""
+def warn(out: Output, cohort: Cohort, running: Running) -> tuple[Finding, ...]:
+    """Say what every command that reads these cases must say, and return it."""
     with engine_of(running) as engine:
         found = checking.traps(cohort, engine)
     _tell(out, found)
-    return [str(finding) for finding in found]
+    return found
 
 
 def _tell(out: Output, found: Sequence[Finding]) -> None:

@@ -168,11 +168,11 @@ def fit(
                 folds=folds,
                 seed=seed,
             )
-        choosing.show(out, found, chosen, file, scores.networks)
+        choosing.show(out, found, chosen, file, findings.advised(scores, told))
         out.json(
             {
                 **fits.to_json(chosen, {found.chosen: file}),
-                "notes": told + chosen.notes,
+                "notes": [*map(str, told), *chosen.notes],
                 "recommendation": found.to_json(),
             }
         )
@@ -187,6 +187,6 @@ def fit(
     with engine_of(running) as engine:
         done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
     fits.save(done, files)
-    fits.show(out, done, files, scores.networks)
-    out.json({**fits.to_json(done, files), "notes": told + done.notes})
+    fits.show(out, done, files, findings.advised(scores, told))
+    out.json({**fits.to_json(done, files), "notes": [*map(str, told), *done.notes]})
     return 0

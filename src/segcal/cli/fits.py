@@ -18,7 +18,7 @@ from segcal.calibrators.files import versions
 from segcal.cases import Cohort, found_note, hidden_note
 from segcal.checking.predictions import unrecorded
 from segcal.cli import tables
-from segcal.cli.common import typed
+from segcal.cli.common import Labelled, typed
 from segcal.cli.console import Output
 from segcal.engines import Engine
 from segcal.errors import OutputError, UsageError
@@ -193,10 +193,11 @@ def save(done: Done, files: Mapping[str, Path]) -> None:
         fit.calibrator.save(files[name])
 
 
-def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | None = None, held_out: str = "") -> None:
+def show(out: Output, done: Done, files: Mapping[str, Path], scores: Labelled, held_out: str = "") -> None:
     """Tables, how each fit ended, and what to type next.
 
-    `networks`: as the user said. `held_out`: how numbers were held out, if not by cross-fitting alone.
+    `scores`: options as the next commands carry them. `held_out`: how numbers were held out, if not by cross-fitting
+    alone.
     """
     for name, fit in done.fits.items():
         solution = fit.calibrator.solution
@@ -234,10 +235,15 @@ def show(out: Output, done: Done, files: Mapping[str, Path], networks: int | Non
     for path in files.values():
         out.text(f"written: {path}")
     best = best_of(done)
-    again = [] if networks is None else ["--networks", str(networks)]
     out.next(
-        typed("segcal", "evaluate", "HELDOUT", "--labels", "LABELS", "--calibrator", files[best], again),
-        typed("segcal", "apply", files[best], "NEW", "-o", "OUT", "--maps", "entropy,error", again),
+        typed(
+            *("segcal", "evaluate", "HELDOUT", "--labels", "LABELS", "--calibrator", files[best]),
+            scores.elsewhere(labelled=True),
+        ),
+        typed(
+            *("segcal", "apply", files[best], "NEW", "-o", "OUT", "--maps", "entropy,error"),
+            scores.elsewhere(labelled=False),
+        ),
     )
 
 

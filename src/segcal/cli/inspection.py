@@ -12,6 +12,7 @@ from segcal.cli.console import Output
 from segcal.cli.tables import before_after, number, table
 from segcal.matching import ORIGINS
 from segcal.metrics.summary import plain
+from segcal.splits import TABLE
 
 SMALL = 12
 """Classes up to which a matrix is shown whole."""
@@ -139,7 +140,8 @@ def _data(out: Output, data: Mapping[str, Any]) -> None:
     known += [] if made["origin"] is None else [ORIGINS[made["origin"]]]
     known += [] if made["tta"] is None else [f"test-time mirroring {'on' if made['tta'] else 'off'}"]
     known += [] if made["step_size"] is None else [f"step size {made['step_size']:g}"]
+    by = f" by {data['grouping'].removeprefix(TABLE)!r}" if data["grouping"] else ""
     out.text(
-        f"Fitted on {data['name']}: {len(data['records'])} cases in {len(groups)} groups, {data['voxels']:,} voxels;"
-        f" {', '.join(known)}"
+        f"Fitted on {data['name']}: {len(data['records'])} cases in {len(groups)} groups{by},"
+        f" {data['voxels']:,} voxels; {', '.join(known)}"
     )

@@ -17,7 +17,7 @@ from types import EllipsisType
 from segcal import splits
 from segcal.calibrators import Calibrator
 from segcal.cases import Cohort
-from segcal.cli.common import Labelled, Running, Scores
+from segcal.cli.common import Labelled, Running, Scores, typed
 from segcal.cli.console import STDOUT, bars
 from segcal.engines import Engine, Threads
 from segcal.errors import UsageError
@@ -75,6 +75,20 @@ def claim(
     if running.json not in (None, STDOUT):
         files.append((Path(str(running.json)), claims.RESULT))
     claims.claim(files, read, overwrite=running.overwrite)
+
+
+def grouped_as_fitted(cohort: Cohort, calibrator: Calibrator | None) -> tuple[Cohort, list[str]]:
+    """Cases that nobody grouped, by the groups that the calibrator remembers; and what to say of it."""
+    data = None if calibrator is None else calibrator.data
+    if data is None or not data.grouping or any(case.group for case in cohort):
+        return cohort, []
+    word = data.grouping.removeprefix(splits.TABLE)
+    if not splits.regroupable(data.grouping):
+        return cohort, [f"the calibrator was fitted in groups by {word}; give --groups to group these cases alike"]
+    try:
+        return splits.grouped(cohort, data.grouping), [f"groups by {typed('--groups', word)}, as in the fit"]
+    except UsageError as error:
+        return cohort, [f"the groups of the fit, by {typed('--groups', word)}, do not fit here: {error.found}"]
 
 
 @contextlib.contextmanager

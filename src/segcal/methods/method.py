@@ -500,6 +500,7 @@ def _fit(
             records,
             voxels,
             tuple(cohort.storage.notes(records)),
+            grouping=cohort.grouping,
         )
         solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
         return Calibrator(

@@ -142,6 +142,11 @@ class NiftiField(StoredField):
 
     offset: int
 
+    @property
+    def reversed(self) -> bool:
+        """Whether its axes are (Z, Y, X)."""
+        return self.grid.axes[-3:] == tuple(sorted(self.grid.axes[-3:]))
+
     @classmethod
     def find(cls, path: Path, *, scores: bool = False, axes: Axes = AS_STORED) -> NiftiField:
         """A map, or `scores` with classes on the last of at least four axes ((X, Y, Z, C), or (X, Y, Z, 1, C)), with
