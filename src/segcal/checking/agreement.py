@@ -330,7 +330,7 @@ def agreement(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Label maps or members that agree better when read in another way."""
     seen: Agreement = facts["agreement"]
     found, members = seen.labels, seen.members
-    if found is not None:
+    if found is not None and not any(members):  # else the mean of members that differ is what disagrees
         do, options = _remedy(found.reading, cohort)
         text = f"label maps agree better with the scores if read {_so_read(found.reading)}: {found.figures}"
         yield Finding("warning", "labels", text, do, options)
