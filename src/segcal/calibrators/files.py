@@ -204,6 +204,8 @@ _FORM: dict[str, Any] = {
         "name": (str,),
         "pool": (str,),
         "voxels": (int,),
+        "notes": [(str,)],
+        "grouping": (str,),
         "records": [{"id": (str,), "group": (str,), "labels": (str,), "scores": (str,), "roles": [(int,)]}],
     },
     "crossfit": {
