@@ -222,3 +222,10 @@ def test_floors_never_move_a_decision_or_turn_two_classes(values, zero, one):
 def test_a_resolution_is_half_a_step(wrong):
     with pytest.raises(UsageError, match="resolution"):
         Resolution(*wrong)
+
+
+@pytest.mark.parametrize("label", [2**63, -(2**63) - 1, 10**30])
+def test_an_ignored_label_that_no_array_can_hold(label):
+    for make in (lambda: Softmax(("a", "b"), None, label), lambda: Regions(("r",), ((1,),), (1,), label)):
+        with pytest.raises(UsageError, match="ignore_index: found a number of more than 64 bits"):
+            make()

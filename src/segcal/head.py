@@ -30,6 +30,17 @@ from segcal.scores import FULL, Kind, Resolution
 NO_TARGET = -1
 
 
+def _check_ignored(label: int | None) -> None:
+    """UsageError for a label that no array of integers can hold."""
+    if label is not None and not -(2**63) <= label < 2**63:
+        raise UsageError(
+            "ignore_index",
+            found="a number of more than 64 bits",
+            expected="a label of 64 bits or fewer",
+            do="Give the label that marks voxels without one, such as 255.",
+        )
+
+
 @dataclass(frozen=True)
 class Softmax:
     """One probability a class, summing to one.
@@ -49,6 +60,7 @@ class Softmax:
                 expected="at least 2",
                 do="A single sigmoid output is a region head: Regions(...).",
             )
+        _check_ignored(self.ignore)
 
     @property
     def channels(self) -> int:
@@ -154,6 +166,7 @@ class Regions:
     ignore: int | None = None
 
     def __post_init__(self) -> None:
+        _check_ignored(self.ignore)
         if not self.names or not (len(self.names) == len(self.members) == len(self.order)):
             raise UsageError(
                 "regions",
