@@ -173,7 +173,7 @@ def _warm() -> None:
     for found in pkgutil.walk_packages(segcal.__path__, "segcal."):
         if not found.name.startswith(("segcal.testing", "segcal.__main__")):
             importlib.import_module(found.name)
-    for name in ("matplotlib.pyplot", "optuna", "torchio", "zarr"):
+    for name in ("importlib.readers", "matplotlib.pyplot", "optuna", "torchio", "zarr"):
         importlib.import_module(name)
     PIL.Image.init()
     torch.set_num_threads(1)
