@@ -213,7 +213,7 @@ def test_floors_never_move_a_decision_or_turn_two_classes(values, zero, one):
     inside = (rows[1] > rows[0]).long()
     assert ((inside == head.decide(s, "probs")[0]) | (abs(s[0] - 0.5) < 1e-6)).all()
     p = torch.tensor(values)[:, None]
-    floored = scores_.canonical(p, "probs", floor=zero)
+    floored = scores_.canonical(p, "probs", resolution=Resolution(zero))
     order = torch.argsort(p[:, 0], stable=True)
     assert (floored[order, 0].diff() >= 0).all()
 

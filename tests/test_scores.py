@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segcal.errors import ScoreError, UsageError
-from segcal.scores import FLOOR, KINDS, LOWEST, SUM_TOLERANCE, canonical, check, check_kind, free_energy
+from segcal.scores import FLOOR, KINDS, LOWEST, SUM_TOLERANCE, Resolution, canonical, check, check_kind, free_energy
 
 logits = arrays(np.float64, st.tuples(st.integers(2, 6), st.integers(1, 5)), elements=st.floats(-1e4, 1e4, width=32))
 
@@ -77,7 +77,8 @@ def test_what_is_stored_as_a_probability_is_floored(kind, scores):
 
 
 def test_the_floor_can_be_chosen():
-    assert canonical(column(1.0, 0.0), "probs", floor=1e-6)[1].item() == pytest.approx(math.log(1e-6), abs=1e-5)
+    found = canonical(column(1.0, 0.0), "probs", resolution=Resolution(1e-6))
+    assert found[1].item() == pytest.approx(math.log(1e-6), abs=1e-5)
 
 
 def test_rows_that_sum_to_one_only_nearly_are_normalised():

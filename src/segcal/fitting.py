@@ -74,7 +74,7 @@ class Task:
 
     `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included;
     `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known; `validation`: cases pinned
-    beside them, of no subset and no fold, for methods that stop or choose by them.
+    beside them, of no subset and no fold, for methods that stop or choose by them; `unit`: what logits were divided by.
     """
 
     part: int
@@ -85,6 +85,7 @@ class Task:
     subsets: tuple[Subset, ...]
     logits: bool
     validation: frozenset[int] = frozenset()
+    unit: float = 1.0
 
     def members(self, subset: Subset) -> frozenset[int]:
         """Cases of a subset."""

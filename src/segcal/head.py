@@ -100,7 +100,7 @@ class Softmax:
 
     def canonical(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
         """Canonical log-probabilities (C, n), float64."""
-        return scores_.canonical(scores, kind, floor=resolution.zero)
+        return scores_.canonical(scores, kind, resolution=resolution)
 
     def floored(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
         """(C, n): which scores stand for a probability at the floor of their `resolution` or below."""
@@ -238,7 +238,7 @@ class Regions:
         """Canonical log-probabilities (2R, n), float64: outside and inside of each region."""
         s = scores.double()
         if kind == "logits":
-            pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1).clamp_min(scores_.LOWEST)
+            pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1).clamp_min(resolution.lowest)
         else:
             pair = torch.stack([(1 - s).clamp_min(resolution.one), s.clamp_min(resolution.zero)], 1).log()
             pair = pair - pair.logsumexp(1, keepdim=True)

@@ -144,7 +144,7 @@ def local_rank(classes: int) -> int:
         return int(torch.linalg.matrix_rank(rows.flatten(1), rtol=TOLERANCE))
 
     everything = torch.arange(numbers)
-    groups = [torch.cat([places, everything[-1:]]) for places in everything[:-1].split(GROUP)]
+    groups = [torch.cat([places, everything[-1:]]) for places in torch.split(everything[:-1], GROUP)]
     return 7 * numbers if all(rank(g) == 7 * len(g) for g in groups) else rank(everything)
 
 

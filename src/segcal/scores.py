@@ -2,15 +2,16 @@
 
 Promises: the kind is declared by the caller and never guessed from values. From logits, canonical log-probabilities are
 x = z - F(z) with F(z) = log sum_c exp z_c (K26 Eq. 8, 9), where no difference that any softmax can show is floored:
-they end at `LOWEST`, which is also what a logit of minus infinity gives, a class that was ruled out. *Probabilities*
-are floored before the logarithm, at `FLOOR` or, where they are stored in coarse steps, at half of one (`Resolution`).
-All of it is computed in float64. An empty set of voxels gives an empty result. Deviation: probabilities and
-log-probabilities are renormalised (their rows may sum to one only within `SUM_TOLERANCE`), so that F(x) = 0 holds
-exactly.
+they end at `LOWEST`, in units of the logits' usual size (`Resolution.unit`), which is also what a logit of minus
+infinity gives, a class that was ruled out. *Probabilities* are floored before the logarithm, at `FLOOR` or, where they
+are stored in coarse steps, at half of one (`Resolution`). All of it is computed in float64. An empty set of voxels
+gives an empty result. Deviation: probabilities and log-probabilities are renormalised (their rows may sum to one only
+within `SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,24 +35,31 @@ class Resolution:
     """What a stored probability that cannot be told from 0, or from 1, counts as: `zero`, and 1 - `one`.
 
     Half the step in which scores are stored, and no less than `FLOOR`. `one` matters to regions only, whose outside is
-    what their inside leaves of 1; classes are told from 0 each on its own.
+    what their inside leaves of 1; classes are told from 0 each on its own. `unit`: a power of two that brings logits of
+    an odd size to a usual one; 1 for all others.
     """
 
     zero: float = FLOOR
     one: float = FLOOR
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (FLOOR <= self.zero <= 0.5 and FLOOR <= self.one <= 0.5):
+        if not (FLOOR <= self.zero <= 0.5 and FLOOR <= self.one <= 0.5 and 0 < self.unit < math.inf):
             raise UsageError(
                 "resolution",
-                found=f"{self.zero}, {self.one}",
-                expected=f"numbers from {FLOOR:g} to 0.5",
-                do="They are half the steps in which probabilities are stored.",
+                found=f"{self.zero}, {self.one}, {self.unit}",
+                expected=f"numbers from {FLOOR:g} to 0.5, and a unit above 0",
+                do="They are half the steps in which probabilities are stored, and what logits are divided by.",
             )
+
+    @property
+    def lowest(self) -> float:
+        """The lowest log-probability made from logits of this unit."""
+        return LOWEST * max(1.0, self.unit)
 
     def coarser(self, other: Resolution) -> Resolution:
         """The coarser of two, at either end."""
-        return Resolution(max(self.zero, other.zero), max(self.one, other.one))
+        return Resolution(max(self.zero, other.zero), max(self.one, other.one), max(self.unit, other.unit))
 
 
 FULL = Resolution()
@@ -161,15 +169,15 @@ def _otherwise(low: float, kind: Kind, classes_sum: bool) -> str:
     )
 
 
-def canonical(scores: Tensor, kind: Kind, dim: int = 0, floor: float = FLOOR) -> Tensor:
+def canonical(scores: Tensor, kind: Kind, dim: int = 0, resolution: Resolution = FULL) -> Tensor:
     """Canonical log-probabilities x = log S(z) in float64, with the shape of `scores`; logsumexp of x over `dim` is 0.
 
-    logits: z - F(z), at least `LOWEST`. probs: log(max(p, floor)). scores: normalised over classes, then as probs.
-    log_probs: at least log(floor).
+    logits: z - F(z), at least the resolution's lowest. probs: log(max(p, zero)). scores: normalised over classes, then
+    as probs. log_probs: at least log(zero).
     """
-    s = scores.double()
+    s, floor = scores.double(), resolution.zero
     if kind == "logits":
-        return (s - torch.logsumexp(s, dim, keepdim=True)).clamp_min(LOWEST)
+        return (s - torch.logsumexp(s, dim, keepdim=True)).clamp_min(resolution.lowest)
     if kind == "probs":
         s = s.clamp_min(floor).log()
     elif kind == "scores":

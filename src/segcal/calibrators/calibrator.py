@@ -119,7 +119,7 @@ def check_keeps(head: Head, keep_decision: bool | None) -> None:
 
 class Calibrator(nn.Module):
     """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`, stored at
-    `resolution`: what a probability that is stored as 0 counts as, here too.
+    `resolution`: what a probability that is stored as 0 counts as, here too. `unit`: logits are divided by it first.
 
     Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind
     (`check=False` skips that look).
@@ -137,6 +137,7 @@ class Calibrator(nn.Module):
         keep_decision: bool | None = None,
         crossfit: Mapping[str, Any] | None = None,
         resolution: Resolution = FULL,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
         if len(maps) != len(head.parts):
@@ -163,6 +164,7 @@ class Calibrator(nn.Module):
         self.data = data
         self.crossfit = crossfit
         self.resolution = resolution
+        self.unit = unit
         self.keep_decision = isinstance(head, Regions) if keep_decision is None else keep_decision
 
     @property
@@ -233,14 +235,14 @@ class Calibrator(nn.Module):
         """
         flat, kind = self._flat(scores, kind, check)
         around = self._around(scores, flat, kind, fields, counted)
-        rows = self.map_rows(
-            self.head.canonical(flat, kind, self.resolution),
-            self._energy(flat, kind),
-            self.head.ranking(flat, kind),
-            around,
-        )
+        rows = self._mapped(flat, kind, around)
         rows = rows[1::2] if isinstance(self.head, Regions) else rows
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
+
+    def _mapped(self, flat: Tensor, kind: Kind, temperatures: Sequence[Tensor | None] | None) -> Tensor:
+        """All parts' maps on flattened scores."""
+        rows, energy = self.head.canonical(flat, kind, self.resolution), self._energy(flat, kind)
+        return self.map_rows(rows, energy, self.head.ranking(flat, kind), temperatures)
 
     def map_rows(
         self,
@@ -271,6 +273,11 @@ class Calibrator(nn.Module):
         temperature: Tensor | None = None,
     ) -> Tensor:
         """One part's map on its rows (C, n)."""
+        if self.unit != 1:
+            log_probs = log_probs / self.unit
+            offset = torch.logsumexp(log_probs, 0)
+            log_probs = (log_probs - offset).clamp_min(scores_.LOWEST)
+            free_energy = None if free_energy is None else free_energy / self.unit + offset
         if not isinstance(self.maps[part], LocalMap):
             out: Tensor = self.maps[part](log_probs, free_energy, given)
             return out
@@ -288,16 +295,14 @@ class Calibrator(nn.Module):
 
         `temperatures`: as `map_rows`.
         """
-        rows = self.map_rows(
-            self.head.canonical(flat, kind, self.resolution),
-            self._energy(flat, kind),
-            self.head.ranking(flat, kind),
-            temperatures,
-        )
+        rows = self._mapped(flat, kind, temperatures)
         return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
 
     def temperatures(self, surroundings: Surroundings) -> list[TemperatureField | None]:
         """The temperatures of an open case, a part; None where its map acts on each voxel alone."""
+        if self.unit != 1:
+            reader = surroundings.reader
+            surroundings = Surroundings(replace(reader, cohort=reader.cohort.scaled(self.unit)))
         return [
             TemperatureField(m, self.head.slice(r), surroundings) if isinstance(m, LocalMap) else None
             for r, m in enumerate(self.maps)
@@ -339,7 +344,9 @@ class Calibrator(nn.Module):
             return None
         if not flat.numel():
             return [flat.new_ones(flat.shape[1])] * len(self.maps)
-        rows, energy, batch = self.head.canonical(flat, kind, self.resolution), self._energy(flat, kind), len(scores)
+        flat, batch = flat if self.unit == 1 else flat / self.unit, len(scores)
+        resolution = replace(self.resolution, unit=self.resolution.unit / self.unit)
+        rows, energy = self.head.canonical(flat, kind, resolution), self._energy(flat, kind)
         out: list[Tensor | None] = []
         for r, m in enumerate(self.maps):
             if not isinstance(m, LocalMap):

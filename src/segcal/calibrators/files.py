@@ -1,8 +1,9 @@
 """Calibrator files: safetensors for the numbers, JSON metadata for everything else. Never pickle.
 
 Schema 1: metadata key `segcal` holds {schema, method, head, kind, resolution, keep_decision, maps, solution, data,
-crossfit, versions}; tensors are named `part.name`. Files of before there was a `resolution` have the finest. Anything
-else, a newer schema included, is a clear error. Files are written whole or not at all.
+crossfit, versions}; tensors are named `part.name`. Files of before there was a `resolution` have the finest, those of
+before there was a `unit` have 1. Anything else, a newer schema included, is a clear error. Files are written whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def describe(calibrator: Calibrator) -> dict[str, Any]:
         "head": calibrator.head.to_json(),
         "kind": calibrator.kind,
         "resolution": asdict(calibrator.resolution),
+        "unit": calibrator.unit,
         "keep_decision": calibrator.keep_decision,
         "maps": [m.type_name for m in maps],
         "guarantees": calibrator.guarantees().to_json(),
@@ -189,6 +191,7 @@ _SOLUTION: dict[str, Any] = {
 _BLOCK = dict.fromkeys(("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "dice", "iou"), _NUMBER)
 _FORM: dict[str, Any] = {
     "method": (str,),
+    "unit": (int, float),
     "keep_decision": (bool, type(None)),
     "maps": [(str,)],
     "head": {"classes": [(str,)], "names": [(str,)], "members": [[(int,)]], "order": [(int,)]},
@@ -264,6 +267,7 @@ def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calib
         keep_decision=described["keep_decision"],
         crossfit=described["crossfit"],
         resolution=Resolution(**described.get("resolution", {})),
+        unit=described.get("unit", 1.0),
     )
 
 

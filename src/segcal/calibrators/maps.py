@@ -62,6 +62,12 @@ class PartMap(nn.Module, ABC):
     def describe(self) -> dict[str, object]:
         """Fitted numbers a person wants to see."""
 
+    def in_units(self, unit: float) -> PartMap | None:
+        """The map of scores `unit` times as large that gives what this one gives of them divided by it; None where
+        there is none of its kind.
+        """
+        return None
+
     def sensitivity(self) -> float | None:
         """A bound on how far a calibrated log-probability moves, by how far the log-probabilities it is made from move
         at most; None where there is none.

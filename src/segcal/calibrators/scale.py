@@ -53,6 +53,10 @@ class ScaleMap(Map):
         """The temperature."""
         return {"temperature": 1 / self.beta.item()}
 
+    def in_units(self, unit: float) -> ScaleMap:
+        """A temperature `unit` times as high."""
+        return ScaleMap(self.beta / unit)
+
     def sensitivity(self) -> float:
         """Each score moves beta times as far, and the free energy no further."""
         return 2 * self.beta.item()

@@ -38,8 +38,9 @@ NOT_LOOKED_AT = -1
 class Cohort(Sequence[Case]):
     """Cases with one head, one kind of scores, and one way of pooling members.
 
-    `sampling`: how its storage is found out; a cohort made without one looks at its own cases.
-    `grouping`: the word by which their groups were made (`segcal.splits.grouped`), '' where nobody said one.
+    `sampling`: how its storage is found out; a cohort made without one looks at its own cases. `grouping`: the word by
+    which their groups were made (`segcal.splits.grouped`), '' where nobody said one. `unit`: what logits are divided by
+    when they are read.
     """
 
     cases: tuple[Case, ...]
@@ -50,6 +51,7 @@ class Cohort(Sequence[Case]):
     name: str = "cohort"
     sampling: Sampling | None = None
     grouping: str = ""
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -134,6 +136,11 @@ class Cohort(Sequence[Case]):
         """Itself, with its storage found out: here, rather than by several threads at once."""
         known = self.storage
         return replace(self, sampling=Sampling(self, known))
+
+    def scaled(self, unit: float) -> Cohort:
+        """The same cases, whose logits are read divided by `unit`, a power of two."""
+        known = replace(self.storage, resolution=replace(self.resolution, unit=self.resolution.unit / unit))
+        return self if unit == 1 else replace(self, unit=unit * self.unit, sampling=Sampling(self, known))
 
     def at_least(self, resolution: Resolution) -> Cohort:
         """The same cases, whose zeros count as no less than `resolution` says."""
@@ -283,6 +290,7 @@ class CaseReader:
             if keep_members
             else self.scores(start, stop, role)
         )
+        scores = scores / cohort.unit if keep_members and cohort.unit != 1 else scores
         if self.label_window is not None:
             labels, role = self.labels(start, stop, role)
         return Block(self.index, start, scores, cohort.pooled_kind, labels, role, kept)
@@ -295,7 +303,8 @@ class CaseReader:
         given = self.role(start, stop) if role is None else role
         members = (self._member(k, start, stop, given) for k in range(len(self.windows)))
         cohort = self.cohort
-        return pool_members(members, len(self.windows), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
+        pooled = pool_members(members, len(self.windows), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
+        return pooled if cohort.unit == 1 else pooled / cohort.unit
 
     def labels(self, start: int, stop: int, role: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Labels (n,) int64 of voxels start..stop, checked, and their roles, ignored voxels among them.
@@ -394,7 +403,8 @@ class CaseReader:
         foreground = torch.zeros(0) if labels is None else (self.cohort.head.targets(labels) > 0).any(0)
         hidden = 0 if labels is None else int((foreground & (block.role == PADDING)).sum())
         stored = b"" if labels is None else labels.to(torch.int32).numpy().tobytes()
-        scores = block.scores.to(torch.float32).contiguous().numpy().tobytes()
+        # as they were before they were divided
+        scores = (block.scores * self.cohort.unit).to(torch.float32).contiguous().numpy().tobytes()
         floored = 0 if labels is None else self._floored(block, labels)
         return Note(
             block.start,

@@ -12,12 +12,14 @@ fit. Steps are looked for in this order:
 Promises: the kind is never changed, only doubted (a KindWarning). The sample is drawn from the scored voxels of cases
 spread over the cohort, and depends on these cases alone: on no engine, number of workers, or selection made of the
 cohort afterwards. Cases stored in different ways: the coarsest decides. Too few values to tell (one-hot maps, a handful
-of voxels): full precision. Logits: full precision, always. A case that cannot be read is passed over here; the pass
-that reads it whole says what is wrong. Costs: the reading of two large cases, or up to `CASES` small ones.
+of voxels): full precision. Logits: full precision, always; what is told of them is their size, where it is far from the
+usual one (a temperature is looked for near it). A case that cannot be read is passed over here; the pass that reads it
+whole says what is wrong. Costs: the reading of two large cases, or up to `CASES` small ones.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,6 +60,9 @@ FINE = 2.0**-9
 
 SINGLE, HALF, BRAIN = 2.0**-24, 2.0**-11, 2.0**-8
 """Relative rounding errors of float32, float16 and bfloat16; also how far the number below 1 is from 1."""
+
+USUAL, ODD = 4.0, 128.0
+"""The usual size of logits, and how many times larger or smaller they may be without a word."""
 
 SUBNORMAL = 2.0**-24
 """The smallest float16 above 0."""
@@ -209,7 +214,7 @@ def tell(pieces: Sequence[Array], kind: Kind, head: Head) -> Storage:
     """How scores (channels, n), as they are stored, are stored."""
     raw = np.concatenate(pieces, 1)
     if kind == "logits":
-        return Storage(doubtful=_like_probabilities(raw, head))
+        return Storage(Resolution(unit=_unit(raw, head)), doubtful=_like_probabilities(raw, head))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         p = np.exp(raw) if kind == "log_probs" else raw / raw.sum(0) if kind == "scores" else raw
         kept = (np.isfinite(p) & (p >= 0)).all(0)
@@ -222,6 +227,18 @@ def tell(pieces: Sequence[Array], kind: Kind, head: Head) -> Storage:
         zero, steps = SUBNORMAL / 2, "half precision (float16)"
     one = max(zero, precision / 2) if isinstance(head, Regions) else FLOOR
     return Storage(Resolution(max(zero, FLOOR), max(one, FLOOR)), steps if zero > FLOOR else "")
+
+
+def _unit(raw: Array, head: Head) -> float:
+    """A power of two that brings the median distance of the winner from the mean class, or of a region from its
+    threshold, to `USUAL`; 1 where it is within `ODD` times that, or nothing is told.
+    """
+    low = np.where(np.isfinite(raw), raw, np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = abs(raw) if isinstance(head, Regions) else np.nanmax(low, 0) - np.nanmean(low, 0) if raw.size else raw
+    far = far[np.isfinite(far) & (far > 0)]
+    ratio = float(np.median(far)) / USUAL if far.size else 1.0
+    return 1.0 if 1 / ODD <= ratio <= ODD or not 0 < ratio < math.inf else 2.0 ** round(math.log2(ratio))
 
 
 def _like_probabilities(raw: Array, head: Head) -> bool:

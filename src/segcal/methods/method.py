@@ -258,7 +258,8 @@ def fit_methods(
     validation: Cohort | None = None,
 ) -> dict[str, Fit]:
     """Fit several methods over shared passes: pin once, drive all their plans as one, then train those that are
-    trained, one after another.
+    trained, one after another. Logits of an odd size are divided by a power of two first, and the calibrator does so
+    too.
 
     `crossfit`: also fit each method without each fold (needs at least two groups, else UsageError). `keep_decision`: as
     for `Calibrator`. `validation`: labelled cases of other groups, for methods that stop or choose by them; no fit and
@@ -266,6 +267,8 @@ def fit_methods(
     cases they are given.
     """
     check_keeps(cohort.head, keep_decision)
+    unit = cohort.resolution.unit if cohort.pooled_kind == "logits" else 1.0
+    cohort, validation = cohort.scaled(unit), None if validation is None else validation.scaled(unit)
     for method in methods.values():
         for given in [cohort] if validation is None else [cohort, validation]:
             given.having(sorted(method.fields))
@@ -331,7 +334,17 @@ def _tasks(
     subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
     whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
     return parts, [
-        Task(part, len(cohort.head.part_classes(part)), whole, both.groups, parts, subsets, both.has_logits, beside)
+        Task(
+            part,
+            len(cohort.head.part_classes(part)),
+            whole,
+            both.groups,
+            parts,
+            subsets,
+            both.has_logits,
+            beside,
+            both.unit,
+        )
         for part in range(len(cohort.head.parts))
     ]
 
@@ -503,15 +516,22 @@ def _fit(
             grouping=cohort.grouping,
         )
         solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
+        maps, unit = [f.map for f in fitted], cohort.unit
+        if unit != 1:
+            there = [m.in_units(unit) for m in maps]
+            if all(m is not None for m in there):
+                maps, unit = [m for m in there if m is not None], 1.0
+            solution = replace(solution, message=f"{solution.message}; logits are divided by {cohort.unit:.4g} first")
         return Calibrator(
             cohort.head,
             cohort.pooled_kind,
-            [f.map for f in fitted],
+            maps,
             method.method,
             solution=solution,
             data=data,
             keep_decision=keep,
-            resolution=cohort.resolution,
+            resolution=replace(cohort.resolution, unit=cohort.resolution.unit * cohort.unit),
+            unit=unit,
         )
 
     return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))

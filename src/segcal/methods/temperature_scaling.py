@@ -85,11 +85,11 @@ class TemperatureScaling(Published):
     def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """One temperature a subset."""
         solved = yield from temperatures(task)
-        return {s: _fitted(found) for s, found in solved.items()}
+        return {s: _fitted(found, task.unit) for s, found in solved.items()}
 
 
-def _fitted(solved: Solved) -> FittedMap:
+def _fitted(solved: Solved, unit: float) -> FittedMap:
     beta = float(solved.theta[0])
     status = "stopped" if not solved.converged else "degenerate" if solved.notes else "optimal"
-    message = f"T = {1 / beta:.4g}" + (": " + "; ".join(solved.notes) if solved.notes else "")
+    message = f"T = {unit / beta:.4g}" + (": " + "; ".join(solved.notes) if solved.notes else "")
     return FittedMap(ScaleMap(beta), Solution(solved.value, solved.value, status, message, 0, certificate(solved)))
