@@ -40,6 +40,8 @@ DATA = FitData(
     9,
 )
 
+CROSSFIT = {"cases": 4, "groups": 4, "folds": 2, "uncalibrated": {"nll": 0.2}, "calibrated": {}, "differences": {}}
+
 
 def affine(seed: int = 0) -> AffineMap:
     g = torch.Generator().manual_seed(seed)
@@ -54,9 +56,7 @@ def calibrators() -> dict[str, Calibrator]:
     shared = ScaleMap(1 / 3)
     return {
         "scale": Calibrator(HEAD, "probs", [ScaleMap(1 / 3)], "ts", solution=SOLUTION, data=DATA),
-        "affine": Calibrator(
-            HEAD, "logits", [affine()], "ms", solution=SOLUTION, data=DATA, crossfit={"folds": [[0], [1]]}
-        ),
+        "affine": Calibrator(HEAD, "logits", [affine()], "ms", solution=SOLUTION, data=DATA, crossfit=CROSSFIT),
         "mixture": Calibrator(
             HEAD, "logits", [MixtureMap(1e-4, torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64))], "ets"
         ),
