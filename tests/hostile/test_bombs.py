@@ -22,7 +22,7 @@ import pytest
 import zarr
 
 from segcal.calibrators import files
-from segcal.errors import SegcalError, UnreadableError
+from segcal.errors import SegcalError, UnreadableError, UnsafeFileError
 from segcal.journal import Scratch
 from segcal.shift.folder import Artefacts, Photometric, corrupt
 from segcal.sources import dataset_json, nifti, npz, pickles
@@ -633,3 +633,24 @@ def test_volumes_that_inflate(tmp_path: Path, within_bounds: Bounds) -> None:
                 file.write(bytes(1 << 20))
         (said,) = within_bounds(lambda: corrupt(tmp_path / "in", tmp_path / "out", Artefacts("bias"), overwrite=True))
         assert said.startswith("UnsafeFileError") and "a.nii.gz" in said
+
+
+def test_a_packed_volume_with_a_gigabyte_behind_it_is_refused(tmp_path: Path) -> None:
+    """gzip would look through all of it for another member, a byte at a time."""
+    path = tmp_path / "case.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)), path)
+    os.truncate(path, 1 << 30)
+    with pytest.raises(UnsafeFileError, match="1073741824 bytes for an image of 120"):
+        NiftiField.find(path)
+
+
+@pytest.mark.parametrize("name", [".zattrs", ".zarray", "0.0.0"])
+def test_a_zarr_store_with_a_gigabyte_in_one_entry_is_refused(tmp_path: Path, name: str) -> None:
+    store = tmp_path / "case.zarr"
+    made = zarr.create_array(store=str(store), shape=(2, 4, 5), chunks=(2, 4, 5), dtype="f4", zarr_format=2)
+    made[...] = 1.0
+    made.attrs["a"] = 1
+    os.truncate(store / name, 1 << 30)
+    with pytest.raises(UnsafeFileError, match="1073741824 bytes"):
+        with Scratch(1 << 20) as scratch, ZarrField.find(store, channel_axis=0).open(scratch) as window:
+            window.read(0, 20)

@@ -28,7 +28,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from segcal.errors import UnreadableError
-from segcal.reading import json_value, regular, too_much
+from segcal.reading import content, json_value, regular, too_much
 
 CHUNKS = 1 << 17
 """Most chunks of an array."""
@@ -49,7 +49,11 @@ _CLAIMS = {"blosc", "zstd", "lz4"}
 
 
 class Store(LocalStore):
-    """A store on the disk of whose entries only regular files are read, and metadata only within bounds."""
+    """A store on the disk of whose entries only regular files are read, metadata only within bounds, and chunks of at
+    most `largest` bytes (None: no chunk is asked for before that is known).
+    """
+
+    largest: int | None = None
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -60,8 +64,9 @@ class Store(LocalStore):
             return None
         regular(path)
         if path.name in _METADATA:
-            with path.open("rb") as file:
-                json_value(file.read(path.stat().st_size), path)
+            json_value(content(path), path)
+        elif self.largest is not None and path.stat().st_size > self.largest:
+            raise too_much(path, f"a chunk of {path.stat().st_size} bytes", f"at most {self.largest}, packed")
         return await super().get(key, prototype, byte_range)
 
 
@@ -77,6 +82,8 @@ def bounded(array: zarr.Array[Any], path: Path) -> zarr.Array[Any]:
             f"an array of {nbytes} bytes in {max(count, inside)} chunks of {chunk} bytes",
             f"at most {CHUNKS} chunks, none much larger than the array",
         )
+    assert isinstance(array.store, Store)
+    array.store.largest = 2 * chunk + SLACK
     metadata = array.metadata
     if metadata.zarr_format == 2:
         for f in metadata.filters or ():

@@ -34,6 +34,9 @@ from segcal.sources.raw import Grid, StoredField, grid, piece_size, pieces_of
 from segcal.sources.windows import open_file, open_stream
 
 ENDINGS = (".nii.gz", ".nii")
+PADDING = 1 << 20
+"""Bytes that a packed file may hold beside its image; what is behind it is looked through for the checksum."""
+
 OFFSET = 16 << 20
 """Most bytes before the voxels of a volume: its header and extensions."""
 
@@ -187,6 +190,13 @@ class NiftiField(StoredField):
                 found=f"{size} bytes that claim to unpack to {lies.nbytes}",
                 expected=f"at most {RATIO} times as many",
                 do="The file is damaged or made to fill the disk; do not use it.",
+            )
+        if _packed(path) and size > 2 * (head.offset + lies.nbytes) + PADDING:
+            raise UnsafeFileError(
+                str(path),
+                found=f"{size} bytes for an image of {lies.nbytes}",
+                expected="a packed image, which is no longer than the image",
+                do="The file is damaged or has something behind the image; copy or write it again.",
             )
         if not _packed(path) and head.offset + lies.nbytes > size:
             raise UnreadableError(
