@@ -635,13 +635,13 @@ def test_volumes_that_inflate(tmp_path: Path, within_bounds: Bounds) -> None:
         assert said.startswith("UnsafeFileError") and "a.nii.gz" in said
 
 
-def test_a_packed_volume_with_a_gigabyte_behind_it_is_refused(tmp_path: Path) -> None:
-    """gzip would look through all of it for another member, a byte at a time."""
+def test_a_gigabyte_behind_a_packed_volume_is_not_looked_at(tmp_path: Path) -> None:
+    """Python's gzip would look through all of it for another member, a byte at a time."""
     path = tmp_path / "case.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)), path)
     os.truncate(path, 1 << 30)
-    with pytest.raises(UnsafeFileError, match="1073741824 bytes for an image of 120"):
-        NiftiField.find(path)
+    with Scratch(1 << 20) as scratch, NiftiField.find(path).open(scratch) as window:
+        assert window.read(0, 120).tolist() == [0] * 120
 
 
 @pytest.mark.parametrize("name", [".zattrs", ".zarray", "0.0.0"])
@@ -651,6 +651,9 @@ def test_a_zarr_store_with_a_gigabyte_in_one_entry_is_refused(tmp_path: Path, na
     made[...] = 1.0
     made.attrs["a"] = 1
     os.truncate(store / name, 1 << 30)
-    with pytest.raises(UnsafeFileError, match="1073741824 bytes"):
-        with Scratch(1 << 20) as scratch, ZarrField.find(store, channel_axis=0).open(scratch) as window:
-            window.read(0, 20)
+    with (
+        pytest.raises(UnsafeFileError, match="1073741824 bytes"),
+        Scratch(1 << 20) as scratch,
+        ZarrField.find(store, channel_axis=0).open(scratch) as window,
+    ):
+        window.read(0, 20)

@@ -198,12 +198,15 @@ def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(
             time.sleep(0.005)
         running.send_signal(number)
         _, err = running.communicate(timeout=60)
-    assert running.returncode == code
+    # SIGTERM ends it within two seconds: on a busy machine by the child that kills it, and the next run cleans up
+    killed = number == signal.SIGTERM and running.returncode == -signal.SIGKILL
+    assert killed or running.returncode == code
     assert "Traceback" not in err
     written = sorted(out.glob("*.npz"))
     assert 0 < len(written) < len(names)
-    assert list(out.rglob(".*")) == []
-    assert list(scratch.iterdir()) == []
+    if not killed:
+        assert list(out.rglob(".*")) == []
+        assert list(scratch.iterdir()) == []
     for path in written:
         assert np.load(path)["probabilities"].shape == (3, 160, 160)
         assert np.load(out / "entropy" / f"{path.stem}.npy").shape == (160, 160)
@@ -213,6 +216,7 @@ def test_an_interrupted_apply_leaves_complete_cases_and_goes_on(
     assert done.returncode == 0, done.stderr
     assert f"{len(written)} case(s) were finished before" in done.stdout
     assert sorted(p.stem for p in out.glob("*.npz")) == names
+    assert list(out.rglob(".segcal-*")) == []
 
 
 def test_an_interrupted_fit_leaves_nothing(

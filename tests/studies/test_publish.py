@@ -28,7 +28,7 @@ from segcal.study.tables.names import Pair
 from tests.study.conftest import CASES, described, write_ensemble
 
 PIPELINES = ("p0", "pbar", "zbar", "TS(zbar)", "MS(zbar)", "DC(zbar)", "MSc(zbar)", "CDC(zbar)", "CMSap(zbar)")
-OVERVIEW = ("table1", "table2", "table3", "table4", "table5", "table6")
+OVERVIEW = ("table1", "table2", "table3", "table4", "table5")
 TABLES = ("table7", "table8", "differences", "flips", "against-paired", "against-means", "across", "against-shift")
 FIGURES = (
     "figure1-gauge",

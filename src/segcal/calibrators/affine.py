@@ -80,7 +80,7 @@ class AffineMap(Map):
                         expected="raw logits",
                         do="This map was fitted on raw logits; give it the network's logits, or fit on probabilities.",
                     )
-            else:
+            elif not self._equal_row_sums:  # else it is common to all classes
                 # W (x + F 1) = W x + F (W 1)
                 u = u + weight.sum(1, keepdim=True) * free_energy.to(u.dtype)[None]
         return torch.log_softmax(u, 0)

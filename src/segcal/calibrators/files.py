@@ -8,10 +8,12 @@ not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -118,8 +120,17 @@ def load(path: str | os.PathLike[str]) -> Calibrator:
     """
     file = Path(path)
     described, tensors = _opened(file)
-    try:
+    with ours(file):
         return _build(described, tensors)
+
+
+@contextlib.contextmanager
+def ours(file: Path) -> Iterator[None]:
+    """Inside, what goes wrong with numbers and metadata of a calibrator is a fault of the file: UnreadableError."""
+    try:
+        yield
+    except UnreadableError:
+        raise
     except SegcalError as error:
         raise _not_ours(file, f"{error.where} with {error.found}") from error
     except (

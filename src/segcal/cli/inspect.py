@@ -23,12 +23,15 @@ def inspect(calibrator: Path, /, *, running: Running = AS_USUAL) -> int:
         A file written by segcal fit.
     """
     from segcal.calibrators import load
+    from segcal.calibrators.files import ours
     from segcal.cli import inspection
     from segcal.cli.opening import claim
 
     out = Output(running.quiet, running.json)
     claim(running, inputs=[calibrator])
-    described = inspection.describe(load(calibrator), calibrator)
-    inspection.show(out, described)
+    loaded = load(calibrator)
+    with ours(calibrator):
+        described = inspection.describe(loaded, calibrator)
+        inspection.show(out, described)
     out.json(described)
     return 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import io
 import json
 import math
@@ -39,7 +38,7 @@ from segcal.errors import (
     UnsafeFileError,
     UsageError,
 )
-from segcal.reading import readable
+from segcal.reading import readable, unpacked
 from segcal.shift import artefacts, photometric
 
 TABLE = "corruptions.csv"
@@ -262,7 +261,7 @@ def _picture(path: Path) -> NDArray[Any]:
 
 def _volume(path: Path) -> tuple[NDArray[Any], Any]:
     with _readable(path):
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+        with unpacked(path) as stream:
             block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
         second = 540 in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
         header = nibabel.Nifti2Header if second else nibabel.Nifti1Header

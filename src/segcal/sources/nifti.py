@@ -11,8 +11,6 @@ are endings.
 from __future__ import annotations
 
 import contextlib
-import gzip
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,15 +26,12 @@ from numpy.typing import NDArray
 from segcal.cases import Window
 from segcal.errors import ShapeError, UnreadableError, UnsafeFileError, UsageError
 from segcal.journal import Scratch
-from segcal.reading import readable, too_much
+from segcal.reading import readable, too_much, unpacked
 from segcal.sources.npz import RATIO
 from segcal.sources.raw import Grid, StoredField, grid, piece_size, pieces_of
 from segcal.sources.windows import open_file, open_stream
 
 ENDINGS = (".nii.gz", ".nii")
-PADDING = 1 << 20
-"""Bytes that a packed file may hold beside its image; what is behind it is looked through for the checksum."""
-
 OFFSET = 16 << 20
 """Most bytes before the voxels of a volume: its header and extensions."""
 
@@ -60,7 +55,7 @@ class Header:
 def read_header(path: Path) -> Header:
     """The header of `path`, extensions left aside. Raises MissingError, UnreadableError or UnsafeFileError."""
     with readable(path):
-        with opened(path) as stream:
+        with unpacked(path) as stream:
             block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
         try:
             header: Any = _header(block)
@@ -84,11 +79,6 @@ def read_header(path: Path) -> Header:
             affine,
             tuple(float(z) for z in header.get_zooms()[:3]),
         )
-
-
-def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a volume, unpacked if its name ends in .gz."""
-    return gzip.open(path, "rb") if _packed(path) else path.open("rb")
 
 
 def _header(block: bytes) -> nibabel.Nifti1Header:
@@ -191,13 +181,6 @@ class NiftiField(StoredField):
                 expected=f"at most {RATIO} times as many",
                 do="The file is damaged or made to fill the disk; do not use it.",
             )
-        if _packed(path) and size > 2 * (head.offset + lies.nbytes) + PADDING:
-            raise UnsafeFileError(
-                str(path),
-                found=f"{size} bytes for an image of {lies.nbytes}",
-                expected="a packed image, which is no longer than the image",
-                do="The file is damaged or has something behind the image; copy or write it again.",
-            )
         if not _packed(path) and head.offset + lies.nbytes > size:
             raise UnreadableError(
                 str(path),
@@ -214,7 +197,7 @@ class NiftiField(StoredField):
         return open_file(self.path, self.offset, self.grid, scratch, self.where)
 
     def _pieces(self, size: int) -> Iterator[bytes]:
-        with readable(self.path), opened(self.path) as stream:
+        with readable(self.path), unpacked(self.path) as stream:
             for _ in pieces_of(stream, self.offset, size):
                 pass
             yield from pieces_of(stream, self.grid.nbytes, size)

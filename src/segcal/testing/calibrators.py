@@ -310,7 +310,9 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
         flat = block.scores
         decision = head.decide(flat, kind)
         energy = head.free_energy(flat, kind)
-        prepared = Prepared(0, 0, head.canonical(flat, kind), torch.zeros_like(decision), decision, energy)
+        prepared = Prepared(
+            0, 0, head.canonical(flat, kind, calibrator.resolution), torch.zeros_like(decision), decision, energy
+        )
         p = calibrator.deliver(flat, kind, temperatures)
         for part in range(len(head.parts)):
             mapped = throughs[part](prepared.part(head, part))

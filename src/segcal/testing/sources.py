@@ -82,9 +82,8 @@ def windows_equal_the_whole(open_: Open) -> None:
 
 @law
 def what_is_declared_is_delivered(open_: Open) -> None:
-    """Shape and channels declared before reading are those delivered:
-
-    (channels, n) for scores, (n,) for one value a voxel, of real numbers.
+    """Shape and channels declared before reading are those delivered: (channels, n) for scores, (n,) for one value a
+    voxel, of real numbers.
     """
     for name, case, field in _every(open_):
         require(tuple(field.shape) == case.shape, f"{name} has shape {field.shape}, its case {case.shape}")

@@ -99,15 +99,15 @@ def test_reliability_chooses_the_best_and_merges_equals() -> None:
     ) == {
         "p0": "",
         "zbar": "",
-        "MS(zbar)": ", lowest ACE",
-        "TS(zbar)": ", order kept",
+        "MS(zbar)": "*",
+        "TS(zbar)": "°",
     }
     assert reliability.chosen_of(
         {"p0": 0.1, "zbar": 0.01, "pbar": 0.2, "MS(zbar)": 0.03, "CMSop(pbar)": 0.02, "CMSap(pbar)": 0.025}
     ) == {
         "p0": "",
         "pbar": "",
-        "CMSop(pbar)": ", lowest ACE and order kept",
+        "CMSop(pbar)": "*°",
     }
     with pytest.raises(Absent, match="no calibrated pipeline"):
         reliability.chosen_of({"p0": 0.1, "zbar": 0.2})

@@ -25,6 +25,9 @@ UNCALIBRATED = ("p0", "pbar", "zbar")
 ORDER_PRESERVING = ("TS", "ETS", "LTS", "CMSop")
 """Calibrators that keep the ranking of classes at every voxel."""
 
+LOWEST, ORDERED = "*", "°"
+"""Marks of the cohort's lowest ACE, and of the lowest among those that keep the order."""
+
 
 def mean_ace(pooled: Columns, cohort: str) -> dict[str, float]:
     """Mean ACE over repeats by pipeline; pipelines without a number are left out."""
@@ -42,9 +45,9 @@ def chosen_of(ace: Mapping[str, float]) -> dict[str, str]:
     kept = {p: v for p, v in calibrated.items() if p.split("(")[0] in ORDER_PRESERVING}
     ordered = min(kept, key=lambda p: kept[p]) if kept else ""
     out = dict.fromkeys([p for p in ("p0", "pbar" if "pbar" in best else "zbar") if p in ace], "")
-    out[best] = ", lowest ACE and order kept" if best == ordered else ", lowest ACE"
+    out[best] = LOWEST + ORDERED if best == ordered else LOWEST
     if ordered:
-        out.setdefault(ordered, ", order kept")
+        out.setdefault(ordered, ORDERED)
     return out
 
 
@@ -122,5 +125,7 @@ def draw(curves: Columns, pooled: Columns) -> Figure:
         loc="outside upper center",
         ncols=columns if columns < 3 else len(keys),
         frameon=False,
+        title=f"mean ACE in brackets; {LOWEST} the cohort's lowest, {ORDERED} of those that keep the order",
+        title_fontsize=7,
     )
     return figure
