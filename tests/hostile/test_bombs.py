@@ -289,7 +289,7 @@ def test_chunks_that_inflate(name: str, tmp_path: Path, within_bounds: Bounds) -
     assert within_bounds(lambda: read(ZarrField.find(root, channel_axis=0)))[0].startswith("done")
     chunk_of(root).write_bytes(packed)
     (said,) = within_bounds(lambda: read(ZarrField.find(root, channel_axis=0)))
-    assert said.startswith("UnsafeFileError") and "a.zarr: found a chunk of" in said
+    assert said.startswith("UnsafeFileError") and "a.zarr" in said and "found a chunk of" in said
     if name not in ("gzip", "zstd", "blosc"):
         return
     third = {"gzip": zarr.codecs.GzipCodec(), "zstd": zarr.codecs.ZstdCodec(), "blosc": zarr.codecs.BloscCodec()}[name]
