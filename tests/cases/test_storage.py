@@ -254,3 +254,19 @@ def test_probabilities_declared_as_logits_are_warned_of_once_and_used_as_declare
     with pytest.warns(KindWarning, match=r"all lie in \[0, 1\] and sum to 1 over the classes: .*kind='probs'"):
         assert data.doubts
     assert data.doubts and data.resolution == FULL and data.kind == "logits"
+
+
+@pytest.mark.parametrize(
+    ("logits", "unit"),
+    [
+        ([[np.nan, np.nan], [np.nan, np.nan]], 1.0),
+        ([[-np.inf, 0.0], [8.0, -np.inf]], 1.0),
+        ([[8e4, 0.0], [0.0, 8e4]], 2.0**13),
+        ([[8e-5, 0.0], [0.0, 8e-5]], 2.0**-17),
+        ([[0.0, 0.0], [0.0, 0.0]], 1.0),
+    ],
+)
+def test_the_unit_of_logits_is_that_of_their_usual_size(logits: list[list[float]], unit: float) -> None:
+    found = tell([np.array(logits)], "logits", Softmax(("a", "b")))
+    assert found.resolution.unit == pytest.approx(unit, rel=0.5)
+    assert np.log2(found.resolution.unit) == int(np.log2(found.resolution.unit))

@@ -233,9 +233,13 @@ def _unit(raw: Array, head: Head) -> float:
     """A power of two that brings the median distance of the winner from the mean class, or of a region from its
     threshold, to `USUAL`; 1 where it is within `ODD` times that, or nothing is told.
     """
-    low = np.where(np.isfinite(raw), raw, np.nan)
-    with np.errstate(invalid="ignore", over="ignore"):
-        far = abs(raw) if isinstance(head, Regions) else np.nanmax(low, 0) - np.nanmean(low, 0) if raw.size else raw
+    known = np.isfinite(raw)
+    if isinstance(head, Regions) or not raw.size:
+        far = abs(raw[known])
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.where(known, raw, 0.0).sum(0) / np.maximum(known.sum(0), 1)
+            far = np.where(known, raw, -np.inf).max(0) - mean
     far = far[np.isfinite(far) & (far > 0)]
     ratio = float(np.median(far)) / USUAL if far.size else 1.0
     return 1.0 if 1 / ODD <= ratio <= ODD or not 0 < ratio < math.inf else 2.0 ** round(math.log2(ratio))
