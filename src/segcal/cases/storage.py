@@ -231,7 +231,8 @@ def tell(pieces: Sequence[Array], kind: Kind, head: Head) -> Storage:
 
 def _unit(raw: Array, head: Head) -> float:
     """A power of two that brings the median distance of the winner from the mean class, or of a region from its
-    threshold, to `USUAL`; 1 where it is within `ODD` times that, or nothing is told.
+    threshold, to `USUAL`, as far as their common offset allows; 1 where it is within `ODD` times that, or nothing is
+    told.
     """
     known = np.isfinite(raw)
     if isinstance(head, Regions) or not raw.size:
@@ -242,6 +243,8 @@ def _unit(raw: Array, head: Head) -> float:
             far = np.where(known, raw, -np.inf).max(0) - mean
     far = far[np.isfinite(far) & (far > 0)]
     ratio = float(np.median(far)) / USUAL if far.size else 1.0
+    if ratio < 1:  # what is common to all classes is not blown up beyond bounds
+        ratio = max(ratio, float(np.median(abs(raw[known]))) / (USUAL * ODD))
     return 1.0 if 1 / ODD <= ratio <= ODD or not 0 < ratio < math.inf else 2.0 ** round(math.log2(ratio))
 
 
