@@ -13,6 +13,8 @@ import torch
 from scipy import stats
 
 import segcal
+from segcal import recommendation
+from segcal.calibrators import Calibrator, ScaleMap
 from segcal.cases import Cohort
 from segcal.engines import Serial, Threads
 from segcal.errors import UsageError
@@ -26,6 +28,7 @@ from segcal.methods import (
     VectorScaling,
 )
 from segcal.recommendation import FREE, UNCALIBRATED, Recommendation, automatic, recommend
+from segcal.scores import Resolution
 from segcal.simulate import Design, Simulation, Truth
 from segcal.statistics import Estimate, clustered_mean, one_standard_error
 from segcal.testing.examples import learnable_cohort, learnable_regions
@@ -279,3 +282,10 @@ def test_below_three_groups_no_gain_is_told() -> None:
     assert "With 2 groups no gain can be told: that takes 3 or more." in found.reasons
     assert found.evaluation.verdict is not None
     assert {cell.word for cell in found.evaluation.verdict.cells} == {"cannot be told"}
+
+
+def test_giving_a_decision_up_keeps_the_resolution_and_the_unit() -> None:
+    head = Regions(("whole",), ((1,),), (1,))
+    made = Calibrator(head, "logits", [ScaleMap(2.0)], "ts", resolution=Resolution(1e-3, 1e-2), unit=8.0)
+    free = recommendation._free(made)
+    assert (free.resolution, free.unit, free.keep_decision) == (made.resolution, 8.0, False)

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal.calibrators import Calibrator, ScaleMap, Solution
+from segcal.calibrators import Calibrator, PartMap, ScaleMap, Solution
 from segcal.cases import Cohort
 from segcal.engines import Engine
 from segcal.engines.need import spoken
@@ -392,7 +392,18 @@ def _freed(fit: Fit) -> Fit:
 
 def _free(c: Calibrator) -> Calibrator:
     """The same maps, whose probabilities may cross 0.5."""
-    return Calibrator(c.head, c.kind, list(c.maps), c.method, solution=c.solution, data=c.data, keep_decision=False)  # type: ignore[arg-type]  # a ModuleList of maps
+    maps = [m for m in c.maps if isinstance(m, PartMap)]
+    return Calibrator(
+        c.head,
+        c.kind,
+        maps,
+        c.method,
+        solution=c.solution,
+        data=c.data,
+        keep_decision=False,
+        resolution=c.resolution,
+        unit=c.unit,
+    )
 
 
 def _identity(cohort: Cohort, fitted: Calibrator, uncalibrated: Candidate, reasons: Sequence[str]) -> Calibrator:
