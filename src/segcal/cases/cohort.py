@@ -139,8 +139,10 @@ class Cohort(Sequence[Case]):
 
     def scaled(self, unit: float) -> Cohort:
         """The same cases, whose logits are read divided by `unit`, a power of two."""
+        if unit == 1:
+            return self
         known = replace(self.storage, resolution=replace(self.resolution, unit=self.resolution.unit / unit))
-        return self if unit == 1 else replace(self, unit=unit * self.unit, sampling=Sampling(self, known))
+        return replace(self, unit=unit * self.unit, sampling=Sampling(self, known))
 
     def at_least(self, resolution: Resolution) -> Cohort:
         """The same cases, whose zeros count as no less than `resolution` says."""

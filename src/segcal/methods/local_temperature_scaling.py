@@ -142,7 +142,7 @@ class LocalTemperatureScaling(Trained):
         )
         engine.progress.start(f"training {self.method}", self.epochs)
         found = train(TreeModel(self, lesson.part, begin), _parameters(begin), learn, validate, settings, engine)
-        best = _with(begin, found.parameters)
+        best, unit = _with(begin, found.parameters), lesson.examples.cohort.unit
         value, base = (self._nll(m, lesson, engine) for m in (best, alone))
         kept = value > base - TOLERANCE
         notes = (
@@ -150,8 +150,8 @@ class LocalTemperatureScaling(Trained):
         )
         if kept:
             best, value = alone, base
-            notes.append(f"temperature scaling kept, T = {scale:.4g}: no lower NLL was reached")
-        return FittedMap(best, self._solution(found, value, base, scale, who, kept, notes))
+            notes.append(f"temperature scaling kept, T = {scale * unit:.4g}: no lower NLL was reached")
+        return FittedMap(best, self._solution(found, value, base, scale * unit, who, kept, notes))
 
     def _first(self, lesson: Lesson, learn: Sequence[tuple[Examples, int]], known: bool) -> LocalMap:
         """The identity."""

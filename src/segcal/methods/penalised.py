@@ -272,8 +272,8 @@ class Penalised(Published):
         )
         return f"the data do not bound them{f' ({because})' if because else ''}; {bound}"
 
-    def settings(self, scale: Solved, chosen: Chosen) -> dict[str, Any]:
-        """Penalty and strengths as used."""
+    def settings(self, scale: Solved, chosen: Chosen, unit: float) -> dict[str, Any]:
+        """Penalty and strengths as used, and the temperature of logits that were divided by `unit`, as given."""
         strengths = tuple(
             {"lambda": s, "mu": None if s is None else self.bias_strength(s), "weight": weight}
             for s, weight in chosen.weights.items()
@@ -282,16 +282,16 @@ class Penalised(Published):
             "penalty": self.penalty,
             "eps": float(self.eps),
             "strength": chosen.why,
-            "temperature": 1 / float(scale.theta[0]),
+            "temperature": unit / float(scale.theta[0]),
             "strengths": strengths,
         }
 
-    def at_temperature(self, scale: Solved, chosen: Chosen, notes: list[str]) -> Solution:
+    def at_temperature(self, scale: Solved, chosen: Chosen, unit: float, notes: list[str]) -> Solution:
         """The solution of a fit that kept temperature scaling."""
-        message = "; ".join([f"T = {1 / float(scale.theta[0]):.4g}", chosen.why, *scale.notes, *notes])
+        message = "; ".join([f"T = {unit / float(scale.theta[0]):.4g}", chosen.why, *scale.notes, *notes])
         status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
         return Solution(
-            scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen), chosen.table
+            scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen, unit), chosen.table
         )
 
     def _averaged(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:
@@ -323,7 +323,7 @@ class Penalised(Published):
         )
         status = "stopped" if not all(o.converged for o in every) else "degenerate" if unbounded else "optimal"
         proven = _certificate(every, weights)
-        told = self.settings(scale, chosen) | self.details(end, every)
+        told = self.settings(scale, chosen, task.unit) | self.details(end, every)
         message = "; ".join(
             [f"lambda = {in_words(told['strengths'])} ({chosen.why}), gap <= {proven['gap']:.1e}", *notes]
         )

@@ -164,7 +164,8 @@ class PenalisedAffine(Penalised):
         weight = float(scale.theta[0]) * torch.eye(task.classes, dtype=torch.float64)
         bias = torch.zeros(task.classes, dtype=torch.float64)
         return FittedMap(
-            AffineMap(weight, bias, self.on_logits(task.logits)), self.at_temperature(scale, chosen, self._kept(task))
+            AffineMap(weight, bias, self.on_logits(task.logits)),
+            self.at_temperature(scale, chosen, task.unit, self._kept(task)),
         )
 
     def _problem(self, task: Task, lambda_: float, beta: float, extra: float = 0.0) -> AffineProblem:
