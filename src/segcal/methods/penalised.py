@@ -291,7 +291,14 @@ class Penalised(Published):
         message = "; ".join([f"T = {unit / float(scale.theta[0]):.4g}", chosen.why, *scale.notes, *notes])
         status = "degenerate" if scale.notes else "optimal" if scale.converged else "stopped"
         return Solution(
-            scale.value, scale.value, status, message, 0, certificate(scale), self.settings(scale, chosen, unit), chosen.table
+            scale.value,
+            scale.value,
+            status,
+            message,
+            0,
+            certificate(scale),
+            self.settings(scale, chosen, unit),
+            chosen.table,
         )
 
     def _averaged(self, task: Task, subset: Subset, scale: Solved, chosen: Chosen) -> Plan[FittedMap]:

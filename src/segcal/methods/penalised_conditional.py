@@ -260,7 +260,9 @@ class PenalisedConditional(Penalised):
     def temperature_map(self, task: Task, scale: Solved, chosen: Chosen) -> FittedMap:
         """beta I for every expert."""
         weight, bias = temperature_experts(float(scale.theta[0]), task.classes, self.coordinates)
-        return FittedMap(ConditionalMap(weight, bias, self.coordinates), self.at_temperature(scale, chosen, task.unit, []))
+        return FittedMap(
+            ConditionalMap(weight, bias, self.coordinates), self.at_temperature(scale, chosen, task.unit, [])
+        )
 
     def weighted(self, setting: Setting) -> float:
         """What the penalty of one expert is multiplied by in its own problem."""
