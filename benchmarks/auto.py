@@ -23,16 +23,20 @@ from pathlib import Path
 import numpy as np
 
 import segcal
-from segcal import accumulate, splits
-from segcal.calibrators import Calibrator, ScaleMap
-from segcal.cases import Cohort
 from segcal.cli import run as command_line
-from segcal.engines import Ask
+from segcal.data import splits
+from segcal.data.cohort import Cohort
+from segcal.data.simulate.cohort import Design, Simulation
+from segcal.data.simulate.truth import Truth
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
 from segcal.methods import REGISTERED
-from segcal.metrics import LogLikelihood
-from segcal.recommendation import FREE, Recommendation
-from segcal.simulate import Design, Simulation, Truth
-from segcal.statistics import Estimate, paired_difference
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.temperature import ScaleMap
+from segcal.metrics.likelihood import LogLikelihood
+from segcal.metrics.statistics.clustered import paired_difference
+from segcal.metrics.statistics.estimate import Estimate
+from segcal.tasks.choose import FREE, Recommendation
 
 AMONG = {"camvid": ("--among", "ts,ets,vs,dc,cms-ap,cms-op,isotonic,histogram")}
 """Methods compared where all would take too long: with eleven classes, a nested cross-validation of cdc, ms and ms-c is

@@ -23,11 +23,13 @@ from scipy import optimize, stats
 
 import segcal
 from benchmarks.strata import flowing
-from segcal.cases import Cohort
-from segcal.evaluation import Evaluation, evaluate
-from segcal.methods import DirichletCalibration, TemperatureScaling
-from segcal.simulate import Design, Simulation, Truth
-from segcal.statistics.verdict import BETTER, METRICS, WORSE
+from segcal.data.cohort import Cohort
+from segcal.data.simulate.cohort import Design, Simulation
+from segcal.data.simulate.truth import Truth
+from segcal.methods.affine.fit import DirichletCalibration
+from segcal.methods.temperature import TemperatureScaling
+from segcal.metrics.statistics.verdict import BETTER, METRICS, WORSE
+from segcal.tasks.evaluate import Evaluation, evaluate
 
 COHORTS = 200
 SIZES = (2, 3, 4, 5)

@@ -24,14 +24,15 @@ from real_ensembles import group_of, halves
 
 import segcal
 from segcal import LocalTemperatureScaling, TemperatureScaling
-from segcal.calibrators import Calibrator, LocalMap
-from segcal.cases import Cohort
-from segcal.engines import Serial
-from segcal.journal import Scratch
-from segcal.methods.local_temperature_scaling import TreeModel
-from segcal.statistics import paired_difference
-from segcal.surroundings import Surroundings
-from segcal.training import Examples, Settings, train
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.surroundings import Surroundings
+from segcal.engine.serial import Serial
+from segcal.fitting.training import Examples, Settings, train
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.local.fit import TreeModel
+from segcal.methods.local.map import LocalMap
+from segcal.metrics.statistics.clustered import paired_difference
 
 DATASETS = {"hippocampus": "hippocampus", "nuclei": "nuclei_fluo", "camvid": "camvid_half"}
 METHODS: dict[str, dict[str, Any]] = {

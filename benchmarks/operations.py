@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from segcal.data.ranking import descending, winner
 from segcal.metrics.binning import Binning, _shifted
-from segcal.ranking import descending, winner
 
 BINS = (15, 20, 30, 40, 50)
 

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from real_ensembles import group_of, halves
 
 import segcal
-from segcal.calibrators import ScaleMap
-from segcal.cases import Cohort
-from segcal.scores import FLOOR
+from segcal.data.cohort import Cohort
+from segcal.data.scores import FLOOR
+from segcal.methods.temperature import ScaleMap
 
 Array = NDArray[Any]
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from segcal.study.tables import Number, Table, latex, markdown
+from segcal.study.tables import latex, markdown
 from segcal.study.tables.main import pipelines
+from segcal.study.tables.table import Number, Table
 
 KEYS = {
     "NLL": ("nll", 1.0),

@@ -29,8 +29,8 @@ import torch
 
 import segcal
 from benchmarks.real_ensembles import group_of, halves
+from segcal.data.formats.npz import NpzSink
 from segcal.methods import REGISTERED, TRAINED
-from segcal.sinks.npz import NpzSink
 
 MEMBERS = 5
 SHIFT = 100.0

@@ -25,14 +25,18 @@ import torch
 from real_ensembles import group_of, halves
 
 import segcal
-from segcal import accumulate, cohort_from_arrays, splits
-from segcal.calibrators import Calibrator
-from segcal.cases import SCORED, Cohort
-from segcal.engines import Ask, Threads
-from segcal.journal import Scratch
+from segcal import cohort_from_arrays
+from segcal.data import splits
+from segcal.data.case import SCORED
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
+from segcal.engine.threads import Threads
+from segcal.fitting.descent import VALIDATION_SHARE
 from segcal.methods import REGISTERED
+from segcal.methods.calibrator import Calibrator
 from segcal.metrics.likelihood import LogLikelihood
-from segcal.recipe.descent import VALIDATION_SHARE
 
 METHODS = ("ts", "dc", "ms-c", "cms-ap", "cdc")
 MEMBERS = 5

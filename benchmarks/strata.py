@@ -3,7 +3,7 @@
 
     python -m benchmarks.strata -o docs/results/strata.md
 
-Cases are simulated: labels are drawn at every voxel from a posterior that is known (`segcal.simulate`), so the true
+Cases are simulated: labels are drawn at every voxel from a posterior that is known (`segcal.data.simulate`), so the true
 probabilities can be scored themselves. What they score is each metric's floor: what is left of it when nothing is
 wrong. A proper reading of calibration must not get better when the truth is sharpened.
 """
@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 import segcal
-from segcal.calibrators import Calibrator, ScaleMap
-from segcal.cases import Cohort
-from segcal.evaluation import Evaluation, compare, evaluate
-from segcal.simulate import Design, Simulation, Truth
-from segcal.statistics import Estimate
+from segcal.data.cohort import Cohort
+from segcal.data.simulate.cohort import Design, Simulation
+from segcal.data.simulate.truth import Truth
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.temperature import ScaleMap
+from segcal.metrics.statistics.estimate import Estimate
+from segcal.tasks.evaluate import Evaluation, compare, evaluate
 
 CASES = 40
 SHARPER = 1.5

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from segcal.errors import UnreadableError
-from segcal.statistics import ByGroup, Comparison, TwoLevel
+from segcal.metrics.statistics.resamples import ByGroup, Comparison, TwoLevel
 from segcal.study.configuration import CLEAN
-from segcal.study.tables import Cell, Column, Results, Row, Section, Table, Text
 from segcal.study.tables.differences import PAIRED, compared
 from segcal.study.tables.metrics import MAIN, Metric, summary
 from segcal.study.tables.names import COMPARISONS, Pair, arrow
+from segcal.study.tables.results import Results
+from segcal.study.tables.table import Cell, Column, Row, Section, Table, Text
 
 LOWER, HIGHER, OPEN, SAME, ABSENT = "↓", "↑", "·", "=", "—"
 GROUPS = ByGroup(repeats=True)

@@ -31,8 +31,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from segcal import journal
-from segcal.shift import artefacts, photometric
+from segcal.data.files import journal
+from segcal.study.shift import artefacts, photometric
 
 Change = Callable[[str, NDArray[Any]], NDArray[Any]]
 """From the name of a case and its raw image to the image that the networks see."""

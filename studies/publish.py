@@ -28,11 +28,14 @@ from pathlib import Path
 import against
 from PIL import Image
 
-from segcal import journal
+from segcal.data.files import journal
 from segcal.errors import DataError, MissingError, SegcalError
 from segcal.study import figures, results
 from segcal.study.results import Finished
-from segcal.study.tables import Results, Table, markdown, tables
+from segcal.study.tables import markdown
+from segcal.study.tables.results import Results
+from segcal.study.tables.table import Table
+from segcal.study.tables.writing import tables
 
 TITLES = {
     "table1": "Table 1: splits",

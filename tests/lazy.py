@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal.cases import Case, Cohort, Window
-from segcal.head import Softmax
-from segcal.journal import Scratch
+from segcal.data.case import Case, Window
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.head import Softmax
 
 CELL = 1 << 16
 

@@ -56,7 +56,7 @@ LONGEST = 600
 
 
 def room_of(module: str) -> str:
-    """`segcal.sources.npz` is in the room `sources`."""
+    """`segcal.data.formats.npz` is in the room `sources`."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -116,7 +116,7 @@ def test_a_forbidden_import_is_noticed() -> None:
     assert violations(SOURCE / "metrics" / "flips.py", {"segcal.methods.method"}) == [
         "metrics/flips imports segcal.methods.method"
     ]
-    assert violations(SOURCE / "metrics" / "flips.py", {"segcal.sources.npz"}) != []
+    assert violations(SOURCE / "metrics" / "flips.py", {"segcal.data.formats.npz"}) != []
     assert violations(SOURCE / "cli" / "fit.py", {"segcal.testing"}) != []
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.cases import Case, Cohort
-from segcal.engines import Ask, Threads
-from segcal.evaluation import evaluate
-from segcal.head import Softmax
+from segcal.data.case import Case
+from segcal.data.cohort import Cohort
+from segcal.data.head import Softmax
+from segcal.engine.ask import Ask
+from segcal.engine.threads import Threads
 from segcal.metrics.calibration import CalibrationError
 from segcal.metrics.overlap import Overlap
+from segcal.tasks.evaluate import evaluate
 from tests.lazy import CELL, LazyField
 
 RATE = 400

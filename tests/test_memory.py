@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segcal.engines.need import MIB
+from segcal.engine.need import MIB
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 256 * MIB

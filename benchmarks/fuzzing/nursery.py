@@ -209,7 +209,9 @@ def _pictures(root: Path, rng: np.random.Generator) -> None:
 
 
 def _nnunet(root: Path, rng: np.random.Generator) -> None:
-    from segcal.simulate import Design, Simulation, Truth, write_nnunet
+    from segcal.data.simulate.cohort import Design, Simulation
+    from segcal.data.simulate.nnunet import write_nnunet
+    from segcal.data.simulate.truth import Truth
 
     design = Design(classes=("background", "kidney", "tumour"), shape=(4, 9, 8), margin=(1, 1, 1), members=2)
     write_nnunet(Simulation(design, Truth.general(3, 1), 1), range(4), root)
@@ -219,7 +221,9 @@ def _nnunet(root: Path, rng: np.random.Generator) -> None:
 
 
 def _crossval(root: Path, rng: np.random.Generator) -> None:
-    from segcal.simulate import Design, Simulation, Truth, write_nnunet
+    from segcal.data.simulate.cohort import Design, Simulation
+    from segcal.data.simulate.nnunet import write_nnunet
+    from segcal.data.simulate.truth import Truth
 
     design = Design(classes=("background", "kidney", "tumour"), shape=(4, 9, 8), margin=(1, 1, 1), members=2)
     simulation = Simulation(design, Truth.general(3, 1), 1)

@@ -30,10 +30,10 @@ from ensembles import IGNORED, TOLERANCE, Array, added, arguments, blocks, ensem
 from torch.nn.functional import cross_entropy
 
 import segcal
-from segcal import splits
+from segcal.data import splits
 from segcal.methods import REGISTERED
 from segcal.methods.penalised import in_words
-from segcal.statistics import paired_difference
+from segcal.metrics.statistics.clustered import paired_difference
 
 PEERS = {
     "cms-ap": fiducio.ArgmaxPreservingMatrixScaling,

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 import segcal
-from segcal.cases import SCORED, Cohort
-from segcal.journal import Scratch
+from segcal.data.case import SCORED
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
 
 Array = np.ndarray[Any, Any]
 

@@ -27,7 +27,8 @@ from ensembles import TOLERANCE, arguments, blocks, ensemble, predictions
 from torch import Tensor
 
 import segcal
-from segcal.methods import REGISTERED, Method
+from segcal.methods import REGISTERED
+from segcal.methods.method import Method
 
 PEERS: dict[str, type[fiducio.Calibrator]] = {
     "ts": fiducio.TemperatureScaling,

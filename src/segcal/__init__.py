@@ -12,35 +12,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segcal.application import apply
-    from segcal.auditing import Audit, audit
-    from segcal.calibrators import Calibrator, load
-    from segcal.cases import Case, Cohort
-    from segcal.engines import Serial, Threads
+    from segcal.data.case import Case
+    from segcal.data.cohort import Cohort
+    from segcal.data.formats.arrays import cohort_from_arrays
+    from segcal.data.formats.discover import open_cohort
+    from segcal.data.head import Regions, Softmax
+    from segcal.engine.serial import Serial
+    from segcal.engine.threads import Threads
     from segcal.errors import SegcalError
-    from segcal.evaluation import crossfitted, evaluate
-    from segcal.head import Regions, Softmax
-    from segcal.methods import (
+    from segcal.methods.affine.fit import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, VectorScaling
+    from segcal.methods.binned import HistogramBinning, IsotonicRegression
+    from segcal.methods.calibrator import Calibrator
+    from segcal.methods.conditional.fit import (
         ArgmaxPreservingMatrixScaling,
         ClassConditionalDirichlet,
-        ConstrainedMatrixScaling,
-        DirichletCalibration,
-        EnsembleTemperatureScaling,
-        HistogramBinning,
-        IntraOrderPreserving,
-        IsotonicRegression,
-        LocalTemperatureScaling,
-        MatrixScaling,
         OrderPreservingMatrixScaling,
-        TemperatureScaling,
-        VectorScaling,
     )
+    from segcal.methods.files import load
+    from segcal.methods.intra_order import IntraOrderPreserving
+    from segcal.methods.local.fit import LocalTemperatureScaling
     from segcal.methods.method import Fit, fit_methods
-    from segcal.metrics import evaluate_arrays
-    from segcal.recipe import Recipe
-    from segcal.recommendation import Recommendation, recommend
-    from segcal.sources.arrays import cohort_from_arrays
-    from segcal.sources.discover import open_cohort
+    from segcal.methods.mixture import EnsembleTemperatureScaling
+    from segcal.methods.temperature import TemperatureScaling
+    from segcal.metrics.arrays import evaluate_arrays
+    from segcal.study.recipe.recipe import Recipe
+    from segcal.tasks.apply import apply
+    from segcal.tasks.audit.auditor import audit
+    from segcal.tasks.audit.findings import Audit
+    from segcal.tasks.choose import Recommendation, recommend
+    from segcal.tasks.evaluate import crossfitted, evaluate
 
 __all__ = [
     "ArgmaxPreservingMatrixScaling",
@@ -81,14 +81,14 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "segcal.application": ("apply",),
-    "segcal.auditing": ("Audit", "audit"),
+    "segcal.tasks.apply": ("apply",),
+    "segcal.tasks.audit": ("Audit", "audit"),
     "segcal.calibrators": ("Calibrator", "load"),
     "segcal.cases": ("Case", "Cohort"),
-    "segcal.engines": ("Serial", "Threads"),
+    "segcal.engine": ("Serial", "Threads"),
     "segcal.errors": ("SegcalError",),
-    "segcal.evaluation": ("crossfitted", "evaluate"),
-    "segcal.head": ("Regions", "Softmax"),
+    "segcal.tasks.evaluate": ("crossfitted", "evaluate"),
+    "segcal.data.head": ("Regions", "Softmax"),
     "segcal.methods": (
         "ArgmaxPreservingMatrixScaling",
         "ClassConditionalDirichlet",
@@ -106,10 +106,10 @@ _ROOMS = {
     ),
     "segcal.methods.method": ("Fit", "fit_methods"),
     "segcal.metrics": ("evaluate_arrays",),
-    "segcal.recipe": ("Recipe",),
-    "segcal.recommendation": ("Recommendation", "recommend"),
-    "segcal.sources.arrays": ("cohort_from_arrays",),
-    "segcal.sources.discover": ("open_cohort",),
+    "segcal.study.recipe": ("Recipe",),
+    "segcal.tasks.choose": ("Recommendation", "recommend"),
+    "segcal.data.formats.arrays": ("cohort_from_arrays",),
+    "segcal.data.formats.discover": ("open_cohort",),
 }
 """Where each public name lives."""
 

@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from segcal.cli import run
-from segcal.simulate import Design, Simulation, Truth, write_nnunet
+from segcal.data.simulate.cohort import Design, Simulation
+from segcal.data.simulate.nnunet import write_nnunet
+from segcal.data.simulate.truth import Truth
 
 
 def softmax(z: NDArray[Any]) -> NDArray[Any]:

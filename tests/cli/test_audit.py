@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.auditing import auditor
-from segcal.calibrators import AffineMap, Calibrator, load
 from segcal.cli.promises import PROMISES, sizes_of
 from segcal.errors import UsageError
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.files import load
+from segcal.tasks.audit import auditor
 
 
 def test_a_temperature_holds_all_its_promises(segcal: Any, calibrator: Path, heldout: Any) -> None:

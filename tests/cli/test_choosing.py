@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segcal.calibrators import load
+from segcal.methods.files import load
 
 
 def test_it_chooses_writes_and_says_why(segcal: Any, fitting: Any, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from segcal import demonstration
 from segcal.cli import run
 from segcal.cli.demo import free
-from segcal.simulate import Design
+from segcal.data.simulate.cohort import Design
+from segcal.tasks import demo as demonstration
 
 
 def test_the_commands_it_prints_do_the_same(segcal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segcal.calibrators import load
+from segcal.methods.files import load
 
 
 def test_it_finds_the_temperature_and_keeps_cross_fitted_numbers(segcal: Any, fitting: Any, tmp_path: Path) -> None:

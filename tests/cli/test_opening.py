@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.calibrators import load
 from segcal.cli.common import Labelled, Running, Scores, typed
 from segcal.cli.opening import cohort_of, engine_of, memory_of
+from segcal.data.head import Softmax
+from segcal.data.splits import grouped
 from segcal.errors import MissingError, UsageError
-from segcal.head import Softmax
-from segcal.splits import grouped
+from segcal.methods.files import load
 
 
 @pytest.mark.parametrize(

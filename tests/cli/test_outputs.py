@@ -91,7 +91,7 @@ def test_what_is_no_file_is_refused_before_any_work(segcal: Any, data: Path, mon
     def read(*_: object, **__: object) -> None:
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("segcal.engines.Threads.each", read)
+    monkeypatch.setattr("segcal.engine.Threads.each", read)
     pipe = data / "pipe"
     os.mkfifo(pipe)
     (data / "link").symlink_to(pipe)
@@ -241,7 +241,7 @@ def test_after_a_kill_the_next_run_leaves_no_litter(data: Path, segcal: Any) -> 
 def test_a_full_disk_is_one_message_and_leaves_nothing(
     segcal: Any, data: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from segcal import journal
+    from segcal.data.files import journal
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

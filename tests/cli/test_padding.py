@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from segcal.calibrators import load
+from segcal.methods.files import load
 
 
 def copied(folder: Path, to: Path, without: str) -> Path:

@@ -20,16 +20,16 @@ import numpy as np
 import pytest
 import zarr
 
+from segcal.data.files.journal import Scratch
+from segcal.data.formats import nifti, npz, pickles
+from segcal.data.formats.case_images import Picture
+from segcal.data.formats.discover import open_cohort
+from segcal.data.formats.label_maps import open_map
+from segcal.data.formats.nifti import AS_STORED, NiftiField
+from segcal.data.formats.pictures import ImageField
+from segcal.data.formats.zarr import ZarrField
 from segcal.errors import SegcalError, UnsafeFileError
-from segcal.journal import Scratch
-from segcal.shift.folder import Artefacts, Photometric, corrupt
-from segcal.sources import nifti, npz, pickles
-from segcal.sources.case_images import Picture
-from segcal.sources.discover import open_cohort
-from segcal.sources.images import ImageField
-from segcal.sources.maps import open_map
-from segcal.sources.nifti import AS_STORED, NiftiField
-from segcal.sources.zarr import ZarrField
+from segcal.study.shift.folder import Artefacts, Photometric, corrupt
 
 Bounds = Callable[..., list[str]]
 

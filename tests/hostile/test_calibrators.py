@@ -13,11 +13,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from segcal.calibrators import files
 from segcal.cli import inspection
 from segcal.cli.console import Output
 from segcal.errors import SegcalError, UnreadableError, UnsafeFileError
-from segcal.methods import TemperatureScaling
+from segcal.methods import files
+from segcal.methods.temperature import TemperatureScaling
 
 VALUES: list[Any] = [None, True, -1, 10**300, float("nan"), float("inf"), "text", [], {}, [[]], {"a": 1}, ["a"], [None]]
 

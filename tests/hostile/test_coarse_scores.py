@@ -13,9 +13,9 @@ import torch
 import segcal
 from segcal import Serial, Threads
 from segcal.cli import run
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Regions
 from segcal.errors import KindWarning
-from segcal.head import Regions
-from segcal.sources.arrays import cohort_from_arrays
 
 SHARPER = 2.5
 STORED = {

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segcal.calibrators import files
+from segcal.data.formats import dataset_json
+from segcal.data.formats.discover import open_cohort
+from segcal.data.formats.zarr import ZarrField
+from segcal.data.splits import groups_from_table
 from segcal.errors import UnreadableError
-from segcal.shift.folder import Photometric, corrupt
-from segcal.sources import dataset_json
-from segcal.sources.discover import open_cohort
-from segcal.sources.zarr import ZarrField
-from segcal.splits import groups_from_table
+from segcal.methods import files
 from segcal.study import configuration
+from segcal.study.shift.folder import Photometric, corrupt
 from tests.hostile.test_bombs import chunk_of, prediction, read, store
 
 Bounds = Callable[..., list[str]]

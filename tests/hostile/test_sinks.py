@@ -18,12 +18,13 @@ import pytest
 import torch
 import zarr
 
-from segcal.cases import Case, Cohort, Provenance
+from segcal.data.case import Case, Provenance
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.formats import FORMATS, sink_for
+from segcal.data.formats.sink import Delivered
+from segcal.data.head import Softmax
 from segcal.errors import DataError, OutputError, SegcalError
-from segcal.head import Softmax
-from segcal.journal import Scratch
-from segcal.sinks import Delivered
-from segcal.sinks.formats import FORMATS, sink_for
 
 SHAPE = (32, 32, 32)
 HEAD = Softmax(("background", "organ", "lesion"))
@@ -160,7 +161,7 @@ def test_a_disk_that_fills_at_any_byte(tmp_path, monkeypatch, name, room):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_interrupted_while_the_files_are_written(tmp_path, monkeypatch, name):
-    from segcal.sinks import gathering
+    from segcal.data.formats import gathering
 
     cohort, calls, read = cohort_in(tmp_path / "in", members=2), [], gathering.Held.read
 

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcal.data.files.journal import Scratch
+from segcal.data.formats.discover import open_cohort
 from segcal.errors import (
     DataError,
     LabelError,
@@ -31,8 +33,6 @@ from segcal.errors import (
     UnreadableError,
     UnsafeFileError,
 )
-from segcal.journal import Scratch
-from segcal.sources.discover import open_cohort
 
 CLASSES = {"background": 0, "a": 1, "b": 2}
 
@@ -236,7 +236,7 @@ def test_a_case_without_labels_is_named(folders: Path, writers: ModuleType) -> N
 
 
 def test_full_disk(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segcal.sources.raw.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr("segcal.data.formats.raw.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(OutputError, match="SEGCAL_SCRATCH"):
         use(folders)
     assert not any((folders / "s").iterdir())

@@ -12,16 +12,21 @@ import numpy as np
 import pytest
 
 import segcal
-from segcal.accumulate import Accumulator, PlacedAccumulator
-from segcal.experts import Expert, Gaps, Margins
+from segcal.data.simulate.truth import Truth
+from segcal.engine.accumulate import Accumulator, PlacedAccumulator
+from segcal.engine.experts import Expert, Gaps, Margins
+from segcal.fitting.labels import LabelCount
+from segcal.fitting.magnitude import Magnitude
+from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.binned import GridCount
+from segcal.methods.conditional.sums import ConditionalNLL, ExpertFacts
+from segcal.methods.intra_order import IntraOrderNLL
+from segcal.methods.mixture import MixtureNLL
+from segcal.methods.temperature import ScaleNLL
 from segcal.metrics import REGISTERED
-from segcal.objectives import AffineNLL, ConditionalNLL, ExpertFacts, MixtureNLL, ScaleNLL
-from segcal.objectives.intra_order import IntraOrderNLL
-from segcal.objectives.labels import LabelCount
-from segcal.objectives.magnitude import Magnitude
-from segcal.simulate import DistanceToTruth, Truth
-from segcal.testing import ACCUMULATOR_LAWS, Law
+from segcal.metrics.truth import DistanceToTruth
+from segcal.testing.accumulators import ACCUMULATOR_LAWS
+from segcal.testing.law import Law
 
 Factory = Callable[[int], Accumulator]
 

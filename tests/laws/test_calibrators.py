@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import AffineMap, BinnedMap, Calibrator, LocalMap, MixtureMap, ScaleMap
-from segcal.head import Regions, Softmax
-from segcal.testing import CALIBRATOR_LAWS, Law
+from segcal.data.head import Regions, Softmax
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.binned import BinnedMap
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.local.map import LocalMap
+from segcal.methods.mixture import MixtureMap
+from segcal.methods.temperature import ScaleMap
+from segcal.testing.calibrators import CALIBRATOR_LAWS
 from segcal.testing.examples import HEAD, NESTED
+from segcal.testing.law import Law
 
 MATRIX = torch.tensor([[1.2, -0.3, 0.1], [0.4, 0.8, -0.2], [-0.1, 0.3, 1.5]], dtype=torch.float64)
 BIAS = torch.tensor([0.3, -0.7, 0.1], dtype=torch.float64)

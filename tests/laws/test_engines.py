@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from segcal.engines import REGISTERED, Engine, Serial, Threads
-from segcal.testing import ENGINE_LAWS, Law
+from segcal.engine import REGISTERED
+from segcal.engine.engine import Engine
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
+from segcal.testing.engines import ENGINE_LAWS
+from segcal.testing.law import Law
 
 ENGINES: dict[type[Engine], Any] = {Serial: lambda workers: Serial(), Threads: Threads}
 

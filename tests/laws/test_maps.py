@@ -7,20 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.calibrators import (
-    REGISTERED,
-    AffineMap,
-    BinnedMap,
-    ConditionalMap,
-    IntraOrderMap,
-    Map,
-    MixtureMap,
-    ScaleMap,
-)
-from segcal.calibrators.conditional import temperature_experts
-from segcal.experts import Gaps, Margins, Scores
-from segcal.intra_order import shapes
-from segcal.testing import MAP_LAWS, Law
+from segcal.engine.experts import Gaps, Margins, Scores
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.binned import BinnedMap
+from segcal.methods.conditional.map import ConditionalMap, temperature_experts
+from segcal.methods.intra_order import IntraOrderMap, shapes
+from segcal.methods.kinds import REGISTERED
+from segcal.methods.maps import Map
+from segcal.methods.mixture import MixtureMap
+from segcal.methods.temperature import ScaleMap
+from segcal.testing.law import Law
+from segcal.testing.maps import MAP_LAWS
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
 MATRIX = torch.tensor([[1.2, -0.3, 0.1], [0.4, 0.8, -0.2], [-0.1, 0.3, 1.5]], dtype=torch.float64)

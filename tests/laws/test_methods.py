@@ -7,25 +7,22 @@ from typing import Any
 
 import pytest
 
-from segcal.calibrators import Calibrator
-from segcal.methods import (
-    REGISTERED,
-    TRAINED,
-    AnyMethod,
+from segcal.methods import REGISTERED, TRAINED
+from segcal.methods.affine.fit import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, VectorScaling
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.conditional.fit import (
     ArgmaxPreservingMatrixScaling,
     ClassConditionalDirichlet,
-    ConstrainedMatrixScaling,
-    DirichletCalibration,
-    IntraOrderPreserving,
-    MatrixScaling,
-    Method,
     OrderPreservingMatrixScaling,
-    VectorScaling,
 )
-from segcal.recipe import Recipe
-from segcal.testing import CALIBRATOR_LAWS, METHOD_LAWS, Law, maps
+from segcal.methods.intra_order import IntraOrderPreserving
+from segcal.methods.method import AnyMethod, Method
+from segcal.study.recipe.recipe import Recipe
+from segcal.testing import maps
+from segcal.testing.calibrators import CALIBRATOR_LAWS
 from segcal.testing.examples import learnable_cohort, learnable_regions
-from segcal.testing.methods import fitted, laws_of
+from segcal.testing.law import Law
+from segcal.testing.methods import METHOD_LAWS, fitted, laws_of
 
 METHODS: dict[str, AnyMethod] = {
     **{name: method() for name, method in REGISTERED.items() if name != "iop"},

@@ -12,17 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcal import accumulate
-from segcal.cases import Cohort
-from segcal.engines import Ask, Engine, Serial, Threads
-from segcal.engines.need import MIB
-from segcal.evaluation import crossfitted, evaluate
-from segcal.journal import Scratch
-from segcal.methods import DirichletCalibration, EnsembleTemperatureScaling, MatrixScaling, TemperatureScaling
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.formats.discover import open_cohort
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
+from segcal.engine.engine import Engine
+from segcal.engine.need import MIB
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
+from segcal.methods.affine.fit import DirichletCalibration, MatrixScaling
 from segcal.methods.method import fit_methods
+from segcal.methods.mixture import EnsembleTemperatureScaling
+from segcal.methods.temperature import TemperatureScaling
 from segcal.metrics.summary import suite
-from segcal.sources.arrays import cohort_from_arrays
-from segcal.sources.discover import open_cohort
+from segcal.tasks.evaluate import crossfitted, evaluate
 from tests.lazy import random_cohort
 
 METHODS = {

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import zarr
 
-from segcal.cases import Cohort
-from segcal.sinks.formats import FORMATS
-from segcal.testing import SINK_LAWS, Law, SinkSubject
-from segcal.testing.sinks import example
+from segcal.data.cohort import Cohort
+from segcal.data.formats import FORMATS
+from segcal.testing.law import Law
+from segcal.testing.sinks import SINK_LAWS, SinkSubject, example
 
 MAPS = ("entropy", "confidence", "error", "probability")
 

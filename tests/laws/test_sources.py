@@ -17,10 +17,13 @@ import zarr
 from PIL import Image
 
 from segcal import cohort_from_arrays, open_cohort
-from segcal.cases import Cohort
-from segcal.simulate import Design, Simulation, Truth, write_nnunet
-from segcal.testing import SOURCE_LAWS, Law
+from segcal.data.cohort import Cohort
+from segcal.data.simulate.cohort import Design, Simulation
+from segcal.data.simulate.nnunet import write_nnunet
+from segcal.data.simulate.truth import Truth
 from segcal.testing.examples import learnable
+from segcal.testing.law import Law
+from segcal.testing.sources import SOURCE_LAWS
 
 _SPEC = importlib.util.spec_from_file_location("law_writers", Path(__file__).parents[1] / "sources" / "writers.py")
 assert _SPEC is not None and _SPEC.loader is not None

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from segcal import Cohort, cohort_from_arrays, fit_methods
-from segcal.engines import Serial
-from segcal.methods import Method
-from segcal.methods.method import Fit
-from segcal.sources.discover import open_cohort
+from segcal.data.formats.discover import open_cohort
+from segcal.engine.serial import Serial
+from segcal.methods.method import Fit, Method
 
 Array = np.ndarray[Any, Any]
 
@@ -101,7 +100,7 @@ def camvid_whole(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Coho
 
 def _table(cohort: Cohort, stride: int) -> tuple[Array, Array]:
     """Every `stride`th scored voxel of a cohort: float32 logits (n, C) and labels (n,)."""
-    from segcal.journal import Scratch
+    from segcal.data.files.journal import Scratch
 
     scores, labels = [], []
     with Scratch(2**30) as scratch:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from segcal import ArgmaxPreservingMatrixScaling
-from segcal.calibrators import ConditionalMap
-from segcal.engines import Serial
-from segcal.experts import Margins
+from segcal.engine.experts import Margins
+from segcal.engine.serial import Serial
+from segcal.methods.conditional.map import ConditionalMap
 
 
 def test_experts_that_made_the_labels_are_recovered() -> None:

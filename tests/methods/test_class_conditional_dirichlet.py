@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from segcal import ClassConditionalDirichlet
-from segcal.calibrators import ConditionalMap
-from segcal.engines import Serial
-from segcal.experts import Scores
+from segcal.engine.experts import Scores
+from segcal.engine.serial import Serial
+from segcal.methods.conditional.map import ConditionalMap
 
 
 def test_experts_that_made_the_labels_are_recovered() -> None:

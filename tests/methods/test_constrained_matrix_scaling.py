@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 
 from segcal import ConstrainedMatrixScaling
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 
 
 @pytest.mark.parametrize(

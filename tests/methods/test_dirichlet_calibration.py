@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segcal import DirichletCalibration
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 
 
 def test_recovers_a_known_map_up_to_the_gauge(truth) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segcal import EnsembleTemperatureScaling, TemperatureScaling, cohort_from_arrays
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 
 
 def mixed(

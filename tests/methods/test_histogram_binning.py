@@ -8,7 +8,7 @@ import torch
 from scipy import special
 
 from segcal import HistogramBinning
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 from segcal.errors import UsageError
 from segcal.methods.binned import REACH
 

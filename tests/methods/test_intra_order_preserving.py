@@ -12,15 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal import IntraOrderPreserving, TemperatureScaling, accumulate, cohort_from_arrays
-from segcal.calibrators import Calibrator, IntraOrderMap, Solution
-from segcal.cases import Rows
-from segcal.engines import Serial
+from segcal import IntraOrderPreserving, TemperatureScaling, cohort_from_arrays
+from segcal.data.rows import Rows
+from segcal.engine import accumulate
+from segcal.engine.serial import Serial
 from segcal.errors import UsageError
-from segcal.intra_order import factors, scores, shapes, unpacked
-from segcal.methods.intra_order_preserving import Net
-from segcal.objectives import IntraOrderNLL
-from segcal.testing import check_accumulator
+from segcal.methods.calibrator import Calibrator, Solution
+from segcal.methods.intra_order import IntraOrderMap, IntraOrderNLL, Net, factors, scores, shapes, unpacked
+from segcal.testing.accumulators import check_accumulator
 from segcal.testing.examples import HEAD, learnable, learnable_cohort
 
 

@@ -9,11 +9,11 @@ from scipy import special
 from scipy.optimize import isotonic_regression
 
 from segcal import IsotonicRegression, cohort_from_arrays, evaluate_arrays
-from segcal.engines import Serial
+from segcal.data.head import Softmax
+from segcal.engine.serial import Serial
 from segcal.errors import UsageError
-from segcal.head import Softmax
 from segcal.methods.binned import GRID, REACH, GridCount
-from segcal.testing import check_accumulator
+from segcal.testing.accumulators import check_accumulator
 
 EDGES = np.linspace(-REACH, REACH, GRID + 1)[1:-1]
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from segcal import LocalTemperatureScaling, TemperatureScaling, cohort_from_arrays, crossfitted, evaluate
-from segcal.calibrators import LocalMap
-from segcal.cases import Cohort
-from segcal.engines import Serial, Threads
-from segcal.engines.need import MIB
+from segcal.data.cohort import Cohort
+from segcal.data.head import Regions
+from segcal.engine.need import MIB
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
 from segcal.errors import LabelError, MissingError, ShapeError, UsageError
-from segcal.head import Regions
+from segcal.fitting.training import Examples, Settings, train
 from segcal.methods import TRAINED
-from segcal.methods.local_temperature_scaling import TreeModel
+from segcal.methods.local.fit import TreeModel
+from segcal.methods.local.map import LocalMap
 from segcal.methods.method import fit_methods
-from segcal.training import Examples, Settings, train
 
 SHAPE = (32, 40)
 QUICK: dict[str, Any] = {"epochs": 4, "patience": 3, "learning_rate": 3e-3}

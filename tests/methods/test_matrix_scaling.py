@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segcal import DirichletCalibration, MatrixScaling
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 
 
 def test_on_probabilities_it_coincides_with_its_canonical_form(arrays) -> None:

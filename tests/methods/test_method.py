@@ -15,12 +15,13 @@ from segcal import (
     cohort_from_arrays,
     fit_methods,
 )
-from segcal.calibrators import Calibrator
-from segcal.engines import Serial, Threads
-from segcal.engines.pinned import Stored
+from segcal.data.head import Regions
+from segcal.engine.pinned import Stored
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
 from segcal.errors import LabelError, ScoreError, ShapeError, UsageError
-from segcal.head import Regions
 from segcal.methods import REGISTERED
+from segcal.methods.calibrator import Calibrator
 
 MIB = 2**20
 

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from segcal import Cohort
-from segcal.calibrators import AffineMap, Calibrator
-from segcal.methods import REGISTERED, EnsembleTemperatureScaling, TemperatureScaling
-from segcal.objectives import ridge
+from segcal.fitting.penalties import ridge
+from segcal.methods import REGISTERED
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.mixture import EnsembleTemperatureScaling
+from segcal.methods.temperature import TemperatureScaling
 
 CONTAINS = [("dc", "ms-c"), ("ms", "ms-c"), ("ms", "vs")]
 """(larger, smaller) families of affine maps."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from segcal import OrderPreservingMatrixScaling
-from segcal.calibrators import ConditionalMap
-from segcal.engines import Serial
-from segcal.experts import Gaps
+from segcal.engine.experts import Gaps
+from segcal.engine.serial import Serial
+from segcal.methods.conditional.map import ConditionalMap
 
 
 def swaps(z: np.ndarray, p: np.ndarray) -> int:

@@ -24,12 +24,12 @@ from segcal import (
     VectorScaling,
     cohort_from_arrays,
 )
-from segcal.calibrators import ScaleMap
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 from segcal.errors import ScoreError, UsageError
+from segcal.methods.affine.fit import PenalisedAffine
 from segcal.methods.penalised import LEAST, PATH, _told
-from segcal.methods.penalised_affine import PenalisedAffine
-from segcal.statistics import clustered_mean, lowest_probabilities
+from segcal.methods.temperature import ScaleMap
+from segcal.metrics.statistics.clustered import clustered_mean, lowest_probabilities
 
 FAMILIES = [VectorScaling, MatrixScaling, ConstrainedMatrixScaling, DirichletCalibration]
 EYE = torch.eye(3, dtype=torch.float64)

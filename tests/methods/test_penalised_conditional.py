@@ -19,11 +19,11 @@ from segcal import (
     TemperatureScaling,
     cohort_from_arrays,
 )
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 from segcal.errors import UsageError
+from segcal.methods.conditional.fit import PenalisedConditional
 from segcal.methods.penalised import PATH
-from segcal.methods.penalised_conditional import PenalisedConditional
-from segcal.recipe import Recipe
+from segcal.study.recipe.recipe import Recipe
 
 FAMILIES = [ArgmaxPreservingMatrixScaling, OrderPreservingMatrixScaling, ClassConditionalDirichlet]
 OPTIONS = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 from segcal.methods import REGISTERED
 
 AUTOMATIC = [m for m in REGISTERED.values() if m.automatic]

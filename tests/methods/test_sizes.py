@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segcal import TemperatureScaling, cohort_from_arrays, evaluate, load
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 from segcal.methods import REGISTERED
 
 AUTOMATIC = [m for m in REGISTERED.values() if m.automatic]

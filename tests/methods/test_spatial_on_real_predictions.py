@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from segcal.accumulate import result
-from segcal.cases import Cohort
-from segcal.engines import Ask, Serial
-from segcal.metrics import SpatialCalibration
-from segcal.places import BoundaryDistance
+from segcal.data.cohort import Cohort
+from segcal.data.places.distance import BoundaryDistance
+from segcal.engine.accumulate import result
+from segcal.engine.ask import Ask
+from segcal.engine.serial import Serial
+from segcal.metrics.spatial import SpatialCalibration
 
 
 def test_taking_contact_with_ignored_voxels_for_a_boundary_lowers_ba_ece(camvid_whole: Cohort) -> None:

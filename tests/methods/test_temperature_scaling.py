@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segcal import TemperatureScaling, cohort_from_arrays
-from segcal.calibrators import ScaleMap
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
+from segcal.methods.temperature import ScaleMap
 
 TOY = np.array([[2, 0, 0], [0, 1, 0], [3, 1, 0], [0, 0, 2]], float)
 
@@ -83,7 +83,7 @@ def test_constant_scores_stay(arrays) -> None:
 
 
 def test_regions_have_a_temperature_each(fit) -> None:
-    from segcal.head import Regions
+    from segcal.data.head import Regions
 
     rng = np.random.default_rng(0)
     head = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segcal import VectorScaling
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 
 
 def test_only_the_diagonal_is_free(arrays) -> None:

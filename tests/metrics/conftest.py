@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.cases import Rows
+from segcal.data.rows import Rows
 from segcal.metrics.spatial import AROUND_FOREGROUND, IN_VOXELS
 from segcal.metrics.strata import AT_BOUNDARY
 

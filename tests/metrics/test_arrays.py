@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segcal.errors import LabelError, ScoreError, ShapeError, UsageError
-from segcal.metrics import evaluate_arrays
+from segcal.metrics.arrays import evaluate_arrays
 
 
 def batch(seed: int = 0, shape: tuple[int, ...] = (3, 4, 9, 11)) -> tuple[Any, Any]:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segcal.data.head import Softmax
 from segcal.errors import UsageError
-from segcal.head import Softmax
 from segcal.metrics.binning import EDGE_TOLERANCE, Binning, Curve, bin_counts
 
 COUNTS = st.lists(st.integers(1, 60), min_size=1, max_size=4).map(bin_counts)

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.accumulate import fold, merge, result, zero
-from segcal.cases import Rows
+from segcal.data.head import Softmax
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import fold, merge, result, zero
 from segcal.errors import UsageError
-from segcal.head import Softmax
 from segcal.metrics.calibration import Calibration, CalibrationError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.accumulate import fold, result, zero
+from segcal.engine.accumulate import fold, result, zero
 from segcal.errors import UsageError
 from segcal.metrics.classwise import ClasswiseCalibrationError
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.accumulate import fold, merge, result, zero
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import fold, merge, result, zero
 from segcal.metrics.energy import EnergySpread, FreeEnergySpread
 
 METRIC = FreeEnergySpread()

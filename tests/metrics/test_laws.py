@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.accumulate import fold
+from segcal.engine.accumulate import fold
 from segcal.metrics import REGISTERED, Factory
 
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.accumulate import fold, merge, result, zero
-from segcal.cases import Rows
-from segcal.head import Softmax
+from segcal.data.head import Softmax
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import fold, merge, result, zero
 from segcal.metrics.likelihood import LogLikelihood
 
 

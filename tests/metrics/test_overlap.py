@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.accumulate import fold, result, zero
+from segcal.engine.accumulate import fold, result, zero
 from segcal.errors import UsageError
 from segcal.metrics.overlap import Overlap, Overlaps
 

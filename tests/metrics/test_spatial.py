@@ -13,14 +13,19 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segcal.accumulate import fold, merge, result
-from segcal.cases import Rows
-from segcal.engines import Ask, Serial, Threads
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Regions
+from segcal.data.places.distance import BoundaryDistance
+from segcal.data.places.label_map import NOWHERE, boundary
+from segcal.data.places.region import ForegroundRegion
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import fold, merge, result
+from segcal.engine.ask import Ask
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
 from segcal.errors import UsageError
-from segcal.head import Regions
-from segcal.metrics import SpatialCalibration, evaluate_arrays
-from segcal.places import NOWHERE, BoundaryDistance, ForegroundRegion, boundary
-from segcal.sources.arrays import cohort_from_arrays
+from segcal.metrics.arrays import evaluate_arrays
+from segcal.metrics.spatial import SpatialCalibration
 from segcal.testing.accumulators import state_bits
 
 BANDS = (3.0, 7.0, 15.0)
@@ -97,7 +102,7 @@ def test_every_number_is_that_of_its_definition() -> None:
 
 
 def test_arrays_and_a_cohort_give_the_same_numbers() -> None:
-    from segcal.evaluation import evaluate
+    from segcal.tasks.evaluate import evaluate
 
     logits, labels = images(1, (7, 9, 11))
     cohort = cohort_from_arrays(logits, labels, kind="logits", background=0, ignore_index=255)
@@ -152,7 +157,7 @@ def test_images_without_a_boundary_are_left_out_and_counted() -> None:
 
 
 def test_a_table_of_voxels_has_no_neighbours_in_a_cohort_either() -> None:
-    from segcal.evaluation import evaluate
+    from segcal.tasks.evaluate import evaluate
 
     p, y = oracle()
     found = evaluate(cohort_from_arrays(p[0].T, y[0], kind="probs"), None, Serial())
@@ -194,7 +199,7 @@ def test_a_survey_is_the_same_bits_for_any_engine_and_the_counts_for_any_cut(
     expected, found = (e.survey(cohort, asks)[0] for e in (Serial(), engine))
     assert state_bits(found[0]) == state_bits(expected[0])
     assert {k: state_bits(s) for k, s in found[1].items()} == {k: state_bits(s) for k, s in expected[1].items()}
-    monkeypatch.setattr("segcal.cases.cohort.block_length", lambda channels: 100)
+    monkeypatch.setattr("segcal.data.cohort.block_length", lambda channels: 100)
     cut = engine.survey(cohort, asks)[0]
     for name in ("counts", "band_counts"):
         assert (cut[0][name] == found[0][name]).all()
@@ -220,7 +225,7 @@ def test_rows_without_their_places_say_so() -> None:
 
 
 def test_regions_share_the_boundaries_of_the_label_map() -> None:
-    from segcal.evaluation import evaluate
+    from segcal.tasks.evaluate import evaluate
 
     rng = np.random.default_rng(0)
     labels = images(4)[1] % 255

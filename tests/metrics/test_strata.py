@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.accumulate import fold, result
-from segcal.cases import Rows
-from segcal.engines import Ask, Serial
-from segcal.metrics import CalibrationError, LogLikelihood, PredictedStrata
-from segcal.metrics.strata import AT_BOUNDARY, BOUNDARY, FOREGROUND, NEAR
-from segcal.sources.arrays import cohort_from_arrays
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import fold, result
+from segcal.engine.ask import Ask
+from segcal.engine.serial import Serial
+from segcal.metrics.calibration import CalibrationError
+from segcal.metrics.likelihood import LogLikelihood
+from segcal.metrics.strata import AT_BOUNDARY, BOUNDARY, FOREGROUND, NEAR, PredictedStrata
 
 
 def some(rows: Rows, keep: torch.Tensor) -> Rows:

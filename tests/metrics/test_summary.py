@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segcal.accumulate import fold, merge, result
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import fold, merge, result
 from segcal.errors import UsageError
 from segcal.metrics.summary import SPATIAL, Summary, combine_parts, mean_known, plain, suite, summarise
 

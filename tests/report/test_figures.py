@@ -16,8 +16,9 @@ from PIL import Image
 
 from segcal import evaluate_arrays
 from segcal.errors import ShapeError, UsageError
+from segcal.metrics.statistics.clustered import clustered_mean
+from segcal.metrics.statistics.estimate import Estimate
 from segcal.report import figures
-from segcal.statistics import Estimate, clustered_mean
 
 
 def block(sharpness: float, seed: int = 0) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from segcal.cases import Case
-from segcal.checking.agreement import Pair, better, turns
-from segcal.sources.arrays import ArrayField
+from segcal.data.case import Case
+from segcal.data.formats.arrays import ArrayField
+from segcal.tasks.check.agreement import Pair, better, turns
 
 Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import claims, strata
-from segcal.engines import Serial
-from segcal.simulate import Truth
+from segcal.data.simulate.truth import Truth
+from segcal.engine.serial import Serial
 
 
 @pytest.mark.slow

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import segcal
-from segcal import accumulate, demonstration
-from segcal.calibrators import ScaleMap
-from segcal.engines import Ask
-from segcal.objectives import AffineNLL
-from segcal.simulate import Design, SimulatedCase, Simulation, Truth
-from segcal.simulate.truth import identifiable
-from segcal.statistics import paired_difference
+from segcal.data.simulate.cohort import Design, SimulatedCase, Simulation
+from segcal.data.simulate.truth import Truth, identifiable
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
+from segcal.methods.affine.sums import AffineNLL
+from segcal.methods.temperature import ScaleMap
+from segcal.metrics.statistics.clustered import paired_difference
+from segcal.tasks import demo as demonstration
 
 C = len(Design().classes)
 ALPHA = 1e-3

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcal.shift import photometric
+from segcal.study.shift import photometric
 
 ROOT = Path(__file__).parents[2]
 

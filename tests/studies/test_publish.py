@@ -20,11 +20,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from segcal.engines import Serial
+from segcal.engine.serial import Serial
 from segcal.errors import DataError, MissingError, UnreadableError
 from segcal.study import configuration, figures, results, study
-from segcal.study.tables import Results
 from segcal.study.tables.names import Pair
+from segcal.study.tables.results import Results
 from tests.study.conftest import CASES, described, write_ensemble
 
 PIPELINES = ("p0", "pbar", "zbar", "TS(zbar)", "MS(zbar)", "DC(zbar)", "MSc(zbar)", "CDC(zbar)", "CMSap(zbar)")

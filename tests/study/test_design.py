@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from segcal.data.splits import CALIBRATION, TEST, VALIDATION
 from segcal.errors import SegcalError, UsageError
-from segcal.splits import CALIBRATION, TEST, VALIDATION
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Design
 from tests.study.conftest import CASES, described

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segcal.engines import Threads
+from segcal.engine.threads import Threads
 from segcal.study import configuration, study
 from segcal.study.design import Design, design
 from segcal.study.pipelines import PAPER

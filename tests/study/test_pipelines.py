@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.errors import UsageError
-from segcal.methods import ConstrainedMatrixScaling, LocalTemperatureScaling
-from segcal.sources.arrays import cohort_from_arrays
+from segcal.methods.affine.fit import ConstrainedMatrixScaling
+from segcal.methods.local.fit import LocalTemperatureScaling
 from segcal.study.pipelines import PAPER, VIEWS, pipeline
 from tests.study.conftest import array
 

@@ -22,11 +22,12 @@ import numpy as np
 import pytest
 
 import segcal
-from segcal.calibrators import load
-from segcal.engines import Engine, Serial, Threads
-from segcal.engines.engine import Silent
+from segcal.data.splits import CALIBRATION, TEST, VALIDATION
+from segcal.engine.engine import Engine, Silent
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
-from segcal.splits import CALIBRATION, TEST, VALIDATION
+from segcal.methods.files import load
 from segcal.study import configuration, figures, fits, results, scoring, study
 from segcal.study.design import Design
 from segcal.study.pipelines import VIEWS

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
-from segcal.cases import Rows
-from segcal.testing import ACCUMULATOR_LAWS, BrokenLawError, Law, check_accumulator
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.testing import accumulators as laws
+from segcal.testing.accumulators import ACCUMULATOR_LAWS, check_accumulator
+from segcal.testing.law import BrokenLawError, Law
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from segcal.calibrators import AffineMap, Calibrator, ScaleMap
-from segcal.guarantees import Guarantees
-from segcal.head import Regions, Softmax
-from segcal.scores import Kind
-from segcal.testing import CALIBRATOR_LAWS, BrokenLawError, Law, check_calibrator
+from segcal.data.head import Regions, Softmax
+from segcal.data.scores import Kind
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.guarantees import Guarantees
+from segcal.methods.temperature import ScaleMap
 from segcal.testing import calibrators as laws
+from segcal.testing.calibrators import CALIBRATOR_LAWS, check_calibrator
+from segcal.testing.law import BrokenLawError, Law
 
 HEAD = Softmax(("a", "b", "c"), 0)
 

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.cases import CaseReader, Cohort
-from segcal.engines import Ask, Engine, Level, Outcome, Pinned, Threads
+from segcal.data.cohort import CaseReader, Cohort
+from segcal.engine.ask import Ask, Level
+from segcal.engine.engine import Engine, Outcome
+from segcal.engine.pinned import Pinned
+from segcal.engine.threads import Threads
 from segcal.errors import SegcalError
-from segcal.testing import ENGINE_LAWS, BrokenLawError, Law
 from segcal.testing import engines as laws
+from segcal.testing.engines import ENGINE_LAWS
+from segcal.testing.law import BrokenLawError, Law
 
 
 class LosesACaseBetweenWorkers(Threads):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from segcal.calibrators import Map, ScaleMap
-from segcal.guarantees import Guarantees
-from segcal.testing import MAP_LAWS, BrokenLawError, Law, check_map
+from segcal.methods.guarantees import Guarantees
+from segcal.methods.maps import Map
+from segcal.methods.temperature import ScaleMap
 from segcal.testing import maps as laws
+from segcal.testing.law import BrokenLawError, Law
+from segcal.testing.maps import MAP_LAWS, check_map
 
 REASONS = dict.fromkeys(laws.PROMISES, "it says so")
 FACTORS = torch.tensor([1.0, 3.0, 0.5, 2.0, 0.1], dtype=torch.float64)

@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from segcal import accumulate
-from segcal.calibrators import Calibrator, ScaleMap
-from segcal.cases import Rows
-from segcal.engines import Ask
-from segcal.fitting import Plan, Subset, Task
-from segcal.methods import Method, TemperatureScaling
-from segcal.methods.method import FittedMap
-from segcal.metrics import FreeEnergySpread
-from segcal.objectives import ScaleNLL
-from segcal.testing import METHOD_LAWS, BrokenLawError, Law, check_method
+from segcal.data.rows import Rows
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
+from segcal.fitting.plans import Plan, Subset, Task
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.method import FittedMap, Method
+from segcal.methods.temperature import ScaleMap, ScaleNLL, TemperatureScaling
+from segcal.metrics.energy import FreeEnergySpread
 from segcal.testing import methods as laws
+from segcal.testing.law import BrokenLawError, Law
+from segcal.testing.methods import METHOD_LAWS, check_method
 
 Found = dict[Subset, FittedMap]
 

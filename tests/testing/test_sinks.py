@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from segcal.cases import Case, Cohort
+from segcal.data.case import Case
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch, atomic
+from segcal.data.formats.sink import Delivered
 from segcal.errors import UsageError
-from segcal.journal import Scratch, atomic
-from segcal.sinks import Delivered
-from segcal.testing import SINK_LAWS, BrokenLawError, Law, SinkSubject, check_sink
 from segcal.testing import sinks as laws
+from segcal.testing.law import BrokenLawError, Law
+from segcal.testing.sinks import SINK_LAWS, SinkSubject, check_sink
 
 
 class Gathered:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segcal.cases import Case, Cohort
-from segcal.head import Softmax
-from segcal.journal import Scratch
-from segcal.testing import SOURCE_LAWS, BrokenLawError, Law, check_source
+from segcal.data.case import Case
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.head import Softmax
 from segcal.testing import sources as laws
+from segcal.testing.law import BrokenLawError, Law
+from segcal.testing.sources import SOURCE_LAWS, check_source
 
 HEAD = Softmax(("a", "b", "c"))
 SHAPE = (4, 5)

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcal.cases import SCORED, Cohort
-from segcal.engines import Serial
-from segcal.head import Head, check_labels
-from segcal.journal import Scratch
+from segcal.data.case import SCORED
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.head import Head, check_labels
+from segcal.engine.serial import Serial
 from segcal.testing import strategies
 from segcal.testing.examples import DEGENERATE, learnable, learnable_cohort, learnable_regions
 

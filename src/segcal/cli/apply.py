@@ -53,9 +53,9 @@ def apply(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    from segcal.calibrators import load
     from segcal.cli import applying, findings
     from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.methods.files import load
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)

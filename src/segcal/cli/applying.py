@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segcal import application, journal
-from segcal.calibrators import Calibrator
-from segcal.calibrators.files import digest, versions
-from segcal.cases import Cohort, found_note
 from segcal.cli.console import Output, error
-from segcal.engines import Engine, Outcome
+from segcal.data.cohort import Cohort
+from segcal.data.files import claims, journal
+from segcal.data.files.ledger import Ledger
+from segcal.data.formats import sink_for
+from segcal.data.formats.placing import check_targets
+from segcal.data.formats.sink import Sink
+from segcal.data.padding import found_note
+from segcal.engine.engine import Engine, Outcome
 from segcal.errors import OutputError, UsageError
-from segcal.matching import check_match, level
-from segcal.sinks import Sink, claims
-from segcal.sinks.formats import sink_for
-from segcal.sinks.ledger import Ledger
-from segcal.sinks.placing import check_targets
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.files import digest, versions
+from segcal.tasks import apply as application
+from segcal.tasks.matching import check_match, level
 
 PARTLY = 4
 REPLACEABLE = (".npz", ".pkl", ".zarr")

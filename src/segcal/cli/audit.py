@@ -51,11 +51,11 @@ def audit(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    from segcal import auditing
-    from segcal.auditing.energy_maps import claim_maps
-    from segcal.calibrators import load
     from segcal.cli import promises
     from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.methods.files import load
+    from segcal.tasks import audit as auditing
+    from segcal.tasks.audit.energy_maps import claim_maps
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)

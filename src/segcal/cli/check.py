@@ -23,9 +23,9 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     results
         One folder of predictions, or several: the members of an ensemble.
     """
-    from segcal import checking
     from segcal.cli import findings
     from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.tasks import check as checking
 
     out = Output(running.quiet, running.json)
     cohort = cohort_of(results, scores)

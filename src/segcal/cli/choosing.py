@@ -11,15 +11,15 @@ from pathlib import Path
 
 from rich.table import Table
 
-from segcal.cases import Cohort
 from segcal.cli import fits, tables
 from segcal.cli.common import Labelled
 from segcal.cli.console import Output
-from segcal.engines import Engine
+from segcal.data.cohort import Cohort
+from segcal.engine.engine import Engine
 from segcal.errors import UsageError
 from segcal.methods.method import Fit
-from segcal.recommendation import UNCALIBRATED, Recommendation, recommend
-from segcal.statistics.verdict import LEAST_GROUPS
+from segcal.metrics.statistics.verdict import LEAST_GROUPS
+from segcal.tasks.choose import UNCALIBRATED, Recommendation, recommend
 
 AUTO = "auto"
 

@@ -130,7 +130,7 @@ class Output:
         if self._json == STDOUT:
             sys.stdout.write(text + "\n")
             return
-        from segcal import journal
+        from segcal.data.files import journal
 
         with journal.atomic(self._json) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segcal import __version__, journal
+from segcal import __version__
 from segcal.cli.console import Output, bars
 from segcal.cli.tables import table
+from segcal.data.files import journal
+from segcal.data.files.ledger import NAME
 from segcal.errors import UsageError
-from segcal.shift import artefacts, folder, photometric
-from segcal.sinks.ledger import NAME
+from segcal.study.shift import artefacts, folder, photometric
 
 
 def work_of(

@@ -32,9 +32,10 @@ def demo(
     output
         A new or empty folder for all files. Default: segcal-demo, or the first of segcal-demo-2, -3, ... that is free.
     """
-    from segcal import checking, demonstration
     from segcal.cli import findings, tables
     from segcal.cli.opening import claim, engine_of
+    from segcal.tasks import check as checking
+    from segcal.tasks import demo as demonstration
 
     out = Output(running.quiet, running.json)
     claim(running)

@@ -18,7 +18,7 @@ import threading
 import time
 from types import FrameType
 
-from segcal import journal
+from segcal.data.files import journal
 
 TERMINATED = 143
 

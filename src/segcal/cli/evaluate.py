@@ -52,11 +52,11 @@ def evaluate(
         The axis across the slices of a volume, counted from 0 in the order of the scores, for ece_roi. Default: that
         of the widest spacing, else z.
     """
-    from segcal import evaluation
-    from segcal.calibrators import load
     from segcal.cli import findings, tables
     from segcal.cli.opening import claim, cohort_of, engine_of, grouped_as_fitted
-    from segcal.sinks import claims
+    from segcal.data.files import claims
+    from segcal.methods.files import load
+    from segcal.tasks import evaluate as evaluation
 
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)

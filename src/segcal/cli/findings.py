@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segcal import checking
-from segcal.cases import Cohort
-from segcal.checking import Checkup, Finding
 from segcal.cli.common import Labelled, Running
 from segcal.cli.console import Output
 from segcal.cli.opening import engine_of
 from segcal.cli.tables import number, table
-from segcal.sources.discover import LAYOUTS
+from segcal.data.cohort import Cohort
+from segcal.data.formats.discover import LAYOUTS
+from segcal.tasks import check as checking
+from segcal.tasks.check.check import Checkup
+from segcal.tasks.check.finding import Finding
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 

@@ -122,7 +122,7 @@ def fit(
     """
     from segcal.cli import choosing, findings, fits
     from segcal.cli.opening import claim, cohort_of, engine_of
-    from segcal.sinks import claims
+    from segcal.data.files import claims
 
     out = Output(running.quiet, running.json)
     recipe = fits.recipe_of(solver, trials, storage, seed)

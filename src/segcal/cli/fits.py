@@ -13,20 +13,21 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from segcal.calibrators import Calibrator
-from segcal.calibrators.files import versions
-from segcal.cases import Cohort, found_note, hidden_note
-from segcal.checking.predictions import unrecorded
 from segcal.cli import tables
 from segcal.cli.common import Labelled, typed
 from segcal.cli.console import Output
-from segcal.engines import Engine
+from segcal.data.cohort import Cohort
+from segcal.data.head import Regions
+from segcal.data.padding import found_note, hidden_note
+from segcal.engine.engine import Engine
 from segcal.errors import OutputError, UsageError
-from segcal.evaluation import Evaluation, crossfitted, room_to_score
-from segcal.head import Regions
-from segcal.methods import REGISTERED, TRAINED, AnyMethod
-from segcal.methods.method import Fit, fit_methods
-from segcal.recipe import Recipe
+from segcal.methods import REGISTERED, TRAINED
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.files import versions
+from segcal.methods.method import AnyMethod, Fit, fit_methods
+from segcal.study.recipe.recipe import Recipe
+from segcal.tasks.check.predictions import unrecorded
+from segcal.tasks.evaluate import Evaluation, crossfitted, room_to_score
 
 ENDING = ".safetensors"
 

@@ -22,10 +22,9 @@ def inspect(calibrator: Path, /, *, running: Running = AS_USUAL) -> int:
     calibrator
         A file written by segcal fit.
     """
-    from segcal.calibrators import load
-    from segcal.calibrators.files import ours
     from segcal.cli import inspection
     from segcal.cli.opening import claim
+    from segcal.methods.files import load, ours
 
     out = Output(running.quiet, running.json)
     claim(running, inputs=[calibrator])

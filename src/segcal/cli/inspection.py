@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segcal.calibrators import Calibrator, PartMap
-from segcal.calibrators.files import metadata
 from segcal.cli.console import Output
 from segcal.cli.tables import before_after, number, table
-from segcal.matching import ORIGINS
+from segcal.data.splits import TABLE
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.files import metadata
+from segcal.methods.maps import PartMap
 from segcal.metrics.summary import plain
-from segcal.splits import TABLE
+from segcal.tasks.matching import ORIGINS
 
 SMALL = 12
 """Classes up to which a matrix is shown whole."""

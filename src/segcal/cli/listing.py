@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segcal import journal, parameters
 from segcal.cli.console import Output
 from segcal.cli.tables import table
+from segcal.data.files import journal
 from segcal.errors import UsageError
-from segcal.parameters import Count, Row
+from segcal.methods import parameters
+from segcal.methods.parameters import Count, Row
 
 MOST = 32
 """With so many classes the ranks take seconds, with twice as many minutes."""

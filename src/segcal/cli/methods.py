@@ -35,7 +35,7 @@ def methods(
     """
     from segcal.cli import listing
     from segcal.cli.opening import claim
-    from segcal.sinks import claims
+    from segcal.data.files import claims
 
     out = Output(running.quiet, running.json)
     numbers = listing.numbers_of(classes)

@@ -1,7 +1,7 @@
 """From options to things: a cohort from paths, groups from a word, an engine with its progress bars.
 
 What a calibrator remembers stands in for options that were not given: pooling, class names, background and ignored
-label. Nothing given, nothing remembered: the source decides. Raises what `open_cohort` and `segcal.splits` raise;
+label. Nothing given, nothing remembered: the source decides. Raises what `open_cohort` and `segcal.data.splits` raise;
 UsageError for words that cannot be read.
 """
 
@@ -14,17 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import EllipsisType
 
-from segcal import splits
-from segcal.calibrators import Calibrator
-from segcal.cases import Cohort
 from segcal.cli.common import Labelled, Running, Scores, typed
 from segcal.cli.console import STDOUT, bars
-from segcal.engines import Engine, Threads
+from segcal.data import splits
+from segcal.data.cohort import Cohort
+from segcal.data.files import claims
+from segcal.data.files.claims import Mark
+from segcal.data.formats.discover import open_cohort
+from segcal.data.head import Softmax
+from segcal.engine.engine import Engine
+from segcal.engine.threads import Threads
 from segcal.errors import UsageError
-from segcal.head import Softmax
-from segcal.sinks import claims
-from segcal.sinks.claims import Mark
-from segcal.sources.discover import open_cohort
+from segcal.methods.calibrator import Calibrator
 
 MOST = 1 << 60
 """Bytes of memory nobody has more of."""
@@ -67,7 +68,7 @@ def claim(
     cohort: Cohort | None = None,
 ) -> None:
     """See, before any work, that the files a command writes (its JSON among them) may be written while `inputs` and
-    the cases of `cohort` are read. Raises as `segcal.sinks.claims.claim`.
+    the cases of `cohort` are read. Raises as `segcal.data.files.claims.claim`.
     """
     read = [path for path in inputs if path is not None]
     read += [path for case in cohort or () for path in case.paths]

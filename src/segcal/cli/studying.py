@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from segcal.cli import tables
 from segcal.cli.console import Output
-from segcal.engines import Engine
+from segcal.engine.engine import Engine
 from segcal.errors import UsageError
 from segcal.study import configuration, study
 from segcal.study.configuration import CLEAN

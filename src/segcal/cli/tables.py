@@ -17,11 +17,11 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from segcal import journal
+from segcal.data.files import journal
 from segcal.errors import visible
+from segcal.metrics.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
 from segcal.metrics.strata import NEAR
 from segcal.metrics.summary import LARGE
-from segcal.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
 
 NUMBERS = (
     ("nll", "NLL"),

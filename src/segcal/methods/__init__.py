@@ -3,20 +3,18 @@
 from collections.abc import Callable
 from functools import partial
 
-from segcal.methods.argmax_preserving_matrix_scaling import ArgmaxPreservingMatrixScaling
-from segcal.methods.class_conditional_dirichlet import ClassConditionalDirichlet
-from segcal.methods.constrained_matrix_scaling import ConstrainedMatrixScaling
-from segcal.methods.dirichlet_calibration import DirichletCalibration
-from segcal.methods.ensemble_temperature_scaling import EnsembleTemperatureScaling
-from segcal.methods.histogram_binning import HistogramBinning
-from segcal.methods.intra_order_preserving import IntraOrderPreserving
-from segcal.methods.isotonic_regression import IsotonicRegression
-from segcal.methods.local_temperature_scaling import LocalTemperatureScaling
-from segcal.methods.matrix_scaling import MatrixScaling
+from segcal.methods.affine.fit import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, VectorScaling
+from segcal.methods.binned import HistogramBinning, IsotonicRegression
+from segcal.methods.conditional.fit import (
+    ArgmaxPreservingMatrixScaling,
+    ClassConditionalDirichlet,
+    OrderPreservingMatrixScaling,
+)
+from segcal.methods.intra_order import IntraOrderPreserving
+from segcal.methods.local.fit import LocalTemperatureScaling
 from segcal.methods.method import AnyMethod, Method, Trained
-from segcal.methods.order_preserving_matrix_scaling import OrderPreservingMatrixScaling
-from segcal.methods.temperature_scaling import TemperatureScaling
-from segcal.methods.vector_scaling import VectorScaling
+from segcal.methods.mixture import EnsembleTemperatureScaling
+from segcal.methods.temperature import TemperatureScaling
 
 __all__ = [
     "REGISTERED",

@@ -1,7 +1,7 @@
 """What every method shares: `fit`, and one of two ways of fitting one softmax problem on several subsets of the cases.
 
 A `Method` is a plan: a conversation about pinned rows, driven together with those of other methods. A `Trained` method
-learns by epochs from planes of whole cases (`segcal.training`), one problem and one subset after another, from what its
+learns by epochs from planes of whole cases (`segcal.fitting.training`), one problem and one subset after another, from what its
 own plan found out first.
 
 `fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with
@@ -19,19 +19,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from segcal import accumulate, splits
-from segcal.calibrators import Calibrator, FitData, PartMap, Solution
-from segcal.calibrators.calibrator import check_keeps
-from segcal.cases import Cohort, Record
-from segcal.cases.storage import doubt
-from segcal.engines import Engine, Level, Need, Pinned, Threads
+from segcal.data import splits
+from segcal.data.cohort import Cohort
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.rows import Record
+from segcal.data.scores import Kind
+from segcal.data.storage import doubt
+from segcal.engine import accumulate
+from segcal.engine.ask import Level
+from segcal.engine.engine import Engine
+from segcal.engine.need import Need
+from segcal.engine.pinned import Pinned
+from segcal.engine.threads import Threads
 from segcal.errors import UsageError
-from segcal.fitting import Plan, Subset, Task, drive, together
-from segcal.objectives import LabelCount, Magnitude
-from segcal.recipe import FAMILIES, Recipe
-from segcal.scores import Kind
-from segcal.sources.arrays import cohort_from_arrays
-from segcal.training import Examples, Lesson
+from segcal.fitting.labels import LabelCount
+from segcal.fitting.magnitude import Magnitude
+from segcal.fitting.plans import Plan, Subset, Task, drive, together
+from segcal.fitting.training import Examples, Lesson
+from segcal.methods.calibrator import Calibrator, FitData, Solution, check_keeps
+from segcal.methods.maps import PartMap
+from segcal.study.recipe import FAMILIES
+from segcal.study.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -24,17 +24,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal import accumulate
-from segcal.calibrators import PartMap, Solution
-from segcal.engines import Ask, Level
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask, Level
 from segcal.errors import UsageError
-from segcal.fitting import Plan, Subset, Task, together
+from segcal.fitting.plans import Plan, Subset, Task, together
+from segcal.fitting.solvers.query import Solved
+from segcal.methods.calibrator import Solution
+from segcal.methods.maps import PartMap
 from segcal.methods.method import FittedMap, Published
-from segcal.methods.temperature_scaling import certificate, refined_temperatures, sampled_temperatures
-from segcal.objectives import ScaleNLL
-from segcal.solvers import Solved
-from segcal.statistics import clustered_mean, lowest_probabilities
-from segcal.statistics.verdict import LEAST_GROUPS
+from segcal.methods.temperature import ScaleNLL, certificate, refined_temperatures, sampled_temperatures
+from segcal.metrics.statistics.clustered import clustered_mean, lowest_probabilities
+from segcal.metrics.statistics.verdict import LEAST_GROUPS
 
 PATH = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 

@@ -1,6 +1,6 @@
 """Metrics: mergeable, exact sums over scored voxels, one family a file.
 
-Each metric is a frozen dataclass with the interface of `segcal.accumulate.Accumulator`. `suite` names those evaluated
+Each metric is a frozen dataclass with the interface of `segcal.engine.accumulate.Accumulator`. `suite` names those evaluated
 together, `summarise` turns the states of the cases into an evaluation's numbers, and `evaluate_arrays` does both for
 plain arrays. `REGISTERED` lists a factory for every metric: what the conformance kit checks.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from segcal.accumulate import Accumulator
+from segcal.engine.accumulate import Accumulator
 from segcal.metrics.arrays import evaluate_arrays
 from segcal.metrics.binning import Curve
 from segcal.metrics.calibration import Calibration, CalibrationError

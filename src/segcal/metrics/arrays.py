@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcal.accumulate import Accumulator, State, fold, merge, needs, zero
-from segcal.cases import Rows, block_length
+from segcal.data.case import block_length
+from segcal.data.files.journal import Scratch
+from segcal.data.head import Softmax, check_labels
+from segcal.data.places.label_map import LabelMap
+from segcal.data.places.place import Place, Places
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Accumulator, State, fold, merge, needs, zero
 from segcal.errors import LabelError, ShapeError, UsageError
-from segcal.head import Softmax, check_labels
-from segcal.journal import Scratch
 from segcal.metrics.summary import suite, summarise
-from segcal.places import LabelMap, Place, Places
 
 IN_MEMORY = 2**62
 """Scratch limit for images that are in memory already: nothing goes to a file."""

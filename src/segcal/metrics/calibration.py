@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.errors import UsageError
 from segcal.metrics.binning import Binning, Curve, bin_counts
 from segcal.metrics.probabilities import at, probabilities

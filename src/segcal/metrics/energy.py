@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segcal.accumulate import Array, Count, Leaf
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Array, Count, Leaf
 
 LARGEST = 2.0**20
 """Free energies of this size and above are not measured."""

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segcal.accumulate import Array, Count, Leaf
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Array, Count, Leaf
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.data.scores import FLOOR
+from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.metrics.probabilities import at, probabilities
-from segcal.scores import FLOOR
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcal.accumulate import Array, Count, Leaf
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Array, Count, Leaf
 from segcal.errors import UsageError
 
 

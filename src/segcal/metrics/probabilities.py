@@ -13,7 +13,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from segcal.cases import Rows
+from segcal.data.rows import Rows
 
 
 class _Last(threading.local):

@@ -27,12 +27,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
-from segcal.cases import Rows
+from segcal.data.places.distance import BoundaryDistance
+from segcal.data.places.place import Place
+from segcal.data.places.region import ForegroundRegion
+from segcal.data.rows import Rows
+from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.errors import UsageError
 from segcal.metrics.binning import Binning, Curve, bin_counts
 from segcal.metrics.probabilities import at, probabilities
-from segcal.places import BoundaryDistance, ForegroundRegion, Place
 
 CURVE = (*range(1, 16), 20, 30, 50, 100)
 """Edges of the error over the distance: every voxel up to 15, then coarser."""

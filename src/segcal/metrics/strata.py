@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf
-from segcal.cases import Rows
+from segcal.data.places.distance import BoundaryDistance
+from segcal.data.places.place import Place, Predicted
+from segcal.data.rows import Rows
+from segcal.data.scores import FLOOR
+from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.metrics.binning import Binning, Curve, bin_counts
 from segcal.metrics.probabilities import at, probabilities
-from segcal.places import BoundaryDistance, Place, Predicted
-from segcal.scores import FLOOR
 
 NEAR = 3.0
 """Below this distance a voxel is at the predicted boundary, as BA-ECE's first band has it."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal.accumulate import Accumulator, State, merge, result, zero
+from segcal.engine.accumulate import Accumulator, State, merge, result, zero
 from segcal.errors import UsageError
 from segcal.metrics.calibration import Calibration, CalibrationError
 from segcal.metrics.classwise import ClasswiseCalibration, ClasswiseCalibrationError

@@ -26,9 +26,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from segcal import journal
+from segcal.data.files import journal
 from segcal.errors import ShapeError, UsageError, visible
-from segcal.statistics import Estimate
+from segcal.metrics.statistics.estimate import Estimate
 
 BEFORE, AFTER, TRUTH, GREY = "#D55E00", "#0072B2", "#009E73", "#6b6b6b"
 CLASSES = ("#f2f2f2", "#56B4E9", "#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from segcal.data.files.reading import DEPTH, content, listed, shown
+from segcal.data.splits import natural
 from segcal.errors import MissingError, UnreadableError, UsageError
-from segcal.reading import DEPTH, content, listed, shown
-from segcal.splits import natural
 from segcal.study.pipelines import PAPER, Pipeline, family, pipeline, unknown
 
 LIMIT = 1 << 18
@@ -229,7 +229,8 @@ class Configuration(Section):
     def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
         if self.recipe is None:
             return []
-        from segcal.recipe import FAMILIES, Recipe
+        from segcal.study.recipe import FAMILIES
+        from segcal.study.recipe.recipe import Recipe
 
         able = {p.name: p for p in known if p.method in FAMILIES}
         for name in self.recipe.only:

@@ -10,12 +10,12 @@ import csv
 import json
 from pathlib import Path
 
+from segcal.data.formats.label_maps import stem
 from segcal.errors import UnreadableError
-from segcal.shift.folder import TABLE
-from segcal.sources.maps import stem
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Design
 from segcal.study.results import Rows
+from segcal.study.shift.folder import TABLE
 
 COLUMNS = ("file", "kind", "severity", "parameters")
 

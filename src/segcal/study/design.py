@@ -15,14 +15,14 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
-from segcal import splits
-from segcal.cases import Cohort
+from segcal.data import splits
+from segcal.data.cohort import Cohort
+from segcal.data.formats.discover import open_cohort
+from segcal.data.splits import CALIBRATION, TEST, VALIDATION, Partition
 from segcal.errors import UsageError
-from segcal.matching import likeness
-from segcal.sources.discover import open_cohort
-from segcal.splits import CALIBRATION, TEST, VALIDATION, Partition
 from segcal.study.configuration import CLEAN, Configuration, Data
 from segcal.study.pipelines import VIEWS, Pipeline
+from segcal.tasks.matching import likeness
 
 
 @dataclass(frozen=True)

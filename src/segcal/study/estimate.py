@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcal import accumulate
-from segcal.calibrators import AffineMap, Calibrator
-from segcal.cases import Prepared
-from segcal.engines import Ask, Engine
-from segcal.engines.engine import fold_parts
-from segcal.engines.single import one_thread
+from segcal.data.places.place import Places
+from segcal.data.rows import Prepared
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
+from segcal.engine.engine import Engine, fold_parts
+from segcal.engine.single import one_thread
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.affine.sums import AffineNLL
+from segcal.methods.calibrator import Calibrator
 from segcal.methods.method import Trained
-from segcal.objectives import AffineNLL
-from segcal.places import Places
 from segcal.study import fits
 from segcal.study.design import Design
 from segcal.study.pipelines import VIEWS

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segcal import calibrators
-from segcal.calibrators import Calibrator
-from segcal.cases import Cohort
-from segcal.engines import Engine
-from segcal.head import Regions
+from segcal.data.cohort import Cohort
+from segcal.data.head import Regions
+from segcal.engine.engine import Engine
+from segcal.methods import files
+from segcal.methods.calibrator import Calibrator
 from segcal.methods.method import AnyMethod, Trained, fit_methods, need_of
 from segcal.study.design import Arm, Design
 from segcal.study.pipelines import VIEWS, Pipeline
@@ -95,7 +95,7 @@ def fit(design: Design, piece: Piece, folder: Path, engine: Engine) -> None:
 
 def loaded(folder: Path, arm: Arm) -> dict[str, Calibrator]:
     """The calibrators of an arm, by their label."""
-    return {arm.label(p): calibrators.load(file_of(folder, arm, p)) for p in arm.pipelines}
+    return {arm.label(p): files.load(file_of(folder, arm, p)) for p in arm.pipelines}
 
 
 def _chosen(cohort: Cohort, ids: tuple[str, ...]) -> Cohort:

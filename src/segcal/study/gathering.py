@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segcal import accumulate, parameters
-from segcal.accumulate import Accumulator, State
-from segcal.calibrators import Calibrator
+from segcal.data.files.reading import json_object, shown
+from segcal.engine import accumulate
+from segcal.engine.accumulate import Accumulator, State
 from segcal.errors import DataError, MissingError, UnreadableError
+from segcal.methods import parameters
+from segcal.methods.calibrator import Calibrator
 from segcal.methods.penalised import in_words
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
-from segcal.reading import json_object, shown
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Arm, Design
 from segcal.study.fits import loaded

@@ -6,7 +6,7 @@ the paper's own name.
     LTS(logS(zbar))             local temperature scaling that sees log S(zbar); LTS(zbar) sees the raw logits
 
 `PAPER` are the nineteen of the paper's Table 4. Any other registered method goes by its own name: `cms-op(p0)`,
-`iop(zbar)`. Where only probabilities are stored, "logits" are their log-probabilities (see `segcal.pooling`). An
+`iop(zbar)`. Where only probabilities are stored, "logits" are their log-probabilities (see `segcal.data.pooling`). An
 unknown name: UsageError with the nearest known one.
 """
 
@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
-from segcal.cases import Cohort
+from segcal.data.cohort import Cohort
+from segcal.data.pooling import Pool
 from segcal.errors import UsageError
 from segcal.methods import REGISTERED, TRAINED
 from segcal.methods.method import AnyMethod
-from segcal.pooling import Pool
 
 
 @dataclass(frozen=True)

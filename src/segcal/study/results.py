@@ -36,9 +36,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from segcal import journal
+from segcal.data.files import journal
+from segcal.data.files.reading import json_object
 from segcal.errors import MissingError, UnreadableError
-from segcal.reading import json_object
 
 Rows = list[dict[str, Any]]
 

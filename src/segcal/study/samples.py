@@ -17,17 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcal import journal
-from segcal.calibrators import Calibrator
-from segcal.cases import SCORED, CaseReader
-from segcal.engines import Engine
-from segcal.ranking import winner
-from segcal.splits import TEST
+from segcal.data.case import SCORED
+from segcal.data.cohort import CaseReader
+from segcal.data.files import journal
+from segcal.data.ranking import winner
+from segcal.data.splits import TEST
+from segcal.data.surroundings import Surroundings
+from segcal.engine.engine import Engine
+from segcal.methods.calibrator import Calibrator
 from segcal.study.design import Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import VIEWS
 from segcal.study.results import Rows
-from segcal.surroundings import Surroundings
 
 FLIPPING = "MS(zbar)"
 """The pipeline whose changed labels are shown (K26 Figure 4)."""

@@ -21,26 +21,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcal import accumulate, journal
-from segcal.accumulate import Accumulator, State
-from segcal.calibrators import Calibrator
-from segcal.cases import SCORED, Block, CaseReader, Note, Rows
-from segcal.engines import Ask, Engine
-from segcal.engines.ask import LocalThrough
-from segcal.engines.engine import fold_parts
+from segcal.data.case import SCORED
+from segcal.data.cohort import CaseReader
+from segcal.data.files import journal
+from segcal.data.files.journal import Scratch
+from segcal.data.files.reading import readable, too_much
+from segcal.data.head import Head
+from segcal.data.places.distance import BoundaryDistance
+from segcal.data.places.place import Places
+from segcal.data.rows import Block, Note, Rows
+from segcal.data.surroundings import Surroundings
+from segcal.engine import accumulate
+from segcal.engine.accumulate import Accumulator, State
+from segcal.engine.ask import Ask, LocalThrough
+from segcal.engine.engine import Engine, fold_parts
 from segcal.errors import UnreadableError
-from segcal.head import Head
-from segcal.journal import Scratch
+from segcal.methods.calibrator import Calibrator
 from segcal.metrics.energy import FreeEnergySpread
 from segcal.metrics.spatial import SpatialCalibration
 from segcal.metrics.summary import suite
-from segcal.places import BoundaryDistance, Places
-from segcal.reading import readable, too_much
 from segcal.study.configuration import CLEAN, Configuration
 from segcal.study.design import Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import VIEWS, View
-from segcal.surroundings import Surroundings
 
 BASE = "zbar"
 """The view the engine reads; the others are made beside it."""

@@ -22,12 +22,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from segcal import journal
-from segcal.calibrators.files import versions
-from segcal.engines import Engine
-from segcal.engines.engine import Progress
+from segcal.data.files import journal
+from segcal.data.files.reading import json_object, listed
+from segcal.engine.engine import Engine, Progress
 from segcal.errors import MissingError, UnreadableError, UsageError
-from segcal.reading import json_object, listed
+from segcal.methods.files import versions
 from segcal.study import figures, fits, results
 from segcal.study.configuration import Configuration
 from segcal.study.corrupted import applied
@@ -36,8 +35,8 @@ from segcal.study.gathering import gather
 from segcal.study.results import Finished
 from segcal.study.samples import sample
 from segcal.study.scoring import score
-from segcal.study.tables import Results as Tabulated
-from segcal.study.tables import write as write_tables
+from segcal.study.tables.results import Results as Tabulated
+from segcal.study.tables.writing import write as write_tables
 
 RECORD = "study.json"
 KEPT = ("fits", "scores", "energy")

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from segcal import accumulate
-from segcal.accumulate import Accumulator, Array, State
-from segcal.cases import Rows
+from segcal.data.rows import Rows
+from segcal.engine import accumulate
+from segcal.engine.accumulate import Accumulator, Array, State
 from segcal.errors import UsageError
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import REGIMES, SEEDS, rows

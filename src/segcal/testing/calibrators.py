@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcal.calibrators import Calibrator, load
-from segcal.calibrators.calibrator import ThroughLocalPart
-from segcal.cases import Prepared
+from segcal.data.files.journal import Scratch
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Head, Regions
+from segcal.data.rows import Prepared
+from segcal.data.scores import KINDS, Kind, check_kind
+from segcal.data.surroundings import Surroundings
 from segcal.errors import ScoreError, ShapeError
-from segcal.head import Head, Regions
-from segcal.journal import Scratch
-from segcal.scores import KINDS, Kind, check_kind
-from segcal.sources.arrays import cohort_from_arrays
-from segcal.surroundings import Surroundings
+from segcal.methods.calibrator import Calibrator, ThroughLocalPart
+from segcal.methods.files import load
 from segcal.testing.examples import image_of, with_images
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import REGIMES, scores

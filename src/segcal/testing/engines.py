@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcal.cases import Cohort
-from segcal.engines import Ask, Engine, Level, Serial
+from segcal.data.cohort import Cohort
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.engine.ask import Ask, Level
+from segcal.engine.engine import Engine
+from segcal.engine.serial import Serial
 from segcal.errors import LabelError, SegcalError
-from segcal.objectives import ScaleNLL
-from segcal.sources.arrays import cohort_from_arrays
+from segcal.methods.temperature import ScaleNLL
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import cohorts
 from segcal.testing.watching import (

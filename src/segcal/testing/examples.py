@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal.cases import Cohort
-from segcal.head import Regions, Softmax
-from segcal.sources.arrays import ArrayField, cohort_from_arrays
+from segcal.data.cohort import Cohort
+from segcal.data.formats.arrays import ArrayField, cohort_from_arrays
+from segcal.data.head import Regions, Softmax
 
 HEAD = Softmax(("background", "organ", "lesion"), background=0)
 NESTED = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import InvalidArgument, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from segcal.engines.single import one_thread
+from segcal.engine.single import one_thread
 
 S = TypeVar("S")
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcal.calibrators import Map
-from segcal.scores import canonical, free_energy
+from segcal.data.scores import canonical, free_energy
+from segcal.methods.maps import Map
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import REGIMES, logits
 

@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcal.calibrators import Calibrator
-from segcal.cases import Cohort
-from segcal.engines import Engine, Serial, Threads
+from segcal.data.cohort import Cohort
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Regions
+from segcal.engine.engine import Engine
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
 from segcal.errors import LabelError, SegcalError, UsageError
-from segcal.head import Regions
-from segcal.methods import AnyMethod, TemperatureScaling
-from segcal.methods.method import fit_methods
-from segcal.sources.arrays import cohort_from_arrays
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.method import AnyMethod, fit_methods
+from segcal.methods.temperature import TemperatureScaling
 from segcal.testing.calibrators import check_calibrator, fields_of
 from segcal.testing.examples import (
     DEGENERATE,

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcal.cases import Cohort
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.formats.sink import Delivered, Sink
+from segcal.data.head import Softmax
 from segcal.errors import SegcalError
-from segcal.head import Softmax
-from segcal.journal import Scratch
-from segcal.sinks import Delivered, Sink
-from segcal.sources.arrays import cohort_from_arrays
 from segcal.testing.law import Law, check_all, law, require
 
 Array = NDArray[Any]

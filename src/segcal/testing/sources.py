@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcal.cases import Block, Case, Cohort, Field, Window
-from segcal.engines import Serial, Threads
-from segcal.head import check_labels
-from segcal.journal import Scratch
+from segcal.data.case import Case, Field, Window
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.head import check_labels
+from segcal.data.rows import Block
+from segcal.engine.serial import Serial
+from segcal.engine.threads import Threads
 from segcal.testing.law import Law, check_all, law, require
 
 Open = Callable[[], Cohort]

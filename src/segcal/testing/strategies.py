@@ -18,13 +18,15 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segcal import scores as scores_
-from segcal.cases import Case, Cohort, Provenance, Rows
-from segcal.head import Head, Regions, Softmax
-from segcal.places import Place
-from segcal.pooling import POOLS
-from segcal.scores import KINDS, Kind
-from segcal.sources.arrays import ArrayField
+from segcal.data import scores as scores_
+from segcal.data.case import Case, Provenance
+from segcal.data.cohort import Cohort
+from segcal.data.formats.arrays import ArrayField
+from segcal.data.head import Head, Regions, Softmax
+from segcal.data.places.place import Place
+from segcal.data.pooling import POOLS
+from segcal.data.rows import Rows
+from segcal.data.scores import KINDS, Kind
 
 Array = NDArray[Any]
 Regime = Callable[[np.random.Generator, int, int], Array]

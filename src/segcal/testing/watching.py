@@ -17,16 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcal.accumulate import Array, Count, ExactSum, Leaf, needs
-from segcal.calibrators import Calibrator, ScaleMap
-from segcal.cases import BLOCK, Block, CaseReader, Cohort, Rows
-from segcal.engines import Ask, Engine
+from segcal.data.case import BLOCK
+from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Softmax
+from segcal.data.rows import Block, Rows
+from segcal.engine.accumulate import Array, Count, ExactSum, Leaf, needs
+from segcal.engine.ask import Ask
+from segcal.engine.engine import Engine
 from segcal.errors import LabelError
-from segcal.head import Softmax
-from segcal.journal import Scratch
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.temperature import ScaleMap, ScaleNLL
 from segcal.metrics.summary import suite
-from segcal.objectives import ScaleNLL
-from segcal.sources.arrays import cohort_from_arrays
 from segcal.testing.accumulators import state_bits
 from segcal.testing.law import require
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segcal.study.figures import Columns, Example, Material
+from segcal.study.figures.material import Columns, Example, Material
 
 PIPELINES = (
     "p0",

@@ -11,22 +11,10 @@ import numpy as np
 import pytest
 
 from segcal.errors import UnreadableError
-from segcal.shift import photometric
 from segcal.study import results as tidy
-from segcal.study.figures import (
-    Material,
-    bands,
-    bins,
-    corruption,
-    energy,
-    flips,
-    gauge,
-    reliability,
-    sizes,
-    spread,
-    style,
-)
-from segcal.study.figures.material import Absent, Columns, among, interval, rows
+from segcal.study.figures import bands, bins, corruption, energy, flips, gauge, reliability, sizes, spread, style
+from segcal.study.figures.material import Absent, Columns, Material, among, interval, rows
+from segcal.study.shift import photometric
 
 Table = Callable[[str, list[tuple[Any, ...]]], Columns]
 

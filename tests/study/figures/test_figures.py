@@ -14,7 +14,8 @@ from PIL import Image
 
 from segcal.errors import OutputError
 from segcal.study import figures
-from segcal.study.figures import FIGURES, Material, Written
+from segcal.study.figures import FIGURES, Written
+from segcal.study.figures.material import Material
 
 NEEDS = {
     "figure5-sizes": "sizes",

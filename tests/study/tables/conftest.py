@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segcal.study.tables import Results
 from segcal.study.tables.names import KEEPING, SECTIONS
+from segcal.study.tables.results import Results
 
 PIPELINES = tuple(dict.fromkeys(p for _, members in SECTIONS for p in members))
 METHODS = {"TS(zbar)": "ts", "MS(zbar)": "ms", "MSc(zbar)": "ms-c", "CMSap(zbar)": "cms-ap", "LTS(zbar)": "lts-raw"}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from matplotlib.mathtext import MathTextParser
 
 from segcal.errors import UsageError
-from segcal.study.tables import Cell, Column, Number, Row, Section, Table, Text, latex, markdown
 from segcal.study.tables import csv as plain
+from segcal.study.tables import latex, markdown
 from segcal.study.tables.names import SECTIONS, Pair, arrow, symbol
-from segcal.study.tables.table import NONE, best_in_bold
+from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text, best_in_bold
 
 HOSTILE = r"a_b & 50% $x$ #1 {y} ~ ^ \end{table*} | <z>"
 

@@ -11,15 +11,17 @@ import pyarrow as pa
 import pytest
 
 from segcal.errors import DataError, MissingError, UsageError
-from segcal.statistics import ByGroup, Resamples, TwoLevel
+from segcal.metrics.statistics.resamples import ByGroup, Resamples, TwoLevel
 from segcal.study.pipelines import PAPER
 from segcal.study.results import Finished
-from segcal.study.tables import Cell, Number, Results, Table, Text, tables, write
 from segcal.study.tables.differences import compared
 from segcal.study.tables.frame import Frame
 from segcal.study.tables.main import pipelines
 from segcal.study.tables.metrics import MAIN
 from segcal.study.tables.names import COMPARISONS, KEEPING, SECTIONS, Pair, symbol
+from segcal.study.tables.results import Results
+from segcal.study.tables.table import Cell, Number, Table, Text
+from segcal.study.tables.writing import tables, write
 
 
 @pytest.fixture

@@ -26,11 +26,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from segcal import journal
-from segcal.report.figures import RESOLUTION
+from segcal.data.files import journal
+from segcal.report.figures import RESOLUTION, STYLE
 from segcal.study.figures import bands, bins, corruption, energy, flips, gauge, reliability, samples, sizes, spread
 from segcal.study.figures.material import Absent, Columns, Example, Material, values
-from segcal.study.figures.style import STYLE
 
 __all__ = ["FIGURES", "Columns", "Example", "Material", "Written", "write"]
 

@@ -18,10 +18,10 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from segcal.shift import photometric
 from segcal.study.configuration import CLEAN
 from segcal.study.figures import style
 from segcal.study.figures.material import Absent, Example
+from segcal.study.shift import photometric
 
 Picture = NDArray[Any]
 

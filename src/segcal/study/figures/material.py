@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.errors import UnreadableError
-from segcal.statistics import ByGroup, Estimate, Resamples
+from segcal.metrics.statistics.estimate import Estimate
+from segcal.metrics.statistics.resamples import ByGroup, Resamples
 from segcal.study.configuration import CLEAN
 from segcal.study.results import Finished
 

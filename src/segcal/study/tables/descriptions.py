@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segcal.guarantees import Guarantees
+from segcal.methods.guarantees import Guarantees
 from segcal.study.tables.names import METHODS
 from segcal.study.tables.results import Results
 from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segcal.statistics import Comparison, Scheme, holm, note
+from segcal.metrics.statistics.multiplicity import holm, note
+from segcal.metrics.statistics.resamples import Comparison, Scheme
 from segcal.study.tables.metrics import MAIN
 from segcal.study.tables.names import Pair, arrow, comparisons
 from segcal.study.tables.results import Results

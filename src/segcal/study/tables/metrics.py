@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from segcal.statistics import Scheme, repeat_range
+from segcal.metrics.statistics.estimate import repeat_range
+from segcal.metrics.statistics.resamples import Scheme
 from segcal.study.tables.results import Results
 from segcal.study.tables.table import Number
 

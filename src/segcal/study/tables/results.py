@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.errors import DataError, MissingError
-from segcal.statistics import REPLICATES, Resamples, Scheme, warning
+from segcal.metrics.statistics.coverage import warning
+from segcal.metrics.statistics.estimate import REPLICATES
+from segcal.metrics.statistics.resamples import Resamples, Scheme
 from segcal.study.configuration import CLEAN
 from segcal.study.results import Finished
 from segcal.study.tables.frame import Frame

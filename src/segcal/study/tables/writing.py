@@ -10,7 +10,7 @@
 
 Promises: made from the tidy tables alone; each table is NAME.md, NAME.tex and NAME.csv, complete or absent; names of
 studies that give one file name: UsageError. A study without shifted cohorts has no table7; where scores have no free
-energy there are no table3 and table5. Why two bootstraps: `segcal.statistics.coverage`.
+energy there are no table3 and table5. Why two bootstraps: `segcal.metrics.statistics.coverage`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from segcal import journal, parameters
+from segcal.data.files import journal
 from segcal.errors import UsageError
-from segcal.guarantees import Guarantees
-from segcal.statistics import ByGroup, Scheme, TwoLevel
+from segcal.methods import parameters
+from segcal.methods.guarantees import Guarantees
+from segcal.metrics.statistics.resamples import ByGroup, Scheme, TwoLevel
 from segcal.study.configuration import CLEAN
 from segcal.study.tables import csv, latex, markdown
 from segcal.study.tables.descriptions import corruptions, free_energy, properties, splits

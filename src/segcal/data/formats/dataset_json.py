@@ -1,0 +1,89 @@
+"""The head that nnU-Net's dataset.json describes: classes or regions, background and ignored label.
+
+`labels` maps names to integers (softmax) or to lists of integers (regions, written over each other in
+`regions_class_order`); 'background' is left out of Dice and IoU; 'ignore' is never scored. Promises: labels must be
+numbered 0, 1, 2, ... without a gap, the ignored one last, as nnU-Net demands; anything else raises LabelError or
+UnreadableError naming the file. As in nnU-Net, a list with one label makes no region by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segcal.data.files.reading import json_object, shown
+from segcal.data.head import Head, Regions, Softmax
+from segcal.errors import LabelError, UnreadableError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises MissingError or UnreadableError."""
+    return json_object(path, "Copy this file from the training folder again.")
+
+
+def head_of(described: Mapping[str, Any], where: Path) -> Head:
+    """The head that the contents of the dataset.json at `where` describe."""
+    labels = described.get("labels")
+    if (
+        not isinstance(labels, dict)
+        or not labels
+        or not all(_is_label(v) or (isinstance(v, list) and v and all(map(_is_label, v))) for v in labels.values())
+    ):
+        raise UnreadableError(
+            str(where),
+            found=f"labels {shown(labels)}",
+            expected='names with integers, such as {"background": 0, "tumour": 1}, or lists of integers for regions',
+            do=(
+                "This is the format of nnU-Net version 2; convert older files with"
+                " `nnUNetv2_convert_old_nnUNet_dataset`."
+            ),
+        )
+    ignore = labels.get("ignore")
+    if isinstance(ignore, list):
+        raise LabelError(
+            str(where),
+            found=f"ignore label {shown(ignore)}",
+            expected="one integer",
+            do="Correct `labels` in dataset.json.",
+        )
+    named = {str(name): value for name, value in labels.items() if name != "ignore"}
+    used = sorted({n for value in named.values() for n in (value if isinstance(value, list) else [value])})
+    if used != list(range(len(used))) or (ignore is not None and ignore != len(used)):
+        raise LabelError(
+            str(where),
+            found=f"labels {shown(used)}" + (f" and ignore label {shown(ignore)}" if ignore is not None else ""),
+            expected="0, 1, 2, ... without a gap, the ignore label last",
+            do="Correct `labels` in dataset.json; nnU-Net does not train on other numberings.",
+        )
+    if any(isinstance(v, list) and len(v) > 1 for v in named.values()):
+        return _regions(named, described.get("regions_class_order"), ignore, where)
+    single = {name: value[0] if isinstance(value, list) else value for name, value in named.items()}
+    if len(single) != len(used):
+        raise LabelError(
+            str(where),
+            found="two names for one label",
+            expected="one name a label",
+            do="Correct `labels` in dataset.json.",
+        )
+    ordered = sorted(single, key=lambda name: single[name])
+    if len(ordered) < 2:
+        raise LabelError(str(where), found="one class", expected="at least two", do="Correct `labels` in dataset.json.")
+    return Softmax(tuple(ordered), single.get("background"), ignore)
+
+
+def _regions(named: Mapping[str, Any], order: Any, ignore: int | None, where: Path) -> Regions:
+    members = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in named.items()}
+    members = {name: labels for name, labels in members.items() if set(labels) != {0}}
+    if not isinstance(order, list) or len(order) != len(members) or not all(map(_is_label, order)):
+        raise LabelError(
+            str(where),
+            found=f"regions_class_order {shown(order)}",
+            expected=f"{len(members)} labels, one a region: {shown(list(members))}",
+            do="Add `regions_class_order` to dataset.json as it was in training.",
+        )
+    return Regions(tuple(members), tuple(members.values()), tuple(order), ignore)
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,510 @@
+"""What nnU-Net (version 2) leaves: probabilities, properties and label maps of every case; one folder, or several as an
+ensemble.
+
+Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says, or what the caller's
+`kind` says (early versions stored logits); label maps are read in the same order of axes. The box in which the network
+looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells; outside
+is padding. Without a .pkl the box is found in the probabilities, or the case is refused when it is read
+(`segcal.data.padding`). Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a
+MissingError with the command that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member;
+members of an ensemble have one each, of which none is the ensemble's. `files`: 'folder', 'dataset', 'plans',
+'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for NIfTI. Where plans.json names a
+reader that turns images to canonical axes (`WithReorient`), label maps are turned alike. A delivered map in a format
+that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
+
+nnU-Net's layout of a prediction folder, as its own `ensemble_folders` and `apply_postprocessing_to_folder` read on.
+
+For each case CASE.npz (`probabilities`, float32, channels first, in nnU-Net's axes), CASE.pkl (copied byte for byte,
+never opened) and the label map: with one member the delivered file byte for byte, which may be post-processed and
+differ from the arg max; with several the decision of the pooled probabilities, on the grid and in the format of the
+first member's label map. `finish` copies dataset.json, plans.json and predict_from_raw_data_args.json from the first
+member. Maps go to subfolders, so that nnU-Net does not take them for cases: MAP/CASE.nii.gz on the grid of the label
+map, or MAP/CASE.tif for pictures, float32.
+
+Promises: a label map holds every label (its type is widened where a label would not fit); geometry is the reference's,
+bit for bit; readers of nnU-Net that turn images to canonical axes (`WithReorient` in plans.json) are undone. Costs: see
+`gathering`. When there is nothing: a case without the files that nnU-Net leaves is a MissingError before any work.
+Source: nnU-Net 2.8.1, nnunetv2/inference/export_prediction.py and nnunetv2/imageio. Deviation: label maps and maps as
+.nrrd, .mha, .gipl or 3-D .tif are not written; where one would have to be, that is a UsageError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcal.data.case import Case, Field, Origin, Provenance
+from segcal.data.cohort import Cohort
+from segcal.data.files.journal import Scratch, placed
+from segcal.data.files.reading import entries, json_object, listed, shown
+from segcal.data.formats import label_maps as maps
+from segcal.data.formats import nifti, pickles, pictures, streams
+from segcal.data.formats.case_images import CaseImages
+from segcal.data.formats.dataset_json import head_of, read_json
+from segcal.data.formats.folder import agreed, same_cases
+from segcal.data.formats.gathering import FLOAT, Gathered, gather
+from segcal.data.formats.grids import VoxelGrid, grid_of, is_nifti
+from segcal.data.formats.label_maps import Maps, ending, open_map
+from segcal.data.formats.nifti import Axes
+from segcal.data.formats.npz import NpzField
+from segcal.data.formats.pictures import Picture, is_picture, picture_of
+from segcal.data.formats.placing import check_targets, output
+from segcal.data.formats.request import Request
+from segcal.data.formats.requested import Requested
+from segcal.data.head import Head, Softmax
+from segcal.data.padding import Box, UnrecordedBox
+from segcal.data.places.region import slice_axis
+from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
+
+KEY = "probabilities"
+ARGUMENTS = "predict_from_raw_data_args.json"
+CASCADE = "folder_with_segs_from_prev_stage"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network's (or one folder's) predictions: the folder of each case, and what the training folder says about
+    all.
+
+    `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`,
+    `tta`, `step_size`, `origin`, `recorded`: as in `Provenance`.
+    """
+
+    where: Path
+    cases: Mapping[str, Path]
+    dataset: Path
+    plans: Path | None
+    file_ending: str
+    backward: tuple[int, ...] | None
+    axes: Axes
+    folds: int | None = None
+    tta: bool | None = None
+    step_size: float | None = None
+    origin: Origin = "prediction"
+    recorded: tuple[tuple[str, str], ...] | None = None
+
+    def map_of(self, case: str) -> Path | None:
+        """The delivered label map, or None."""
+        path = self.cases[case] / f"{case}{self.file_ending}"
+        return path if listed(path) else None
+
+    def properties_of(self, case: str) -> Path | None:
+        """The .pkl, or None."""
+        path = self.cases[case] / f"{case}.pkl"
+        return path if listed(path) else None
+
+
+def is_predictions(folder: Path) -> bool:
+    """Whether `nnUNetv2_predict` wrote this folder: dataset.json beside plans.json, the saved arguments or a .pkl."""
+    return listed(folder / "dataset.json") and (
+        listed(folder / "plans.json") or listed(folder / ARGUMENTS) or any(folder.glob("*.pkl"))
+    )
+
+
+def open_predictions(folders: Sequence[Path], request: Request) -> Cohort:
+    """A cohort from one prediction folder, or from several that are members of an ensemble."""
+    return assemble([_predictions(f) for f in folders], request, folders[0].name)
+
+
+def _predictions(folder: Path) -> Member:
+    dataset, plans = folder / "dataset.json", folder / "plans.json"
+    described = read_json(dataset)
+    planned = read_json(plans) if listed(plans) else None
+    settings = read_json(folder / ARGUMENTS) if listed(folder / ARGUMENTS) else None
+    data = (planned or {}).get("dataset_name")
+    data = data if isinstance(data, str) and data else "DATASET"
+    command = f"nnUNetv2_predict -i IMAGES -o {folder} -d {data} -c CONFIGURATION --save_probabilities"
+    file_ending = ending_of(described, dataset)
+    cases = cases_in(folder, file_ending, command)
+    folds, tta, step = ((settings or {}).get(name) for name in ("use_folds", "use_mirroring", "tile_step_size"))
+    return Member(
+        folder,
+        dict.fromkeys(cases, folder),
+        dataset,
+        plans if planned is not None else None,
+        file_ending,
+        backward_of(planned, plans),
+        axes_of(planned),
+        len(folds) or None if isinstance(folds, list) else None,
+        tta if isinstance(tta, bool) else None,
+        float(step) if isinstance(step, int | float) and 0 < step <= 1 else None,
+        recorded=None if settings is None else _recorded(settings),
+    )
+
+
+def _recorded(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What else of the saved arguments decides about probabilities: whether there were maps of a previous stage, not
+    where; no path, and nothing of processes.
+    """
+    found = {name: json.dumps(settings[name])[:80] for name in ("checkpoint_name", "use_gaussian") if name in settings}
+    if CASCADE in settings:
+        found["previous stage"] = json.dumps(settings[CASCADE] is not None)
+    return tuple(sorted(found.items()))
+
+
+def ending_of(described: Mapping[str, Any], dataset: Path) -> str:
+    """The ending of label maps that dataset.json names."""
+    value = described.get("file_ending")
+    if not isinstance(value, str) or not re.fullmatch(r"\.[\w.]{1,20}", value):
+        raise UnreadableError(
+            str(dataset),
+            found=f"file_ending {shown(value)}",
+            expected='an ending such as ".nii.gz"',
+            do="Copy dataset.json from the training folder again.",
+        )
+    return value
+
+
+def backward_of(plans: Mapping[str, Any] | None, path: Path) -> tuple[int, ...] | None:
+    """plans.json's transpose_backward; None without plans."""
+    if plans is None:
+        return None
+    value: Any = plans.get("transpose_backward")
+    if not _are_integers(value, 2, 3) or sorted(value) != list(range(len(value))):
+        raise UnreadableError(
+            str(path),
+            found=f"transpose_backward {shown(value)}",
+            expected="a permutation of the axes",
+            do="Copy plans.json from the training folder again.",
+        )
+    return tuple(value)
+
+
+def axes_of(plans: Mapping[str, Any] | None) -> Axes:
+    """The order in which nnU-Net's reader has the axes of NIfTI files."""
+    return Axes(reverse=True, canonical=str((plans or {}).get("image_reader_writer", "")).endswith("WithReorient"))
+
+
+def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
+    """Cases of a folder, sorted.
+
+    MissingError, with the `command` that helps, if one has a label map or a .pkl but no .npz, or if there is none.
+    """
+    names = [p.name for p in entries(folder)]
+    stems = {
+        e: {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", ".pkl", file_ending)
+    }
+    lacking = sorted((stems[".pkl"] | stems[file_ending]) - stems[".npz"])
+    if lacking:
+        raise MissingError(
+            str(folder),
+            found=f"no {lacking[0]}.npz"
+            + (f" (and {len(lacking) - 1} more cases without one)" if len(lacking) > 1 else ""),
+            expected="the probabilities of every case",
+            do=f"Run: {command}",
+        )
+    if not stems[".npz"]:
+        raise MissingError(str(folder), found="no case", expected="CASE.npz files", do=f"Run: {command}")
+    return sorted(stems[".npz"])
+
+
+def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
+    """A cohort from members; labels from `request.labels`."""
+    described = agreed([(m.dataset, head_of(read_json(m.dataset), m.dataset)) for m in members])
+    provenance = _provenance(members).told(request.networks)
+    names = same_cases([(str(m.where), set(m.cases)) for m in members])
+    labels = None if request.labels is None else Maps.find(request.labels)
+    masks = None if request.mask is None else Maps.find(request.mask)
+    images = None if request.images is None else CaseImages.find(request.images)
+    if labels is not None:
+        labels.check(names)
+    cases = tuple(_case(case, members, labels, masks, images) for case in names)
+    return Cohort(
+        cases,
+        request.head(described, cases[0].scores[0].channels or 0),
+        request.kind or "probs",
+        request.pool,
+        provenance,
+        name,
+    )
+
+
+def _case(
+    name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None, images: CaseImages | None
+) -> Case:
+    scores: tuple[Field, ...] = tuple(
+        NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members
+    )
+    first, shape = members[0], scores[0].shape
+    crop, spacing = _geometry(name, members, scores)
+    label_path = None if labels is None else labels.path(name)
+    delivered = [path for m in members if (path := m.map_of(name)) is not None]
+    volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, nifti.ENDINGS)]
+    target = None if label_path is None else open_map(label_path, shape, first.axes)
+    for other in volumes[1:]:
+        nifti.check_geometry(other, volumes[0])
+    if volumes and spacing is None and len(shape) == 3 and not first.axes.canonical:
+        zooms = nifti.read_header(volumes[0]).zooms[::-1]
+        spacing = zooms if len(zooms) == 3 else None
+    files = {"folder": first.cases[name], "dataset": first.dataset}
+    files |= {
+        role: path
+        for role, path in (("plans", first.plans), ("properties", first.properties_of(name)))
+        if path is not None
+    }
+    for number, member in enumerate(members[1:], 1):
+        files |= {
+            f"{role}{number}": path
+            for role, path in (("properties", member.properties_of(name)), ("label_map", member.map_of(name)))
+            if path is not None
+        }
+    if label_path is not None:
+        files["labels"] = label_path
+    fields: dict[str, Field] = {}
+    own = first.map_of(name)
+    if own is not None:
+        files["label_map"] = own
+        if len(members) == 1 and ending(own, maps.ENDINGS):
+            fields["delivered"] = open_map(own, shape, first.axes)
+    if images is not None:
+        fields["image"] = images.of(name, shape, first.axes)
+    mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
+    unrecorded = UnrecordedBox(f"{name}.pkl") if crop is None else None
+    return Case(
+        name,
+        scores,
+        target,
+        mask=mask,
+        crop=crop,
+        spacing=spacing,
+        fields=fields,
+        files=files,
+        unrecorded=unrecorded,
+        slice_axis=slice_axis(shape, spacing, 0),
+    )
+
+
+def _geometry(
+    name: str, members: Sequence[Member], scores: Sequence[Field]
+) -> tuple[Box | None, tuple[float, ...] | None]:
+    """The box in which the networks looked and the spacing, from the members' .pkl files; None where there is none."""
+    box: Box | None = None
+    spacing: tuple[float, ...] | None = None
+    for member, field in zip(members, scores, strict=True):
+        path = member.properties_of(name)
+        if path is None:
+            continue
+        properties = pickles.load(path)
+        found = _box(properties, member, field, path)
+        if box is not None and found != box:
+            raise ShapeError(
+                str(path),
+                found=f"a crop box {found}",
+                expected=f"{box} as in the other members",
+                do="Members of an ensemble must have predicted the same images.",
+            )
+        box = found
+        value = properties.get("spacing")
+        if member.file_ending.lower() in nifti.ENDINGS and value is not None:
+            spacing = _spacing(value, len(field.shape), path)
+    return box, spacing
+
+
+def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path) -> Box:
+    """The crop box in the array's axes: array axis j is axis backward[j] of the network's."""
+    box, before = properties.get("bbox_used_for_cropping"), properties.get("shape_before_cropping")
+    count = len(field.shape)
+    if member.backward is None or len(member.backward) != count:
+        raise MissingError(
+            str(member.where),
+            found="no plans.json" if member.backward is None else f"plans.json for {len(member.backward)} axes",
+            expected=f"plans.json for {count} axes, which tells in which axes {path.name} gives the crop box",
+            do="Copy plans.json from the training folder.",
+        )
+    if not (
+        _are_integers(before, count)
+        and isinstance(box, list | tuple)
+        and len(box) == count
+        and all(_are_integers(b, 2) for b in box)
+    ):
+        raise UnreadableError(
+            str(path),
+            found=f"bbox_used_for_cropping {shown(box)}, shape_before_cropping {shown(before)}",
+            expected=f"{count} pairs and {count} sizes",
+            do="Predict this case again.",
+        )
+    assert before is not None and box is not None
+    shape = tuple(before[b] for b in member.backward)
+    if shape != field.shape:
+        raise ShapeError(
+            field.where,
+            found=f"probabilities of shape {field.shape}",
+            expected=f"{shape} as {path.name} says",
+            do="Probabilities and properties must be of one prediction: predict this case again.",
+        )
+    return tuple((max(0, int(box[b][0])), min(int(box[b][1]), n)) for b, n in zip(member.backward, shape, strict=True))
+
+
+def _are_integers(value: object, *counts: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) in counts and all(type(v) is int for v in value)
+
+
+def _spacing(value: object, count: int, path: Path) -> tuple[float, ...] | None:
+    """The spacing in mm; None for other axes than the array's. UnreadableError for what are no sizes of voxels."""
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(type(v) in (int, float) and 0 < v < math.inf for v in value)
+    ):
+        raise UnreadableError(
+            str(path), found=f"spacing {shown(value)}", expected="positive numbers", do="Predict this case again."
+        )
+    return tuple(float(v) for v in value) if len(value) == count else None
+
+
+def _provenance(members: Sequence[Member]) -> Provenance:
+    """Settings common to all members; members made with different ones are a UsageError."""
+    for member in members[1:]:
+        for what, value, first in (
+            ("networks (use_folds)", member.folds, members[0].folds),
+            ("test-time mirroring (use_mirroring)", member.tta, members[0].tta),
+            ("step size (tile_step_size)", member.step_size, members[0].step_size),
+        ):
+            if value != first and value is not None and first is not None:
+                raise UsageError(
+                    str(member.where),
+                    found=f"{what}: {value}",
+                    expected=f"{first} as in {members[0].where}",
+                    do="Predict all members with the same settings; a calibrator is bound to them.",
+                )
+    known = [(m.folds, m.tta, m.step_size) for m in members]
+    folds, tta, step = (
+        values[0] if all(v is not None for v in values) else None for values in zip(*known, strict=True)
+    )
+    records = [m.recorded for m in members if m.recorded is not None]
+    recorded = tuple(pair for pair in records[0] if all(pair in r for r in records)) if records else None
+    return Provenance(
+        len(members), folds, tta, step, members[0].origin, recorded if len(records) == len(members) else None
+    )
+
+
+ROLES = ("folder", "properties", "label_map")
+"""What a case must carry in `files`: the folder it was predicted to, its .pkl, its delivered label map."""
+
+SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}
+"""What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's
+folder.
+"""
+
+
+class NnunetSink:
+    """Writes nnU-Net prediction folders.
+
+    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
+    """
+
+    def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
+        self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
+
+    @contextlib.contextmanager
+    def case(self, cohort: Cohort, case: Case, scratch: Scratch) -> Iterator[Gathered]:
+        """Open `case` for writing."""
+        targets = self.outputs(case)
+        check_targets(case, targets)
+        pooled = cohort.members > 1
+        frame = _frame(case) if pooled or self._maps.names else None
+        dtype = (
+            None
+            if not pooled or frame is None
+            else np.promote_types(frame.dtype, np.min_scalar_type(_highest(cohort.head))).newbyteorder("<")
+        )
+        with gather(cohort, case, self._maps, scratch, dtype) as gathered:
+            yield gathered
+            gathered.check_complete()
+            with placed(targets) as parts:
+                streams.write_npz(parts[0], "probabilities", gathered.channels(), (cohort.head.channels, *case.shape))
+                shutil.copyfile(case.files["properties"], parts[1])
+                if pooled:
+                    _write_label_map(parts[2], gathered, frame)
+                else:
+                    shutil.copyfile(case.files["label_map"], parts[2])
+                for part, wanted in zip(parts[3:], self._maps.maps, strict=True):
+                    row = gathered.map(wanted)
+                    if isinstance(frame, VoxelGrid):
+                        streams.write_gzip(part, frame.volume(FLOAT), frame.pieces(row))
+                    else:
+                        pictures.write_map(part, row, case.shape)
+
+    def finish(self, cohort: Cohort) -> None:
+        """Copy what describes the folder, as far as it is there."""
+        with placed(self.shared(cohort)) as parts:
+            for part in parts:
+                shutil.copyfile(_setting(cohort.cases[0], part.name), part)
+
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """Copies of what describes the folder."""
+        return [self._folder / name for name in SETTINGS if _setting(cohort.cases[0], name).is_file()]
+
+    def outputs(self, case: Case) -> list[Path]:
+        """Files that `case` will leave: npz, pkl, label map, maps.
+
+        MissingError for a case that nnU-Net did not write.
+        """
+        missing = [role for role in ROLES if role not in case.files or not case.files[role].exists()]
+        if missing:
+            raise MissingError(
+                f"case {case.id}",
+                found="no " + " and no ".join(missing),
+                expected="the folder, the .pkl and the label map that nnU-Net leaves beside the probabilities",
+                do="Restore them, or write another format (--format npz).",
+            )
+        label_map = case.files["label_map"]
+        ending = ".nii.gz" if label_map.name.lower().endswith(".nii.gz") else label_map.suffix
+        own = [output(self._folder, case, e) for e in (".npz", ".pkl", ending)]
+        return own + [
+            output(self._folder, case, ".nii.gz" if is_nifti(label_map) else ".tif", m.folder) for m in self._maps.maps
+        ]
+
+
+def _frame(case: Case) -> VoxelGrid | Picture:
+    """What the delivered label map tells of grid and format."""
+    label_map = case.files["label_map"]
+    if is_nifti(label_map):
+        return grid_of(label_map, case.shape, reversed_axes=True, canonical=turns_to_canonical_axes(case))
+    if is_picture(label_map, case.shape):
+        return picture_of(label_map, case.shape)
+    raise UsageError(
+        str(label_map),
+        found=f"a label map in {label_map.suffix or 'a file without ending'} for a case of shape {case.shape}",
+        expected="NIfTI, or a PNG, BMP or TIFF of one slice, wherever maps or a pooled label map are written",
+        do="Leave maps out and give one folder of predictions, or write another format (--format npz).",
+    )
+
+
+def _write_label_map(part: Path, gathered: Gathered, frame: VoxelGrid | Picture | None) -> None:
+    row = gathered.label_map()
+    if isinstance(frame, VoxelGrid):
+        write = streams.write_gzip if part.name.lower().endswith(".gz") else streams.write_plain
+        write(part, frame.volume(row.held.dtype, intent=True), frame.pieces(row))
+    elif frame is not None:
+        pictures.write_label_map(part, row, frame)
+
+
+def _highest(head: Head) -> int:
+    """The highest label a decision can have."""
+    return len(head.classes) - 1 if isinstance(head, Softmax) else max(head.order)
+
+
+def _setting(case: Case, name: str) -> Path:
+    return case.files.get(SETTINGS[name], case.files["folder"] / name)
+
+
+def turns_to_canonical_axes(case: Case) -> bool:
+    """Whether the reader named in plans.json turned the image of a case to canonical axes.
+
+    No plans.json: it did not. UnreadableError for one that is no JSON object.
+    """
+    path = _setting(case, "plans.json")
+    if not path.is_file():
+        return False
+    reader = json_object(path, "Copy it again from the folder of the trained model.").get("image_reader_writer")
+    return isinstance(reader, str) and reader.endswith("WithReorient")

@@ -1,0 +1,218 @@
+"""The surroundings of voxels: the scores of an open case as planes with a margin, tile by tile, for maps that look at
+neighbours.
+
+A case is seen as (A, B, W): a volume as it is, an image as one plane. Planes are its slices along one of these axes
+(the first unless told otherwise), and a neighbour is a voxel of the same plane at most `MARGIN` rows and columns away.
+A `Tile` is a run of consecutive voxels: whole slices of the first axis, or rows of one. Beyond an edge of a plane the
+field is reflected, or, along a side of fewer than `MARGIN` + 1 voxels, its last voxel repeated. Ignored, masked and
+padded voxels are surroundings like any other; the exact zeros of crop padding are floored as `scores.canonical` does.
+
+Promises: tiles depend on the shape, the slice axis and a limit alone, so that what is computed from one does not depend
+on the block that asked for it. Costs: one tile with its margin in memory; scores are read again beside the blocks. With
+another slice axis than the first a margin may be whole slices, up to nine readings of a large volume. No voxel: no
+tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from segcal.data.case import PADDING, block_length
+from segcal.data.cohort import CaseReader
+from segcal.errors import ShapeError
+
+MARGIN = 4
+"""Rows and columns a map sees on each side: a kernel of 5 with dilation 2."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A case's voxels as (A, B, W), and which axis the planes are slices of."""
+
+    shape: tuple[int, int, int]
+    axis: int = 0
+
+    @classmethod
+    def of(cls, spatial: tuple[int, ...], axis: int, where: str) -> Grid:
+        """The grid of a spatial shape of two or three axes (ShapeError otherwise); an image is one plane whatever the
+        axis.
+        """
+        if len(spatial) == 2:
+            return cls((1, *spatial), 0)
+        if len(spatial) == 3:
+            return cls((spatial[0], spatial[1], spatial[2]), axis)
+        raise ShapeError(
+            where,
+            found=f"{len(spatial)} spatial axes",
+            expected="two or three: a voxel of a table has no neighbours",
+            do=(
+                "Give images (B, C, H, W) or volumes (B, C, D, H, W); for tables choose a method without neighbours,"
+                " such as ts."
+            ),
+        )
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def planes(self, field: Tensor) -> Tensor:
+        """(channels, A, B, W), or a part of it, as planes (channels, slices, rows, columns)."""
+        return field.movedim(1 + self.axis, 1)
+
+    def tiled(self, flat: Tensor, tile: Tile) -> Tensor:
+        """What belongs to the voxels of a tile, (channels, n), as planes (channels, slices, rows, columns)."""
+        return self.planes(flat.reshape(len(flat), tile.a1 - tile.a0, tile.b1 - tile.b0, self.shape[2]))
+
+    def back(self, planes: Tensor) -> Tensor:
+        """Planes (slices, rows, columns) in the order of the voxels, flat."""
+        return planes.movedim(0, self.axis).flatten()
+
+    def with_margin(self, field: Tensor) -> Tensor:
+        """A whole field (channels, ..., A, B, W) with a margin on the two axes of its planes."""
+        for axis in range(3):
+            if axis != self.axis:
+                index = torch.tensor(margin_index(0, self.shape[axis], self.shape[axis]), device=field.device)
+                field = field.index_select(field.dim() - 3 + axis, index)
+        return field
+
+
+def margin_index(start: int, stop: int, side: int) -> list[int]:
+    """Positions start - MARGIN .. stop + MARGIN on an axis of `side` voxels: those beyond an end are reflected, or, on
+    a side shorter than MARGIN + 1, that end again.
+    """
+    wanted = range(start - MARGIN, stop + MARGIN)
+    if side <= MARGIN:
+        return [min(max(i, 0), side - 1) for i in wanted]
+    return [-i if i < 0 else 2 * (side - 1) - i if i >= side else i for i in wanted]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Slices a0..a1 of the first axis, rows b0..b1 of each; several slices only with all their rows."""
+
+    a0: int
+    a1: int
+    b0: int
+    b1: int
+
+    def span(self, grid: Grid) -> tuple[int, int]:
+        """The voxels start..stop it is made of."""
+        _, b, w = grid.shape
+        return (self.a0 * b + self.b0) * w, ((self.a1 - 1) * b + self.b1) * w
+
+
+def tiles(grid: Grid, limit: int, start: int = 0, stop: int | None = None) -> Iterator[Tile]:
+    """The tiles, of at most `limit` voxels or one row, that hold voxels start..stop (default: all), in order."""
+    a, b, w = grid.shape
+    stop = grid.voxels if stop is None else stop
+    if start >= stop:
+        return
+    plane = b * w
+    first, last = start // plane, -(-stop // plane)
+    if plane <= limit:
+        n = limit // plane
+        for k in range(first // n, -(-last // n)):
+            yield Tile(k * n, min((k + 1) * n, a), 0, b)
+        return
+    n = max(1, limit // w)
+    for k in range(first, last):
+        low, high = max(0, start - k * plane) // w, min(b, -(-(stop - k * plane) // w))
+        for r in range(low // n, -(-high // n)):
+            yield Tile(k, k + 1, r * n, min((r + 1) * n, b))
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
+    """Planes of a tile with their margin, float64.
+
+    `log_probs` (head.rows, slices, rows + 8, columns + 8), and `free_energy` (slices, rows + 8, columns + 8) where
+    logits are known.
+    """
+
+    log_probs: Tensor
+    free_energy: Tensor | None
+
+
+class Surroundings:
+    """Neighbourhoods of one open case.
+
+    The last few are kept, since neighbouring blocks, and several maps, ask for the same.
+    """
+
+    def __init__(self, reader: CaseReader) -> None:
+        self.reader = reader
+        self.cohort = reader.cohort
+        self.case = reader.cohort.cases[reader.index]
+        self._kept: dict[tuple[Grid, Tile], Neighbourhood] = {}
+
+    def grid(self, axis: int) -> Grid:
+        """The case's grid."""
+        return Grid.of(self.case.shape, axis, f"case {self.case.id}")
+
+    @property
+    def limit(self) -> int:
+        """Voxels of a tile: as many as of a block."""
+        return block_length(self.cohort.head.rows)
+
+    def scores(self, grid: Grid, tile: Tile) -> Neighbourhood:
+        """The canonical scores around a tile."""
+        found = self._kept.get((grid, tile))
+        if found is None:
+            found = self._read(grid, tile)
+            while len(self._kept) >= 2:
+                del self._kept[next(iter(self._kept))]
+            self._kept[grid, tile] = found
+        return found
+
+    def image(self, grid: Grid, tile: Tile) -> Tensor:
+        """The image around a tile, (channels, slices, rows + 8, columns + 8), float64."""
+        fields = self.reader.fields
+        assert fields is not None
+        return self._box(grid, tile, lambda start, stop: fields.read("image", start, stop))
+
+    def counted(self, grid: Grid, tile: Tile) -> Tensor:
+        """Which voxels of a tile the network looked at: all but crop padding, (n,) bool."""
+        start, stop = tile.span(grid)
+        return self.reader.role(start, stop) != PADDING
+
+    def _read(self, grid: Grid, tile: Tile) -> Neighbourhood:
+        head = self.cohort.head
+
+        def rows(start: int, stop: int) -> Tensor:
+            scores, kind = self.reader.scores(start, stop), self.cohort.pooled_kind
+            energy = head.free_energy(scores, kind)
+            canonical = head.canonical(scores, kind, self.cohort.resolution)
+            return canonical if energy is None else torch.cat([canonical, energy[None]])
+
+        found = self._box(grid, tile, rows)
+        energy = found[head.rows] if len(found) > head.rows else None
+        return Neighbourhood(found[: head.rows], energy)
+
+    def _box(self, grid: Grid, tile: Tile, read: Reading) -> Tensor:
+        """Planes of a tile with their margin, from a function that reads runs of voxels as (channels, n)."""
+        (_, b, w), axis = grid.shape, grid.axis
+        at = [list(range(tile.a0, tile.a1)), list(range(tile.b0, tile.b1)), list(range(w))]
+        for i, (low, high) in enumerate(((tile.a0, tile.a1), (tile.b0, tile.b1), (0, w))):
+            if i != axis:
+                at[i] = margin_index(low, high, grid.shape[i])
+        (a0, a1), (b0, b1) = ((min(i), max(i) + 1) for i in at[:2])
+        if b1 - b0 == b:
+            whole = read(a0 * b * w, a1 * b * w)
+        else:
+            whole = torch.cat([read((k * b + b0) * w, (k * b + b1) * w) for k in range(a0, a1)], 1)
+        box = whole.reshape(len(whole), a1 - a0, b1 - b0, w)
+        for i, low in enumerate((a0, b0, 0)):
+            box = box.index_select(1 + i, torch.tensor([k - low for k in at[i]]))
+        return grid.planes(box)
+
+
+class Reading(Protocol):
+    """Reads voxels start..stop as (channels, n)."""
+
+    def __call__(self, start: int, stop: int) -> Tensor: ...

@@ -1,0 +1,69 @@
+"""An ask: one thing a fit or an evaluation wants to know about the data.
+
+It names an accumulator, the part of the head and the cases it concerns, and how many of the voxels: all (`Level.ALL`),
+an even sample that stays in memory (`Level.SAMPLE`), or a thinner one for curvature (`Level.CURVATURE`). Samples are
+nested. With an `expert` it concerns the voxels decided for one class, filed and ordered once for all asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
+
+from segcal.data.rows import Block, Rows
+from segcal.data.surroundings import Surroundings
+from segcal.engine.accumulate import Accumulator
+from segcal.engine.experts import Expert
+
+
+class Level(IntEnum):
+    """How many voxels an ask concerns."""
+
+    ALL = 0
+    SAMPLE = 1
+    CURVATURE = 2
+
+
+class Through(Protocol):
+    """A map applied to rows before they are folded, such as a calibrator; equality decides whether two asks share its
+    result.
+    """
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Mapped rows."""
+
+
+@runtime_checkable
+class LocalThrough(Through, Protocol):
+    """A map that looks at neighbours, so that only `Engine.survey`, which reads whole cases, can answer for it."""
+
+    def on(self, surroundings: Surroundings) -> Callable[[Block], Through]:
+        """For an open case: from a block to the map of its scored rows."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case
+    with `by_case`, after `through`.
+
+    `expert`: only the voxels of that expert, in the order of its coordinates, `targets` being places in that order; no
+    `through` and no free energy then.
+    """
+
+    accumulator: Accumulator
+    part: int = 0
+    cases: frozenset[int] | None = None
+    level: Level = Level.ALL
+    by_case: bool = False
+    through: Through | None = None
+    expert: Expert | None = None
+
+    def about(self, cases: frozenset[int], by_case: bool = False) -> Ask:
+        """The same about other cases."""
+        return replace(self, cases=cases, by_case=by_case)
+
+    def wants(self, case: int) -> bool:
+        """Whether `case` is concerned."""
+        return self.cases is None or case in self.cases

@@ -1,0 +1,518 @@
+"""The engine: how a cohort is pinned, how rows are folded into states, how blocks are mapped and written.
+
+Promises: the same bits for any engine, any number of workers and any memory limit on one instruction set. Blocks are
+cut by case and offset alone, each is folded on one thread (torch's own threading is off inside), and states merge
+exactly in any order. One `reduce` reads the rows once however many asks there are. Costs: pinned rows and their samples
+up to a third of `max_memory` in memory, the rest in files; readers share another fifth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.files.journal import Scratch
+from segcal.data.head import Head
+from segcal.data.places.place import Places
+from segcal.data.rows import Block, Prepared, Record, Rows
+from segcal.data.surroundings import Surroundings
+from segcal.engine import accumulate
+from segcal.engine.accumulate import State
+from segcal.engine.ask import Ask, Level, LocalThrough, Through
+from segcal.engine.filed import Filed, FiledChunk
+from segcal.engine.need import MIB, Need, Sizes, spoken
+from segcal.engine.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored, chunk_rows
+from segcal.engine.single import one_thread
+from segcal.errors import SegcalError, UsageError
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+R = TypeVar("R")
+
+LEAST_MEMORY = 256 * MIB
+NOTHING: Mapping[Any, Any] = {}
+
+
+class Progress(Protocol):
+    """Told what is being done and how far it is; what is shown, if anything, is the caller's choice."""
+
+    def start(self, what: str, total: int) -> None:
+        """A piece of work of `total` steps begins."""
+
+    def step(self) -> None:
+        """One step is done."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, what: str, total: int) -> None:
+        """Nothing to show."""
+
+    def step(self) -> None:
+        """Nothing to show."""
+
+
+class Mapper(Protocol):
+    """What `map` does with a case: opens it for writing and takes its blocks; what it returns is the case's outcome."""
+
+    def case(self, reader: CaseReader, scratch: Scratch) -> contextlib.AbstractContextManager[CaseMapper]:
+        """Open the case that `reader` reads."""
+
+
+class CaseMapper(Protocol):
+    """One case being mapped."""
+
+    def block(self, block: Block) -> None:
+        """Take one block."""
+
+    def summary(self) -> dict[str, Any]:
+        """What to report of the case."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case: a summary, or the error that stopped it."""
+
+    id: str
+    summary: Mapping[str, Any] | None
+    error: SegcalError | None = None
+
+
+class Engine(ABC):
+    """`max_memory` in bytes, above what the interpreter and its imports take; at least 256 MiB (UsageError below)."""
+
+    def __init__(self, max_memory: int = 4096 * MIB, progress: Progress | None = None) -> None:
+        if max_memory < LEAST_MEMORY:
+            raise UsageError(
+                "max_memory",
+                found=f"{max_memory / MIB:.0f} MiB",
+                expected=f"at least {LEAST_MEMORY // MIB} MiB",
+                do="Raise --max-memory.",
+            )
+        self.max_memory = max_memory
+        self.progress: Progress = progress or Silent()
+        self._most_workers, self._lent = sys.maxsize, 0
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Threads that work at once."""
+
+    @abstractmethod
+    def each(self, work: Callable[[T], Any], items: Iterable[T]) -> Generator[Any, None, None]:
+        """`work` of every item, results in any order; the first error is raised.
+
+        When it is closed, no work is under way.
+        """
+
+    @property
+    def memory(self) -> int:
+        """Bytes that computations may count on."""
+        return max(self.max_memory, LEAST_MEMORY)
+
+    def least(self, cohort: Cohort, need: Need, *, fitting: bool) -> int:
+        """Bytes of memory with which one worker can survey a cohort or, `fitting`, pin it and ask about it, where that
+        takes `need`; no voxel is read.
+        """
+        sizes = Sizes.of(cohort)
+        total = sizes.fitting if fitting else sizes.surveying
+        # reading takes a fifth of the memory at most, so that the rest needs four fifths
+        return min(total(need, 1, sys.maxsize), -(-5 * total(need, 1, 0) // 4))
+
+    def fits(self, cohort: Cohort, need: Need, workers: int | None = None, *, fitting: bool) -> bool:
+        """Whether memory is enough for so many workers; None: all it has."""
+        sizes = Sizes.of(cohort)
+        total = sizes.fitting if fitting else sizes.surveying
+        return total(need, self.workers if workers is None else workers, self.memory) <= self.memory
+
+    def room_for(self, cohort: Cohort, need: Need, what: str, do: str = "", *, fitting: bool) -> None:
+        """UsageError that names the memory `what` needs, where there is less than one worker takes; `do`: another way
+        out.
+        """
+        least = self.least(cohort, need, fitting=fitting)
+        if least > self.memory:
+            raise UsageError(
+                "max_memory",
+                found=f"{spoken(self.memory)} for {what} with {cohort.head.channels} classes in {len(cohort)} case(s)",
+                expected=f"about {spoken(least)}",
+                do=f"Give --max-memory {spoken(least)}{f', or {do}' if do else ''}.",
+            )
+
+    @contextlib.contextmanager
+    def within(self, cohort: Cohort, need: Need, what: str, *, fitting: bool) -> Iterator[None]:
+        """Inside, as many workers work and as many rows are kept in memory as `need` leaves room for.
+
+        Raises what `room_for` raises.
+        """
+        self.room_for(cohort, need, what, fitting=fitting)
+        sizes, before = Sizes.of(cohort), (self._most_workers, self._lent)
+        total = sizes.fitting if fitting else sizes.surveying
+        self._most_workers = max(
+            [1, *(n for n in range(1, self.workers + 1) if total(need, n, self.memory) <= self.memory)]
+        )
+        self._lent = total(need, self._most_workers, self.memory)
+        try:
+            yield
+        finally:
+            self._most_workers, self._lent = before
+
+    def pin(self, cohort: Cohort) -> Pinned:
+        """Read a labelled cohort once and keep its scored rows.
+
+        Close the result (`with engine.pin(...) as pinned`) to remove its files.
+        """
+        cohort = cohort.labelled().sampled()
+        scratch = Scratch(0)
+        room = min(self.max_memory // 3 - 4 * SAMPLE_NUMBERS, self.max_memory - self._lent)
+        shelf = Shelf(cohort.head, room, scratch)
+        kept: dict[int, list[tuple[int, int, Stored]]] = {}
+        records: dict[int, Record] = {}
+
+        def work(index: int) -> None:
+            file = CaseFile(scratch)
+            notes, blocks = [], []
+            with contextlib.closing(file), self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
+                for start, stop in cohort.cuts(index):
+                    block = reader.block(start, stop)
+                    notes.append(reader.note(block))
+                    prepared = reader.prepare(block)
+                    if prepared.log_probs.shape[1]:
+                        blocks.append((index, start, shelf.keep(prepared, file)))
+                records[index] = reader.record(notes)
+            kept[index] = blocks
+            self.progress.step()
+
+        self.progress.start("reading cases", len(cohort))
+        try:
+            self._all(work, range(len(cohort)))
+        except BaseException:
+            scratch.__exit__()
+            raise
+        order = range(len(cohort))
+        return Pinned(cohort, shelf, [b for i in order for b in kept[i]], [records[i] for i in order], scratch)
+
+    def reduce(self, pinned: Pinned, asks: Mapping[K, Ask]) -> dict[K, Any]:
+        """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`.
+        Cases without rows are absent.
+
+        Pinned rows do not know where they lie: an accumulator that needs places is a UsageError.
+        """
+        for ask in asks.values():
+            if accumulate.needs(ask.accumulator):
+                raise UsageError(
+                    "reduce",
+                    found=f"{type(ask.accumulator).__name__}, which needs places",
+                    expected="accumulators of single voxels",
+                    do="Ask Engine.survey, which reads whole cases.",
+                )
+        answers = _Answers(pinned.cohort.head, asks)
+        for place in {(a.part, a.expert.coordinates.ranked) for a in asks.values() if a.expert is not None}:
+            self._file(pinned, *place)
+        for level in Level:
+            pending = {k: a for k, a in asks.items() if a.level is level}
+            if not pending:
+                continue
+            if level is Level.ALL:
+                pinned.passes += 1
+            else:
+                pinned.sample_passes += 1
+            plain = {k: a for k, a in pending.items() if a.expert is None}
+            if plain and level is Level.ALL:
+                self._all(
+                    _pinned_work(pinned, plain),
+                    [b for b in pinned.blocks if any(a.wants(b[0]) for a in plain.values())],
+                    answers.add,
+                )
+            elif plain:
+                self._all(_chunk_work(pinned.cohort.head, plain), pinned.chunks(level), answers.add)
+            self._all(
+                _filed_work,
+                _filed_items(pinned, level, {k: a for k, a in pending.items() if a.expert is not None}),
+                answers.add,
+            )
+        return answers.done()
+
+    def _file(self, pinned: Pinned, part: int, ranked: bool) -> None:
+        """File the rows of a part by expert, unless that is done."""
+        if (part, ranked) in pinned.filed:
+            return
+        filed = Filed(pinned, part, ranked)
+        self._all(filed.add, range(len(pinned.cohort)))
+        filed.finish()
+        pinned.filed[part, ranked] = filed
+        pinned.passes += 1
+
+    def survey(
+        self, cohort: Cohort, asks: Mapping[K, Ask], each: Callable[[int, Mapping[K, State]], object] | None = None
+    ) -> tuple[dict[K, Any], list[Record]]:
+        """Answer asks (all of `Level.ALL`) while reading the scores of a labelled cohort once, keeping nothing; also
+        what to remember of each case.
+
+        `each`: given every case's states of asks `by_case` when the case is done, in any order; they are then not kept
+        for the answers, which would take as much memory as there are cases. Places that accumulators need are computed
+        once a case, however many asks there are.
+        """
+        cohort = cohort.labelled().sampled()
+        answers = _Answers(cohort.head, asks)
+        records: dict[int, Record] = {}
+
+        def take(partial: dict[Any, State]) -> None:
+            if each is not None:
+                one: dict[int, dict[K, State]] = defaultdict(dict)
+                for key, case in [slot for slot in partial if slot[1] is not None]:
+                    one[case][key] = partial.pop((key, case))
+                for case, states in one.items():
+                    each(case, states)
+            answers.add(partial)
+
+        def work(index: int) -> dict[Any, State]:
+            mine = {k: a for k, a in asks.items() if a.wants(index)}
+            total: dict[Any, State] = {}
+            notes = []
+            with self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
+                around = Surroundings(reader)
+                places = Places(
+                    reader.label_map,
+                    reading,
+                    (place for a in mine.values() for place in sorted(accumulate.needs(a.accumulator), key=repr)),
+                )
+                local = {
+                    t: t.on(around)
+                    for t in dict.fromkeys(a.through for a in mine.values())
+                    if isinstance(t, LocalThrough)
+                }
+                for start, stop in cohort.cuts(index):
+                    block = reader.block(start, stop)
+                    notes.append(reader.note(block))
+                    prepared = reader.prepare(block, places)
+                    if prepared.log_probs.shape[1]:
+                        _merge_into(
+                            total,
+                            fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}),
+                            asks,
+                        )
+                records[index] = reader.record(notes)
+            self.progress.step()
+            return total
+
+        self.progress.start("scoring cases", len(cohort))
+        self._all(work, range(len(cohort)), take)
+        return answers.done(), [records[i] for i in range(len(cohort))]
+
+    def map(
+        self,
+        cohort: Cohort,
+        mapper: Mapper,
+        what: str = "writing cases",
+        *,
+        keep_members: bool = False,
+        each: Callable[[int, Mapping[str, Any]], Mapping[str, Any]] = lambda index, summary: summary,
+    ) -> list[Outcome]:
+        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and
+        does not stop the others.
+
+        `keep_members`: blocks hold the members' own scores beside the pooled ones. `each`: from a case's index and
+        summary, when it is done, to what of it is kept.
+        """
+        cohort = cohort.sampled()
+        outcomes: dict[int, Outcome] = {}
+
+        def take(found: tuple[int, Outcome]) -> None:
+            index, outcome = found
+            kept = None if outcome.summary is None else each(index, outcome.summary)
+            outcomes[index] = replace(outcome, summary=kept)
+
+        def work(index: int) -> tuple[int, Outcome]:
+            name = cohort[index].id
+            try:
+                with (
+                    self.scratch(cohort) as scratch,
+                    cohort.open(index, scratch) as reader,
+                    mapper.case(reader, scratch) as opened,
+                ):
+                    for start, stop in cohort.cuts(index):
+                        opened.block(reader.block(start, stop, keep_members=keep_members))
+                    summary = opened.summary()
+                outcome = Outcome(name, summary)
+            except SegcalError as error:
+                outcome = Outcome(name, None, error)
+            self.progress.step()
+            return index, outcome
+
+        self.progress.start(what, len(cohort))
+        self._all(work, range(len(cohort)), take)
+        return [outcomes[i] for i in range(len(cohort))]
+
+    def gather(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do all the work and return the results in the order of the items."""
+        found: dict[int, R] = {}
+        self._all(lambda item: (item[0], work(item[1])), list(enumerate(items)), lambda pair: found.__setitem__(*pair))
+        return [found[k] for k in range(len(items))]
+
+    def scratch(self, cohort: Cohort) -> Scratch:
+        """A reader's budget: a fifth of the memory, shared by all workers and all fields a case may have open."""
+        return Scratch(self.max_memory // (5 * self.workers * (cohort.members + 4)))
+
+    def _all(
+        self, work: Callable[[T], Any], items: Iterable[T], take: Callable[[Any], object] = lambda result: None
+    ) -> None:
+        """Do all the work and `take` each result; whatever happens, no worker is left running when this returns."""
+        with one_thread(), contextlib.closing(self.each(work, items)) as results:
+            for result in results:
+                take(result)
+
+
+def default_workers() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+class _Answers:
+    """Partial states as they come in."""
+
+    def __init__(self, head: Head, asks: Mapping[Any, Ask]) -> None:
+        self._asks = asks
+        self._total: dict[Any, State] = {}
+
+    def add(self, partial: dict[Any, State]) -> None:
+        _merge_into(self._total, partial, self._asks)
+
+    def done(self) -> dict[Any, Any]:
+        out: dict[Any, Any] = {k: {} if a.by_case else accumulate.zero(a.accumulator) for k, a in self._asks.items()}
+        for (key, case), state in self._total.items():
+            if self._asks[key].by_case:
+                out[key][case] = state
+            else:
+                out[key] = state
+        return out
+
+
+def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mapping[Any, Ask]) -> None:
+    for slot, state in partial.items():
+        total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
+
+
+def fold_parts(
+    head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING
+) -> dict[Any, State]:
+    """Fold one block for every ask, part by part.
+
+    `local`: what stands, on this block, for a `through` that looks at neighbours.
+    """
+    out: dict[Any, State] = {}
+    for part in sorted({a.part for a in asks.values()}):
+        out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case, local)
+    return out
+
+
+def _fold(
+    asks: Mapping[Any, Ask], rows: Rows, case: int, local: Mapping[Through, Through] = NOTHING
+) -> dict[Any, State]:
+    """Fold rows of one part for every ask; they are mapped once for each `through`, and let go before the next."""
+    out: dict[Any, State] = {}
+    alike: dict[Through | None, list[Any]] = {}
+    for key, ask in asks.items():
+        alike.setdefault(ask.through, []).append(key)
+    for through, keys in alike.items():
+        mapped = rows if through is None else local.get(through, through)(rows)
+        for key in keys:
+            out[key, case if asks[key].by_case else None] = accumulate.fold(asks[key].accumulator, mapped)
+    return out
+
+
+def _double(rows: Rows) -> Rows:
+    return rows if rows.log_probs.dtype == torch.float64 else replace(rows, log_probs=rows.log_probs.double())
+
+
+def _pinned_work(pinned: Pinned, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
+    head = pinned.cohort.head
+
+    def work(item: tuple[int, int, Stored]) -> dict[Any, State]:
+        case, start, kept = item
+        return fold_parts(
+            head, {k: a for k, a in asks.items() if a.wants(case)}, pinned.shelf.load(case, start, kept), case
+        )
+
+    return work
+
+
+def _chunk_work(head: Head, asks: Mapping[Any, Ask]) -> Callable[[Any], dict[Any, State]]:
+    def work(chunk: Chunk) -> dict[Any, State]:
+        whole, split = _by_case(asks, chunk.cases)
+        total = fold_parts(head, whole, chunk.rows, -1) if whole else {}
+        for case, low, high in chunk.spans:
+            if case in split:
+                _merge_into(total, fold_parts(head, split[case], chunk.rows.take(torch.arange(low, high)), case), asks)
+        return total
+
+    return work
+
+
+FiledItem = tuple[FiledChunk, Mapping[Any, Ask]]
+"""A chunk, and the asks that concern it."""
+
+
+def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Iterator[list[FiledItem]]:
+    """Chunks with the asks that concern them; short ones of one expert together, since handing an item to a worker
+    costs as much as a thousand voxels.
+    """
+    alike: dict[tuple[int, bool, int], dict[Any, Ask]] = defaultdict(dict)
+    for key, ask in asks.items():
+        assert ask.expert is not None
+        alike[ask.part, ask.expert.coordinates.ranked, ask.expert.index][key] = ask
+    for (part, ranked, index), mine in alike.items():
+        batch: list[FiledItem] = []
+        for chunk in pinned.filed[part, ranked].chunks(level, index):
+            concerned = {k: a for k, a in mine.items() if a.cases is None or chunk.cases & a.cases}
+            if concerned:
+                batch.append((chunk, concerned))
+            if sum(c.voxels for c, _ in batch) >= chunk_rows(pinned.cohort.head.rows):
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _filed_work(batch: Sequence[FiledItem]) -> dict[Any, State]:
+    """What the chunks of a batch add up to."""
+    total: dict[Any, State] = {}
+    for chunk, asks in batch:
+        rows = chunk.rows()
+        whole, split = _by_case(asks, chunk.cases)
+        if whole:
+            _merge_into(total, _fold(whole, rows, -1), asks)
+        for case, low, high in chunk.spans:
+            if case in split:
+                some = replace(
+                    rows,
+                    **{
+                        name: getattr(rows, name)[..., low:high]
+                        for name in ("log_probs", "targets", "decision", "reference")
+                    },
+                )
+                _merge_into(total, _fold(split[case], some, case), asks)
+    return total
+
+
+def _by_case(asks: Mapping[Any, Ask], cases: frozenset[int]) -> tuple[dict[Any, Ask], dict[int, dict[Any, Ask]]]:
+    """Which asks take a chunk whole, and which take the rows of one case or another."""
+    whole: dict[Any, Ask] = {}
+    split: dict[int, dict[Any, Ask]] = defaultdict(dict)
+    for key, ask in asks.items():
+        inside = cases if ask.cases is None else cases & ask.cases
+        if not ask.by_case and inside == cases:
+            whole[key] = ask
+        else:
+            for case in inside:
+                split[case][key] = ask
+    return whole, split

@@ -1,0 +1,182 @@
+"""Newton with a model of the curvature, for a smooth convex function that is dear to evaluate.
+
+The curvature may come from a sample of the data (`rough`) and is then corrected by BFGS updates from the exact
+gradients of the steps made, so that convergence is superlinear although the exact curvature is never formed. Armijo
+backtracking; the value never rises beyond rounding. Stops when the predicted gain of a step is below `tolerance`, or
+when rounding ends the descent, which it says; of the points that rounding cannot tell apart it returns the best
+certified. The certificate is the caller's: it knows how convex its objective is (`strong_convexity_gap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from segcal.fitting.solvers.query import Evaluated, Query, Solved, Steps, Vector
+
+POLISH = 8
+"""Most steps whose predicted gain is below the rounding of the value: they can only tighten the certificate."""
+
+STALLS = 2
+"""Failures of a model formed from a sample before the curvature is taken from everything."""
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Stops when a step's predicted gain is below `tolerance` and the certified gap below `certify`. `rough`: take
+    curvature from a sample.
+
+    `refresh`: form the curvature anew after a step along which the gradient changed unlike the model by more than this
+    share; where a model just formed fails so `STALLS` times in a row, the sample is not telling and exact curvature is
+    asked for.
+    """
+
+    tolerance: float = 1e-14
+    certify: float = 1e-9
+    most: int = 300
+    rough: bool = True
+    refresh: float = 0.3
+
+    def solve(
+        self, start: Vector, gap: Callable[[Vector, Vector], tuple[float, str]], model: Vector | None = None
+    ) -> Steps:
+        """Minimise from `start` (d,).
+
+        `gap(theta, gradient)` bounds what remains and names its proof; `model` (d, d) is a curvature to begin with.
+        """
+        x = np.asarray(start, float)
+        if model is None:
+            both = yield self._queries(x)
+            found, model, formed_here = both["f"], _curvature_of(both), True
+        else:
+            found, formed_here = (yield {"f": Query(x, 1)})["f"], False
+        count, converged = 1, False
+        notes: tuple[str, ...] = ("stopped at the limit of steps",)
+        best: tuple[float, Vector, Evaluated] | None = None
+        polished, stalls = 0, 0
+        while count < self.most:
+            direction = _descent(model, found.gradient)
+            slope = float(found.gradient @ direction)
+            gain = -slope / 2
+            if gain <= self.tolerance and (gain <= 1e-19 or gap(x, found.gradient)[0] <= self.certify):
+                converged, notes = True, ()
+                break
+            if gain <= 1e-16 * max(1.0, abs(found.value)):
+                polished += 1
+                if best is None or gap(x, found.gradient)[0] < best[0]:
+                    best = gap(x, found.gradient)[0], x, found
+                if polished > POLISH:
+                    converged, notes = True, ("rounding ends the descent",)
+                    break
+            step, accepted = 1.0, False
+            trial, answer = x, found
+            while count < self.most and step > 1e-9:
+                trial = x + step * direction
+                answer = (yield {"f": Query(trial, 1)})["f"]
+                count += 1
+                if accept(found, answer, direction, step, slope):
+                    accepted = True
+                    break
+                step = shorter(found, answer, step, slope)
+                if gain <= 1e-15 * max(1.0, abs(found.value)):
+                    break
+            if not accepted and count >= self.most:
+                break
+            if not accepted:
+                if formed_here or gain <= 1e-15 * max(1.0, abs(found.value)):
+                    converged, notes = gain <= 1e-12 * max(1.0, abs(found.value)), ("rounding ends the descent",)
+                    break
+                stalls += 1
+                both = yield self._queries(x, self.rough and stalls < STALLS)
+                count += 1
+                found, model, formed_here = both["f"], _curvature_of(both), True
+                continue
+            moved, change = trial - x, answer.gradient - found.gradient
+            surprise = float(np.linalg.norm(change - step * (model @ direction))) / max(
+                float(np.linalg.norm(change)), 1e-300
+            )
+            x, found = trial, answer
+            if surprise > self.refresh and gain > 1e3 * self.tolerance:
+                stalls = stalls + 1 if formed_here else 0
+                model, formed_here = _curvature_of((yield {"h": Query(x, 2, self.rough and stalls < STALLS)})), True
+            else:
+                model, formed_here = bfgs(model, moved, change), False
+        if best is not None and best[0] < gap(x, found.gradient)[0]:
+            x, found = best[1], best[2]
+        bound, proof = gap(x, found.gradient)
+        return Solved(x, found.value, float(np.abs(found.gradient).max()), bound, proof, converged, count, model, notes)
+
+    def _queries(self, x: Vector, rough: bool | None = None) -> dict[str, Query]:
+        return (
+            {"f": Query(x, 1), "h": Query(x, 2, True)}
+            if (self.rough if rough is None else rough)
+            else {"f": Query(x, 2)}
+        )
+
+
+def _curvature_of(answers: Mapping[str, Evaluated]) -> Vector:
+    found = answers["h"] if "h" in answers else answers["f"]
+    assert found.curvature is not None
+    return np.asarray(found.curvature)
+
+
+def _descent(model: Vector, gradient: Vector) -> Vector:
+    """-model^-1 gradient, damped as little as makes the model positive definite; in variables that give it a unit
+    diagonal, so that units do not matter.
+    """
+    diagonal = np.diag(model)
+    unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, max(float(diagonal.max()), 1.0)))
+    scaled = model * unit[:, None] * unit
+    damping = 0.0
+    while True:
+        try:
+            factor = scipy.linalg.cho_factor(scaled + damping * np.eye(len(gradient)))
+        except np.linalg.LinAlgError:
+            damping = max(10 * damping, 1e-14)
+            continue
+        step: Vector = -unit * scipy.linalg.cho_solve(factor, unit * gradient)
+        return step
+
+
+def accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slope: float) -> bool:
+    """Armijo's condition, or, where rounding hides it, a smaller slope along the step."""
+    if not (np.isfinite(new.value) and np.isfinite(new.gradient).all()):
+        return False
+    if new.value <= old.value + 1e-4 * step * slope:
+        return True
+    # near the optimum values agree to rounding; there the slope along the step decides
+    close = abs(new.value - old.value) <= 1e-13 * max(1.0, abs(old.value))
+    return close and abs(float(new.gradient @ direction)) <= 0.9 * abs(slope)
+
+
+def shorter(old: Evaluated, new: Evaluated, step: float, slope: float) -> float:
+    """Minimiser of the parabola through what is known, kept within [0.1, 0.5] of the step."""
+    if not np.isfinite(new.value):
+        return 0.1 * step
+    bend = new.value - old.value - step * slope
+    return float(np.clip(-slope * step**2 / (2 * bend), 0.1 * step, 0.5 * step)) if bend > 0 else 0.5 * step
+
+
+def bfgs(model: Vector, moved: Vector, change: Vector) -> Vector:
+    """BFGS update of the curvature from one step; left as it is where the step saw no curvature."""
+    along = float(moved @ change)
+    pushed = model @ moved
+    seen = float(moved @ pushed)
+    if along <= 1e-12 * float(np.linalg.norm(moved) * np.linalg.norm(change)) or seen <= 0:
+        return model
+    return model - np.outer(pushed, pushed) / seen + np.outer(change, change) / along
+
+
+def strong_convexity_gap(curvature: Vector, box: float = 1e4) -> Callable[[Vector, Vector], tuple[float, str]]:
+    """A rigorous bound from the penalty's own curvature (d, d): gap <= g' curvature^-1 g / 2.
+
+    Where that is singular: convexity within |theta| <= `box`.
+    """
+    try:
+        factor = scipy.linalg.cho_factor(curvature)
+    except np.linalg.LinAlgError:
+        return lambda theta, g: (float(np.abs(g) @ (np.abs(theta) + box)), f"convexity within |theta| <= {box:g}")
+    return lambda theta, g: (float(g @ scipy.linalg.cho_solve(factor, g) / 2), "strong convexity of the penalty")

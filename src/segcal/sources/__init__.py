@@ -1,1 +1,0 @@
-"""Where cases come from: one module a format of fields, one a layout of folders."""

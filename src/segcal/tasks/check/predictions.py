@@ -1,0 +1,98 @@
+"""Finders: how the predictions were made, delivered and calibrated so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from segcal.data.cohort import Cohort
+from segcal.data.head import Regions
+from segcal.tasks.check.finding import Finding, count, percent
+
+
+def networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """How many networks each probability averages."""
+    networks = cohort.provenance.networks
+    if networks == 1 and cohort.members == 1 and any("folder" in c.files for c in cohort):
+        text = (
+            "each probability comes from a single network, as in validation; nnU-Net's test predictions average five,"
+            " which are less overconfident"
+        )
+        do = (
+            "A calibrator fitted here is for predictions of one fold (nnUNetv2_predict -f 0); for the mean of five, fit"
+            " on labelled cases predicted by all folds."
+        )
+        yield Finding("warning", "networks", text, do)
+    elif networks is not None:
+        yield Finding(
+            "ok",
+            "networks",
+            f"each probability averages {count(networks, 'network')}; a calibrator fitted here is bound to that",
+        )
+    yield from unrecorded(cohort, facts)
+
+
+def unrecorded(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Predictions of nnU-Net without the number of networks; `fit` says it too."""
+    made = cohort.provenance
+    if made.networks is None and made.origin == "prediction":
+        yield Finding(
+            "note",
+            "networks",
+            "how many networks each probability averages is not recorded (nnU-Net no longer writes it since 2.2), so a"
+            " calibrator fitted here cannot be told from one for another number",
+            "Add --networks 5 for the mean of five folds, --networks 1 for one fold.",
+        )
+
+
+def delivered(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the delivered label maps are those of the scores."""
+    found = facts["delivered"]
+    if found["voxels"]:
+        total = sum(facts["voxels"].values())
+        share = f"in {found['differ']} of {found['cases']} cases, {percent(found['voxels'], total)} of the voxels"
+        text = f"the delivered label map differs from the arg max of its probabilities {share}: it was post-processed"
+        yield Finding(
+            "note",
+            "label maps",
+            text,
+            "`segcal apply` copies the delivered map as it is; its map 'error' is about the delivered label.",
+        )
+    elif found["cases"]:
+        yield Finding("ok", "label maps", "every delivered label map is the arg max of its probabilities")
+
+
+def energy(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether raw logits are known."""
+    if isinstance(cohort.head, Regions):
+        return
+    block = facts["uncalibrated"]
+    if not cohort.has_logits:
+        text = (
+            "only probabilities are known: free energy has nothing to measure, and methods for raw logits coincide with"
+            " their canonical form (ms with dc)"
+        )
+        yield Finding("note", "free energy", text)
+    elif block is not None and block["free_energy_std"] is not None:
+        spread = f"{block['free_energy_std']:.3g} nats within a case"
+        yield Finding(
+            "note",
+            "free energy",
+            f"raw logits are known; their free energy spreads by {spread}, on which ms and vs may depend and ts, ms-c"
+            " and dc do not",
+        )
+
+
+def calibration(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Calibration so far."""
+    block = facts["uncalibrated"]
+    if block is None or block["nll"] is None:
+        return
+    gap = block["confidence"] - block["accuracy"]
+    word = "over" if gap > 0 else "under"
+    errors = f"NLL {block['nll']:.4f}, ECE {block['ece']:.4f}, ACE {block['ace']:.4f}"
+    trust = (
+        f"confidence {block['confidence']:.3f} against accuracy {block['accuracy']:.3f}: {word}confident by"
+        f" {100 * abs(gap):.1f} points"
+    )
+    yield Finding("note", "calibration", f"so far {errors}; {trust}")

@@ -1,0 +1,248 @@
+"""What `segcal demo` does: the whole way from an ensemble's predictions to calibrated probabilities, on a cohort whose
+true probabilities are known.
+
+FOLDER receives `fitting` and `heldout` (five networks each, as nnU-Net leaves them, with labels), `calibrators`,
+`calibrated` (the held-out cases with the best calibrator applied) and `figures`. Labels were drawn from a known
+posterior, so beside NLL, ECE and the rest there is the distance of each method to the truth. Promises: the same numbers
+for the same seed, any engine and any number of workers; every number of the table is of cases no calibrator has seen;
+the best method is chosen by cross-fitting on the fitting cases, not on the held-out ones. A FOLDER that is not empty:
+OutputError. Costs: under a minute on two cores, 60 MB of disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segcal.data.cohort import Cohort
+from segcal.data.formats import sink_for
+from segcal.data.formats.discover import open_cohort
+from segcal.data.simulate.cohort import Design, Simulation
+from segcal.data.simulate.nnunet import write_nnunet
+from segcal.data.simulate.truth import Truth
+from segcal.engine import accumulate
+from segcal.engine.accumulate import State
+from segcal.engine.ask import Ask
+from segcal.engine.engine import Engine, Outcome
+from segcal.errors import OutputError
+from segcal.methods import REGISTERED
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.method import Fit, fit_methods
+from segcal.metrics.statistics.clustered import clustered_mean
+from segcal.metrics.statistics.estimate import Estimate
+from segcal.metrics.truth import DistanceToTruth
+from segcal.report import figures
+from segcal.tasks.apply import apply
+from segcal.tasks.evaluate import Evaluation, crossfitted, evaluate
+
+METHODS = ("ts", "ets", "vs", "ms-c", "ms", "dc")
+UNCALIBRATED = "uncalibrated"
+FITTING, HELD_OUT = 24, 12
+SEED = 2
+MAPS = ("entropy", "error")
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demonstration found, and where it lies.
+
+    `crossfitted`: each method on the fitting cases, every case held out in turn. `evaluations` and `distances`: on the
+    held-out cases; `distances` begins with `UNCALIBRATED`. `best`: the method of lowest cross-fitted NLL.
+    `calibrators`, `figures`: files by name. `outcomes`: of applying the best one.
+    """
+
+    folder: Path
+    simulation: Simulation
+    fitting: Cohort
+    held_out: Cohort
+    fits: Mapping[str, Fit]
+    crossfitted: Mapping[str, Evaluation]
+    evaluations: Mapping[str, Evaluation]
+    distances: Mapping[str, Estimate]
+    best: str
+    calibrators: Mapping[str, Path]
+    figures: Mapping[str, Path]
+    outcomes: Sequence[Outcome]
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a method, uncalibrated first, on the held-out cases:
+
+        `method`, `nll`, `ece`, `ace`, `dice`, `flip_rate` (fractions), `distance` and its `distance_se` (nats).
+        """
+        first = next(iter(self.evaluations.values())).uncalibrated.block
+        blocks = {
+            UNCALIBRATED: first,
+            **{name: e.calibrated.block for name, e in self.evaluations.items() if e.calibrated is not None},
+        }
+        return [
+            {
+                "method": name,
+                **{key: block[key] for key in ("nll", "ece", "ace", "dice", "flip_rate")},
+                "distance": self.distances[name].mean,
+                "distance_se": self.distances[name].standard_error,
+            }
+            for name, block in blocks.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `demo --json` writes."""
+        return {
+            "folder": str(self.folder),
+            "cases": {"fitting": len(self.fitting), "held_out": len(self.held_out)},
+            "truth": {"weight": self.simulation.truth.weight.tolist(), "bias": self.simulation.truth.bias.tolist()},
+            "best": self.best,
+            "table": self.table(),
+            "calibrators": {name: str(path) for name, path in self.calibrators.items()},
+            "figures": {name: str(path) for name, path in self.figures.items()},
+        }
+
+
+def run(
+    folder: str | os.PathLike[str],
+    engine: Engine,
+    *,
+    echo: Callable[[str], None] = lambda line: None,
+    design: Design | None = None,
+    truth: Truth | None = None,
+    fitting: int = FITTING,
+    held_out: int = HELD_OUT,
+    seed: int = SEED,
+) -> DemoResult:
+    """Make the cohort in `folder` and take it all the way; `echo` is told, a line at a time, what is being done.
+
+    `truth`: by default a general distortion drawn from `seed`.
+    """
+    root = Path(folder)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        found = "a folder that is not empty" if root.is_dir() else "a file"
+        raise OutputError(
+            str(root), found=found, expected="a new or an empty folder", do="Choose another folder, or delete this one."
+        )
+    design = design or Design()
+    simulation = Simulation(design, truth or Truth.general(len(design.classes), seed), seed)
+
+    echo(
+        f"Simulating {fitting} cases to fit on and {held_out} held out: {design.members} networks,"
+        f" {len(design.classes)} classes, in nnU-Net's layout"
+    )
+    fit_cohort = _cohort(simulation, range(fitting), root / "fitting", engine)
+    test_cohort = _cohort(simulation, range(fitting, fitting + held_out), root / "heldout", engine)
+
+    echo(f"Fitting {', '.join(METHODS)} together, and again without each fold of cases")
+    fits = fit_methods({name: REGISTERED[name]() for name in METHODS}, fit_cohort, engine, crossfit=True)
+    scored = crossfitted(fit_cohort, fits, engine)
+    # where two methods coincide, the later one: matrix scaling and Dirichlet calibration are the same map on
+    # probabilities, and the latter is named for that
+    best = min(reversed(METHODS), key=lambda name: _nll(scored[name]))
+
+    echo("Scoring the held-out cases")
+    evaluations = {name: evaluate(test_cohort, fit.calibrator, engine) for name, fit in fits.items()}
+    distances = distances_to_truth(
+        test_cohort, simulation.truth, {name: fit.calibrator for name, fit in fits.items()}, engine
+    )
+
+    echo(f"Applying {best}, the best by cross-fitting, to the held-out cases")
+    files = {name: root / "calibrators" / f"{name}.safetensors" for name in fits}
+    for name, path in files.items():
+        fits[name].calibrator.save(path)
+    outcomes = apply(
+        fits[best].calibrator, test_cohort, sink_for(test_cohort, root / "calibrated", MAPS), engine, maps=MAPS
+    )
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+
+    echo("Drawing figures")
+    drawn = _draw(root / "figures", simulation, evaluations, distances, best, fits[best].calibrator, fitting)
+    return DemoResult(
+        root, simulation, fit_cohort, test_cohort, fits, scored, evaluations, distances, best, files, drawn, outcomes
+    )
+
+
+def distances_to_truth(
+    cohort: Cohort, truth: Truth, calibrators: Mapping[str, Calibrator], engine: Engine
+) -> dict[str, Estimate]:
+    """Mean over cases of KL(q || p) in nats a voxel, uncalibrated first, with standard errors clustered by group; one
+    pass.
+
+    The cohort's pooled scores must be those `truth` acts on.
+    """
+    asks = {UNCALIBRATED: Ask(DistanceToTruth(truth), by_case=True)}
+    asks |= {
+        name: Ask(DistanceToTruth(truth, calibrator.through(0)), by_case=True)
+        for name, calibrator in calibrators.items()
+    }
+    found: dict[str, dict[int, float]] = {name: {} for name in asks}
+
+    def each(case: int, states: Mapping[str, State]) -> None:
+        for name, state in states.items():
+            found[name][case] = accumulate.result(asks[name].accumulator, state).kl
+
+    engine.survey(cohort, asks, each)
+    return {
+        name: clustered_mean([by_case[case] for case in range(len(cohort))], cohort.groups)
+        for name, by_case in found.items()
+    }
+
+
+def _cohort(simulation: Simulation, cases: range, folder: Path, engine: Engine) -> Cohort:
+    """Write cases and open what was written, as a user would."""
+    engine.progress.start("simulating cases", len(cases))
+    members = write_nnunet(simulation, cases, folder, engine.each, engine.progress.step)
+    return open_cohort(members, folder / "labelsTr", pool="logits")
+
+
+def _nll(evaluation: Evaluation) -> float:
+    assert evaluation.calibrated is not None
+    return float(evaluation.calibrated.block["nll"])
+
+
+def _draw(
+    folder: Path,
+    simulation: Simulation,
+    evaluations: Mapping[str, Evaluation],
+    distances: Mapping[str, Estimate],
+    best: str,
+    calibrator: Calibrator,
+    index: int,
+) -> dict[str, Path]:
+    chosen = evaluations[best]
+    assert chosen.calibrated is not None
+    return {
+        "reliability": figures.reliability(
+            chosen.uncalibrated.block,
+            chosen.calibrated.block,
+            folder / "reliability.png",
+            names=("as predicted", f"calibrated ({best})"),
+        ),
+        "gains": figures.gains(
+            {name: e.differences["nll"] for name, e in evaluations.items()}, folder / "gains.png", highlight=best
+        ),
+        "distances": figures.distances(distances, folder / "distances.png", highlight=best),
+        "error_maps": _error_maps(folder / "error_maps.png", simulation, calibrator, index),
+    }
+
+
+def _error_maps(path: Path, simulation: Simulation, calibrator: Calibrator, index: int) -> Path:
+    """The slice of case `index` with most foreground: the probability of an error as the networks have it, as
+    calibrated, and as it is.
+    """
+    case = simulation.case(index)
+    (low, high), rows, columns = case.crop
+    at = low + int(np.argmax((case.labels[low:high] > 0).sum((1, 2))))
+    window = (slice(None), at, slice(*rows), slice(*columns))
+    x = case.log_probs[window]
+    predicted = x.argmax(0)
+    calibrated = calibrator.log_probs(torch.from_numpy(x.copy())[None], kind="log_probs")[0].numpy()
+    by_name = {"error, as predicted": x, "error, calibrated": calibrated, "error, truth": case.log_posterior[window]}
+    wrong = {name: 1 - np.exp(np.take_along_axis(log_p, predicted[None], 0)[0]) for name, log_p in by_name.items()}
+    spacing = simulation.design.spacing
+    return figures.error_maps(
+        case.labels[window[1:]], predicted, wrong, simulation.design.classes, path, aspect=spacing[1] / spacing[2]
+    )
