@@ -1,7 +1,7 @@
 """How often nominal 95 % bootstrap intervals of a study cover the truth, over repeats, cases, and where the variance
 lies.
 
-    python -m benchmarks.coverage -o docs/results/coverage.md --data src/segcal/statistics/coverage.csv
+    python -m benchmarks.coverage -o docs/results/coverage.md --data src/segcal/metrics/statistics/coverage.csv
 
 A study: R repeats, each tested on n cases drawn from one pool of 1.4 n (the paper's test sets are .70 to .80 of their
 pools), values x = sqrt(ratio) a_r + sqrt(shared) c_i + sqrt(1 - shared) e_ri with standard normal a, c, e, so the true

@@ -33,9 +33,9 @@ from segcal.data.files.journal import Scratch
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
 from segcal.engine.threads import Threads
-from segcal.fitting.descent import VALIDATION_SHARE
 from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator
+from segcal.methods.descent import VALIDATION_SHARE
 from segcal.metrics.likelihood import LogLikelihood
 
 METHODS = ("ts", "dc", "ms-c", "cms-ap", "cdc")

@@ -25,7 +25,7 @@ PREPARED = """
     import numpy as np
     from segcal import DirichletCalibration, EnsembleTemperatureScaling, TemperatureScaling, Threads
     from segcal import crossfitted, evaluate, fit_methods, open_cohort
-    from segcal.sources.arrays import cohort_from_arrays
+    from segcal.data.formats.arrays import cohort_from_arrays
     from tests.lazy import random_cohort
 
     def status(name):
@@ -177,7 +177,7 @@ def test_what_a_fit_takes_is_not_above_what_was_said_before(method, classes):
         ARRAYS
         + f"""
     import segcal
-    from segcal.engines.need import Sizes
+    from segcal.engine.need import Sizes
     from segcal.methods.method import need_of
     method = eval("segcal.{method}")
     engine = Threads(2, max_memory=4096 * 2**20)

@@ -40,7 +40,7 @@ def test_sigterm_ends_whatever_is_under_way(tmp_path: Path, name: str) -> None:
         import segcal.cli
         from pathlib import Path
         from segcal import journal
-        from segcal.engines import Threads
+        from segcal.engine import Threads
 
         def command(words):
             place = Path({str(tmp_path)!r})

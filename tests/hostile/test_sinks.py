@@ -21,7 +21,7 @@ import zarr
 from segcal.data.case import Case, Provenance
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
-from segcal.data.formats import FORMATS, sink_for
+from segcal.data.formats.registry import FORMATS, sink_for
 from segcal.data.formats.sink import Delivered
 from segcal.data.head import Softmax
 from segcal.errors import DataError, OutputError, SegcalError

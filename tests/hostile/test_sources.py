@@ -40,7 +40,7 @@ CLASSES = {"background": 0, "a": 1, "b": 2}
 @pytest.fixture(scope="module")
 def writers() -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        "source_writers", Path(__file__).parents[1] / "sources" / "writers.py"
+        "source_writers", Path(__file__).parents[1] / "data" / "formats" / "reading" / "writers.py"
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

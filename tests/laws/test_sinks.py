@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from segcal.data.cohort import Cohort
-from segcal.data.formats import FORMATS
+from segcal.data.formats.registry import FORMATS
 from segcal.testing.law import Law
 from segcal.testing.sinks import SINK_LAWS, SinkSubject, example
 

@@ -25,7 +25,9 @@ from segcal.testing.examples import learnable
 from segcal.testing.law import Law
 from segcal.testing.sources import SOURCE_LAWS
 
-_SPEC = importlib.util.spec_from_file_location("law_writers", Path(__file__).parents[1] / "sources" / "writers.py")
+_SPEC = importlib.util.spec_from_file_location(
+    "law_writers", Path(__file__).parents[1] / "data" / "formats" / "reading" / "writers.py"
+)
 assert _SPEC is not None and _SPEC.loader is not None
 WRITERS = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(WRITERS)

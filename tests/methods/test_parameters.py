@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from segcal.methods import REGISTERED, TRAINED, parameters
-from segcal.methods.conditional.published import ArgmaxExpert, DirichletExpert, Expert, OrderExpert
+from segcal.methods.conditional.map import ArgmaxExpert, DirichletExpert, Expert, OrderExpert
 from segcal.methods.local.map import LocalMap
-from segcal.methods.parameters import Row, count
-from segcal.study.recipe import FAMILIES
+from segcal.methods.parameters import FAMILIES, Row, count
 
 FORMULAS = {
     "ts": (lambda c: 1, lambda c: 1),

@@ -16,8 +16,8 @@ from segcal.cli.console import Output, error
 from segcal.data.cohort import Cohort
 from segcal.data.files import claims, journal
 from segcal.data.files.ledger import Ledger
-from segcal.data.formats import sink_for
 from segcal.data.formats.placing import check_targets
+from segcal.data.formats.registry import sink_for
 from segcal.data.formats.sink import Sink
 from segcal.data.padding import found_note
 from segcal.engine.engine import Engine, Outcome

@@ -50,17 +50,16 @@ from segcal.data.ranking import descending, winner
 from segcal.data.rows import Rows
 from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.errors import UsageError
-from segcal.fitting.descent import Descent, put, split_of
 from segcal.fitting.evaluation import COLUMNS, Evaluation
-from segcal.fitting.parameterisation import Parameterisation, Stage, parameter, softplus_inverse
 from segcal.fitting.plans import Plan, Subset, Task, together
 from segcal.fitting.solvers.adam import Adam
 from segcal.methods.calibrator import Solution
+from segcal.methods.descent import Descent, Settings, put, split_of
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import Map
 from segcal.methods.method import ByEpochs, FittedMap, Method
+from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter, softplus_inverse
 from segcal.methods.temperature import temperatures
-from segcal.study.recipe.search import Settings
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Weight (out, in) and bias (out,) of each layer; the last has C - 1 outputs."""
@@ -208,9 +207,6 @@ class IntraOrderNLL:
         return Evaluation(float(values["value"]) / max(n, 1), gradient, None, n)
 
 
-_ONLY = "all"
-
-
 @dataclass(frozen=True)
 class IntraOrderPreserving(ByEpochs, Method):
     """`hidden` units in each of two layers; `learning_rate`, `weight_decay`, at most `epochs`, `patience` of early
@@ -326,7 +322,7 @@ class NetStage(Stage):
         self.theta = parameter(torch.cat(pieces))
 
     def pieces(self) -> Mapping[Hashable, Tensor]:
-        return {_ONLY: self.theta}
+        return {WHOLE: self.theta}
 
     def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
         del piece, logits

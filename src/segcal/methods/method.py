@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -37,9 +37,8 @@ from segcal.fitting.magnitude import Magnitude
 from segcal.fitting.plans import Plan, Subset, Task, drive, together
 from segcal.fitting.training import Examples, Lesson
 from segcal.methods.calibrator import Calibrator, FitData, Solution, check_keeps
-from segcal.methods.maps import PartMap
-from segcal.study.recipe import FAMILIES
-from segcal.study.recipe.recipe import Recipe
+from segcal.methods.maps import Map, PartMap
+from segcal.methods.parameterisation import Parameterisation
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -186,14 +185,24 @@ class Method(AnyMethod):
         """Fit one softmax problem on every subset the task names."""
 
 
+class ModuleSolver(Protocol):
+    """Fits a family as its paper does: trains the paper's own module."""
+
+    def fit(self, task: Task, make: Callable[[], Parameterisation]) -> Plan[dict[Subset, tuple[Map, Solution]]]:
+        """Train on every subset the task names; `make` makes the module at its start."""
+
+
 @dataclass(frozen=True)
 class Published(Method):
     """A convex method that its paper fits in a way of its own.
 
-    `solver`: None for the exact one, or the papers' `Recipe`.
+    `solver`: None for the exact one, or what trains the paper's own module, such as `segcal.Recipe`.
     """
 
-    solver: Recipe | None = field(default=None, kw_only=True)
+    parameterisation: ClassVar[type[Parameterisation]]
+    """The module as its paper writes it."""
+
+    solver: ModuleSolver | None = field(default=None, kw_only=True)
 
     @property
     def takes_validation(self) -> bool:
@@ -204,7 +213,7 @@ class Published(Method):
         """Exactly, or by the recipe."""
         if self.solver is None:
             return (yield from self.exact(task))
-        found = yield from self.solver.fit(task, lambda: FAMILIES[self.name](task.classes))
+        found = yield from self.solver.fit(task, lambda: self.parameterisation(task.classes))
         return {s: FittedMap(map_, solution) for s, (map_, solution) in found.items()}
 
     @abstractmethod

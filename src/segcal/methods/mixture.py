@@ -20,7 +20,7 @@ on the uniform distribution, where every class ties and the label is lost; `LEAS
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from segcal.data.rows import Rows
-from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
+from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.engine.ask import Level
 from segcal.errors import UsageError
 from segcal.fitting.evaluation import Evaluation
@@ -40,7 +40,8 @@ from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees, Status
 from segcal.methods.maps import Map
 from segcal.methods.method import FittedMap, Published
-from segcal.methods.temperature import certificate, temperatures
+from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter
+from segcal.methods.temperature import TemperatureStage, certificate, temperatures
 
 
 class MixtureMap(Map):
@@ -173,11 +174,71 @@ class WeightsProblem:
         return found
 
 
+class WeightsStage(Stage):
+    """Mixture weights as a softmax of three raw numbers, at the temperature of the stage before."""
+
+    START = (0.998, 0.001, 0.001)
+
+    def __init__(self, first: TemperatureStage) -> None:
+        super().__init__()
+        self.raw = parameter(torch.tensor(self.START, dtype=torch.float64).log())
+        self._first = (first,)  # in a tuple: its parameter belongs to the stage before
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.softmax(self.raw, 0)
+
+    def pieces(self) -> Mapping[Hashable, Tensor]:
+        return {WHOLE: self.weights}
+
+    def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
+        del piece, order, logits
+        a, b, c = numbers
+        return MixtureNLL(self._first[0].beta.item(), (a, b, c))
+
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
+        del lambda_, mu
+        slope = gradient[WHOLE]
+        return max(0.0, (slope @ numbers[WHOLE] - slope.min()).item()), "Frank-Wolfe, at this temperature"
+
+
+class EnsembleTemperature(Parameterisation):
+    """4 numbers: the temperature first, then the weights."""
+
+    name: ClassVar[str] = "ets"
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.scale = TemperatureStage()
+        self.mixture = WeightsStage(self.scale)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return self.scale, self.mixture
+
+    def forward(self, features: Tensor) -> Tensor:
+        components = torch.stack(
+            [
+                torch.softmax(self.scale.beta * features, 0),
+                torch.softmax(features, 0),
+                torch.full_like(features, 1 / self.classes),
+            ]
+        )
+        return torch.einsum("k,kcn->cn", self.mixture.weights, components).log()
+
+    def map(self, logits: bool) -> Map:
+        del logits
+        return MixtureMap(self.scale.beta.item(), self.mixture.weights.detach())
+
+
 @dataclass(frozen=True)
 class EnsembleTemperatureScaling(Published):
     """No options but the solver."""
 
     name: ClassVar[str] = "ets"
+    parameterisation: ClassVar[type[Parameterisation]] = EnsembleTemperature
 
     @classmethod
     def variables(cls, classes: int) -> int:

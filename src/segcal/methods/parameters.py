@@ -22,15 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from segcal.engine.single import one_thread
-from segcal.fitting.parameterisation import Parameterisation
 from segcal.methods import REGISTERED, TRAINED
 from segcal.methods.binned import BinnedMap
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.intra_order import IntraOrderPreserving, Net
 from segcal.methods.local.fit import LocalTemperatureScaling
 from segcal.methods.local.map import LocalMap
-from segcal.methods.method import Method
-from segcal.study.recipe import FAMILIES
+from segcal.methods.method import Method, Published
+from segcal.methods.parameterisation import Parameterisation
+
+FAMILIES: Mapping[str, type[Parameterisation]] = {
+    name: method.parameterisation for name, method in REGISTERED.items() if issubclass(method, Published)
+}
+"""The module of each method that its paper writes as one, by the method's name."""
 
 TOLERANCE = 1e-10
 GROUP = 10

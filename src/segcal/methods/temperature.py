@@ -15,16 +15,17 @@ determined and stays 1. Translation-invariant, order-preserving. One parameter; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from segcal.data.rows import Rows
-from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
+from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.engine.ask import Level
 from segcal.errors import UsageError
 from segcal.fitting.evaluation import COLUMNS, Evaluation
@@ -35,6 +36,7 @@ from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import Map
 from segcal.methods.method import FittedMap, Published
+from segcal.methods.parameterisation import FLOOR, WHOLE, Parameterisation, Stage, parameter, softplus_inverse
 
 
 class ScaleMap(Map):
@@ -177,11 +179,66 @@ def certificate(solved: Solved) -> dict[str, Any]:
     return {"gap": solved.gap, "proof": solved.proof, "gradient": solved.gradient, "evaluations": solved.evaluations}
 
 
+BETA = (1e-4, 1e4)
+"""Where the exact temperature is sought; the bound on a gap holds there."""
+
+
+class TemperatureStage(Stage):
+    """T = softplus(raw) + 1e-6; one number, beta = 1/T, for the accumulator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw = parameter(softplus_inverse(1 - FLOOR))
+
+    @property
+    def beta(self) -> Tensor:
+        return 1 / (softplus(self.raw) + FLOOR)
+
+    def pieces(self) -> Mapping[Hashable, Tensor]:
+        return {WHOLE: self.beta.reshape(1)}
+
+    def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
+        del piece, order, logits
+        return ScaleNLL(numbers[0])
+
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
+        del lambda_, mu
+        beta, slope = numbers[WHOLE].item(), gradient[WHOLE].item()
+        return (
+            abs(slope) * max(beta - BETA[0] if slope > 0 else BETA[1] - beta, 0.0),
+            f"convexity on {BETA[0]:g} <= 1/T <= {BETA[1]:g}",
+        )
+
+
+class Temperature(Parameterisation):
+    """1 number."""
+
+    name: ClassVar[str] = "ts"
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.scale = TemperatureStage()
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return (self.scale,)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.log_softmax(self.scale.beta * features, 0)
+
+    def map(self, logits: bool) -> Map:
+        del logits
+        return ScaleMap(self.scale.beta.item())
+
+
 @dataclass(frozen=True)
 class TemperatureScaling(Published):
     """No options but the solver."""
 
     name: ClassVar[str] = "ts"
+    parameterisation: ClassVar[type[Parameterisation]] = Temperature
 
     @classmethod
     def variables(cls, classes: int) -> int:

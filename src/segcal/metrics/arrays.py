@@ -1,7 +1,7 @@
 """The same numbers straight from arrays: probabilities (B, C, *spatial) and labels (B, *spatial), without sources or
 files.
 
-Promises: what `evaluate` reports for the same voxels; images are cut into blocks of `segcal.cases.block_length`, so
+Promises: what `evaluate` reports for the same voxels; images are cut into blocks of `segcal.data.case.block_length`, so
 memory beyond the arrays is a block, and up to 20 bytes a voxel of one image while its distances to label boundaries are
 found. Voxels outside `mask` or carrying `ignore_index` are not scored. An image without any scored voxel: LabelError.
 """

@@ -229,7 +229,7 @@ class Configuration(Section):
     def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
         if self.recipe is None:
             return []
-        from segcal.study.recipe import FAMILIES
+        from segcal.methods.parameters import FAMILIES
         from segcal.study.recipe.recipe import Recipe
 
         able = {p.name: p for p in known if p.method in FAMILIES}

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from segcal.data.cohort import Cohort
-from segcal.data.formats import sink_for
 from segcal.data.formats.discover import open_cohort
+from segcal.data.formats.registry import sink_for
 from segcal.data.simulate.cohort import Design, Simulation
 from segcal.data.simulate.nnunet import write_nnunet
 from segcal.data.simulate.truth import Truth

@@ -153,7 +153,7 @@ def test_several_threads_may_write_at_once(tmp_path):
 def test_a_killed_process_leaves_no_file_of_the_name_asked_for(tmp_path):
     code = f"""
         import os, pathlib
-        from segcal.journal import atomic
+        from segcal.data.files.journal import atomic
         with atomic(pathlib.Path({str(tmp_path)!r}) / "out.npz") as temporary:
             temporary.write_bytes(b"half")
             os.kill(os.getpid(), 9)
@@ -218,7 +218,7 @@ def test_digests_are_short_stable_and_in_order():
 
 KILLED = """
     import os, pathlib, sys, time
-    from segcal.journal import Scratch, atomic
+    from segcal.data.files.journal import Scratch, atomic
     place = pathlib.Path({place!r})
     with Scratch(0) as scratch, atomic(place / "out.npz") as temporary:
         scratch.path().write_bytes(b"rows")

@@ -13,13 +13,12 @@ from torch.nn.utils import parameters_to_vector
 from segcal import cohort_from_arrays
 from segcal.engine.engine import Engine
 from segcal.engine.serial import Serial
-from segcal.fitting.descent import Descent, Split, get, put
 from segcal.fitting.plans import Task, drive
 from segcal.fitting.solvers.query import Query
 from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator, Solution
-from segcal.methods.parameters import drawn
-from segcal.study.recipe import FAMILIES
+from segcal.methods.descent import Descent, Split, get, put
+from segcal.methods.parameters import FAMILIES, drawn
 from segcal.study.recipe.recipe import Recipe
 from segcal.study.recipe.search import Settings
 from segcal.testing.examples import HEAD, learnable, learnable_cohort

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.fitting.parameterisation import FLOOR
 from segcal.fitting.penalties import odir
-from segcal.methods.conditional.published import ArgmaxExpert, ConeExpert, DirichletExpert, Expert, OrderExpert
+from segcal.methods.conditional.map import ArgmaxExpert, ConeExpert, DirichletExpert, Expert, OrderExpert
+from segcal.methods.parameterisation import FLOOR
 
 CONES: list[type[ConeExpert]] = [ArgmaxExpert, OrderExpert]
 

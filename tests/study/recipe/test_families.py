@@ -16,9 +16,9 @@ from segcal.engine import accumulate
 from segcal.errors import UsageError
 from segcal.fitting.penalties import odir
 from segcal.methods import REGISTERED
-from segcal.methods.parameters import drawn
-from segcal.methods.published import ConstrainedMatrix, Dirichlet, EnsembleTemperature, Matrix
-from segcal.study.recipe import FAMILIES
+from segcal.methods.affine.map import ConstrainedMatrix, Dirichlet, Matrix
+from segcal.methods.mixture import EnsembleTemperature
+from segcal.methods.parameters import FAMILIES, drawn
 
 COUNTS = {
     "ts": lambda c: 1,

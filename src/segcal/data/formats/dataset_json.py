@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segcal.data.case import Case
 from segcal.data.files.reading import json_object, shown
 from segcal.data.head import Head, Regions, Softmax
 from segcal.errors import LabelError, UnreadableError
@@ -87,3 +88,24 @@ def _regions(named: Mapping[str, Any], order: Any, ignore: int | None, where: Pa
 
 def _is_label(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}
+"""Files that nnU-Net leaves beside predictions, and what `Case.files` calls them."""
+
+
+def setting(case: Case, name: str) -> Path:
+    """Where the settings file `name` of a case lies; it may be absent."""
+    return case.files.get(SETTINGS[name], case.files["folder"] / name)
+
+
+def turns_to_canonical_axes(case: Case) -> bool:
+    """Whether the reader named in plans.json turned the image of a case to canonical axes.
+
+    No plans.json: it did not. UnreadableError for one that is no JSON object.
+    """
+    path = setting(case, "plans.json")
+    if not path.is_file():
+        return False
+    reader = json_object(path, "Copy it again from the folder of the trained model.").get("image_reader_writer")
+    return isinstance(reader, str) and reader.endswith("WithReorient")

@@ -39,9 +39,9 @@ from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch, placed
 from segcal.data.files.reading import readable, too_much, unpacked
 from segcal.data.formats import streams
+from segcal.data.formats.dataset_json import turns_to_canonical_axes
 from segcal.data.formats.gathering import FLOAT, Gathered, gather
 from segcal.data.formats.grids import VoxelGrid, grid_of, grid_without_reference, is_nifti
-from segcal.data.formats.nnunet import turns_to_canonical_axes
 from segcal.data.formats.npz import RATIO
 from segcal.data.formats.placing import check_targets, output
 from segcal.data.formats.raw import Grid, StoredField, grid, piece_size, pieces_of

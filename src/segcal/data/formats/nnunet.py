@@ -45,11 +45,11 @@ import numpy as np
 from segcal.data.case import Case, Field, Origin, Provenance
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch, placed
-from segcal.data.files.reading import entries, json_object, listed, shown
+from segcal.data.files.reading import entries, listed, shown
 from segcal.data.formats import label_maps as maps
 from segcal.data.formats import nifti, pickles, pictures, streams
 from segcal.data.formats.case_images import CaseImages
-from segcal.data.formats.dataset_json import head_of, read_json
+from segcal.data.formats.dataset_json import SETTINGS, head_of, read_json, setting, turns_to_canonical_axes
 from segcal.data.formats.folder import agreed, same_cases
 from segcal.data.formats.gathering import FLOAT, Gathered, gather
 from segcal.data.formats.grids import VoxelGrid, grid_of, is_nifti
@@ -390,7 +390,6 @@ def _provenance(members: Sequence[Member]) -> Provenance:
 ROLES = ("folder", "properties", "label_map")
 """What a case must carry in `files`: the folder it was predicted to, its .pkl, its delivered label map."""
 
-SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}
 """What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's
 folder.
 """
@@ -438,11 +437,11 @@ class NnunetSink:
         """Copy what describes the folder, as far as it is there."""
         with placed(self.shared(cohort)) as parts:
             for part in parts:
-                shutil.copyfile(_setting(cohort.cases[0], part.name), part)
+                shutil.copyfile(setting(cohort.cases[0], part.name), part)
 
     def shared(self, cohort: Cohort) -> list[Path]:
         """Copies of what describes the folder."""
-        return [self._folder / name for name in SETTINGS if _setting(cohort.cases[0], name).is_file()]
+        return [self._folder / name for name in SETTINGS if setting(cohort.cases[0], name).is_file()]
 
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave: npz, pkl, label map, maps.
@@ -492,19 +491,3 @@ def _write_label_map(part: Path, gathered: Gathered, frame: VoxelGrid | Picture 
 def _highest(head: Head) -> int:
     """The highest label a decision can have."""
     return len(head.classes) - 1 if isinstance(head, Softmax) else max(head.order)
-
-
-def _setting(case: Case, name: str) -> Path:
-    return case.files.get(SETTINGS[name], case.files["folder"] / name)
-
-
-def turns_to_canonical_axes(case: Case) -> bool:
-    """Whether the reader named in plans.json turned the image of a case to canonical axes.
-
-    No plans.json: it did not. UnreadableError for one that is no JSON object.
-    """
-    path = _setting(case, "plans.json")
-    if not path.is_file():
-        return False
-    reader = json_object(path, "Copy it again from the folder of the trained model.").get("image_reader_writer")
-    return isinstance(reader, str) and reader.endswith("WithReorient")

@@ -106,7 +106,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class StoredField(ABC):
-    """A field (`segcal.cases.Field`) kept in the file or folder `path`, whose numbers lie as `grid` says."""
+    """A field (`segcal.data.case.Field`) kept in the file or folder `path`, whose numbers lie as `grid` says."""
 
     path: Path
     grid: Grid

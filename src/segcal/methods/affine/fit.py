@@ -48,9 +48,10 @@ from segcal.fitting.penalties import Penalty, odir, ridge, scaled_identity, towa
 from segcal.fitting.plans import Binding, Plan, Subset, Task
 from segcal.fitting.solvers.newton import Newton, strong_convexity_gap
 from segcal.fitting.solvers.query import Query, Solved
-from segcal.methods.affine.map import AffineMap
+from segcal.methods.affine.map import AffineMap, ConstrainedMatrix, Dirichlet, Matrix, VectorModule
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.method import FittedMap
+from segcal.methods.parameterisation import Parameterisation
 from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
 from segcal.methods.temperature import certificate
 
@@ -239,6 +240,7 @@ class MatrixScaling(PenalisedAffine):
     """C (C + 1) parameters, C^2 - 1 identifiable."""
 
     name: ClassVar[str] = "ms"
+    parameterisation: ClassVar[type[Parameterisation]] = Matrix
 
     def identifiable(self, classes: int) -> int:
         """C^2 - 1."""
@@ -270,6 +272,7 @@ class VectorScaling(PenalisedAffine):
     """2 C parameters, 2 C - 1 identifiable."""
 
     name: ClassVar[str] = "vs"
+    parameterisation: ClassVar[type[Parameterisation]] = VectorModule
 
     def identifiable(self, classes: int) -> int:
         """2 C - 1."""
@@ -305,6 +308,7 @@ class ConstrainedMatrixScaling(PenalisedAffine):
     """C^2 + 1 parameters, C (C - 1) identifiable."""
 
     name: ClassVar[str] = "ms-c"
+    parameterisation: ClassVar[type[Parameterisation]] = ConstrainedMatrix
 
     def identifiable(self, classes: int) -> int:
         """C (C - 1)."""
@@ -345,6 +349,7 @@ class DirichletCalibration(PenalisedAffine):
     """C (C + 1) parameters, C^2 - 1 identifiable."""
 
     name: ClassVar[str] = "dc"
+    parameterisation: ClassVar[type[Parameterisation]] = Dirichlet
 
     def identifiable(self, classes: int) -> int:
         """C^2 - 1."""

@@ -8,15 +8,24 @@ c^T with beta > 0 and b is a multiple of 1. On log-probabilities it is always tr
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
 
+from segcal.engine.accumulate import Accumulator
 from segcal.errors import UsageError
+from segcal.fitting.penalties import Penalty, odir, towards_temperature
+from segcal.fitting.solvers.newton import strong_convexity_gap
+from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.guarantees import Guarantees, Status
 from segcal.methods.maps import Map
+from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter
 
 TOLERANCE = 1e-12
 """Share of the largest entry by which entries may differ and still count as equal: parameters are the result of float64
@@ -140,3 +149,147 @@ def _decided_again(loaded: Module, keys: object) -> None:
     del keys
     assert isinstance(loaded, AffineMap)
     loaded._decide()
+
+
+class AffineStage(Stage):
+    """What all matrices share: [W | b] for the accumulator, ODIR on it."""
+
+    penalised: ClassVar[bool] = True
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """[W | b], (C, C + 1)."""
+
+    def odir(self, lambda_: float, mu: float) -> Penalty:
+        """The penalty on [W | b]."""
+        return odir(self.classes, lambda_, mu)
+
+    def pieces(self) -> Mapping[Hashable, Tensor]:
+        return {WHOLE: self.forward()}
+
+    def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
+        del piece
+        return AffineNLL(self.classes, tuple(numbers), order, logits)
+
+    def penalty(self, lambda_: float, mu: float) -> Tensor:
+        penalty = self.odir(lambda_, mu)
+        weight, centre = torch.from_numpy(penalty.weight), torch.from_numpy(penalty.centre)
+        return (weight * (self.forward() - centre) ** 2).sum()
+
+    def gap(
+        self, numbers: Mapping[Hashable, Tensor], gradient: Mapping[Hashable, Tensor], lambda_: float, mu: float
+    ) -> tuple[float, str]:
+        penalty = self.odir(lambda_, mu)
+        theta = numbers[WHOLE].numpy()
+        total = gradient[WHOLE].numpy() + penalty.gradient(theta)
+        raw, jacobian = self._linear()
+        return strong_convexity_gap(jacobian.T * penalty.curvature @ jacobian)(raw, np.asarray(jacobian.T @ total))
+
+    def forward(self) -> Tensor:
+        """[W | b], flat."""
+        return self.matrix().reshape(-1)
+
+    def _linear(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Present parameters (d,) and the Jacobian of [W | b] in them, which is constant: every matrix here is linear
+        in its parameters.
+        """
+        parameters = {name: p.detach() for name, p in self.named_parameters()}
+        jacobian = torch.func.jacrev(lambda named: torch.func.functional_call(self, named, ()))(parameters)
+        columns = torch.cat([jacobian[name].reshape(self.classes * (self.classes + 1), -1) for name in parameters], 1)
+        return torch.cat([p.reshape(-1) for p in parameters.values()]).numpy(), columns.detach().numpy()
+
+
+class VectorStage(AffineStage):
+    """A factor and a bias a class."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.factor, self.bias = parameter(torch.ones(classes)), parameter(torch.zeros(classes))
+
+    def matrix(self) -> Tensor:
+        return torch.cat([torch.diag(self.factor), self.bias[:, None]], 1)
+
+    def odir(self, lambda_: float, mu: float) -> Penalty:
+        """Mean (a - 1)^2 and mean b^2: a diagonal has no off-diagonal; the zeros beside it cost nothing."""
+        return towards_temperature(self.classes, lambda_ * self.classes, mu, 1.0)
+
+
+class MatrixStage(AffineStage):
+    """W and b, all free."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.weight, self.bias = parameter(torch.eye(classes)), parameter(torch.zeros(classes))
+
+    def matrix(self) -> Tensor:
+        return torch.cat([self.weight, self.bias[:, None]], 1)
+
+
+class ConstrainedStage(AffineStage):
+    """W = [W_free, s 1 - W_free 1], so that all row sums are s."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.free = parameter(torch.eye(classes)[:, :-1])
+        self.row_sum = parameter(1.0)
+        self.bias = parameter(torch.zeros(classes))
+
+    def matrix(self) -> Tensor:
+        return torch.cat([self.free, (self.row_sum - self.free.sum(1))[:, None], self.bias[:, None]], 1)
+
+
+class Affine(Parameterisation):
+    """A matrix and a bias."""
+
+    stage_type: ClassVar[type[AffineStage]]
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.affine = self.stage_type(classes)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return (self.affine,)
+
+    def forward(self, features: Tensor) -> Tensor:
+        matrix = self.affine.matrix()
+        return torch.log_softmax(matrix[:, :-1] @ features + matrix[:, -1:], 0)
+
+    def map(self, logits: bool) -> Map:
+        matrix = self.affine.matrix().detach()
+        return AffineMap(matrix[:, :-1], matrix[:, -1], logits)
+
+
+class VectorModule(Affine):
+    """2 C numbers."""
+
+    name: ClassVar[str] = "vs"
+    stage_type: ClassVar[type[AffineStage]] = VectorStage
+    fitted_on_logits: ClassVar[bool] = True
+
+
+class Matrix(Affine):
+    """C (C + 1) numbers, on raw logits where they are known."""
+
+    name: ClassVar[str] = "ms"
+    stage_type: ClassVar[type[AffineStage]] = MatrixStage
+    fitted_on_logits: ClassVar[bool] = True
+
+
+class ConstrainedMatrix(Affine):
+    """C^2 + 1 numbers; logits and log-probabilities give the same map."""
+
+    name: ClassVar[str] = "ms-c"
+    stage_type: ClassVar[type[AffineStage]] = ConstrainedStage
+
+
+class Dirichlet(Affine):
+    """C (C + 1) numbers, on log-probabilities."""
+
+    name: ClassVar[str] = "dc"
+    stage_type: ClassVar[type[AffineStage]] = MatrixStage
+    canonical: ClassVar[bool] = True

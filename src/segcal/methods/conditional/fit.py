@@ -62,9 +62,16 @@ from segcal.fitting.solvers.bounded import BoundedNewton, bounded_gap
 from segcal.fitting.solvers.newton import Newton, strong_convexity_gap
 from segcal.fitting.solvers.query import Query, Solved, Steps
 from segcal.methods.affine.fit import AffineProblem, unit_of
-from segcal.methods.conditional.map import ConditionalMap, temperature_experts
+from segcal.methods.conditional.map import (
+    ArgmaxPreserving,
+    ConditionalDirichlet,
+    ConditionalMap,
+    OrderPreserving,
+    temperature_experts,
+)
 from segcal.methods.conditional.sums import ConditionalNLL, ExpertFacts, Facts
 from segcal.methods.method import FittedMap
+from segcal.methods.parameterisation import Parameterisation
 from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
 
 FULL_CURVATURE = 30
@@ -477,6 +484,7 @@ class ClassConditionalDirichlet(FreeExperts):
     """C^2 (C + 1) parameters, C (C^2 - 1) identifiable."""
 
     name: ClassVar[str] = "cdc"
+    parameterisation: ClassVar[type[Parameterisation]] = ConditionalDirichlet
 
     def identifiable(self, classes: int) -> int:
         """C (C^2 - 1)."""
@@ -490,6 +498,7 @@ class ArgmaxPreservingMatrixScaling(BoundedExperts):
     """C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1)."""
 
     name: ClassVar[str] = "cms-ap"
+    parameterisation: ClassVar[type[Parameterisation]] = ArgmaxPreserving
 
     def identifiable(self, classes: int) -> int:
         """C^2 (C - 1)."""
@@ -503,6 +512,7 @@ class OrderPreservingMatrixScaling(BoundedExperts):
     """C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1)."""
 
     name: ClassVar[str] = "cms-op"
+    parameterisation: ClassVar[type[Parameterisation]] = OrderPreserving
 
     def identifiable(self, classes: int) -> int:
         """C^2 (C - 1)."""

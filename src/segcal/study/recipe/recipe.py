@@ -21,14 +21,14 @@ from pathlib import Path
 
 from segcal.engine.ask import Level
 from segcal.errors import UsageError
-from segcal.fitting.descent import Descent, Split, put, split_of
-from segcal.fitting.parameterisation import Parameterisation
 from segcal.fitting.plans import Plan, Subset, Task, together
 from segcal.fitting.solvers.adam import Adam
 from segcal.fitting.solvers.query import Vector
 from segcal.methods.calibrator import Solution
+from segcal.methods.descent import Descent, Settings, Split, put, split_of
 from segcal.methods.maps import Map
-from segcal.study.recipe.search import STARTUP, Journal, Search, Settings, Trial, require_optuna
+from segcal.methods.parameterisation import Parameterisation
+from segcal.study.recipe.search import STARTUP, Journal, Search, Trial, require_optuna
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from segcal.data.files import journal
 from segcal.data.files.reading import content, json_value
 from segcal.errors import UnreadableError, UsageError
 from segcal.fitting.solvers.query import Vector
+from segcal.methods.descent import Settings
 
 if TYPE_CHECKING:
     import optuna
@@ -36,16 +37,6 @@ LEARNING_RATE = (1e-4, 3e-2)
 PATIENCE = (10, 20, 50)
 STRENGTH = (1e-6, 1e-1)
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one trial tries."""
-
-    learning_rate: float
-    patience: int
-    lambda_: float
-    mu: float
 
 
 @dataclass(frozen=True, eq=False)

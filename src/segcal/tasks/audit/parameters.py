@@ -18,8 +18,8 @@ from segcal.methods.calibrator import Calibrator
 from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.maps import PartMap
 from segcal.methods.mixture import MixtureMap
+from segcal.methods.parameters import FAMILIES
 from segcal.methods.temperature import ScaleMap
-from segcal.study.recipe import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def test_layouts_do_not_mix(writers: ModuleType, tmp_path: Path, rng: np.random.
         open_cohort([tmp_path / "n", tmp_path / "p"])
 
 
-SHARED = Path(os.environ.get("SEGCAL_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
+SHARED = Path(os.environ.get("SEGCAL_SHARED", Path(__file__).resolve().parents[4].parent / "shared"))
 WRITER = SHARED / "zoo" / "write_predictions.py"
 needs_zoo = pytest.mark.skipif(
     not WRITER.is_file() or importlib.util.find_spec("onnxruntime") is None,

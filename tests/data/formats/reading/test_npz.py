@@ -152,7 +152,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from segcal.journal import Scratch
+from segcal.data.files.journal import Scratch
 from segcal.sources.npz import NpzField
 
 def peak():

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segcal.data.formats import FORMATS, sink_for
 from segcal.data.formats.nnunet import NnunetSink
 from segcal.data.formats.npz import NpzSink
+from segcal.data.formats.registry import FORMATS, sink_for
 from segcal.errors import UsageError
 
 SHAPE = (4, 5, 6)

@@ -22,14 +22,23 @@ from segcal.engine import accumulate
 from segcal.engine.ask import Ask, Level
 from segcal.engine.experts import Expert
 from segcal.fitting.evaluation import Evaluation
-from segcal.fitting.parameterisation import Parameterisation, Stage
 from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.adam import Adam
 from segcal.fitting.solvers.query import Query, Solved, Steps, Vector
-from segcal.study.recipe.search import Settings
+from segcal.methods.parameterisation import Parameterisation, Stage
 
 VALIDATION_SHARE = 3
 """One group in so many is validated on, where no validation cases are given."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a descent goes: learning rate, patience in epochs, and the penalty's strengths."""
+
+    learning_rate: float
+    patience: int
+    lambda_: float
+    mu: float
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,10 @@ def softplus_inverse(value: float) -> float:
     return value + math.log(-math.expm1(-value))
 
 
+WHOLE = "all"
+"""The one piece of a family whose voxels share one accumulator."""
+
+
 class Stage(nn.Module, ABC):
     """Parameters trained together on one objective: the mean NLL of some pieces plus a penalty."""
 
