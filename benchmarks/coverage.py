@@ -5,9 +5,9 @@ lies.
 
 A study: R repeats, each tested on n cases drawn from one pool of 1.4 n (the paper's test sets are .70 to .80 of their
 pools), values x = sqrt(ratio) a_r + sqrt(shared) c_i + sqrt(1 - shared) e_ri with standard normal a, c, e, so the true
-mean is 0. Every interval is made by `segcal.metrics.statistics.Resamples` itself. Studies are columns; as the statistic is
-linear, the replicates of a, c and e are computed once and mixed for every pair of variances. Partitions differ between
-`PARTITIONS` blocks of studies.
+mean is 0. Every interval is made by `segcal.metrics.statistics.Resamples` itself. Studies are columns; as the statistic
+is linear, the replicates of a, c and e are computed once and mixed for every pair of variances. Partitions differ
+between `PARTITIONS` blocks of studies.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
     python -m benchmarks.strata -o docs/results/strata.md
 
-Cases are simulated: labels are drawn at every voxel from a posterior that is known (`segcal.data.simulate`), so the true
-probabilities can be scored themselves. What they score is each metric's floor: what is left of it when nothing is
+Cases are simulated: labels are drawn at every voxel from a posterior that is known (`segcal.data.simulate`), so the
+true probabilities can be scored themselves. What they score is each metric's floor: what is left of it when nothing is
 wrong. A proper reading of calibration must not get better when the truth is sharpened.
 """
 

@@ -41,8 +41,8 @@ class Cohort(Sequence[Case]):
     """Cases with one head, one kind of scores, and one way of pooling members.
 
     `sampling`: how its storage is found out; a cohort made without one looks at its own cases. `grouping`: the word by
-    which their groups were made (`segcal.data.splits.grouped`), '' where nobody said one. `unit`: what logits are divided by
-    when they are read.
+    which their groups were made (`segcal.data.splits.grouped`), '' where nobody said one. `unit`: what logits are
+    divided by when they are read.
     """
 
     cases: tuple[Case, ...]

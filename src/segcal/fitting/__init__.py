@@ -1,1 +1,1 @@
-"""TODO fitting"""
+"""How fits are found: plans, solvers, penalties, training by epochs. No method is known here."""

@@ -8,8 +8,7 @@ classes it preserves label and order iff f_0 > f_1 in every pair of mirrored bin
 on the other. With more, two classes whose probabilities share a bin tie, and the label is not preserved. Costs a
 logarithm and a look-up a class.
 
-What isotonic regression and histogram binning share: counts of each class's probability on a fine grid, and a
-probability for each bin of it.
+What both methods share is counts of each class's probability on a fine grid, and a probability for each bin of it.
 
 One pass counts, for every class k, the voxels with p_k in each bin and how many of them are labelled k (int64, so that
 folds and subsets add up exactly); a second takes the NLL of the maps found. The grid: `GRID` bins of equal width in log
@@ -22,21 +21,6 @@ says (an m-estimate: an empty bin changes nothing, a thin one little), and no pr
 (n + 2), Laplace's rule for all n voxels alike. Both are part of the problem that the certificate speaks of. Deviations:
 the grid (within a bin of width 1/16 a probability is off by at most 0.008), the prior and the bounds; step functions,
 not interpolated.
-
-Histogram binning, one class against the rest (Zadrozny and Elkan 2001; Guo et al. 2017): q_k is the share of class k
-among voxels whose p_k is in the same bin, then normalised.
-
-Bins are even in log-odds, a deviation: of the probabilities of a segmentation nine in ten lie within 1e-3 of 0 or 1,
-where bins even in p, or of equal mass, have one bin or none between. See `segcal.methods.binned` for the grid, the
-prior and the bounds. Translation-invariant. With two classes it keeps the label where each side of 0.5 stays on its
-side; with more it does not. Nothing keeps a function from falling; `isotonic` does.
-
-Isotonic regression, one class against the rest (Zadrozny and Elkan 2002): q_k = f_k(p_k) with f_k non-decreasing,
-then normalised over classes.
-
-Pooling adjacent violators on the grid's counts is the exact optimum of the binned problem, for its NLL and its Brier
-score alike; see `segcal.methods.binned` for the grid, the prior, the bounds and the deviations. Translation-invariant.
-With two classes it keeps the label where each side of 0.5 stays on its side; with more it does not.
 """
 
 from __future__ import annotations
@@ -319,7 +303,16 @@ def _with_nll(fitted: tuple[BinnedMap, Solution], found: Likelihood) -> FittedMa
 
 @dataclass(frozen=True)
 class HistogramBinning(Binned):
-    """`bins` a class: an even divisor of 512 (UsageError otherwise); 32 are one unit of log-odds wide."""
+    """Histogram binning, one class against the rest (Zadrozny and Elkan 2001; Guo et al. 2017): q_k is the share of
+    class k among voxels whose p_k is in the same bin, then normalised.
+
+    Bins are even in log-odds, a deviation: of the probabilities of a segmentation nine in ten lie within 1e-3 of 0 or
+    1, where bins even in p, or of equal mass, have one bin or none between. See `segcal.methods.binned` for the grid,
+    the prior and the bounds. Translation-invariant. With two classes it keeps the label where each side of 0.5 stays on
+    its side; with more it does not. Nothing keeps a function from falling; `isotonic` does.
+
+    `bins` a class: an even divisor of 512 (UsageError otherwise); 32 are one unit of log-odds wide.
+    """
 
     name: ClassVar[str] = "histogram"
     bins: int = 32
@@ -359,7 +352,16 @@ class HistogramBinning(Binned):
 
 @dataclass(frozen=True)
 class IsotonicRegression(Binned):
-    """One non-decreasing step function a class."""
+    """Isotonic regression, one class against the rest (Zadrozny and Elkan 2002): q_k = f_k(p_k) with f_k
+    non-decreasing, then normalised over classes.
+
+    Pooling adjacent violators on the grid's counts is the exact optimum of the binned problem, for its NLL and its
+    Brier score alike; see `segcal.methods.binned` for the grid, the prior, the bounds and the deviations.
+    Translation-invariant. With two classes it keeps the label where each side of 0.5 stays on its side; with more it
+    does not.
+
+    One non-decreasing step function a class.
+    """
 
     name: ClassVar[str] = "isotonic"
 

@@ -10,28 +10,12 @@ translation-invariant on logits.
 The net: two hidden layers, tanh, of log(1 - x), which keeps it calm for any score; C - 1 outputs. C = 2: one factor
 that depends on the confidence. No voxel: empty results.
 
-An intra-order-preserving map (Rahimi et al. 2020): softmax of sums of gaps times positive factors, see
-`segcal.methods.intra_order`.
+The map is translation-invariant and order-preserving for all parameters: it sees log-probabilities, and its scores are
+sums of non-negative terms over the ranks below. The ranking is read off `given`, where it is handed in. Not aware of
+classes: it sees ranks only. Costs, a voxel: a sort and O(C H + H^2) for hidden layers of H units.
 
-Translation-invariant and order-preserving for all parameters: it sees log-probabilities, and its scores are sums of
-non-negative terms over the ranks below. The ranking is read off `given`, where it is handed in. Not aware of classes:
-it sees ranks only. Costs, a voxel: a sort and O(C H + H^2) for hidden layers of H units.
-
-NLL of an intra-order-preserving map in the parameters of its net; value and gradient, the gradient by torch's
-differentiation of each block.
-
-Not convex. Theta is flat: each layer's weight, row-major, then its bias (`segcal.methods.intra_order.unpacked`). No voxel:
-zeros.
-
-Intra-order-preserving functions (Rahimi et al. 2020): gaps of the sorted log-probabilities times positive outputs of
-a small net of them, summed from the lowest rank.
-
-Every order is kept, by construction; ranks, not classes, are seen. Trained from the exact identity by full-batch Adam
-on the mean NLL plus weight decay, with a plateau schedule and early stopping on validation cases (those given, else a
-third of the groups; with a single group the fitted cases themselves). Not convex: no optimum is claimed; the
-certificate says only that an NLL is not negative. A fit that ends above temperature scaling on its training cases says
-so. Deviations: full batches, one learning rate, weight decay on all parameters, the net's input compressed
-(`segcal.methods.intra_order`), the constant left out.
+The NLL is not convex in the parameters of the net; its gradient is torch's differentiation of each block. Theta is
+flat: each layer's weight, row-major, then its bias (`unpacked`). No voxel: zeros.
 """
 
 from __future__ import annotations
@@ -209,7 +193,17 @@ class IntraOrderNLL:
 
 @dataclass(frozen=True)
 class IntraOrderPreserving(ByEpochs, Method):
-    """`hidden` units in each of two layers; `learning_rate`, `weight_decay`, at most `epochs`, `patience` of early
+    """Intra-order-preserving functions (Rahimi et al. 2020): gaps of the sorted log-probabilities times positive
+    outputs of a small net of them, summed from the lowest rank.
+
+    Every order is kept, by construction; ranks, not classes, are seen. Trained from the exact identity by full-batch
+    Adam on the mean NLL plus weight decay, with a plateau schedule and early stopping on validation cases (those given,
+    else a third of the groups; with a single group the fitted cases themselves). Not convex: no optimum is claimed; the
+    certificate says only that an NLL is not negative. A fit that ends above temperature scaling on its training cases
+    says so. Deviations: full batches, one learning rate, weight decay on all parameters, the net's input compressed
+    (`segcal.methods.intra_order`), the constant left out.
+
+    `hidden` units in each of two layers; `learning_rate`, `weight_decay`, at most `epochs`, `patience` of early
     stopping; `seed` of the net and of the split.
 
     UsageError for values out of range.

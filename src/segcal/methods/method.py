@@ -1,8 +1,8 @@
 """What every method shares: `fit`, and one of two ways of fitting one softmax problem on several subsets of the cases.
 
 A `Method` is a plan: a conversation about pinned rows, driven together with those of other methods. A `Trained` method
-learns by epochs from planes of whole cases (`segcal.fitting.training`), one problem and one subset after another, from what its
-own plan found out first.
+learns by epochs from planes of whole cases (`segcal.fitting.training`), one problem and one subset after another, from
+what its own plan found out first.
 
 `fit` is atomic (it returns a new calibrator or raises) and deterministic. Arrays are `(B, C, *spatial)` scores with
 `(B, *spatial)` labels, or a plain table `(N, C)`, `(N,)` with `groups` naming each row's case; a `Cohort` may be larger

@@ -1,20 +1,15 @@
-"""Ensemble temperature scaling: p = l1 S(beta x) + l2 S(x) + l3 / C, l on the simplex (K26 Eq. 6).
+"""Ensemble temperature scaling: p = l1 S(beta x) + l2 S(x) + l3 / C, l on the simplex (Zhang et al. 2020; K26 Eq. 6):
+the map, its sums, its exact fit, and the module as papers train it.
 
-Translation-invariant; order-preserving, strictly while l1 + l2 > 0. With l3 > 0 the confidence never exceeds 1 - l3 (1
-- 1/C).
+The map is translation-invariant; order-preserving, strictly while l1 + l2 > 0. With l3 > 0 the confidence never exceeds
+1 - l3 (1 - 1/C).
 
-NLL of ensemble temperature scaling's weights at a fixed beta: p = l1 S(beta x) + l2 S(x) + l3 / C (K26 Eq. 6).
+The NLL at a fixed beta is convex in l on the simplex: with q the true-class probabilities of the three components, the
+gradient is the mean of -q / (l.q) and the curvature of q q^T / (l.q)^2 (definitions 9.2). Where l.q is 0 the value is
+infinite; l3 > 0 rules that out. No voxel: zeros.
 
-Convex in l on the simplex: with q the true-class probabilities of the three components, the gradient is the mean of -q
-/ (l.q) and the curvature of q q^T / (l.q)^2 (definitions 9.2). Where l.q is 0 the value is infinite; l3 > 0 rules that
-out. No voxel: zeros.
-
-Ensemble temperature scaling (Zhang et al. 2020; K26 Eq. 6): p = l1 S(z/T) + l2 S(z) + l3 / C.
-
-Two stages, NLL in both (definitions 2.7; the original code hard-codes a squared error): T as in temperature scaling,
-then the weights by Newton on the simplex, certified by the Frank-Wolfe gap. With T = 1 the first two components
-coincide; all their weight is given to the first. Deviation: scores that tell nothing of the labels would put all weight
-on the uniform distribution, where every class ties and the label is lost; `LEAST` of it stays on the first component.
+The paper's module starts its weights at (0.998, 0.001, 0.001), as in the authors' library: a softmax reaches no zero.
+Temperature and weights carry no penalty.
 """
 
 from __future__ import annotations
@@ -235,7 +230,16 @@ class EnsembleTemperature(Parameterisation):
 
 @dataclass(frozen=True)
 class EnsembleTemperatureScaling(Published):
-    """No options but the solver."""
+    """Ensemble temperature scaling (Zhang et al. 2020; K26 Eq. 6): p = l1 S(z/T) + l2 S(z) + l3 / C.
+
+    Two stages, NLL in both (definitions 2.7; the original code hard-codes a squared error): T as in temperature
+    scaling, then the weights by Newton on the simplex, certified by the Frank-Wolfe gap. With T = 1 the first two
+    components coincide; all their weight is given to the first. Deviation: scores that tell nothing of the labels would
+    put all weight on the uniform distribution, where every class ties and the label is lost; `LEAST` of it stays on the
+    first component.
+
+    No options but the solver.
+    """
 
     name: ClassVar[str] = "ets"
     parameterisation: ClassVar[type[Parameterisation]] = EnsembleTemperature

@@ -12,7 +12,6 @@ be told (its singular values fall without a step), and a method without a module
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -191,8 +190,8 @@ def _row(name: str, method: type[Method], classes: Sequence[int]) -> Row:
 
 
 def _sentence(method: type[Method]) -> str:
-    """What the method's module opens with: its name and its formula, without the source."""
-    opening = " ".join((sys.modules[method.__module__].__doc__ or "").strip().split("\n\n")[0].split())
+    """What the method's docstring opens with: its name and its formula, without the source."""
+    opening = " ".join((method.__doc__ or "").strip().split("\n\n")[0].split())
     title, _, formula = opening.partition(": ")
     return f"{title.split(' (')[0]}: {formula.rstrip('.')}"
 

@@ -1,16 +1,8 @@
-"""Temperature scaling: p = S(beta x), beta = 1/T > 0 (K26 Eq.
+"""Temperature scaling: p = S(beta x), beta = 1/T > 0 (Guo et al. 2017; K26 Eq. 3): the map, its sums, its exact fit,
+and the module as papers train it.
 
-3). Translation-invariant and order-preserving for every beta > 0.
-
-NLL of temperature scaling as a function of beta = 1/T: u = beta x (K26 Eq. 3; convex in beta, not in T).
-
-d/dbeta = E_p[x] - x_y and d2/dbeta2 = Var_p(x), averaged over voxels (definitions 9.2). No voxel: zeros.
-
-Temperature scaling (Guo et al. 2017; K26 Eq. 3): p = S(z / T), fitted exactly by safeguarded Newton in beta = 1/T on
-[1e-4, 1e4].
-
-A hit on a bound is reported (all voxels right: T goes to 0). Where the scores are constant the temperature is not
-determined and stays 1. Translation-invariant, order-preserving. One parameter; nothing to over-fit.
+The map is translation-invariant and order-preserving for every beta > 0. The NLL is convex in beta, not in T: d/dbeta =
+E_p[x] - x_y and d2/dbeta2 = Var_p(x), averaged over voxels (definitions 9.2). No voxel: zeros.
 """
 
 from __future__ import annotations
@@ -235,7 +227,14 @@ class Temperature(Parameterisation):
 
 @dataclass(frozen=True)
 class TemperatureScaling(Published):
-    """No options but the solver."""
+    """Temperature scaling (Guo et al. 2017; K26 Eq. 3): p = S(z / T), fitted exactly by safeguarded Newton in beta =
+    1/T on [1e-4, 1e4].
+
+    A hit on a bound is reported (all voxels right: T goes to 0). Where the scores are constant the temperature is not
+    determined and stays 1. Translation-invariant, order-preserving. One parameter; nothing to over-fit.
+
+    No options but the solver.
+    """
 
     name: ClassVar[str] = "ts"
     parameterisation: ClassVar[type[Parameterisation]] = Temperature

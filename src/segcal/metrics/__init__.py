@@ -1,8 +1,8 @@
 """Metrics: mergeable, exact sums over scored voxels, one family a file.
 
-Each metric is a frozen dataclass with the interface of `segcal.engine.accumulate.Accumulator`. `suite` names those evaluated
-together, `summarise` turns the states of the cases into an evaluation's numbers, and `evaluate_arrays` does both for
-plain arrays. `REGISTERED` lists a factory for every metric: what the conformance kit checks.
+Each metric is a frozen dataclass with the interface of `segcal.engine.accumulate.Accumulator`. `suite` names those
+evaluated together, `summarise` turns the states of the cases into an evaluation's numbers, and `evaluate_arrays` does
+both for plain arrays. `REGISTERED` lists a factory for every metric: what the conformance kit checks.
 """
 
 from __future__ import annotations

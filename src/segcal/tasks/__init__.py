@@ -1,1 +1,1 @@
-"""TODO tasks"""
+"""What the command line and Python share: check, fit, choose, evaluate, apply, demo, audit."""

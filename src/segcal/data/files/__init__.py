@@ -1,1 +1,1 @@
-"""TODO data/files"""
+"""Files: what may be read, and writing so that a file is complete or absent."""

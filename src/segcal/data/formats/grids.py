@@ -1,10 +1,10 @@
 """The voxel grid of a NIfTI file, and how the axes of a case lie on it.
 
-A `VoxelGrid` is taken from a reference file (the delivered label map; of a file with channels, the first three axes) or, for
-a case without one, from its spacing alone. Written files carry the reference's header: qform, sform and their codes,
-pixel sizes, units, description; only the type of value, scaling, display range and intent are their own. NIfTI runs the
-first axis fastest; an nnU-Net case has its axes reversed (z, y, x), so its voxels are already in file order. Other
-orders are read slab by slab.
+A `VoxelGrid` is taken from a reference file (the delivered label map; of a file with channels, the first three axes)
+or, for a case without one, from its spacing alone. Written files carry the reference's header: qform, sform and their
+codes, pixel sizes, units, description; only the type of value, scaling, display range and intent are their own. NIfTI
+runs the first axis fastest; an nnU-Net case has its axes reversed (z, y, x), so its voxels are already in file order.
+Other orders are read slab by slab.
 
 Promises: geometry bit for bit that of the reference. Costs: a case in file order is read once; another order is read
 once for every `Row.slab` bytes of the result. When there is nothing: no reference gives a grid whose form codes are 0,

@@ -1,13 +1,13 @@
 """NIfTI volumes, .nii and .nii.gz: label maps, masks and scores (classes on the last axis), read by windows, and their
 geometry.
 
-Promises: the header alone is read to find a field; voxels are unpacked piece by piece. The spatial shape is (X, Y, Z)
-as stored, (Z, Y, X), which is the order in which the voxels lie, or turned to canonical axes (`Axes`). scl_slope and
-scl_inter are honoured (values are then float64). Trailing axes of length one are dropped from a map. A volume that
-claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz). Endings in upper case
-are endings.
+Reading. Promises: the header alone is read to find a field; voxels are unpacked piece by piece. The spatial shape is
+(X, Y, Z) as stored, (Z, Y, X), which is the order in which the voxels lie, or turned to canonical axes (`Axes`).
+scl_slope and scl_inter are honoured (values are then float64). Trailing axes of length one are dropped from a map. A
+volume that claims more than its file can hold raises UnreadableError (.nii) or UnsafeFileError (.nii.gz). Endings in
+upper case are endings.
 
-One 4-D .nii.gz a case, channels last; maps as MAP/CASE.nii.gz.
+Writing: one 4-D .nii.gz a case, channels last; maps as MAP/CASE.nii.gz.
 
 The geometry is that of the case's delivered label map or, failing that, of its scores or labels, where these are NIfTI
 (qform, sform, codes, pixel sizes bit for bit). A case with none has pixel sizes from its spacing and form codes 0: its

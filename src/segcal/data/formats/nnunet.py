@@ -1,10 +1,10 @@
-"""What nnU-Net (version 2) leaves: probabilities, properties and label maps of every case; one folder, or several as an
-ensemble.
+"""nnU-Net's (version 2) folders: probabilities, properties and label maps of every case, in one folder or several as an
+ensemble; and the same layout written, as its own `ensemble_folders` and `apply_postprocessing_to_folder` read on.
 
-Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says, or what the caller's
-`kind` says (early versions stored logits); label maps are read in the same order of axes. The box in which the network
-looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells; outside
-is padding. Without a .pkl the box is found in the probabilities, or the case is refused when it is read
+Reading. Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says, or what the
+caller's `kind` says (early versions stored logits); label maps are read in the same order of axes. The box in which the
+network looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells;
+outside is padding. Without a .pkl the box is found in the probabilities, or the case is refused when it is read
 (`segcal.data.padding`). Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a
 MissingError with the command that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member;
 members of an ensemble have one each, of which none is the ensemble's. `files`: 'folder', 'dataset', 'plans',
@@ -12,10 +12,8 @@ members of an ensemble have one each, of which none is the ensemble's. `files`: 
 reader that turns images to canonical axes (`WithReorient`), label maps are turned alike. A delivered map in a format
 that segcal does not read (.mha, .nrrd) is in `files` and not in `fields`.
 
-nnU-Net's layout of a prediction folder, as its own `ensemble_folders` and `apply_postprocessing_to_folder` read on.
-
-For each case CASE.npz (`probabilities`, float32, channels first, in nnU-Net's axes), CASE.pkl (copied byte for byte,
-never opened) and the label map: with one member the delivered file byte for byte, which may be post-processed and
+Writing. For each case CASE.npz (`probabilities`, float32, channels first, in nnU-Net's axes), CASE.pkl (copied byte for
+byte, never opened) and the label map: with one member the delivered file byte for byte, which may be post-processed and
 differ from the arg max; with several the decision of the pooled probabilities, on the grid and in the format of the
 first member's label map. `finish` copies dataset.json, plans.json and predict_from_raw_data_args.json from the first
 member. Maps go to subfolders, so that nnU-Net does not take them for cases: MAP/CASE.nii.gz on the grid of the label

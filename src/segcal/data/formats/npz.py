@@ -1,19 +1,13 @@
-"""Arrays in .npz and .npy files, read by windows.
+"""Arrays in .npz and .npy files: read by windows, written one file a case.
 
-Promises: headers are parsed from the stream, never unpickled; a member of a .npz is unpacked piece by piece
+Reading. Promises: headers are parsed from the stream, never unpickled; a member of a .npz is unpacked piece by piece
 (`raw.open_stream`), a .npy and a large stored member are read where they lie. An array of objects, a member that
 unpacks to more than its header admits, and one that claims more than deflate can compress raise UnsafeFileError; a
 truncated or damaged file UnreadableError. Only the checksums of members read as a stream are verified.
 
-One compressed .npz a case, with key `probabilities`; maps as MAP/CASE.npy.
-
+Writing: a compressed .npz with key `probabilities`, or a plain .npy ready to be memory-mapped; maps as MAP/CASE.npy.
 Promises: `np.load` gives the delivered float32 values bit for bit, shape (channels, *spatial); equal input, equal
 bytes. Costs: see `gathering` and `streams`. When there is nothing: `finish` has nothing to write.
-
-One plain .npy a case, ready to be memory-mapped; maps as MAP/CASE.npy.
-
-Promises: `np.load` gives the delivered float32 values bit for bit, shape (channels, *spatial); equal input, equal
-bytes. Costs: see `gathering`; not compressed. When there is nothing: `finish` has nothing to write.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""Label maps and masks in PNG and TIFF files: the numbers stored a pixel, never colours.
+"""Label maps, masks and maps as pictures (PNG, TIFF, BMP), read and written through Pillow: the numbers stored a pixel,
+never colours.
 
-Promises: palette images give indices, not colours; 1, 2, 4, 8 and 16 bits give the stored integers (Pillow stretches
-grey of 2 and 4 bits to 255; that is undone); a TIFF of several pages is a volume (pages, H, W). One page is decoded at
-a time and is held whole, within Pillow's limit of pixels, beyond which UnsafeFileError is raised. Colours raise
-UnreadableError, pages of different sizes ShapeError.
+Reading. Promises: palette images give indices, not colours; 1, 2, 4, 8 and 16 bits give the stored integers (Pillow
+stretches grey of 2 and 4 bits to 255; that is undone); a TIFF of several pages is a volume (pages, H, W). One page is
+decoded at a time and is held whole, within Pillow's limit of pixels, beyond which UnsafeFileError is raised. Colours
+raise UnreadableError, pages of different sizes ShapeError.
 
-Maps and label maps of pictures, through Pillow: float32 TIFF for a map, the delivered file's own format for a label
-map.
-
-Promises: float32 values bit for bit (Pillow mode F, not compressed); a label map in the reference's format, mode and
-palette, in 16 bits where a label needs them. Costs: one picture in memory; a picture cannot be taken apart as a volume
-can. When there is nothing: a picture of no pixel is refused by Pillow, and by nnU-Net.
+Writing: float32 TIFF for a map, the delivered file's own format for a label map. Promises: float32 values bit for bit
+(Pillow mode F, not compressed); a label map in the reference's format, mode and palette, in 16 bits where a label needs
+them. Costs: one picture in memory; a picture cannot be taken apart as a volume can. When there is nothing: a picture of
+no pixel is refused by Pillow, and by nnU-Net.
 """
 
 from __future__ import annotations

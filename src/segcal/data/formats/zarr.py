@@ -1,16 +1,15 @@
-"""Arrays in zarr stores (formats 2 and 3), read by windows.
+"""Arrays in zarr stores: formats 2 and 3 read by windows, version 3 written, CASE.zarr, in chunks of one channel; maps
+as MAP/CASE.zarr.
 
-Promises: an array of at most half of `scratch.limit` is read into memory, a larger one is copied, a few chunks at a
-time, to a file under `scratch`; so each chunk is decoded once, and at least one chunk is held (`chunks` bounds what it
-unpacks to). Missing chunks have the
-store's fill value, as zarr defines. An array of objects or strings raises UnreadableError.
+Reading. Promises: an array of at most half of `scratch.limit` is read into memory, a larger one is copied, a few chunks
+at a time, to a file under `scratch`; so each chunk is decoded once, and at least one chunk is held (`chunks` bounds
+what it unpacks to). Missing chunks have the store's fill value, as zarr defines. An array of objects or strings raises
+UnreadableError.
 
-One zarr (version 3) array a case, CASE.zarr, in chunks of one channel; maps as MAP/CASE.zarr.
-
-Promises: the delivered float32 values bit for bit, shape (channels, *spatial), with the names of the channels and the
-spacing (mm, or null) as attributes; equal input, equal bytes for one version of zarr. Costs: see `gathering`; besides,
-one plane of the first spatial axis. Chunks hold at most 2^20 values. When there is nothing: chunks that are zero
-everywhere are not stored, which is how zarr reads them back; `finish` has nothing to write.
+Writing. Promises: the delivered float32 values bit for bit, shape (channels, *spatial), with the names of the channels
+and the spacing (mm, or null) as attributes; equal input, equal bytes for one version of zarr. Costs: see `gathering`;
+besides, one plane of the first spatial axis. Chunks hold at most 2^20 values. When there is nothing: chunks that are
+zero everywhere are not stored, which is how zarr reads them back; `finish` has nothing to write.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""TODO methods/affine"""
+"""Affine maps: vector, matrix, constrained matrix scaling, Dirichlet calibration."""

@@ -2,31 +2,7 @@
 penalised, solved to its optimum.
 
 Options as in `segcal.methods.penalised`. At lambda = mu = 0 the methods nest (definitions 9.4) up to the ridge.
-Certificate: rigorous by the strong convexity of penalty and ridge.
-
-Matrix scaling (K26 Eq. 5): p = S(W z + b), W and b free; on raw logits where they are known.
-
-Not translation-invariant: it depends on the logits' offset, which the loss never fixed (K26 3.1). From probabilities it
-coincides with Dirichlet calibration.
-
-Vector scaling (Guo et al. 2017; K26 Eq. 4): p = S(a * z + b), one factor and one bias a class; on raw logits where
-they are known.
-
-Translation-invariant iff all factors are equal; from log-probabilities always (then it is diagonal Dirichlet
-calibration).
-
-Constrained matrix scaling (K26 3.2): matrix scaling with equal row sums, W 1 = s 1, hence translation-invariant.
-
-W = [W_free, s 1 - W_free 1]. s is a pure gauge of the NLL and moves through the penalty only. The penalty acts on the
-whole W, its dependent last column included, as in fiducio. It gives the same probabilities from logits and from
-log-probabilities; the better conditioned log-probabilities are used.
-
-Dirichlet calibration (Kull et al. 2019; K26 Eq. 10): p = S(W log S(z) + b), W and b free; translation-invariant by
-construction.
-
-Not order-preserving. A label that never occurs sends W_kk to infinity whatever lambda and mu; the ridge bounds it
-(definitions 16).
-"""
+Certificate: rigorous by the strong convexity of penalty and ridge."""
 
 from __future__ import annotations
 
@@ -237,7 +213,13 @@ def _design(family: type[PenalisedAffine], classes: int) -> Vector:
 
 @dataclass(frozen=True)
 class MatrixScaling(PenalisedAffine):
-    """C (C + 1) parameters, C^2 - 1 identifiable."""
+    """Matrix scaling (K26 Eq. 5): p = S(W z + b), W and b free; on raw logits where they are known.
+
+    Not translation-invariant: it depends on the logits' offset, which the loss never fixed (K26 3.1). From
+    probabilities it coincides with Dirichlet calibration.
+
+    C (C + 1) parameters, C^2 - 1 identifiable.
+    """
 
     name: ClassVar[str] = "ms"
     parameterisation: ClassVar[type[Parameterisation]] = Matrix
@@ -269,7 +251,14 @@ class MatrixScaling(PenalisedAffine):
 
 @dataclass(frozen=True)
 class VectorScaling(PenalisedAffine):
-    """2 C parameters, 2 C - 1 identifiable."""
+    """Vector scaling (Guo et al. 2017; K26 Eq. 4): p = S(a * z + b), one factor and one bias a class; on raw logits
+    where they are known.
+
+    Translation-invariant iff all factors are equal; from log-probabilities always (then it is diagonal Dirichlet
+    calibration).
+
+    2 C parameters, 2 C - 1 identifiable.
+    """
 
     name: ClassVar[str] = "vs"
     parameterisation: ClassVar[type[Parameterisation]] = VectorModule
@@ -305,7 +294,14 @@ class VectorScaling(PenalisedAffine):
 
 @dataclass(frozen=True)
 class ConstrainedMatrixScaling(PenalisedAffine):
-    """C^2 + 1 parameters, C (C - 1) identifiable."""
+    """Constrained matrix scaling (K26 3.2): matrix scaling with equal row sums, W 1 = s 1, hence translation-invariant.
+
+    W = [W_free, s 1 - W_free 1]. s is a pure gauge of the NLL and moves through the penalty only. The penalty acts on
+    the whole W, its dependent last column included, as in fiducio. It gives the same probabilities from logits and from
+    log-probabilities; the better conditioned log-probabilities are used.
+
+    C^2 + 1 parameters, C (C - 1) identifiable.
+    """
 
     name: ClassVar[str] = "ms-c"
     parameterisation: ClassVar[type[Parameterisation]] = ConstrainedMatrix
@@ -346,7 +342,14 @@ class ConstrainedMatrixScaling(PenalisedAffine):
 
 @dataclass(frozen=True)
 class DirichletCalibration(PenalisedAffine):
-    """C (C + 1) parameters, C^2 - 1 identifiable."""
+    """Dirichlet calibration (Kull et al. 2019; K26 Eq. 10): p = S(W log S(z) + b), W and b free; translation-invariant
+    by construction.
+
+    Not order-preserving. A label that never occurs sends W_kk to infinity whatever lambda and mu; the ridge bounds it
+    (definitions 16).
+
+    C (C + 1) parameters, C^2 - 1 identifiable.
+    """
 
     name: ClassVar[str] = "dc"
     parameterisation: ClassVar[type[Parameterisation]] = Dirichlet

@@ -4,6 +4,10 @@
 Vector, matrix, constrained matrix scaling and Dirichlet calibration all end here. Promises, by K26 Appendix A.2: on raw
 logits it is translation-invariant iff all row sums of W are equal; it preserves arg max and order iff W = beta I + 1
 c^T with beta > 0 and b is a multiple of 1. On log-probabilities it is always translation-invariant.
+
+The modules as the papers write them follow the map. They start at the identity, W = I, b = 0, s = 1. Matrices,
+constrained ones after reconstruction, carry ODIR (K26 Eq. 15). Vector scaling is not in K26's tables; its penalty is
+the one the exact method calls odir.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""TODO methods/conditional"""
+"""Class-conditional maps: CDC, CMS_ap and CMS_op."""

@@ -7,27 +7,7 @@ centre the more. `experts="independent"` leaves each R_i unscaled (fiducio's opt
 mean (A - I / T)^2 + mu mean g^2 with the temperature of all voxels. `penalty="odir"`: K26 Eq. 15 in the `gauge` "free"
 (the paper's) or "pinned" (fiducio's); the experts of CDC have no gauge to choose. The ridge `eps` is inside the mean
 over experts. An expert without a voxel gets temperature scaling ("ts") or the identity ("odir"); one with fewer voxels
-than parameters is called thin. Both are said.
-
-Class-conditional Dirichlet calibration (K26 3.2): p = S(W_i log S(z) + b_i), i the decided class, W_i and b_i free.
-
-Translation-invariant by construction; it may flip labels. The unconstrained reference of the class-conditional methods:
-nested above Dirichlet calibration and CMS_ap.
-
-Argmax-preserving class-conditional matrix scaling, CMS_ap (K26 3.2): u_winner = 0, u_k = -(A_i m + g_i)_k, m the
-margins to each competitor, A_i, g_i >= 0.
-
-Every label is kept, at every voxel; competitors may pass each other. Translation-invariant. Between temperature scaling
-and class-conditional Dirichlet calibration. Deviation: fitted without the gauge of the paper (definitions 4.4) and with
-bounds where the paper takes softplus, so that zeros are reached.
-
-Order-preserving class-conditional matrix scaling, CMS_op (K26 3.2): u_(j) = -(sum of the first j - 1 entries of A_i
-m + g_i), m the gaps between ranks, A_i, g_i >= 0.
-
-The ranking of all classes is kept, at every voxel, up to ties. Translation-invariant. Only the first place has the
-identity of a class; the others are ranks. Deviation: fitted without the gauge of the paper (definitions 4.4) and with
-bounds where the paper takes softplus, so that zeros are reached.
-"""
+than parameters is called thin. Both are said."""
 
 from __future__ import annotations
 
@@ -481,7 +461,14 @@ class FreeExperts(PenalisedConditional):
 
 @dataclass(frozen=True)
 class ClassConditionalDirichlet(FreeExperts):
-    """C^2 (C + 1) parameters, C (C^2 - 1) identifiable."""
+    """Class-conditional Dirichlet calibration (K26 3.2): p = S(W_i log S(z) + b_i), i the decided class, W_i and b_i
+    free.
+
+    Translation-invariant by construction; it may flip labels. The unconstrained reference of the class-conditional
+    methods: nested above Dirichlet calibration and CMS_ap.
+
+    C^2 (C + 1) parameters, C (C^2 - 1) identifiable.
+    """
 
     name: ClassVar[str] = "cdc"
     parameterisation: ClassVar[type[Parameterisation]] = ConditionalDirichlet
@@ -495,7 +482,15 @@ class ClassConditionalDirichlet(FreeExperts):
 
 @dataclass(frozen=True)
 class ArgmaxPreservingMatrixScaling(BoundedExperts):
-    """C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1)."""
+    """Argmax-preserving class-conditional matrix scaling, CMS_ap (K26 3.2): u_winner = 0, u_k = -(A_i m + g_i)_k, m the
+    margins to each competitor, A_i, g_i >= 0.
+
+    Every label is kept, at every voxel; competitors may pass each other. Translation-invariant. Between temperature
+    scaling and class-conditional Dirichlet calibration. Deviation: fitted without the gauge of the paper (definitions
+    4.4) and with bounds where the paper takes softplus, so that zeros are reached.
+
+    C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1).
+    """
 
     name: ClassVar[str] = "cms-ap"
     parameterisation: ClassVar[type[Parameterisation]] = ArgmaxPreserving
@@ -509,7 +504,15 @@ class ArgmaxPreservingMatrixScaling(BoundedExperts):
 
 @dataclass(frozen=True)
 class OrderPreservingMatrixScaling(BoundedExperts):
-    """C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1)."""
+    """Order-preserving class-conditional matrix scaling, CMS_op (K26 3.2): u_(j) = -(sum of the first j - 1 entries of
+    A_i m + g_i), m the gaps between ranks, A_i, g_i >= 0.
+
+    The ranking of all classes is kept, at every voxel, up to ties. Translation-invariant. Only the first place has the
+    identity of a class; the others are ranks. Deviation: fitted without the gauge of the paper (definitions 4.4) and
+    with bounds where the paper takes softplus, so that zeros are reached.
+
+    C^2 (C - 1) parameters, all identifiable; the paper optimises C (C^2 + 1).
+    """
 
     name: ClassVar[str] = "cms-op"
     parameterisation: ClassVar[type[Parameterisation]] = OrderPreserving

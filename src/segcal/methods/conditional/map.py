@@ -1,5 +1,5 @@
-"""A class-conditional map: one affine expert for each decided class, in the coordinates of `segcal.engine.experts` (K26 3.2):
-CDC, CMS_ap and CMS_op end here.
+"""A class-conditional map: one affine expert for each decided class, in the coordinates of `segcal.engine.experts` (K26
+3.2). CDC, CMS_ap and CMS_op end here.
 
 Promises: experts in margins with A >= 0 and g >= 0 keep the arg max, in gaps the whole order, exactly also in floating
 point (up to ties, which what is delivered breaks as the scores do). Every expert sees differences of scores or
@@ -7,7 +7,7 @@ log-probabilities only, so it is translation-invariant. The expert and the ranki
 they came, where these are handed in. Costs, a voxel: O(C^2), in gaps a sort; while being traced, O(C^3), since every
 expert then sees every voxel.
 
-The class-conditional maps as the paper writes them: one expert for each predicted class (K26 3.2, Appendix A).
+The modules as the paper writes them follow the map: one expert for each predicted class (K26 3.2, Appendix A).
 
 An expert acts on scores in canonical order: for CDC the order of the classes, for CMS_ap the winner first, for CMS_op
 all classes from highest to lowest. CMS experts are W = G^-1 W' G with W' = [[a, r], [0, A]], A = softplus(A~), and
@@ -15,9 +15,6 @@ biases b_1 free, b_k = b_1 - softplus(b~_k) (ap) or b_(k-1) - softplus(b~_k) (op
 (a, r) and b_1 change no probability; they move through the penalty alone, which acts on W and b. What softplus cannot
 reach, 0, starts at 1e-6. The paper's remark that the first row of A can be set to zero is read as the first row of W'
 (definitions 4.3). The penalty is ODIR for each expert, its mean over experts.
-
-The class-conditional families: C experts as the paper writes them, trained together with the same hyper-parameters
-(K26 3.2, Appendix B).
 
 Each expert is one piece: its rows are filed by decided class, its sums are those of the exact fit, in [W | b] (CDC) or
 in [A | g] of margins or gaps (CMS), and the NLL is the mean over all voxels. An expert without a voxel moves through

@@ -1,1 +1,1 @@
-"""TODO methods/local"""
+"""Local temperature scaling: a temperature of each voxel, from its neighbourhood."""

@@ -5,8 +5,8 @@ convolutional tree from the scores around it, and from an image if asked for.
 known, and is not. Both keep every label and order. `image=True` is the variant of Ding et al.; `level="image"` their
 image-level one (IBTS): one temperature a case. The map and its parameters: `segcal.methods.local.map`.
 
-Training (`segcal.fitting.training`): mean NLL over voxels, from the exact identity, by Adam with coupled weight decay. The
-first thing done is exact: the leaves' biases move together to the optimum of temperature scaling, which the tree
+Training (`segcal.fitting.training`): mean NLL over voxels, from the exact identity, by Adam with coupled weight decay.
+The first thing done is exact: the leaves' biases move together to the optimum of temperature scaling, which the tree
 contains; the epochs go on from there. So the start is among the states that validation chooses from, and if the state
 it chooses is above temperature scaling on all fitted voxels (in float64), temperature scaling is kept, and the message
 says so. `start="identity"` leaves the exact move out, as the papers do. The problem is not convex: there is no
@@ -55,8 +55,11 @@ LARGEST = 1e4
 
 @dataclass(frozen=True)
 class LocalTemperatureScaling(Trained):
-    """`learning_rate`, `weight_decay`, `epochs`, `patience`, `seed`: of the training; `batch` tiles a step, up to
-    `draws` tiles of each case an epoch; `patch`: most voxels of a tile.
+    """Local temperature scaling (Ding et al., ICCV 2021; K26 Eq. 7, 11): a temperature of each voxel, computed by a
+    small convolutional tree from the scores around it, and from an image if asked for.
+
+    `learning_rate`, `weight_decay`, `epochs`, `patience`, `seed`: of the training; `batch` tiles a step, up to `draws`
+    tiles of each case an epoch; `patch`: most voxels of a tile.
 
     `slice_axis`: spatial axis of a volume that planes are slices of. UsageError for values out of range.
     """

@@ -1,12 +1,12 @@
 """How often the bootstrap intervals of a study cover the truth, measured, and the warning that follows from it.
 
 `coverage.csv` beside this file holds what `python -m benchmarks.coverage -o docs/results/coverage.md --data
-src/segcal/metrics/statistics/coverage.csv` measured: the share of simulated studies whose nominal 95 % interval held the true
-mean. A study has R repeats, each tested on n cases of one pool of 1.4 n, and a value is sqrt(ratio) a_r + sqrt(shared)
-c_i + sqrt(1 - shared) e_ri: `ratio` is the variance between repeats (fits) over that between cases, `shared` the part
-of the latter that a case keeps from repeat to repeat. Promises: a warning states measured figures alone, for the
-nearest simulated R and n not above those asked about; below the smallest simulated, the figures of the smallest, and
-says so.
+src/segcal/metrics/statistics/coverage.csv` measured: the share of simulated studies whose nominal 95 % interval held
+the true mean. A study has R repeats, each tested on n cases of one pool of 1.4 n, and a value is sqrt(ratio) a_r +
+sqrt(shared) c_i + sqrt(1 - shared) e_ri: `ratio` is the variance between repeats (fits) over that between cases,
+`shared` the part of the latter that a case keeps from repeat to repeat. Promises: a warning states measured figures
+alone, for the nearest simulated R and n not above those asked about; below the smallest simulated, the figures of the
+smallest, and says so.
 """
 
 from __future__ import annotations

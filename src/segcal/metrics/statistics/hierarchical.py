@@ -3,7 +3,8 @@
 The reference: `Resamples` with `TwoLevel` uses the same draws for many columns at once.
 Promises: seeded (numpy's default_rng); the draws depend on the seed and the sizes of the repeats alone. Cost: a gather
 of every case drawn. Repeats share cases where they are partitions of one pool, and this scheme does not know: see
-`segcal.metrics.statistics.coverage` for what that costs. Source: definitions 7.9 and 16; K26's own code is not published.
+`segcal.metrics.statistics.coverage` for what that costs. Source: definitions 7.9 and 16; K26's own code is not
+published.
 """
 
 from __future__ import annotations

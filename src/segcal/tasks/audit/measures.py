@@ -9,8 +9,8 @@ merge exactly.
 A label is changed where np.argmax of what is delivered (for a region: its side of 0.5) is another than that of the
 scores. A pair is swapped where one class is strictly above in the scores and strictly below in what is delivered. A tie
 is created where two classes differ in the scores and are equal in what is delivered; a plain softmax rounded to float32
-creates some too, and is counted beside. Promises: the laws of `segcal.engine.accumulate`. Costs: C^2 comparisons a voxel. No
-voxel: zero counts, maxima of 0.
+creates some too, and is counted beside. Promises: the laws of `segcal.engine.accumulate`. Costs: C^2 comparisons a
+voxel. No voxel: zero counts, maxima of 0.
 """
 
 from __future__ import annotations
