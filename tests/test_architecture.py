@@ -115,3 +115,17 @@ def test_no_module_is_too_long(path: Path) -> None:
 )
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_heads_answer_for_themselves() -> None:
+    """Nothing but the heads asks which kind of head it has."""
+    asking = [
+        str(path.relative_to(SOURCE))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "isinstance"
+        and {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)} & {"Softmax", "Regions"}
+    ]
+    assert set(asking) <= {"data/head.py"}

@@ -229,3 +229,92 @@ def test_an_ignored_label_that_no_array_can_hold(label):
     for make in (lambda: Softmax(("a", "b"), None, label), lambda: Regions(("r",), ((1,),), (1,), label)):
         with pytest.raises(UsageError, match="ignore_index: found a number of more than 64 bits"):
             make()
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (Softmax(("a", "b", "c"), 0), [False, True, True]),
+        (Softmax(("a", "b", "c")), [True, True, True]),
+        (Regions(("whole", "core"), ((1, 2), (2,)), (1, 2)), [False, True, True]),
+        (Regions(("core",), ((2,),), (2,)), [False, False, True]),
+    ],
+)
+def test_foreground_is_what_is_not_background_or_in_any_region(head, expected):
+    assert head.foreground(np.array([0, 1, 2])).tolist() == expected
+
+
+@given(seed=st.integers(0, 10**6), head=st.sampled_from([CLASSES, NESTED]), kind=st.sampled_from(["logits", "probs"]))
+def test_what_heads_say_of_their_scores_agrees(seed, head, kind):
+    """Answers that can be had in two ways are the same."""
+    z = torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    s = z if kind == "logits" else head.probabilities(head.canonical(z, "logits"))
+    decision, rows = head.decide(s, kind), head.canonical(s, kind)
+    ranking = head.ranking(s, kind)
+    for part in range(len(head.parts)):
+        assert torch.equal(decision[part], ranking[head.slice(part)].argmax(0))
+        assert torch.equal(head.held(rows[head.slice(part)], decision[part]), rows[head.slice(part)])
+    predicted = head.predicted(s, kind)
+    assert torch.equal(predicted, head.label_map(head.probabilities(rows)))
+    assert int(predicted.max()) <= head.highest < head.labels
+    assert (
+        head.tally(decision).tolist() == [int((decision[k] == 1).sum()) for k in range(3)]
+        if not head.sums_to_one
+        else (torch.bincount(predicted, minlength=3).tolist())
+    )
+    assert torch.equal(head.probabilities(rows), head.channel_rows(rows).exp())
+    torch.testing.assert_close(head.canonical(head.logits(rows), head.logits_kind), rows, rtol=0, atol=1e-12)
+    assert (head.free_energy(s, kind) is not None) == (head.has_free_energy and kind == "logits")
+    assert len(head.floors(FULL)) == head.rows
+
+
+@given(seed=st.integers(0, 10**6))
+def test_probabilities_sum_to_one_where_the_head_says_so(seed):
+    z = torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    for head in (CLASSES, NESTED):
+        off = (head.probabilities(head.canonical(z, "logits")).sum(0) - 1).abs().max()
+        assert (off < 1e-12) == head.sums_to_one
+
+
+def test_maps_of_a_voxel_by_hand():
+    p = torch.tensor([[0.7, 0.2], [0.2, 0.5], [0.1, 0.3]])
+    assert CLASSES.confidence(p).tolist() == pytest.approx([0.7, 0.5])
+    assert CLASSES.error(p, torch.tensor([1, 1])).tolist() == pytest.approx([0.8, 0.5])
+    assert CLASSES.error(p, torch.tensor([255, 0])).isnan().tolist() == [True, False]
+    assert CLASSES.entropy(p)[0].item() == pytest.approx(-sum(q * math.log(q) for q in (0.7, 0.2, 0.1)))
+    assert NESTED.confidence(p).tolist() == pytest.approx([0.7, 0.5])
+    assert NESTED.error(p, torch.tensor([1, 3])).tolist() == pytest.approx([0.3, 0.8])
+    assert NESTED.entropy(p)[1].item() == pytest.approx(math.log(2))
+
+
+def test_rows_are_held_on_the_side_of_the_decision():
+    rows = torch.tensor([[0.2, 0.8], [0.8, 0.2]], dtype=torch.float64).log()
+    assert NESTED.held(rows, torch.tensor([0, 1])).exp().flatten().tolist() == pytest.approx([0.5] * 4)
+    assert torch.equal(CLASSES.held(rows, torch.tensor([0, 1])), rows)
+
+
+def test_what_a_user_declares_completes_a_head_or_is_refused():
+    plain = Softmax(("0", "1", "2"))
+    assert plain.declared(("a", "b", "c"), 1, 9) == Softmax(("a", "b", "c"), 1, 9)
+    assert CLASSES.declared(None, ..., None) == CLASSES
+    assert CLASSES.declared(None, None, 255) == Softmax(CLASSES.classes, None, 255)
+    assert NESTED.declared(None, ..., 255) == NESTED
+    for head, given_, found in (
+        (plain, (("a", "b"), ..., None), "2 names"),
+        (plain, (None, 3, None), "background: found 3"),
+        (CLASSES, (None, ..., 7), "255 as in dataset.json"),
+        (NESTED, (("a", "b", "c"), ..., None), "beside a region head"),
+        (NESTED, (None, None, None), "beside a region head"),
+    ):
+        with pytest.raises(UsageError, match=found):
+            head.declared(*given_)
+
+
+def test_numbered_classes_take_the_names_of_another_head():
+    plain = Softmax(("0", "1", "2"))
+    assert plain.completed(CLASSES, background=True) == CLASSES
+    assert plain.completed(CLASSES, background=False) == Softmax(CLASSES.classes, None, 255)
+    assert Softmax(("x", "y", "z")).completed(CLASSES, background=True) == Softmax(("x", "y", "z"))
+    assert Softmax(("0", "1")).completed(CLASSES, background=True) == Softmax(("0", "1"))
+    assert plain.completed(NESTED, background=True) == plain
+    assert NESTED.completed(CLASSES, background=True) == NESTED

@@ -17,7 +17,6 @@ from segcal.cli import tables
 from segcal.cli.common import Labelled, typed
 from segcal.cli.console import Output
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.data.padding import found_note, hidden_note
 from segcal.engine.engine import Engine
 from segcal.errors import OutputError, UsageError
@@ -141,7 +140,7 @@ def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def keep_decision(cohort: Cohort, free: bool) -> bool | None:
     """What `--free-decision` means for this cohort. UsageError for a head that keeps its decision by the map alone."""
-    if free and not isinstance(cohort.head, Regions):
+    if free and not cohort.head.can_keep_decision:
         raise UsageError(
             "--free-decision",
             found="a softmax head",

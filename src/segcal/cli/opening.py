@@ -21,7 +21,6 @@ from segcal.data.cohort import Cohort
 from segcal.data.files import claims
 from segcal.data.files.claims import Mark
 from segcal.data.formats.discover import open_cohort
-from segcal.data.head import Softmax
 from segcal.engine.engine import Engine
 from segcal.engine.threads import Threads
 from segcal.errors import UsageError
@@ -120,11 +119,4 @@ def memory_of(text: str) -> int:
 
 def _as_fitted(cohort: Cohort, calibrator: Calibrator, labelled: Labelled) -> Cohort:
     """A plain folder does not name its classes, background and ignored label; the calibrator does."""
-    now, was = cohort.head, calibrator.head
-    if not (isinstance(now, Softmax) and isinstance(was, Softmax)) or now.channels != was.channels:
-        return cohort
-    unnamed = now.classes == tuple(str(k) for k in range(now.channels))
-    if not unnamed and now.classes != was.classes:
-        return cohort
-    background = was.background if labelled.background is None and now.background is None else now.background
-    return replace(cohort, head=Softmax(was.classes, background, was.ignore if now.ignore is None else now.ignore))
+    return replace(cohort, head=cohort.head.completed(calibrator.head, background=labelled.background is None))

@@ -156,7 +156,7 @@ class Cohort(Sequence[Case]):
     @property
     def has_logits(self) -> bool:
         """Whether raw logits are known, so that a free energy can be measured."""
-        return self.pooled_kind == "logits" and self.head.rows == self.head.channels
+        return self.pooled_kind == "logits" and self.head.has_free_energy
 
     @property
     def groups(self) -> tuple[str, ...]:

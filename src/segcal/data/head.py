@@ -1,5 +1,5 @@
 """The head of a network: softmax over classes, or one sigmoid a region. Nothing else in the library tells the two
-apart.
+apart: whoever would ask which of them it has, asks the head what it wanted to know.
 
 A head turns labels into targets, scores into canonical rows, and rows into the decision a user publishes. To the rest
 of the library every problem is a softmax problem: a region head of R regions is R binary problems ("parts", rows of
@@ -13,32 +13,23 @@ Ties go to the lowest index (the first maximum, as np.argmax has it), so a regio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import EllipsisType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from segcal.data import scores as scores_
 from segcal.data.ranking import winner
-from segcal.data.scores import FULL, Kind, Resolution
+from segcal.data.region_head import NO_TARGET, Regions, check_ignored, same_ignored
+from segcal.data.scores import FULL, KINDS, Kind, Resolution
 from segcal.errors import LabelError, UsageError
 
-NO_TARGET = -1
-
-
-def _check_ignored(label: int | None) -> None:
-    """UsageError for a label that no array of integers can hold."""
-    if label is not None and not -(2**63) <= label < 2**63:
-        raise UsageError(
-            "ignore_index",
-            found="a number of more than 64 bits",
-            expected="a label of 64 bits or fewer",
-            do="Give the label that marks voxels without one, such as 255.",
-        )
+__all__ = ["NO_TARGET", "Head", "Regions", "Softmax", "check_labels", "from_json"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,25 @@ class Softmax:
     background: int | None = None
     ignore: int | None = None
 
+    noun: ClassVar[str] = "classes"
+    """What the channels are called."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = KINDS
+    """Kinds that its scores can have."""
+
+    logits_kind: ClassVar[Kind] = "log_probs"
+    """Kind of what `logits` gives."""
+
+    sums_to_one: ClassVar[bool] = True
+    """Whether the probabilities of a voxel sum to one over the channels; if not, each channel is a part of its own,
+    whose probability is told from 1 as well as from 0."""
+
+    can_keep_decision: ClassVar[bool] = False
+    """Whether any map's probabilities can be kept on the side of the decision without spoiling their sum."""
+
+    has_free_energy: ClassVar[bool] = True
+    """Whether logits have an offset that the head does not see."""
+
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise UsageError(
@@ -60,7 +70,7 @@ class Softmax:
                 expected="at least 2",
                 do="A single sigmoid output is a region head: Regions(...).",
             )
-        _check_ignored(self.ignore)
+        check_ignored(self.ignore)
 
     @property
     def channels(self) -> int:
@@ -94,6 +104,48 @@ class Softmax:
         """Labels run from 0 to `labels` - 1."""
         return len(self.classes)
 
+    @property
+    def highest(self) -> int:
+        """The highest label that a label map of decisions can hold."""
+        return len(self.classes) - 1
+
+    def declared(
+        self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | None
+    ) -> Softmax:
+        """The head with what a user declares beside it; None (of `background`: ...): as it is. UsageError where that
+        contradicts it.
+        """
+        names = self.classes if classes is None else tuple(classes)
+        if len(names) != len(self.classes):
+            raise UsageError(
+                "classes",
+                found=f"{len(names)} names",
+                expected=f"{len(self.classes)} as in dataset.json",
+                do="Name every class, or leave --classes out.",
+            )
+        if background is ...:
+            background = self.background
+        elif background is not None and not 0 <= background < len(names):
+            raise UsageError(
+                "background",
+                found=str(background),
+                expected=f"an index from 0 to {len(names) - 1}, or none",
+                do="Name the index of the background class.",
+            )
+        return Softmax(names, background, same_ignored(self.ignore, ignore))
+
+    def completed(self, other: Head, *, background: bool) -> Softmax:
+        """The head with names, ignored label and, if asked for, `background` of `other`, where its own classes are only
+        numbered or have the same names; as it is for a head of another kind or size.
+        """
+        unnamed = self.classes == tuple(str(k) for k in range(self.channels))
+        if not isinstance(other, Softmax) or other.channels != self.channels:
+            return self
+        if not unnamed and self.classes != other.classes:
+            return self
+        left_out = other.background if background and self.background is None else self.background
+        return Softmax(other.classes, left_out, other.ignore if self.ignore is None else self.ignore)
+
     def check(self, scores: Tensor, kind: Kind, where: str) -> None:
         """Raise ScoreError if `scores` (C, n) cannot be of `kind`."""
         scores_.check(scores, kind, where)
@@ -110,6 +162,10 @@ class Softmax:
         if kind == "log_probs":
             return s <= math.log(resolution.zero)
         return s <= resolution.zero * (s.sum(0, keepdim=True) if kind == "scores" else 1.0)
+
+    def floors(self, resolution: Resolution) -> list[float]:
+        """The smallest probability of each row that is stored at `resolution`."""
+        return [resolution.zero] * self.rows
 
     def free_energy(self, scores: Tensor, kind: Kind) -> Tensor | None:
         """F(z) per voxel, shape (n,), for logits; None where the kind has none to measure."""
@@ -135,9 +191,59 @@ class Softmax:
         y = labels.long()
         return (torch.where(y == self.ignore, NO_TARGET, y) if self.ignore is not None else y)[None]
 
+    def tally(self, decision: Tensor) -> Tensor:
+        """Voxels by class, shape (C,), of decisions (1, n)."""
+        return torch.bincount(decision[0], minlength=self.channels)
+
+    def foreground(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which labels are not the background; all of them where none is declared."""
+        return np.ones(labels.shape, bool) if self.background is None else np.asarray(labels != self.background)
+
+    def channel_rows(self, log_rows: Tensor) -> Tensor:
+        """Of log-probability rows (C, n) those of the network's channels: all."""
+        return log_rows
+
     def probabilities(self, log_rows: Tensor) -> Tensor:
         """From calibrated log-probability rows (C, n) back to the network's channels (C, n)."""
         return log_rows.exp()
+
+    def logits(self, log_rows: Tensor) -> Tensor:
+        """What stands for logits (C, n) where only log-probability rows are known."""
+        return log_rows
+
+    def deliver(self, log_rows: Tensor, decision: Tensor | None) -> Tensor:
+        """Probabilities (C, n), float32, in which the class of `decision` (1, n), where given, is strictly first.
+
+        Rounding to float32 can tie or swap neighbours (T = 1e10 makes whole rows equal). There the winner gets the
+        float32 number just above the largest other: one unit in the last place, so that voxels still sum to one within
+        1e-6.
+        """
+        p = self.probabilities(log_rows).float()
+        if decision is None or p.numel() == 0:
+            return p
+        at = decision[0].long()[None]
+        own = p.gather(0, at)[0]
+        others = p.scatter(0, at, -1.0).amax(0)
+        raised = torch.nextafter(others, torch.full_like(others, torch.inf))
+        return p.scatter(0, at, torch.where(own > others, own, raised)[None])
+
+    def held(self, log_probs: Tensor, decision: Tensor) -> Tensor:
+        """Rows of a part (C, n) on the side of its `decision` (n,): as they are, since the order of classes says it."""
+        return log_probs
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Of each voxel's distribution, in nats: (n,)."""
+        return torch.special.entr(probabilities).sum(0)
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """Probability of the decided class: (n,)."""
+        return probabilities.amax(0)
+
+    def error(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Probability that `labels` (n,) are wrong: (n,); NaN where there is no such class."""
+        known = (labels >= 0) & (labels < self.channels)
+        own = probabilities.gather(0, torch.where(known, labels, 0)[None])[0]
+        return torch.where(known, 1 - own, torch.nan)
 
     def label_map(self, probabilities: Tensor) -> Tensor:
         """The label map a user publishes for delivered probabilities (C, n): int64 (n,)."""
@@ -150,162 +256,6 @@ class Softmax:
     def to_json(self) -> dict[str, Any]:
         """A plain description, from which `from_json` makes the same head."""
         return {"type": "softmax", "classes": list(self.classes), "background": self.background, "ignore": self.ignore}
-
-
-@dataclass(frozen=True)
-class Regions:
-    """One sigmoid a region, as nnU-Net's region-based training.
-
-    `members[r]`: the labels that make up region r. `order[r]`: the label written where region r is decided, later
-    regions over earlier ones.
-    """
-
-    names: tuple[str, ...]
-    members: tuple[tuple[int, ...], ...]
-    order: tuple[int, ...]
-    ignore: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_ignored(self.ignore)
-        if not self.names or not (len(self.names) == len(self.members) == len(self.order)):
-            raise UsageError(
-                "regions",
-                found=(
-                    f"{len(self.names)} names, {len(self.members)} member lists, {len(self.order)} entries of"
-                    " regions_class_order"
-                ),
-                expected="one of each a region",
-                do="Check `labels` and `regions_class_order` in dataset.json.",
-            )
-        empty = [name for name, member in zip(self.names, self.members, strict=True) if not member or min(member) < 0]
-        if empty:
-            raise UsageError(
-                "regions",
-                found=f"region {empty[0]!r} of labels {self.members[self.names.index(empty[0])]}",
-                expected="at least one label a region, from 0 on",
-                do="Check `labels` in dataset.json.",
-            )
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's output: one a region."""
-        return len(self.names)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the binary problems: the regions."""
-        return self.names
-
-    @property
-    def rows(self) -> int:
-        """Channels of the canonical rows: two a region (outside, inside)."""
-        return 2 * len(self.names)
-
-    def slice(self, part: int) -> slice:
-        """Which rows belong to `part`."""
-        return slice(2 * part, 2 * part + 2)
-
-    def part_classes(self, part: int) -> tuple[str, ...]:
-        """Class names within `part`."""
-        return (f"not {self.names[part]}", self.names[part])
-
-    def part_background(self, part: int) -> int | None:
-        """Index of the background within `part`: outside."""
-        return 0
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the network's channels."""
-        return self.names
-
-    @property
-    def labels(self) -> int:
-        """Labels run from 0 to `labels` - 1."""
-        return max(max(m) for m in self.members) + 1
-
-    def check(self, scores: Tensor, kind: Kind, where: str) -> None:
-        """Raise ScoreError if `scores` (R, n) cannot be of `kind`; region probabilities need not sum to one."""
-        if kind not in ("probs", "logits"):
-            raise UsageError(
-                "kind",
-                found=repr(kind),
-                expected="'probs' or 'logits' for a region head",
-                do="Region heads put out one sigmoid a region.",
-            )
-        scores_.check(scores, kind, where, classes_sum=False)
-
-    def canonical(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
-        """Canonical log-probabilities (2R, n), float64: outside and inside of each region."""
-        s = scores.double()
-        if kind == "logits":
-            pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1).clamp_min(resolution.lowest)
-        else:
-            pair = torch.stack([(1 - s).clamp_min(resolution.one), s.clamp_min(resolution.zero)], 1).log()
-            pair = pair - pair.logsumexp(1, keepdim=True)
-        return pair.flatten(0, 1)
-
-    def floored(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> Tensor:
-        """(2R, n): which scores stand for a probability at the floor of their `resolution` or below."""
-        s = scores.double()
-        if kind == "logits":
-            return self.canonical(s, kind) <= math.log(scores_.FLOOR)
-        return torch.stack([1 - s <= resolution.one, s <= resolution.zero], 1).flatten(0, 1)
-
-    def free_energy(self, scores: Tensor, kind: Kind) -> Tensor | None:
-        """None: a sigmoid output has no free energy to measure."""
-        return None
-
-    def decide(self, scores: Tensor, kind: Kind) -> Tensor:
-        """1 where a region is decided inside (p > 0.5, z > 0), shape (R, n)."""
-        return (scores > (0.5 if kind == "probs" else 0.0)).long()
-
-    def ranking(self, scores: Tensor, kind: Kind) -> Tensor:
-        """Numbers (rows, n) in whose order each region is decided outside or inside; at exactly the threshold
-        outside.
-        """
-        threshold = torch.full_like(scores, 0.5 if kind == "probs" else 0.0)
-        return torch.stack([threshold, scores], 1).flatten(0, 1)
-
-    def padding(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
-        """Voxels (n,) whose probabilities (R, n) are what nnU-Net writes outside its crop box: zeros."""
-        found: NDArray[np.bool_] = (scores == 0).all(0)
-        return found
-
-    def targets(self, labels: Tensor) -> Tensor:
-        """Target of each part, shape (R, n):
-
-        1 where the label belongs to the region; the ignored label becomes NO_TARGET.
-        """
-        y = labels.long()
-        inside = torch.stack([torch.isin(y, torch.tensor(m)) for m in self.members]).long()
-        return torch.where(y == self.ignore, NO_TARGET, inside) if self.ignore is not None else inside
-
-    def probabilities(self, log_rows: Tensor) -> Tensor:
-        """From calibrated log-probability rows (2R, n) to the network's channels (R, n)."""
-        return log_rows[1::2].exp()
-
-    def label_map(self, probabilities: Tensor) -> Tensor:
-        """The label map for delivered region probabilities (R, n): regions written in order where p > 0.5, later over
-        earlier.
-        """
-        out = torch.zeros(probabilities.shape[1:], dtype=torch.int64)
-        for r, label in enumerate(self.order):
-            out[probabilities[r] > 0.5] = label
-        return out
-
-    def predicted(self, scores: Tensor, kind: Kind) -> Tensor:
-        """The label map of scores as given (R, n), before any calibrator: int64 (n,)."""
-        return self.label_map(self.decide(scores, kind).double())
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain description, from which `from_json` makes the same head."""
-        return {
-            "type": "regions",
-            "names": list(self.names),
-            "members": [list(m) for m in self.members],
-            "order": list(self.order),
-            "ignore": self.ignore,
-        }
 
 
 Head = Softmax | Regions

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segcal.data.head import Head, Regions
+from segcal.data.head import Head
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.errors import UsageError
 
@@ -28,7 +28,7 @@ def pooled_kind(kind: Kind, pool: Pool, members: int, head: Head) -> Kind:
         return kind
     if pool == "probs":
         return "probs"
-    return "logits" if kind == "logits" or isinstance(head, Regions) else "log_probs"
+    return "logits" if kind == "logits" else head.logits_kind
 
 
 def pool_members(
@@ -51,7 +51,7 @@ def pool_members(
         total = term if total is None else total.add_(term)
     assert total is not None
     total /= count
-    if pool == "logits" and kind != "logits" and not isinstance(head, Regions):
+    if pooled_kind(kind, pool, count, head) == "log_probs":
         total -= total.logsumexp(0, keepdim=True)
     return total
 
@@ -64,5 +64,4 @@ def _term(member: Tensor, kind: Kind, pool: Pool, head: Head, resolution: Resolu
         return head.probabilities(rows)
     if kind == "logits":
         return member.to(torch.float64, copy=True)
-    rows = head.canonical(member, kind, resolution)
-    return rows[1::2] - rows[0::2] if isinstance(head, Regions) else rows
+    return head.logits(head.canonical(member, kind, resolution))

@@ -21,7 +21,7 @@ from torch import Tensor
 from segcal.errors import ScoreError, UsageError
 
 Kind = Literal["logits", "log_probs", "probs", "scores"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FLOOR = 1e-12
 """Smallest probability whose logarithm is taken, for scores stored as probabilities (fiducio uses the same)."""

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from segcal.data.case import SCORED
 from segcal.data.files.journal import Scratch
-from segcal.data.head import Head, Regions
+from segcal.data.head import Head
 from segcal.data.scores import FLOOR, FULL, SUM_TOLERANCE, Kind, Resolution
 from segcal.errors import KindWarning, SegcalError
 
@@ -109,7 +109,7 @@ TELLING = 1e-4
 
 def doubt(head: Head) -> str:
     """What is said of logits that look like probabilities."""
-    seen = "all lie in [0, 1]" if isinstance(head, Regions) else "all lie in [0, 1] and sum to 1 over the classes"
+    seen = "all lie in [0, 1]" + (" and sum to 1 over the classes" if head.sums_to_one else "")
     return (
         f"scores are declared as logits, but {seen}: if they are probabilities, say so with --kind probs"
         " (kind='probs'); they are used as logits all the same"
@@ -125,7 +125,7 @@ class Sampling:
 
     def covers(self, other: Cohort) -> bool:
         """Whether `other` is a selection of the cohort's scores, or all of them, declared as the same."""
-        same = (other.kind, type(other.head)) == (self.cohort.kind, type(self.cohort.head))
+        same = (other.kind, other.head.noun) == (self.cohort.kind, self.cohort.head.noun)
         return same and all(id(f) in self._fields for case in other.cases for f in case.scores)
 
     @cached_property
@@ -220,12 +220,12 @@ def tell(pieces: Sequence[Array], kind: Kind, head: Head) -> Storage:
         kept = (np.isfinite(p) & (p >= 0)).all(0)
     raw, p = raw[:, kept], p[:, kept]
     if int(((p > 0) & (p < 1)).sum()) < LEAST:
-        return Storage(Resolution(FLOOR, SINGLE / 2)) if isinstance(head, Regions) else Storage()
+        return Storage() if head.sums_to_one else Storage(Resolution(FLOOR, SINGLE / 2))
     precision = SINGLE if kind == "log_probs" else _precision(raw)
     zero, steps = (FLOOR, "") if kind == "log_probs" and not (p == 0).any() else _steps(raw, p, kind, head, precision)
     if not steps and precision == HALF:
         zero, steps = SUBNORMAL / 2, "half precision (float16)"
-    one = max(zero, precision / 2) if isinstance(head, Regions) else FLOOR
+    one = FLOOR if head.sums_to_one else max(zero, precision / 2)
     return Storage(Resolution(max(zero, FLOOR), max(one, FLOOR)), steps if zero > FLOOR else "")
 
 
@@ -235,7 +235,7 @@ def _unit(raw: Array, head: Head) -> float:
     told.
     """
     known = np.isfinite(raw)
-    if isinstance(head, Regions) or not raw.size:
+    if not head.sums_to_one or not raw.size:
         far = abs(raw[known])
     else:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -251,7 +251,7 @@ def _unit(raw: Array, head: Head) -> float:
 def _like_probabilities(raw: Array, head: Head) -> bool:
     if not raw.size or not np.isfinite(raw).all() or raw.min() < 0 or raw.max() > 1 or raw.min() == raw.max():
         return False
-    return isinstance(head, Regions) or bool((abs(raw.sum(0) - 1) <= SUM_TOLERANCE).all())
+    return not head.sums_to_one or bool((abs(raw.sum(0) - 1) <= SUM_TOLERANCE).all())
 
 
 def _precision(raw: Array) -> float:
@@ -281,7 +281,7 @@ def _steps(raw: Array, p: Array, kind: Kind, head: Head, precision: float) -> tu
             step, sums = common_step(raw[raw > 0], error, precision), raw.sum(0)
             if step is not None:
                 return step / (2 * float(sums.max())), _called(step / float(np.median(sums)), precision)
-        step = None if isinstance(head, Regions) else own_step(p, error)
+        step = own_step(p, error) if head.sums_to_one else None
         if step is not None:
             return step / 2, f"steps of about {step:.2g}"
         each = [common_step(c[(c > 0) & (c < 1)], error, precision) for c in p if (c == 0).any()]

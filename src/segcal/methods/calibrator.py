@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from segcal.data import scores as scores_
 from segcal.data.case import SCORED, Provenance
-from segcal.data.head import Head, Regions
+from segcal.data.head import Head
 from segcal.data.pooling import Pool
 from segcal.data.ranking import winner
 from segcal.data.rows import Block, Record, Rows
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.data.surroundings import Grid, Surroundings
 from segcal.errors import ShapeError, UsageError
-from segcal.methods.delivery import deliver
 from segcal.methods.guarantees import Guarantees, weakest
 from segcal.methods.local.map import LocalMap, TemperatureField, temperatures_of
 from segcal.methods.maps import PartMap
@@ -106,7 +105,7 @@ class FitData:
 
 def check_keeps(head: Head, keep_decision: bool | None) -> None:
     """Raise UsageError where a kept decision is asked of a softmax head."""
-    if keep_decision and not isinstance(head, Regions):
+    if keep_decision and not head.can_keep_decision:
         raise UsageError(
             "keep_decision",
             found="True for a softmax head",
@@ -166,7 +165,7 @@ class Calibrator(nn.Module):
         self.crossfit = crossfit
         self.resolution = resolution
         self.unit = unit
-        self.keep_decision = isinstance(head, Regions) if keep_decision is None else keep_decision
+        self.keep_decision = head.can_keep_decision if keep_decision is None else keep_decision
 
     @property
     def needs_logits(self) -> bool:
@@ -236,8 +235,7 @@ class Calibrator(nn.Module):
         """
         flat, kind = self._flat(scores, kind, check)
         around = self._around(scores, flat, kind, fields, counted)
-        rows = self._mapped(flat, kind, around)
-        rows = rows[1::2] if isinstance(self.head, Regions) else rows
+        rows = self.head.channel_rows(self._mapped(flat, kind, around))
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
     def _mapped(self, flat: Tensor, kind: Kind, temperatures: Sequence[Tensor | None] | None) -> Tensor:
@@ -297,7 +295,7 @@ class Calibrator(nn.Module):
         `temperatures`: as `map_rows`.
         """
         rows = self._mapped(flat, kind, temperatures)
-        return deliver(rows, self.head, self.head.decide(flat, kind) if self.keeps_label else None)
+        return self.head.deliver(rows, self.head.decide(flat, kind) if self.keeps_label else None)
 
     def temperatures(self, surroundings: Surroundings) -> list[TemperatureField | None]:
         """The temperatures of an open case, a part; None where its map acts on each voxel alone."""
@@ -429,16 +427,7 @@ class ThroughPart:
         mapped = self.calibrator.map_part(self.part, rows.log_probs, rows.free_energy, given, self.temperature)
         if not self.calibrator.keeps_label:
             return replace(rows, log_probs=mapped, decision=winner(mapped))
-        if isinstance(self.calibrator.head, Regions):
-            inside = rows.decision.bool()
-            half = torch.full_like(mapped[0], 0.5).log()
-            mapped = torch.stack(
-                [
-                    torch.where(inside, torch.minimum(mapped[0], half), torch.maximum(mapped[0], half)),
-                    torch.where(inside, torch.maximum(mapped[1], half), torch.minimum(mapped[1], half)),
-                ]
-            )
-        return replace(rows, log_probs=mapped)
+        return replace(rows, log_probs=self.calibrator.head.held(mapped, rows.decision))
 
 
 @dataclass(frozen=True)

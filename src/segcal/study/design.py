@@ -72,7 +72,7 @@ class Design:
     @property
     def has_energy(self) -> bool:
         """Whether raw logits are known, so that their free energy can be measured."""
-        return self.clean.kind == "logits" and self.clean.head.rows == self.clean.head.channels
+        return self.clean.kind == "logits" and self.clean.head.has_free_energy
 
     @property
     def repeats(self) -> range:

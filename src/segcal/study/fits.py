@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.engine.engine import Engine
 from segcal.methods import files
 from segcal.methods.calibrator import Calibrator
@@ -80,14 +79,12 @@ def fit(design: Design, piece: Piece, folder: Path, engine: Engine) -> None:
     view = VIEWS[piece.view].of(design.clean)
     methods = {p.name: m for p in piece.pipelines if (m := p.make()) is not None}
     validation = _chosen(view, piece.arm.validation) if any(m.takes_validation for m in methods.values()) else None
-    # a kept region decision would hide what a method does to labels
-    keep = False if isinstance(view.head, Regions) else None
     found = fit_methods(
         _resumable(methods, piece, folder),
         _chosen(view, piece.arm.calibration),
         engine,
         validation=validation,
-        keep_decision=keep,
+        keep_decision=False,  # a kept region decision would hide what a method does to labels
     )
     for p in piece.pipelines:
         found[p.name].calibrator.save(file_of(folder, piece.arm, p))

@@ -28,7 +28,7 @@ from segcal.data.cohort import CaseReader, Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.files.ledger import Ledger, read_digest
 from segcal.data.formats.sink import Delivered, Sink, Writer
-from segcal.data.head import Head, Regions, Softmax
+from segcal.data.head import Head
 from segcal.data.rows import Block
 from segcal.data.scores import Resolution
 from segcal.data.surroundings import Surroundings
@@ -143,12 +143,7 @@ class AppliedCase:
         shown = label
         if self.delivered is not None:
             shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
-        maps = {
-            name: values
-            for wanted in self.application.maps
-            if wanted != PROBABILITY
-            for name, values in _maps(wanted, p, shown, head).items()
-        }
+        maps = {name: _map(name, p, shown, head) for name in self.application.maps if name != PROBABILITY}
         self.writer.write(Delivered(block.start, p, label, maps))
         self.counts["voxels"] += block.voxels
         self.counts["padding"] += int(padding.sum())
@@ -171,25 +166,13 @@ def _published(block: Block, head: Head, resolution: Resolution) -> Tensor:
     if block.kind == "probs":
         return block.scores.float()
     rows = head.canonical(block.scores, block.kind).exp()
-    each = [resolution.one, resolution.zero] * len(head.parts) if isinstance(head, Regions) else [resolution.zero]
-    floors = torch.tensor(each, dtype=rows.dtype)[:, None]
+    floors = torch.tensor(head.floors(resolution), dtype=rows.dtype)[:, None]
     rows = torch.where(rows <= floors * (1 + 1e-9), 0.0, rows)
     parts = [rows[head.slice(part)] for part in range(len(head.parts))]
     return head.probabilities(torch.cat([part / part.sum(0) for part in parts]).log()).float()
 
 
-def _maps(name: str, p: Tensor, label: Tensor, head: Head) -> dict[str, Tensor]:
-    if isinstance(head, Softmax):
-        if name == "entropy":
-            return {name: torch.special.entr(p).sum(0)}
-        if name == "confidence":
-            return {name: p.amax(0)}
-        known = (label >= 0) & (label < head.channels)
-        own = p.gather(0, torch.where(known, label, 0)[None])[0]
-        return {name: torch.where(known, 1 - own, torch.nan)}
-    if name == "entropy":
-        return {name: (torch.special.entr(p) + torch.special.entr(1 - p)).amax(0)}
-    if name == "confidence":
-        return {name: torch.maximum(p, 1 - p).amin(0)}
-    inside = torch.stack([torch.isin(label, torch.tensor(m)) for m in head.members])
-    return {name: torch.where(inside, 1 - p, p).amax(0)}
+def _map(name: str, p: Tensor, label: Tensor, head: Head) -> Tensor:
+    if name == "error":
+        return head.error(p, label)
+    return head.entropy(p) if name == "entropy" else head.confidence(p)

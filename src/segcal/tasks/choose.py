@@ -31,7 +31,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.engine.engine import Engine
 from segcal.engine.need import spoken
 from segcal.errors import UsageError
@@ -197,11 +196,11 @@ def recommend(
             do="Leave it out to compare all of them.",
         )
     compared, short = _fitting(compared, cohort, engine, folds, seed)
-    room_to_score(cohort, 1 + len(compared) * (2 if isinstance(cohort.head, Regions) else 1), engine)
+    room_to_score(cohort, 1 + len(compared) * (2 if cohort.head.can_keep_decision else 1), engine)
     fits = fit_methods(compared, cohort, engine, crossfit=True, folds=folds, seed=seed)
     classes = [len(cohort.head.part_classes(part)) for part in range(len(cohort.head.parts))]
     parameters = {name: sum(method.identifiable(c) for c in classes) for name, method in compared.items()}
-    if isinstance(cohort.head, Regions):
+    if cohort.head.can_keep_decision:
         free = {name + FREE: _freed(fit) for name, fit in fits.items() if not _maps_keep(fit)}
         parameters |= {name + FREE: parameters[name] for name in fits}
         fits |= free

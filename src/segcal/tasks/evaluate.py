@@ -419,14 +419,15 @@ def _score(
             for b, sums in enumerate(pooled[stage, part]):
                 keys = [(stage, part, "strata", k, b) for k in range(len(pieces))]
                 sums["strata"] = _merged(strata[part], [answers[key] for key in keys if key in answers])
-        summary = _joined(head, [gathered[stage, part].summary([c.id for c in cohort]) for part in parts])
+        summary = joined(head, [gathered[stage, part].summary([c.id for c in cohort]) for part in parts])
         accumulators = [{**suites[part], "strata": strata[part]} for part in parts]
         out[stage] = Scored(summary, accumulators, [pooled[stage, part] for part in parts])
     return out, records
 
 
-def _joined(head: Head, by_part: Sequence[Summary]) -> Summary:
-    return by_part[0] if head.rows == head.channels else combine_parts(by_part, head.parts)
+def joined(head: Head, by_part: Sequence[Summary]) -> Summary:
+    """One summary of the parts of a head."""
+    return by_part[0] if head.sums_to_one else combine_parts(by_part, head.parts)
 
 
 def _without_fitted(cohort: Cohort, calibrator: Calibrator, engine: Engine, fitted: Fitted, notes: list[str]) -> Cohort:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from segcal.data.case import Origin, Provenance
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.data.pooling import Pool
 from segcal.data.rows import Record
 from segcal.data.splits import rule_of
@@ -180,18 +179,11 @@ def fitted_groups(calibrator: Calibrator, cohort: Cohort) -> dict[str, str]:
 
 def _check_head(calibrator: Calibrator, cohort: Cohort) -> None:
     ours, theirs = calibrator.head, cohort.head
-    same_type = isinstance(ours, Regions) == isinstance(theirs, Regions)
-    if not same_type or ours.channels != theirs.channels:
+    if (ours.noun, ours.channels) != (theirs.noun, theirs.channels):
         raise MismatchError(
             cohort.name,
-            found=(
-                f"{theirs.channels} {'regions' if isinstance(theirs, Regions) else 'classes'}"
-                f" ({', '.join(theirs.classes)})"
-            ),
-            expected=(
-                f"{ours.channels} {'regions' if isinstance(ours, Regions) else 'classes'} ({', '.join(ours.classes)}),"
-                " on which the calibrator was fitted"
-            ),
+            found=f"{theirs.channels} {theirs.noun} ({', '.join(theirs.classes)})",
+            expected=f"{ours.channels} {ours.noun} ({', '.join(ours.classes)}), on which the calibrator was fitted",
             do="Use the calibrator of this data set.",
         )
     if ours.classes != theirs.classes and not _numbered(ours.classes) and not _numbered(theirs.classes):

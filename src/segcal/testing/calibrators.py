@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.arrays import cohort_from_arrays
-from segcal.data.head import Head, Regions
+from segcal.data.head import Head
 from segcal.data.rows import Prepared
-from segcal.data.scores import KINDS, Kind, check_kind
+from segcal.data.scores import Kind
 from segcal.data.surroundings import Surroundings
 from segcal.errors import ScoreError, ShapeError
 from segcal.methods.calibrator import Calibrator, ThroughLocalPart
@@ -38,7 +38,7 @@ def kinds_of(calibrator: Calibrator) -> tuple[Kind, ...]:
     """Kinds of scores a calibrator takes: logits only, if it depends on their offset."""
     if calibrator.needs_logits:
         return ("logits",)
-    return ("logits", "probs") if isinstance(calibrator.head, Regions) else tuple(check_kind(k) for k in KINDS)
+    return calibrator.head.kinds
 
 
 def promised(values: Array, head: Head, kind: Kind) -> Array:
@@ -46,7 +46,7 @@ def promised(values: Array, head: Head, kind: Kind) -> Array:
 
     (B, *spatial), or for regions what is inside, (B, channels, *spatial).
     """
-    if isinstance(head, Regions):
+    if not head.sums_to_one:
         return np.asarray(values > (0.5 if kind == "probs" else 0.0))
     return np.asarray(values.argmax(1))
 
@@ -98,7 +98,7 @@ def delivers_probabilities(calibrator: Calibrator) -> None:
             p.dtype == torch.float32 and tuple(p.shape) == z.shape, f"{p.dtype} {tuple(p.shape)} for scores {z.shape}"
         )
         require(bool(((p >= 0) & (p <= 1 + 1e-6)).all()), f"values outside [0, 1], or NaN, from {kind}")
-        if not isinstance(calibrator.head, Regions):
+        if calibrator.head.sums_to_one:
             off = float((p.double().sum(1) - 1).abs().max())
             require(off <= 1e-6, f"probabilities from {kind} sum to one only within {off:.3g}")
 
@@ -126,7 +126,7 @@ def promised_order_is_delivered(calibrator: Calibrator) -> None:
     """Where the ranking of classes is proven to stay, no two classes that differ in the scores are the other way round
     in what is delivered, in float32.
     """
-    if calibrator.guarantees().preserves_order != "proven" or isinstance(calibrator.head, Regions):
+    if calibrator.guarantees().preserves_order != "proven" or not calibrator.head.sums_to_one:
         return
 
     def body(z: Array, kind: Kind) -> None:
@@ -267,7 +267,7 @@ def log_probs_agree_with_what_is_delivered(calibrator: Calibrator) -> None:
         x, p = _logs(calibrator, given, kind), _applied(calibrator, given, kind)
         require(x.dtype == torch.float64 and x.shape == p.shape, f"{x.dtype} {tuple(x.shape)}")
         off = float((x.exp() - p).abs().max())
-        kept = isinstance(calibrator.head, Regions) and calibrator.keeps_label
+        kept = calibrator.head.can_keep_decision and calibrator.keeps_label
         tolerance = 1e-6 if not kept else float((x.exp() - 0.5).abs().max()) + 1e-6
         require(off <= tolerance, f"log_probs and the delivered probabilities differ by {off:.3g}")
 
@@ -279,7 +279,7 @@ def a_shift_of_logits_moves_nothing_if_promised(calibrator: Calibrator) -> None:
     """Where translation invariance is proven, a constant added to all logits of a voxel moves no probability by more
     than 1e-6.
     """
-    if calibrator.guarantees().translation_invariant != "proven" or isinstance(calibrator.head, Regions):
+    if calibrator.guarantees().translation_invariant != "proven" or not calibrator.head.has_free_energy:
         return
 
     def body(z: Array, kind: Kind) -> None:
@@ -316,10 +316,10 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
         p = calibrator.deliver(flat, kind, temperatures)
         for part in range(len(head.parts)):
             mapped = throughs[part](prepared.part(head, part))
-            inside = p[part] if isinstance(head, Regions) else p
-            seen = mapped.log_probs.exp()[1] if isinstance(head, Regions) else mapped.log_probs.exp()
+            inside = p if head.sums_to_one else p[part]
+            seen = mapped.log_probs.exp() if head.sums_to_one else mapped.log_probs.exp()[1]
             require(float((seen - inside).abs().max()) <= 1e-6, "metrics see other probabilities than are delivered")
-            label = (p[part] > 0.5).long() if isinstance(head, Regions) else p.argmax(0)
+            label = p.argmax(0) if head.sums_to_one else (p[part] > 0.5).long()
             if calibrator.keeps_label:
                 require(torch.equal(mapped.decision, label), "metrics see another decision than is delivered")
 

@@ -20,7 +20,6 @@ import torch
 
 from segcal.data.cohort import Cohort
 from segcal.data.formats.arrays import cohort_from_arrays
-from segcal.data.head import Regions
 from segcal.engine.engine import Engine
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
@@ -143,7 +142,7 @@ def a_solution_is_complete(method: AnyMethod) -> None:
         _complete(method, solution.to_json())
         require(solution.passes >= 1, f"{solution.passes} passes")
         require(
-            not isinstance(cohort.head, Regions) or set(solution.parts) == set(cohort.head.parts),
+            cohort.head.sums_to_one or set(solution.parts) == set(cohort.head.parts),
             f"solutions for {sorted(solution.parts)}",
         )
         if not method.convex:
@@ -217,7 +216,7 @@ def degenerate_data_end_in_a_usable_map(method: AnyMethod) -> None:
         scores = _test_scores(cohort)
         p = calibrator(scores, **fields_of(calibrator, scores))
         require(bool(((p >= 0) & (p <= 1)).all()), f"no probabilities ({name})")
-        if not isinstance(cohort.head, Regions):
+        if cohort.head.sums_to_one:
             require(
                 float((p.double().sum(1) - 1).abs().max()) <= 1e-6, f"probabilities that do not sum to one ({name})"
             )
@@ -225,7 +224,7 @@ def degenerate_data_end_in_a_usable_map(method: AnyMethod) -> None:
 
 def _test_scores(cohort: Cohort) -> torch.Tensor:
     z = torch.from_numpy(learnable(2, (7, 5), seed=9)[0])
-    if isinstance(cohort.head, Regions):
+    if not cohort.head.sums_to_one:
         return z[:, : cohort.head.channels].sigmoid()
     return z.softmax(1) if cohort.kind == "probs" else z
 

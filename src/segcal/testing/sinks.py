@@ -60,11 +60,7 @@ class SinkSubject:
         """
         case, head = self.cohort[index], self.cohort.head
         z = 4 * np.random.default_rng(index).normal(size=(head.channels, case.voxels))
-        p = (
-            torch.from_numpy(z).softmax(0).float()
-            if isinstance(head, Softmax)
-            else torch.from_numpy(z).sigmoid().float()
-        )
+        p = head.probabilities(head.canonical(torch.from_numpy(z), "logits")).float()
         maps = {name: p[0] * k for k, name in enumerate(("entropy", "confidence", "error"), 1)}
         cuts = [(a, min(a + 17, case.voxels)) for a in range(0, case.voxels, 17)]
         return [

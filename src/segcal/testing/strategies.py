@@ -26,7 +26,7 @@ from segcal.data.head import Head, Regions, Softmax
 from segcal.data.places.place import Place
 from segcal.data.pooling import POOLS
 from segcal.data.rows import Rows
-from segcal.data.scores import KINDS, Kind
+from segcal.data.scores import Kind
 
 Array = NDArray[Any]
 Regime = Callable[[np.random.Generator, int, int], Array]
@@ -111,9 +111,7 @@ def heads(most: int = 5) -> st.SearchStrategy[Head]:
 
 def kinds(head: Head) -> st.SearchStrategy[Kind]:
     """Kinds of scores that a head can have."""
-    return st.sampled_from(
-        [scores_.check_kind(k) for k in (("logits", "probs") if isinstance(head, Regions) else KINDS)]
-    )
+    return st.sampled_from(head.kinds)
 
 
 def fill(channels: int, n: int, names: list[str], rng: np.random.Generator) -> Array:
@@ -147,7 +145,7 @@ def _of_kind(z: Array, head: Head, kind: Kind) -> Array:
     """
     if kind == "logits":
         return z
-    if isinstance(head, Regions):
+    if not head.sums_to_one:
         return np.asarray(1 / (1 + np.exp(-np.clip(z, -700, 700))))
     shifted = z - z.max(0, keepdims=True)
     p = np.exp(shifted)

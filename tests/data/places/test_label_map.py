@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,16 +59,3 @@ def test_both_sides_of_an_edge_are_boundary_and_frame_and_contact_with_nowhere_a
     corner = np.zeros((3, 3), int)
     corner[0, 0] = 1
     assert boundary(corner).tolist() == [[True, True, False], [True, False, False], [False, False, False]]
-
-
-@pytest.mark.parametrize(
-    ("head", "expected"),
-    [
-        (Softmax(("a", "b", "c"), 0), [False, True, True]),
-        (Softmax(("a", "b", "c")), [True, True, True]),
-        (Regions(("whole", "core"), ((1, 2), (2,)), (1, 2)), [False, True, True]),
-        (Regions(("core",), ((2,),), (2,)), [False, False, True]),
-    ],
-)
-def test_foreground_is_what_the_head_says(head: Softmax | Regions, expected: list[bool]) -> None:
-    assert map_of(np.zeros(1, int), head=head).foreground(np.array([0, 1, 2])).tolist() == expected

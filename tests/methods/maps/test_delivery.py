@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from segcal.data.head import Regions, Softmax
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator
-from segcal.methods.delivery import deliver
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
 
@@ -58,8 +57,8 @@ def test_the_label_of_stored_probabilities_is_kept(seed, classes, hostile, softm
 def test_without_a_promise_nothing_is_moved() -> None:
     x = torch.log_softmax(torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64), 0)
     head = Softmax(("a", "b"))
-    assert torch.equal(deliver(x, head, None), x.exp().float())
-    assert deliver(x[:, :0], head, torch.zeros(1, 0)).shape == (2, 0)
+    assert torch.equal(head.deliver(x, None), x.exp().float())
+    assert head.deliver(x[:, :0], torch.zeros(1, 0)).shape == (2, 0)
 
 
 REGIONS = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))

@@ -58,7 +58,6 @@ from segcal.data.formats.pictures import Picture, is_picture, picture_of
 from segcal.data.formats.placing import check_targets, output
 from segcal.data.formats.request import Request
 from segcal.data.formats.requested import Requested
-from segcal.data.head import Head, Softmax
 from segcal.data.padding import Box, UnrecordedBox
 from segcal.data.places.region import slice_axis
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
@@ -412,7 +411,7 @@ class NnunetSink:
         dtype = (
             None
             if not pooled or frame is None
-            else np.promote_types(frame.dtype, np.min_scalar_type(_highest(cohort.head))).newbyteorder("<")
+            else np.promote_types(frame.dtype, np.min_scalar_type(cohort.head.highest)).newbyteorder("<")
         )
         with gather(cohort, case, self._maps, scratch, dtype) as gathered:
             yield gathered
@@ -484,8 +483,3 @@ def _write_label_map(part: Path, gathered: Gathered, frame: VoxelGrid | Picture 
         write(part, frame.volume(row.held.dtype, intent=True), frame.pieces(row))
     elif frame is not None:
         pictures.write_label_map(part, row, frame)
-
-
-def _highest(head: Head) -> int:
-    """The highest label a decision can have."""
-    return len(head.classes) - 1 if isinstance(head, Softmax) else max(head.order)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcal.data.files.journal import Scratch
-from segcal.data.head import Head, Softmax
+from segcal.data.head import Head
 
 NOWHERE = -(2**31)
 """Stands in a label map for voxels that have no label to compare; no label has this value."""
@@ -62,18 +62,6 @@ class LabelMap:
                 flat[at : at + b - a] = labels if literal else np.where(scored, labels, NOWHERE)
                 at += b - a
         return out
-
-    def foreground(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which labels are foreground: not the background, or of any region; every label where no background is
-        declared.
-        """
-        if isinstance(self.head, Softmax):
-            return (
-                np.ones(labels.shape, bool)
-                if self.head.background is None
-                else np.asarray(labels != self.head.background)
-            )
-        return np.isin(labels, sorted({label for members in self.head.members for label in members}))
 
 
 def runs(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -107,4 +107,4 @@ class RegionWindow:
     def _foreground(self, plane: int, low: int, high: int) -> NDArray[np.bool_]:
         start, stop = (plane * self._rows + low) * self._width, (plane * self._rows + high) * self._width
         labels, scored = self._labels.read(start, stop)
-        return np.asarray(self._labels.foreground(labels) & scored).reshape(high - low, self._width)
+        return np.asarray(self._labels.head.foreground(labels) & scored).reshape(high - low, self._width)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcal.data.head import Head, Regions
+from segcal.data.head import Head
 from segcal.data.ranking import winner
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf, Max, Mergeable
@@ -47,9 +47,8 @@ def scores_by_part(scores: Tensor, kind: Kind, head: Head) -> Parts:
     """Scores as given (channels, n) as one array (classes, n) a softmax problem; for a region: the boundary between
     outside and inside, and its score.
     """
-    if not isinstance(head, Regions):
-        return (scores,)
-    return tuple(torch.stack([torch.full_like(s, 0.5 if kind == "probs" else 0.0), s]) for s in scores)
+    ranking = head.ranking(scores, kind)
+    return tuple(ranking[head.slice(part)] for part in range(len(head.parts)))
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,6 @@ class Preservation:
                 top = (old == a)[None] | (old[None] == torch.arange(a + 1, len(before))[:, None])
                 ties += _tied(distinct & (difference == 0), top)
                 plain_ties += _tied(distinct & (softmax[a] == softmax[a + 1 :]), top)
-        decision = self.head.decide(scores, kind)
-        decided = (
-            decision.sum(1)
-            if isinstance(self.head, Regions)
-            else torch.bincount(decision[0], minlength=self.head.channels)
-        )
         return {
             "voxels": n,
             "labels_changed": int(changed.sum()),
@@ -135,7 +128,7 @@ class Preservation:
             "ties_with_winner": int(ties[1]),
             "plain_ties": int(plain_ties[0]),
             "plain_ties_with_winner": int(plain_ties[1]),
-            "decided": decided,
+            "decided": self.head.tally(self.head.decide(scores, kind)),
         }
 
     def result(self, values: Mapping[str, Array]) -> Preserved:

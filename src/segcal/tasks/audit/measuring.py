@@ -20,7 +20,6 @@ from torch import Tensor
 from segcal.data.case import PADDING, SCORED, Case
 from segcal.data.cohort import CaseReader, Cohort
 from segcal.data.files.journal import Scratch
-from segcal.data.head import Softmax
 from segcal.data.places.label_map import NOWHERE
 from segcal.data.ranking import winner
 from segcal.data.rows import Block, Rows
@@ -133,12 +132,7 @@ class AuditedCase:
         moved = torch.stack([winner(a) != winner(b) for a, b in zip(before, after, strict=True)]).any(0)
         at = torch.arange(block.start, block.start + block.voxels)[inside]
         self.changed.append(at[moved])
-        label = (
-            head.decide(scores, kind)[0]
-            if isinstance(head, Softmax)
-            else head.label_map(head.decide(scores, kind).double())
-        )
-        self.labels[at.numpy()] = label.numpy()
+        self.labels[at.numpy()] = head.predicted(scores, kind).numpy()
         self._scored(block, delivered)
 
     def _scored(self, block: Block, delivered: Tensor) -> None:

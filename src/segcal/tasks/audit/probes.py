@@ -21,7 +21,6 @@ from torch import Tensor
 
 from segcal.data.cohort import Cohort
 from segcal.data.files import journal
-from segcal.data.head import Softmax
 from segcal.data.pooling import pool_members
 from segcal.errors import UsageError
 
@@ -74,4 +73,4 @@ def probes(cohort: Cohort, sizes: Sequence[float], seed: int) -> list[Probe]:
 
 def has_gauge(cohort: Cohort) -> bool:
     """Whether the members' scores are raw logits of a softmax head."""
-    return cohort.kind == "logits" and isinstance(cohort.head, Softmax)
+    return cohort.kind == "logits" and cohort.head.has_free_energy

@@ -29,15 +29,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 from segcal.data.case import PADDING, SCORED, Case
 from segcal.data.cohort import CaseReader, Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.nifti import NiftiField
-from segcal.data.head import Head, Softmax
 from segcal.data.rows import Block
-from segcal.data.scores import Kind
 from segcal.tasks.check.finding import SHOWN, Finding, count, some
 
 FEW = 6
@@ -151,7 +148,7 @@ class CaseGlance:
         head = self._cohort.head
         given = [(block.scores, block.kind), *((member, self._cohort.kind) for member in block.members)]
         for kept, (scores, kind) in zip(self._decided, given, strict=False):
-            kept[low:high] = torch.where(role == PADDING, -1, label_map(scores[:, at], kind, head)).numpy()
+            kept[low:high] = torch.where(role == PADDING, -1, head.predicted(scores[:, at], kind)).numpy()
         if self._labels is not None and block.labels is not None:
             self._labels[low:high] = torch.where(role == SCORED, block.labels[at], -1).numpy()
 
@@ -169,12 +166,6 @@ class CaseGlance:
 def cohort_members(cohort: Cohort) -> int:
     """Members that can be compared: none where there is one."""
     return cohort.members if cohort.members > 1 else 0
-
-
-def label_map(scores: Tensor, kind: Kind, head: Head) -> Tensor:
-    """The label map that `scores` (channels, n) decide."""
-    decision = head.decide(scores, kind)
-    return decision[0] if isinstance(head, Softmax) else head.label_map(decision.double())
 
 
 @dataclass(frozen=True, eq=False)

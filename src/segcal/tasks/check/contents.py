@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.tasks.check.finding import FEW_CASES, SHOWN, Finding, count, percent, some
 
 MUCH_ONE_HOT = 0.05
@@ -23,9 +22,9 @@ def data(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     )
     yield Finding("ok", "data", f"{count(len(cohort), 'case')}, {axes}; {members}; scores of kind {cohort.kind}")
     head = cohort.head
-    if isinstance(head, Regions):
+    if not head.sums_to_one:
         text = (
-            f"a region head ({', '.join(head.names)}): each region is calibrated as a problem of its own, and its"
+            f"a region head ({', '.join(head.classes)}): each region is calibrated as a problem of its own, and its"
             " decision at 0.5 is kept"
         )
         yield Finding(

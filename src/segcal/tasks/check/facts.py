@@ -10,13 +10,13 @@ from typing import Any
 
 from segcal.data.case import ROLES
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.data.padding import found_note, hidden_note
 from segcal.data.rows import Record
 from segcal.engine.engine import Engine, Outcome
-from segcal.metrics.summary import LARGE, Gathered, combine_parts
+from segcal.metrics.summary import LARGE, Gathered
 from segcal.tasks.check.agreement import Agreement, Glance, looked_at, turns
 from segcal.tasks.check.looking import suites
+from segcal.tasks.evaluate import joined
 
 
 class Scores:
@@ -43,8 +43,7 @@ class Scores:
         if not self._added:
             return None
         by_part = [gathered.summary(()) for gathered in self._gathered]
-        head = self._cohort.head
-        return (combine_parts(by_part, head.parts) if isinstance(head, Regions) else by_part[0]).block
+        return joined(self._cohort.head, by_part).block
 
 
 def facts_of(cohort: Cohort, outcomes: Sequence[Outcome], scores: Scores) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from segcal.data.rows import Block, Note
 from segcal.engine import accumulate
 from segcal.engine.accumulate import State
 from segcal.metrics.summary import suite
-from segcal.tasks.check.agreement import CaseGlance, Glance, label_map
+from segcal.tasks.check.agreement import CaseGlance, Glance
 
 
 def suites(head: Head) -> tuple[dict[str, Any], ...]:
@@ -80,7 +80,7 @@ class CaseLook:
         self.one_hot += int((certain(block) & (block.role != PADDING)).sum())
         if self.delivered is not None:
             shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
-            self.differs += int((shown != label_map(block.scores, block.kind, head)).sum())
+            self.differs += int((shown != head.predicted(block.scores, block.kind)).sum())
         if block.labels is None:
             return
         prepared = self.reader.prepare(block, self.places)

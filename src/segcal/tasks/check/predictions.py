@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segcal.data.cohort import Cohort
-from segcal.data.head import Regions
 from segcal.tasks.check.finding import Finding, count, percent
 
 
@@ -64,7 +63,7 @@ def delivered(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 def energy(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether raw logits are known."""
-    if isinstance(cohort.head, Regions):
+    if not cohort.head.has_free_energy:
         return
     block = facts["uncalibrated"]
     if not cohort.has_logits:
