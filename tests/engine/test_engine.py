@@ -16,7 +16,7 @@ from segcal.data.cohort import Cohort
 from segcal.data.formats.arrays import ArrayField, cohort_from_arrays
 from segcal.data.head import Regions, Softmax
 from segcal.engine import accumulate
-from segcal.engine.ask import Ask, Level
+from segcal.engine.ask import Ask, Level, Through
 from segcal.engine.need import MIB
 from segcal.engine.serial import Serial
 from segcal.engine.single import one_thread
@@ -111,7 +111,7 @@ def test_many_asks_are_one_pass_and_samples_are_none():
 def test_rows_are_mapped_once_for_all_asks_that_look_through_the_same_map():
     calls = 0
 
-    class Counting:
+    class Counting(Through):
         def __call__(self, rows):
             nonlocal calls
             calls += 1

@@ -43,8 +43,8 @@ def test_promises_follow_the_input(arrays) -> None:
         torch.softmax(torch.from_numpy(z).double(), 1), y, kind="probs", engine=Serial()
     )
     assert (logits.guarantees().translation_invariant, canonical.guarantees().translation_invariant) == ("no", "proven")
-    assert logits.needs_logits
-    assert not canonical.needs_logits
+    assert logits.needs.logits
+    assert not canonical.needs.logits
 
 
 @pytest.mark.parametrize("penalty", ["ts", "odir"])

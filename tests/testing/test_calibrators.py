@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from segcal.data.head import Regions, Softmax
+from segcal.data.rows import Rows
 from segcal.data.scores import Kind
+from segcal.engine.ask import Through
 from segcal.methods.affine.map import AffineMap
-from segcal.methods.calibrator import Calibrator
+from segcal.methods.calibrator import NOTHING, Calibrator
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.temperature import ScaleMap
 from segcal.testing import calibrators as laws
@@ -29,8 +31,8 @@ class Specimen(Calibrator):
 
 
 class DeliversTooMuch(Specimen):
-    def deliver(self, flat: Tensor, kind: Kind, temperatures: Any = None) -> Tensor:
-        return super().deliver(flat, kind, temperatures) * 1.00001
+    def deliver(self, flat: Tensor, kind: Kind, contexts: Any = NOTHING) -> Tensor:
+        return super().deliver(flat, kind, contexts) * 1.00001
 
 
 class RoundsTheWinnerAway(Specimen):
@@ -39,15 +41,15 @@ class RoundsTheWinnerAway(Specimen):
     def __init__(self) -> None:
         super().__init__(1e-10)
 
-    def deliver(self, flat: Tensor, kind: Kind, temperatures: Any = None) -> Tensor:
+    def deliver(self, flat: Tensor, kind: Kind, contexts: Any = NOTHING) -> Tensor:
         return self.map_rows(self.head.canonical(flat, kind), None).exp().float()
 
 
 class SwapsTheLosers(Specimen):
     """Keeps the winner and turns the other two around."""
 
-    def deliver(self, flat: Tensor, kind: Kind, temperatures: Any = None) -> Tensor:
-        p = super().deliver(flat, kind, temperatures)
+    def deliver(self, flat: Tensor, kind: Kind, contexts: Any = NOTHING) -> Tensor:
+        p = super().deliver(flat, kind, contexts)
         places = p.argsort(0)
         return p.scatter(0, places, p.gather(0, places[[1, 0, 2]]))
 
@@ -106,9 +108,14 @@ class ClaimsInvariance(Calibrator):
         return Guarantees("proven", "no", "no")
 
 
+class Unmapped(Through):
+    def __call__(self, rows: Rows) -> Rows:
+        return rows
+
+
 class MeasuresSomethingElse(Specimen):
     def through(self, part: int) -> Any:
-        return lambda rows: rows
+        return Unmapped()
 
 
 class TakesAnything(Specimen):

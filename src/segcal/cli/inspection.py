@@ -11,7 +11,6 @@ from segcal.cli.tables import before_after, number, table
 from segcal.data.splits import TABLE
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import metadata
-from segcal.methods.maps import PartMap
 from segcal.metrics.summary import plain
 from segcal.tasks.matching import ORIGINS
 
@@ -22,9 +21,7 @@ SMALL = 12
 def describe(calibrator: Calibrator, path: Path) -> dict[str, Any]:
     """What `inspect --json` writes."""
     parameters: dict[str, Any] = {
-        name: m.describe()
-        for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True)
-        if isinstance(m, PartMap)
+        name: m.describe() for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True)
     }
     return {
         "method": calibrator.method,

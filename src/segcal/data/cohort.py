@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -363,8 +363,13 @@ class CaseReader:
 
         return LabelMap(f"case {case.id}", case.shape, head, read, case.spacing, case.table, slice_axis=case.slice_axis)
 
-    def prepare(self, block: Block, places: Places | None = None) -> Prepared:
-        """The scored voxels of a block, in float64, with their `places` of this case.
+    def prepare(
+        self,
+        block: Block,
+        places: Places | None = None,
+        contexts: Callable[[int, int], Mapping[Hashable, Tensor]] | None = None,
+    ) -> Prepared:
+        """The scored voxels of a block, in float64, with their `places` and `contexts` of this case.
 
         A case without labels: MissingError.
         """
@@ -388,6 +393,14 @@ class CaseReader:
             if places is None
             else {place: value[keep] for place, value in places.of(block.start, block.start + block.voxels).items()}
         )
+        drawn = (
+            {}
+            if contexts is None or not bool(keep.any())
+            else {
+                context: value[..., keep]
+                for context, value in contexts(block.start, block.start + block.voxels).items()
+            }
+        )
         return Prepared(
             block.case,
             block.start,
@@ -396,6 +409,7 @@ class CaseReader:
             head.decide(scores, block.kind),
             head.free_energy(scores, block.kind),
             lie,
+            drawn,
         )
 
     def note(self, block: Block) -> Note:

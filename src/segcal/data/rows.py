@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -42,7 +42,7 @@ class Rows:
     `log_probs` (C, n): canonical log-probabilities, float32 if kept, else float64. `targets` (n,) int64. `decision`
     (n,): the class decided, from the scores as given. `reference` (n,): the decision before any calibrator.
     `free_energy` (n,) or None where only probabilities are known. `places`: (n,) float64 each, those that were asked
-    for.
+    for; `contexts`: (..., n) each, what a map drew from the case.
     """
 
     case: int
@@ -53,6 +53,7 @@ class Rows:
     reference: Tensor
     free_energy: Tensor | None = None
     places: Mapping[Place, Tensor] = field(default_factory=dict)
+    contexts: Mapping[Hashable, Tensor] = field(default_factory=dict)
 
     @property
     def voxels(self) -> int:
@@ -78,7 +79,8 @@ class Rows:
 class Prepared:
     """Scored voxels of a block, for all parts of a head:
 
-    `log_probs` (head.rows, n), `targets` and `decision` (parts, n), `free_energy` (n,) or None, `places` (n,) each.
+    `log_probs` (head.rows, n), `targets` and `decision` (parts, n), `free_energy` (n,) or None, `places` (n,) and
+    `contexts` (..., n) each.
     """
 
     case: int
@@ -88,6 +90,7 @@ class Prepared:
     decision: Tensor
     free_energy: Tensor | None
     places: Mapping[Place, Tensor] = field(default_factory=dict)
+    contexts: Mapping[Hashable, Tensor] = field(default_factory=dict)
 
     def part(self, head: Head, part: int) -> Rows:
         """The rows of one softmax problem."""
@@ -101,12 +104,12 @@ class Prepared:
             decision,
             self.free_energy,
             self.places,
+            self.contexts,
         )
 
     def take(self, index: Tensor) -> Prepared:
         """Some of the voxels."""
         energy = None if self.free_energy is None else self.free_energy[index]
-        places = {place: value[index] for place, value in self.places.items()}
         return Prepared(
             self.case,
             self.start,
@@ -114,7 +117,8 @@ class Prepared:
             self.targets[:, index],
             self.decision[:, index],
             energy,
-            places,
+            {place: value[index] for place, value in self.places.items()},
+            {context: value[..., index] for context, value in self.contexts.items()},
         )
 
 

@@ -1,11 +1,12 @@
-"""The surroundings of voxels: the scores of an open case as planes with a margin, tile by tile, for maps that look at
-neighbours.
+"""The surroundings of voxels: what an open case says around each of them, as planes with a margin, tile by tile, for
+maps that need more than a voxel's own scores.
 
 A case is seen as (A, B, W): a volume as it is, an image as one plane. Planes are its slices along one of these axes
-(the first unless told otherwise), and a neighbour is a voxel of the same plane at most `MARGIN` rows and columns away.
-A `Tile` is a run of consecutive voxels: whole slices of the first axis, or rows of one. Beyond an edge of a plane the
-field is reflected, or, along a side of fewer than `MARGIN` + 1 voxels, its last voxel repeated. Ignored, masked and
-padded voxels are surroundings like any other; the exact zeros of crop padding are floored as `scores.canonical` does.
+(the first unless told otherwise), and a neighbour is a voxel of the same plane at most a margin of rows and columns
+away; who needs no neighbour sees a column of voxels. A `Tile` is a run of consecutive voxels: whole slices of the first
+axis, or rows of one. Beyond an edge of a plane the field is reflected, or, along a side no longer than the margin, its
+last voxel repeated. Ignored, masked and padded voxels are surroundings like any other; the exact zeros of crop padding
+are floored as `scores.canonical` does.
 
 Promises: tiles depend on the shape, the slice axis and a limit alone, so that what is computed from one does not depend
 on the block that asked for it. Costs: one tile with its margin in memory; scores are read again beside the blocks. With
@@ -15,8 +16,9 @@ tile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -24,28 +26,33 @@ from torch import Tensor
 
 from segcal.data.case import PADDING, block_length
 from segcal.data.cohort import CaseReader
+from segcal.data.files.journal import Scratch
+from segcal.data.places.place import Place, Places
 from segcal.errors import ShapeError
 
 MARGIN = 4
-"""Rows and columns a map sees on each side: a kernel of 5 with dilation 2."""
+"""Rows and columns seen on each side, unless told otherwise: a kernel of 5 with dilation 2."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A case's voxels as (A, B, W), and which axis the planes are slices of."""
+    """A case's voxels as (A, B, W), which axis the planes are slices of, and how far one sees in them."""
 
     shape: tuple[int, int, int]
     axis: int = 0
+    margin: int = MARGIN
 
     @classmethod
-    def of(cls, spatial: tuple[int, ...], axis: int, where: str) -> Grid:
-        """The grid of a spatial shape of two or three axes (ShapeError otherwise); an image is one plane whatever the
-        axis.
+    def of(cls, spatial: tuple[int, ...], axis: int, where: str, reach: int | None = MARGIN) -> Grid:
+        """The grid of a spatial shape of two or three axes (ShapeError otherwise) for what sees so far; None: the whole
+        case, in one tile. An image is one plane whatever the axis. Who sees no neighbour takes any shape, as a column.
         """
+        if reach == 0:
+            return cls((1, math.prod(spatial), 1), 0, 0)
         if len(spatial) == 2:
-            return cls((1, *spatial), 0)
+            return cls((1, *spatial), 0, reach or 0)
         if len(spatial) == 3:
-            return cls((spatial[0], spatial[1], spatial[2]), axis)
+            return cls((spatial[0], spatial[1], spatial[2]), axis, reach or 0)
         raise ShapeError(
             where,
             found=f"{len(spatial)} spatial axes",
@@ -70,24 +77,25 @@ class Grid:
         return self.planes(flat.reshape(len(flat), tile.a1 - tile.a0, tile.b1 - tile.b0, self.shape[2]))
 
     def back(self, planes: Tensor) -> Tensor:
-        """Planes (slices, rows, columns) in the order of the voxels, flat."""
-        return planes.movedim(0, self.axis).flatten()
+        """Planes (..., slices, rows, columns) in the order of the voxels, (..., n)."""
+        return planes.movedim(-3, self.axis - 3).flatten(-3)
 
     def with_margin(self, field: Tensor) -> Tensor:
         """A whole field (channels, ..., A, B, W) with a margin on the two axes of its planes."""
         for axis in range(3):
             if axis != self.axis:
-                index = torch.tensor(margin_index(0, self.shape[axis], self.shape[axis]), device=field.device)
+                side = self.shape[axis]
+                index = torch.tensor(margin_index(0, side, side, self.margin), device=field.device)
                 field = field.index_select(field.dim() - 3 + axis, index)
         return field
 
 
-def margin_index(start: int, stop: int, side: int) -> list[int]:
-    """Positions start - MARGIN .. stop + MARGIN on an axis of `side` voxels: those beyond an end are reflected, or, on
-    a side shorter than MARGIN + 1, that end again.
+def margin_index(start: int, stop: int, side: int, margin: int = MARGIN) -> list[int]:
+    """Positions start - margin .. stop + margin on an axis of `side` voxels: those beyond an end are reflected, or, on
+    a side shorter than margin + 1, that end again.
     """
-    wanted = range(start - MARGIN, stop + MARGIN)
-    if side <= MARGIN:
+    wanted = range(start - margin, stop + margin)
+    if side <= margin:
         return [min(max(i, 0), side - 1) for i in wanted]
     return [-i if i < 0 else 2 * (side - 1) - i if i >= side else i for i in wanted]
 
@@ -131,50 +139,64 @@ def tiles(grid: Grid, limit: int, start: int = 0, stop: int | None = None) -> It
 class Neighbourhood:
     """Planes of a tile with their margin, float64.
 
-    `log_probs` (head.rows, slices, rows + 8, columns + 8), and `free_energy` (slices, rows + 8, columns + 8) where
-    logits are known.
+    `log_probs` (head.rows, slices, rows + margins, columns + margins); `free_energy`, the same without its first axis,
+    where logits are known; `fields` of the case that were asked for, (channels, slices, ...) each; `places`, of the
+    voxels of the tile alone, (slices, rows, columns) each. `segment`: from an image of the whole case, in planes as
+    these, to the log-probabilities the network gives of it; None without one.
     """
 
     log_probs: Tensor
     free_energy: Tensor | None
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    places: Mapping[Place, Tensor] = field(default_factory=dict)
+    segment: Callable[[Tensor], Tensor] | None = None
 
 
 class Surroundings:
-    """Neighbourhoods of one open case.
+    """Neighbourhoods of one open case; what its places keep is gone with `scratch`.
 
     The last few are kept, since neighbouring blocks, and several maps, ask for the same.
     """
 
-    def __init__(self, reader: CaseReader) -> None:
-        self.reader = reader
+    def __init__(self, reader: CaseReader, scratch: Scratch) -> None:
+        self.reader, self.scratch = reader, scratch
         self.cohort = reader.cohort
         self.case = reader.cohort.cases[reader.index]
         self._kept: dict[tuple[Grid, Tile], Neighbourhood] = {}
+        self._places: dict[Place, Places] = {}
 
-    def grid(self, axis: int) -> Grid:
-        """The case's grid."""
-        return Grid.of(self.case.shape, axis, f"case {self.case.id}")
+    def grid(self, axis: int, reach: int | None = MARGIN) -> Grid:
+        """The case's grid, for what sees so far."""
+        return Grid.of(self.case.shape, axis, f"case {self.case.id}", reach)
 
     @property
     def limit(self) -> int:
         """Voxels of a tile: as many as of a block."""
         return block_length(self.cohort.head.rows)
 
-    def scores(self, grid: Grid, tile: Tile) -> Neighbourhood:
-        """The canonical scores around a tile."""
+    def near(self, grid: Grid, tile: Tile, fields: Iterable[str] = (), places: Iterable[Place] = ()) -> Neighbourhood:
+        """The canonical scores around a tile, and these `fields` and `places` of the case."""
         found = self._kept.get((grid, tile))
         if found is None:
             found = self._read(grid, tile)
             while len(self._kept) >= 2:
                 del self._kept[next(iter(self._kept))]
             self._kept[grid, tile] = found
-        return found
+        return replace(
+            found,
+            fields={name: self._field(name, grid, tile) for name in fields},
+            places={place: self._place(place, grid, tile) for place in places},
+        )
 
-    def image(self, grid: Grid, tile: Tile) -> Tensor:
-        """The image around a tile, (channels, slices, rows + 8, columns + 8), float64."""
-        fields = self.reader.fields
-        assert fields is not None
-        return self._box(grid, tile, lambda start, stop: fields.read("image", start, stop))
+    def _place(self, place: Place, grid: Grid, tile: Tile) -> Tensor:
+        if place not in self._places:
+            self._places[place] = Places(self.reader.label_map, self.scratch, (place,))
+        return grid.tiled(self._places[place].of(*tile.span(grid))[place][None], tile)[0]
+
+    def _field(self, name: str, grid: Grid, tile: Tile) -> Tensor:
+        windows = self.reader.fields
+        assert windows is not None
+        return self._box(grid, tile, lambda start, stop: windows.read(name, start, stop))
 
     def counted(self, grid: Grid, tile: Tile) -> Tensor:
         """Which voxels of a tile the network looked at: all but crop padding, (n,) bool."""
@@ -200,7 +222,7 @@ class Surroundings:
         at = [list(range(tile.a0, tile.a1)), list(range(tile.b0, tile.b1)), list(range(w))]
         for i, (low, high) in enumerate(((tile.a0, tile.a1), (tile.b0, tile.b1), (0, w))):
             if i != axis:
-                at[i] = margin_index(low, high, grid.shape[i])
+                at[i] = margin_index(low, high, grid.shape[i], grid.margin)
         (a0, a1), (b0, b1) = ((min(i), max(i) + 1) for i in at[:2])
         if b1 - b0 == b:
             whole = read(a0 * b * w, a1 * b * w)
@@ -216,3 +238,32 @@ class Reading(Protocol):
     """Reads voxels start..stop as (channels, n)."""
 
     def __call__(self, start: int, stop: int) -> Tensor: ...
+
+
+class Drawn(Protocol):
+    """What is drawn from one open case, of each voxel: `read(start, stop)` gives (..., n) numbers of voxels start..stop
+    of the flattened index; asked for in increasing order, mostly, by one thread.
+    """
+
+    def read(self, start: int, stop: int) -> Tensor: ...
+
+
+class Context(Protocol):
+    """Numbers of each voxel that something draws from a whole open case; hashable, and equal ones are one quantity."""
+
+    def __hash__(self) -> int: ...
+
+    def on(self, around: Surroundings) -> Drawn:
+        """For an open case; nothing is read before it is asked for."""
+
+
+class Contexts:
+    """The contexts `wanted` of one open case, each computed once however many ask for it."""
+
+    def __init__(self, reader: CaseReader, scratch: Scratch, wanted: Iterable[Context]) -> None:
+        around = Surroundings(reader, scratch)
+        self._drawn = {context: context.on(around) for context in dict.fromkeys(wanted)}
+
+    def of(self, start: int, stop: int) -> dict[Hashable, Tensor]:
+        """Every context of voxels start..stop."""
+        return {context: drawn.read(start, stop) for context, drawn in self._drawn.items()}

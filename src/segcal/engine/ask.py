@@ -7,13 +7,12 @@ nested. With an `expert` it concerns the voxels decided for one class, filed and
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from segcal.data.rows import Block, Rows
-from segcal.data.surroundings import Surroundings
+from segcal.data.rows import Rows
+from segcal.data.surroundings import Context
 from segcal.engine.accumulate import Accumulator
 from segcal.engine.experts import Expert
 
@@ -31,16 +30,13 @@ class Through(Protocol):
     result.
     """
 
+    @property
+    def contexts(self) -> frozenset[Context]:
+        """What its rows must bring of the case they are from: nothing, unless it says so."""
+        return frozenset()
+
     def __call__(self, rows: Rows) -> Rows:
         """Mapped rows."""
-
-
-@runtime_checkable
-class LocalThrough(Through, Protocol):
-    """A map that looks at neighbours, so that only `Engine.survey`, which reads whole cases, can answer for it."""
-
-    def on(self, surroundings: Surroundings) -> Callable[[Block], Through]:
-        """For an open case: from a block to the map of its scored rows."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,11 @@ class Ask:
     by_case: bool = False
     through: Through | None = None
     expert: Expert | None = None
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        """What the rows must bring for `through`."""
+        return frozenset() if self.through is None else self.through.contexts
 
     def about(self, cases: frozenset[int], by_case: bool = False) -> Ask:
         """The same about other cases."""

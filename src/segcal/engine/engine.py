@@ -24,10 +24,10 @@ from segcal.data.files.journal import Scratch
 from segcal.data.head import Head
 from segcal.data.places.place import Places
 from segcal.data.rows import Block, Prepared, Record, Rows
-from segcal.data.surroundings import Surroundings
+from segcal.data.surroundings import Contexts
 from segcal.engine import accumulate
 from segcal.engine.accumulate import State
-from segcal.engine.ask import Ask, Level, LocalThrough, Through
+from segcal.engine.ask import Ask, Level, Through
 from segcal.engine.filed import Filed, FiledChunk
 from segcal.engine.need import MIB, Need, Sizes, spoken
 from segcal.engine.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored, chunk_rows
@@ -39,7 +39,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LEAST_MEMORY = 256 * MIB
-NOTHING: Mapping[Any, Any] = {}
 
 
 class Progress(Protocol):
@@ -205,14 +204,17 @@ class Engine(ABC):
         """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`.
         Cases without rows are absent.
 
-        Pinned rows do not know where they lie: an accumulator that needs places is a UsageError.
+        Pinned rows know nothing of the case around them: what needs places or contexts is a UsageError.
         """
         for ask in asks.values():
-            if accumulate.needs(ask.accumulator):
+            if accumulate.needs(ask.accumulator) or ask.contexts:
+                name, what = (
+                    (ask.through, "more of a case than its rows") if ask.contexts else (ask.accumulator, "places")
+                )
                 raise UsageError(
                     "reduce",
-                    found=f"{type(ask.accumulator).__name__}, which needs places",
-                    expected="accumulators of single voxels",
+                    found=f"{type(name).__name__}, which needs {what}",
+                    expected="accumulators and maps of single voxels",
                     do="Ask Engine.survey, which reads whole cases.",
                 )
         answers = _Answers(pinned.cohort.head, asks)
@@ -280,27 +282,18 @@ class Engine(ABC):
             total: dict[Any, State] = {}
             notes = []
             with self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
-                around = Surroundings(reader)
                 places = Places(
                     reader.label_map,
                     reading,
                     (place for a in mine.values() for place in sorted(accumulate.needs(a.accumulator), key=repr)),
                 )
-                local = {
-                    t: t.on(around)
-                    for t in dict.fromkeys(a.through for a in mine.values())
-                    if isinstance(t, LocalThrough)
-                }
+                contexts = Contexts(reader, reading, (c for a in mine.values() for c in a.contexts))
                 for start, stop in cohort.cuts(index):
                     block = reader.block(start, stop)
                     notes.append(reader.note(block))
-                    prepared = reader.prepare(block, places)
+                    prepared = reader.prepare(block, places, contexts.of)
                     if prepared.log_probs.shape[1]:
-                        _merge_into(
-                            total,
-                            fold_parts(cohort.head, mine, prepared, index, {t: at(block) for t, at in local.items()}),
-                            asks,
-                        )
+                        _merge_into(total, fold_parts(cohort.head, mine, prepared, index), asks)
                 records[index] = reader.record(notes)
             self.progress.step()
             return total
@@ -402,29 +395,22 @@ def _merge_into(total: dict[Any, State], partial: dict[Any, State], asks: Mappin
         total[slot] = state if slot not in total else accumulate.merge(asks[slot[0]].accumulator, total[slot], state)
 
 
-def fold_parts(
-    head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int, local: Mapping[Through, Through] = NOTHING
-) -> dict[Any, State]:
-    """Fold one block for every ask, part by part.
-
-    `local`: what stands, on this block, for a `through` that looks at neighbours.
-    """
+def fold_parts(head: Head, asks: Mapping[Any, Ask], prepared: Prepared, case: int) -> dict[Any, State]:
+    """Fold one block for every ask, part by part."""
     out: dict[Any, State] = {}
     for part in sorted({a.part for a in asks.values()}):
-        out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case, local)
+        out |= _fold({k: a for k, a in asks.items() if a.part == part}, _double(prepared.part(head, part)), case)
     return out
 
 
-def _fold(
-    asks: Mapping[Any, Ask], rows: Rows, case: int, local: Mapping[Through, Through] = NOTHING
-) -> dict[Any, State]:
+def _fold(asks: Mapping[Any, Ask], rows: Rows, case: int) -> dict[Any, State]:
     """Fold rows of one part for every ask; they are mapped once for each `through`, and let go before the next."""
     out: dict[Any, State] = {}
     alike: dict[Through | None, list[Any]] = {}
     for key, ask in asks.items():
         alike.setdefault(ask.through, []).append(key)
     for through, keys in alike.items():
-        mapped = rows if through is None else local.get(through, through)(rows)
+        mapped = rows if through is None else through(rows)
         for key in keys:
             out[key, case if asks[key].by_case else None] = accumulate.fold(asks[key].accumulator, mapped)
     return out

@@ -95,7 +95,7 @@ class Examples:
                 if found is None:
                     if around is None:
                         scratch = stack.enter_context(self.engine.scratch(self.cohort))
-                        around = Surroundings(stack.enter_context(self.cohort.open(case, scratch)))
+                        around = Surroundings(stack.enter_context(self.cohort.open(case, scratch)), scratch)
                     found = self._made(around, self._grid(case, axis), tile)
                     self._keep((case, axis, tile), found)
                 yield found
@@ -112,8 +112,8 @@ class Examples:
         targets = torch.where(scored, self.cohort.head.targets(torch.where(scored, block.labels, 0)), NO_TARGET).to(
             torch.int16
         )
-        found = around.scores(grid, tile)
-        image = around.image(grid, tile).float() if self.image else None
+        found = around.near(grid, tile, ("image",) if self.image else ())
+        image = found.fields["image"].float() if self.image else None
         energy = None if found.free_energy is None else found.free_energy.float()
         counted = grid.tiled(around.counted(grid, tile)[None], tile)[0]
         return Example(

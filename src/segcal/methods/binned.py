@@ -41,7 +41,7 @@ from torch.nn import Module
 from segcal.data.rows import Rows
 from segcal.engine import accumulate
 from segcal.engine.accumulate import Array, Count, Leaf
-from segcal.engine.ask import Ask, Level
+from segcal.engine.ask import Ask, Level, Through
 from segcal.engine.need import HANDED, Need, state_bytes
 from segcal.errors import UsageError
 from segcal.fitting.plans import Plan, Subset, Task
@@ -189,7 +189,7 @@ class GridCount:
 
 
 @dataclass(frozen=True, eq=False)
-class MappedBy:
+class MappedBy(Through):
     """A map of rows by a fitted map; the decision is not looked at."""
 
     map: BinnedMap

@@ -1,7 +1,7 @@
 """A fitted calibrator: one map for each part of a head, what it promises, and what it remembers of its fit.
 
-A map that looks at neighbours (`LocalMap`) gives each voxel a temperature, of whole arrays at once or tile by tile from
-an open case (`temperatures`); from there on it is one factor a voxel.
+What a map needs of a case beside the rows of its own voxels is drawn from it first: of an open case by
+`Contexts(reader, scratch, calibrator.contexts)`, of arrays by the calibrator itself; then every map is one of rows.
 
 `calibrator(scores)` returns float32 probabilities in which a promised label is kept at every voxel;
 `calibrator.log_probs(scores)` is plain traceable tensor code in float64. Scores are (B, C, *spatial) of the kind it was
@@ -12,28 +12,32 @@ softmax head's label is kept where the map guarantees it. An empty batch gives a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from segcal.data import scores as scores_
-from segcal.data.case import SCORED, Provenance
+from segcal.data.case import Provenance
 from segcal.data.head import Head
 from segcal.data.pooling import Pool
 from segcal.data.ranking import winner
-from segcal.data.rows import Block, Record, Rows
+from segcal.data.rows import Record, Rows
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.data.surroundings import Grid, Surroundings
 from segcal.errors import ShapeError, UsageError
+from segcal.methods.context import Batch, Network, OfCase, Segmenter
 from segcal.methods.guarantees import Guarantees, weakest
-from segcal.methods.local.map import LocalMap, TemperatureField, temperatures_of
-from segcal.methods.maps import PartMap
+from segcal.methods.maps import Needs, PartMap
 
 if TYPE_CHECKING:
     import os
+
+NOTHING: Mapping[Hashable, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,9 @@ class Calibrator(nn.Module):
     (`check=False` skips that look).
     """
 
+    maps: Sequence[PartMap]
+    segmenter: Segmenter | None = None
+
     def __init__(
         self,
         head: Head,
@@ -158,7 +165,7 @@ class Calibrator(nn.Module):
         check_keeps(head, keep_decision)
         self.head = head
         self.kind = scores_.check_kind(kind)
-        self.maps = nn.ModuleList(maps)
+        self.maps = nn.ModuleList(maps)  # type: ignore[assignment]  # a sequence of maps, which torch does not say
         self.method = method
         self.solution = solution
         self.data = data
@@ -168,18 +175,18 @@ class Calibrator(nn.Module):
         self.keep_decision = head.can_keep_decision if keep_decision is None else keep_decision
 
     @property
-    def needs_logits(self) -> bool:
-        """Whether raw logits are needed."""
-        return any(m.needs_logits for m in self._maps())
+    def needs(self) -> Needs:
+        """What its maps need together beside log-probabilities."""
+        return reduce(or_, (m.needs for m in self.maps))
 
     @property
     def keeps_label(self) -> bool:
         """Whether the delivered label is the one of the scores, at every voxel."""
-        return self.keep_decision or all(m.guarantees().preserves_argmax == "proven" for m in self._maps())
+        return self.keep_decision or all(m.guarantees().preserves_argmax == "proven" for m in self.maps)
 
     def guarantees(self) -> Guarantees:
         """What the parameters promise, the weakest over parts; a kept region decision counts as preserved label."""
-        found = weakest([m.guarantees() for m in self._maps()])
+        found = weakest([m.guarantees() for m in self.maps])
         if self.keep_decision and found.preserves_argmax != "proven":
             reason = "probabilities are kept on their side of 0.5"
             found = replace(found, preserves_argmax="proven", reasons={**found.reasons, "preserves_argmax": reason})
@@ -191,15 +198,24 @@ class Calibrator(nn.Module):
         other.resolution = self.resolution.coarser(resolution)
         return other
 
-    @property
-    def looks_around(self) -> bool:
-        """Whether some map looks at a voxel's neighbours: then scores need two or three spatial axes."""
-        return any(isinstance(m, LocalMap) for m in self.maps)
+    def with_segmenter(self, segmenter: Segmenter) -> Calibrator:
+        """The same calibrator with the network whose scores it calibrates, for maps that need it: from images (B,
+        channels, *spatial) to scores (B, channels of the head, *spatial). It is not saved.
+        """
+        other = copy.copy(self)
+        # a network would be taken for a part of the module, and saved with it
+        other.__dict__["segmenter"] = segmenter
+        return other
+
+    def check_segmenter(self) -> None:
+        """Raise UsageError where a map needs the network and nobody gave it."""
+        if self.needs.segmenter:
+            self.network().given()
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields of a case that are needed beside its scores, such as its image."""
-        return tuple(sorted({name for m in self.maps if isinstance(m, LocalMap) for name in m.fields}))
+    def contexts(self) -> frozenset[PartContext]:
+        """What has to be drawn from a case before scores of it can be mapped; nothing, where rows alone will do."""
+        return frozenset(PartContext(self, part) for part, m in enumerate(self.maps) if m.needs.case)
 
     def forward(
         self,
@@ -215,7 +231,7 @@ class Calibrator(nn.Module):
         `counted`, `fields`: as `log_probs`.
         """
         flat, kind = self._flat(scores, kind, check)
-        p = self.deliver(flat, kind, self._around(scores, flat, kind, fields, counted))
+        p = self.deliver(flat, kind, self._drawn(scores, flat, kind, fields, counted))
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
     def log_probs(
@@ -229,37 +245,36 @@ class Calibrator(nn.Module):
     ) -> Tensor:
         """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`.
 
-        `fields`: what the calibrator needs beside scores (`self.fields`), such as image (B, *spatial) or (B, channels,
+        `fields`: what the calibrator needs beside scores (`needs.fields`), such as image (B, *spatial) or (B, channels,
         *spatial); UsageError for one it has no use for or one missing. `counted` (B, *spatial), bool: the voxels the
-        network looked at, over which a temperature of a whole case is averaged; None: all of them.
+        network looked at, over which what is one number a case is averaged; None: all of them.
         """
         flat, kind = self._flat(scores, kind, check)
-        around = self._around(scores, flat, kind, fields, counted)
-        rows = self.head.channel_rows(self._mapped(flat, kind, around))
+        rows = self.head.channel_rows(self._mapped(flat, kind, self._drawn(scores, flat, kind, fields, counted)))
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
-    def _mapped(self, flat: Tensor, kind: Kind, temperatures: Sequence[Tensor | None] | None) -> Tensor:
+    def _mapped(self, flat: Tensor, kind: Kind, contexts: Mapping[Hashable, Tensor]) -> Tensor:
         """All parts' maps on flattened scores."""
         rows, energy = self.head.canonical(flat, kind, self.resolution), self._energy(flat, kind)
-        return self.map_rows(rows, energy, self.head.ranking(flat, kind), temperatures)
+        if self.needs.case and not flat.numel():
+            return rows
+        return self.map_rows(rows, energy, self.head.ranking(flat, kind), contexts)
 
     def map_rows(
         self,
         log_rows: Tensor,
         free_energy: Tensor | None,
         given: Tensor | None = None,
-        temperatures: Sequence[Tensor | None] | None = None,
+        contexts: Mapping[Hashable, Tensor] = NOTHING,
     ) -> Tensor:
         """All parts' maps on canonical rows (head.rows, n).
 
-        `given`, as for a map, has as many rows; `temperatures` (n,) of the parts that look at neighbours, None for the
-        others.
+        `given`, as for a map, has as many rows; `contexts` (..., n), of these voxels, are what `self.contexts` names.
         """
-        found = [None] * len(self.maps) if temperatures is None else temperatures
-        parts = [self.head.slice(r) for r in range(len(self.maps))]
+        parts = [self.head.slice(part) for part in range(len(self.maps))]
         mapped = [
-            self.map_part(r, log_rows[at], free_energy, None if given is None else given[at], found[r])
-            for r, at in enumerate(parts)
+            self.map_part(part, log_rows[at], free_energy, None if given is None else given[at], contexts)
+            for part, at in enumerate(parts)
         ]
         return mapped[0] if len(mapped) == 1 else torch.cat(mapped)
 
@@ -269,47 +284,37 @@ class Calibrator(nn.Module):
         log_probs: Tensor,
         free_energy: Tensor | None,
         given: Tensor | None = None,
-        temperature: Tensor | None = None,
+        contexts: Mapping[Hashable, Tensor] = NOTHING,
     ) -> Tensor:
-        """One part's map on its rows (C, n)."""
+        """One part's map on its rows (C, n). UsageError where it needs a context that is not there."""
+        m = self.maps[part]
         if self.unit != 1:
             log_probs = log_probs / self.unit
             offset = torch.logsumexp(log_probs, 0)
             log_probs = (log_probs - offset).clamp_min(scores_.LOWEST)
             free_energy = None if free_energy is None else free_energy / self.unit + offset
-        if not isinstance(self.maps[part], LocalMap):
-            out: Tensor = self.maps[part](log_probs, free_energy, given)
-            return out
-        if temperature is None:
+        wanted = (PartContext(self, part),) if m.needs.case else ()
+        if any(context not in contexts for context in wanted):
             raise UsageError(
                 "rows",
                 found="voxels without their neighbours",
-                expected="the temperature of each",
+                expected="what this calibrator draws from the case around them",
                 do="Apply this calibrator to images, volumes or a cohort, not to loose rows.",
             )
-        return torch.log_softmax(log_probs / temperature.to(log_probs.dtype), 0)
+        mapped: Tensor = m(log_probs, free_energy, given, *(contexts[context] for context in wanted))
+        return mapped
 
-    def deliver(self, flat: Tensor, kind: Kind, temperatures: Sequence[Tensor | None] | None = None) -> Tensor:
+    def deliver(self, flat: Tensor, kind: Kind, contexts: Mapping[Hashable, Tensor] = NOTHING) -> Tensor:
         """Probabilities (channels, n), float32, of flattened scores (channels, n), with every promised label kept.
 
-        `temperatures`: as `map_rows`.
+        `contexts`: as `map_rows`.
         """
-        rows = self._mapped(flat, kind, temperatures)
+        rows = self._mapped(flat, kind, contexts)
         return self.head.deliver(rows, self.head.decide(flat, kind) if self.keeps_label else None)
 
-    def temperatures(self, surroundings: Surroundings) -> list[TemperatureField | None]:
-        """The temperatures of an open case, a part; None where its map acts on each voxel alone."""
-        if self.unit != 1:
-            reader = surroundings.reader
-            surroundings = Surroundings(replace(reader, cohort=reader.cohort.scaled(self.unit)))
-        return [
-            TemperatureField(m, self.head.slice(r), surroundings) if isinstance(m, LocalMap) else None
-            for r, m in enumerate(self.maps)
-        ]
-
-    def through(self, part: int) -> ThroughPart | ThroughLocalPart:
+    def through(self, part: int) -> ThroughPart:
         """This calibrator as a map of the rows of one part, for metrics."""
-        return ThroughLocalPart(self, part) if isinstance(self.maps[part], LocalMap) else ThroughPart(self, part)
+        return ThroughPart(self, part)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with JSON metadata; complete or absent."""
@@ -321,49 +326,43 @@ class Calibrator(nn.Module):
         """What `print` shows."""
         return f"method={self.method}, classes={list(self.head.classes)}, kind={self.kind}"
 
-    def _maps(self) -> list[PartMap]:
-        return [m for m in self.maps if isinstance(m, PartMap)]
+    def network(self) -> Network:
+        """Its network, if it has one, and how the scores of that are read."""
+        resolution = replace(self.resolution, unit=self.resolution.unit / self.unit)
+        return Network(self.segmenter, self.head, self.kind, resolution, self.unit)
 
-    def _around(
+    def _drawn(
         self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor], counted: Tensor | None
-    ) -> list[Tensor | None] | None:
-        """The temperatures of a batch held in memory, (n,) a part whose map looks at neighbours; None where no map
-        does.
-        """
-        if set(fields) != set(self.fields):
-            wrong = sorted(set(fields) ^ set(self.fields))[0]
+    ) -> dict[Hashable, Tensor]:
+        """What its maps draw from a batch held in memory."""
+        needs = self.needs
+        if set(fields) != set(needs.fields):
+            wrong = sorted(set(fields) ^ set(needs.fields))[0]
             found, expected = ("a value", "nothing") if wrong in fields else ("nothing", f"the {wrong} of each case")
             raise UsageError(
                 wrong,
                 found=found,
                 expected=expected,
-                do=f"This calibrator needs, beside scores: {', '.join(self.fields) or 'nothing'}.",
+                do=f"This calibrator needs, beside scores: {', '.join(needs.fields) or 'nothing'}.",
             )
-        if not self.looks_around:
-            return None
-        if not flat.numel():
-            return [flat.new_ones(flat.shape[1])] * len(self.maps)
-        flat, batch = flat if self.unit == 1 else flat / self.unit, len(scores)
-        resolution = replace(self.resolution, unit=self.resolution.unit / self.unit)
-        rows, energy = self.head.canonical(flat, kind, resolution), self._energy(flat, kind)
-        out: list[Tensor | None] = []
-        for r, m in enumerate(self.maps):
-            if not isinstance(m, LocalMap):
-                out.append(None)
-                continue
-            grid = Grid.of(tuple(scores.shape[2:]), m.slice_axis, "scores")
-            image = _batched(fields["image"], scores).to(rows).reshape(-1, batch, *grid.shape) if m.fields else None
-            near = rows[self.head.slice(r)].reshape(-1, batch, *grid.shape)
-            energies = None if energy is None else energy.reshape(batch, *grid.shape)
-            out.append(
-                temperatures_of(
-                    m, grid, near, energies, image, None if counted is None else counted.reshape(batch, -1)
-                ).flatten()
-            )
-        return out
+        if not needs.case or not flat.numel():
+            return {}
+        network = self.network()
+        scaled = flat if self.unit == 1 else flat / self.unit
+        batch = Batch(
+            self.head.canonical(scaled, kind, network.resolution),
+            self._energy(scaled, kind),
+            len(scores),
+            tuple(scores.shape[2:]),
+            network,
+            lambda: self.head.predicted(flat, kind),
+            {name: _flat_field(name, value, scores) for name, value in fields.items()},
+            None if counted is None else counted.reshape(len(scores), -1),
+        )
+        return {c: batch.drawn(self.maps[c.part], self.head.slice(c.part)) for c in self.contexts}
 
     def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:
-        if not self.needs_logits:
+        if not self.needs.logits:
             return None
         energy = self.head.free_energy(flat, kind)
         if energy is None:
@@ -386,8 +385,7 @@ class Calibrator(nn.Module):
                 expected=f"(B, {self.head.channels}, *spatial) for {', '.join(self.head.classes)}",
                 do="Put the classes on axis 1; add a batch axis with scores[None].",
             )
-        if self.looks_around:
-            Grid.of(tuple(scores.shape[2:]), 0, "scores")
+        Grid.of(tuple(scores.shape[2:]), 0, "scores", self.needs.reach)
         kind = self.kind if kind is None else scores_.check_kind(kind)
         flat = scores.movedim(1, 0).flatten(1)
         if check:
@@ -395,63 +393,55 @@ class Calibrator(nn.Module):
         return flat, kind
 
 
-def _batched(image: Tensor, scores: Tensor) -> Tensor:
-    """An image (B, *spatial) or (B, channels, *spatial) as (channels, B, *spatial)."""
+def _flat_field(name: str, value: Tensor, scores: Tensor) -> Tensor:
+    """A field (B, *spatial) or (B, channels, *spatial) as (channels, n)."""
     spatial = tuple(scores.shape[2:])
-    whole = image[:, None] if image.dim() == scores.dim() - 1 else image
+    whole = value[:, None] if value.dim() == scores.dim() - 1 else value
     if whole.dim() != scores.dim() or len(whole) != len(scores) or tuple(whole.shape[2:]) != spatial:
         raise ShapeError(
-            "image",
-            found=f"shape {tuple(image.shape)}",
+            name,
+            found=f"shape {tuple(value.shape)}",
             expected=f"({len(scores)}, *{spatial}) or ({len(scores)}, channels, *{spatial})",
-            do="Give one image a case, on the grid of the scores.",
+            do=f"Give one {name} a case, on the grid of the scores.",
         )
-    return whole.movedim(1, 0)
+    return whole.movedim(1, 0).flatten(1)
+
+
+@dataclass(frozen=True)
+class PartContext:
+    """What the map of one part of a calibrator draws from a case, of each voxel."""
+
+    calibrator: Calibrator
+    part: int
+
+    def on(self, around: Surroundings) -> OfCase:
+        """For an open case, whose logits are read in the units of the fit."""
+        c = self.calibrator
+        if c.unit != 1:
+            reader = around.reader
+            around = Surroundings(replace(reader, cohort=reader.cohort.scaled(c.unit)), around.scratch)
+        return OfCase(c.maps[self.part], c.head.slice(self.part), around, c.network())
 
 
 @dataclass(frozen=True)
 class ThroughPart:
-    """One part of a calibrator applied to rows; equal where calibrator and part are the same.
-
-    `temperature` (n,): of each row, where the map looks at neighbours.
+    """One part of a calibrator applied to rows, which bring what it draws from their case; equal where calibrator and
+    part are the same.
     """
 
     calibrator: Calibrator
     part: int
-    temperature: Tensor | None = field(default=None, compare=False)
+
+    @property
+    def contexts(self) -> frozenset[PartContext]:
+        """What its part draws."""
+        return frozenset(c for c in self.calibrator.contexts if c.part == self.part)
 
     def __call__(self, rows: Rows) -> Rows:
         """Rows of calibrated log-probabilities, with the decision that is delivered."""
         # the class decided comes first, whatever rounding has tied with it
         given = rows.log_probs.scatter(0, rows.decision[None], torch.inf)
-        mapped = self.calibrator.map_part(self.part, rows.log_probs, rows.free_energy, given, self.temperature)
+        mapped = self.calibrator.map_part(self.part, rows.log_probs, rows.free_energy, given, rows.contexts)
         if not self.calibrator.keeps_label:
             return replace(rows, log_probs=mapped, decision=winner(mapped))
         return replace(rows, log_probs=self.calibrator.head.held(mapped, rows.decision))
-
-
-@dataclass(frozen=True)
-class ThroughLocalPart:
-    """One part whose map looks at neighbours: it has to be told the case, then the block, before it can map rows.
-
-    Equal as `ThroughPart`.
-    """
-
-    calibrator: Calibrator
-    part: int
-
-    def __call__(self, rows: Rows) -> Rows:
-        """Refused: rows alone have no neighbours."""
-        return ThroughPart(self.calibrator, self.part)(rows)
-
-    def on(self, surroundings: Surroundings) -> Callable[[Block], ThroughPart]:
-        """For an open case: from a block to the map of its scored rows."""
-        found = self.calibrator.temperatures(surroundings)[self.part]
-        assert found is not None
-
-        def at(block: Block) -> ThroughPart:
-            return ThroughPart(
-                self.calibrator, self.part, found.read(block.start, block.start + block.voxels)[block.role == SCORED]
-            )
-
-        return at

@@ -82,7 +82,6 @@ def _tensors(calibrator: Calibrator) -> dict[str, torch.Tensor]:
 
 def describe(calibrator: Calibrator) -> dict[str, Any]:
     """Everything but the tensors, as plain data."""
-    maps = [m for m in calibrator.maps if isinstance(m, PartMap)]
     return {
         "schema": SCHEMA,
         "method": calibrator.method,
@@ -91,7 +90,7 @@ def describe(calibrator: Calibrator) -> dict[str, Any]:
         "resolution": asdict(calibrator.resolution),
         "unit": calibrator.unit,
         "keep_decision": calibrator.keep_decision,
-        "maps": [m.type_name for m in maps],
+        "maps": [m.type_name for m in calibrator.maps],
         "guarantees": calibrator.guarantees().to_json(),
         "solution": None if calibrator.solution is None else calibrator.solution.to_json(),
         "data": None if calibrator.data is None else calibrator.data.to_json(),

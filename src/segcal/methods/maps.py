@@ -1,27 +1,85 @@
-"""What every map of one softmax problem shares.
+"""What every map of one softmax problem shares: what it promises, what it needs, and how it is applied.
 
-A `PartMap` is a fitted map and its promises, which are read off its parameters. A `Map` acts on each voxel alone; a
-`LocalMap` (`segcal.methods.local.map`) looks at its neighbours too. A `Map` takes canonical log-probabilities (C, n),
-and the free energy (n,) if it `needs_logits`, to calibrated log-probabilities (C, n). Where the class decided or the
-ranking matters it is read off `given` (C, n), numbers in the order of the scores as they came, which rounding may tie
-in log-probabilities; without it, off those. It is plain traceable tensor code in the dtype it is given. No voxel: an
-empty result.
+There are two kinds. A map of rows (`Map`) turns canonical log-probabilities (C, n) into calibrated ones. A field of
+temperatures (`TemperatureMap`) gives each voxel one T from what surrounds it, and divides by it. Both say in `needs`
+what they need beside the rows of their own voxels; whoever opens a case provides it (`segcal.methods.context`), has the
+map draw its numbers of each voxel from it (`context`), and hands them over with the rows. No caller asks which kind a
+map is.
+
+    forward(log_probs, free_energy, given[, context]) -> calibrated log-probabilities (C, n)
+
+`free_energy` (n,) is there where `needs.logits`. Where the class decided or the ranking matters it is read off `given`
+(C, n), numbers in the order of the scores as they came, which rounding may tie in log-probabilities; without it, off
+those. `context` (..., n) is handed to maps that need something of the case, and to no other. All is plain traceable
+tensor code in the dtype it is given. No voxel: an empty result.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from segcal.methods.guarantees import Guarantees
+from segcal.data.places.place import Place
+from segcal.data.surroundings import Neighbourhood
+from segcal.errors import UsageError
+from segcal.methods.guarantees import Guarantees, Status
+
+FLOOR = 1e-6
+"""Smallest temperature of a field."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a map needs beside the log-probabilities of its own voxels.
+
+    `logits`: their free energy, so raw logits have to be known. Of the case: `reach`, the voxels it looks at on each
+    side in the planes across spatial axis `axis` (0: none, None: the whole case at once); `fields` by name, such as its
+    image; `places`, such as the distance to the predicted boundary; `segmenter`: the network itself, for a case as a
+    whole. `mean`: of the numbers it draws it takes their mean over the case, crop padding left out.
+    """
+
+    logits: bool = False
+    reach: int | None = 0
+    axis: int = 0
+    fields: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+    segmenter: bool = False
+    mean: bool = False
+
+    def __post_init__(self) -> None:
+        if self.segmenter and self.reach is not None:
+            raise UsageError(
+                "reach",
+                found=f"{self.reach} for a map that needs the network",
+                expected="None, the whole case",
+                do="A network sees whole images; declare reach=None.",
+            )
+
+    @property
+    def case(self) -> bool:
+        """Whether rows alone will not do."""
+        return self.reach != 0 or self.mean or bool(self.fields or self.places)
+
+    def __or__(self, other: Needs) -> Needs:
+        """What two maps need together; they look along one axis."""
+        return Needs(
+            self.logits or other.logits,
+            None if self.reach is None or other.reach is None else max(self.reach, other.reach),
+            self.axis if self.reach != 0 else other.axis,
+            tuple(sorted({*self.fields, *other.fields})),
+            tuple(dict.fromkeys((*self.places, *other.places))),
+            self.segmenter or other.segmenter,
+            self.mean or other.mean,
+        )
 
 
 class PartMap(nn.Module, ABC):
-    """One softmax problem's map.
+    """One softmax problem's map, of either kind.
 
     Parameters are float64 buffers, fixed once fitted; they move with `.to(device)`, and `.half()` or other changes of
     type leave them as they are.
@@ -50,9 +108,21 @@ class PartMap(nn.Module, ABC):
         """Classes it is for; None where any number will do."""
 
     @property
-    def needs_logits(self) -> bool:
-        """Whether raw logits (log-probabilities and free energy) are needed."""
-        return False
+    def needs(self) -> Needs:
+        """What it needs beside log-probabilities: nothing, unless it says so."""
+        return Needs()
+
+    def context(self, near: Neighbourhood) -> Tensor:
+        """The numbers of each voxel it draws from what surrounds it: (..., slices, rows, columns), the planes of `near`
+        less their margin.
+
+        `near.log_probs` are the rows of its own part; fields, places and the network are there as `needs` says.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs something of the case and does not say what it draws")
+
+    def settled(self, context: Tensor) -> Tensor:
+        """What is handed to `forward` of drawn numbers, of their mean where `needs.mean`."""
+        return context
 
     @abstractmethod
     def guarantees(self) -> Guarantees:
@@ -81,8 +151,53 @@ class PartMap(nn.Module, ABC):
 
 
 class Map(PartMap):
-    """A map of each voxel alone."""
+    """A map of rows."""
 
     @abstractmethod
     def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        """Calibrated log-probabilities (C, n)."""
+        """Calibrated log-probabilities (C, n); one that needs something of the case takes `context` last."""
+
+
+class TemperatureMap(PartMap):
+    """A field of temperatures: log S(x / T), T one positive number a voxel, drawn from what surrounds it.
+
+    Whatever the parameters, and whatever T is drawn from, it keeps label and order: dividing all classes of a voxel by
+    one T > 0 keeps the sign of each difference of two of them. A T below `FLOOR` counts as that, so that this holds of
+    every field. `context`, then `settled`, give T.
+    """
+
+    def forward(
+        self,
+        log_probs: Tensor,
+        free_energy: Tensor | None = None,
+        given: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """log S(x / T), (C, n)."""
+        assert context is not None
+        return torch.log_softmax(log_probs / context.clamp_min(FLOOR).to(log_probs.dtype), 0)
+
+    @abstractmethod
+    def context(self, near: Neighbourhood) -> Tensor:
+        """T of each voxel, or what `settled` makes it from."""
+
+    @abstractmethod
+    def invariance(self) -> tuple[Status, str]:
+        """Whether a constant added to all logits of a voxel leaves T as it is, and why."""
+
+    def guarantees(self) -> Guarantees:
+        """Label and order always; invariance as T has it."""
+        return one_positive_factor(*self.invariance())
+
+
+def one_positive_factor(invariant: Status, why: str) -> Guarantees:
+    """What holds where the scores of each voxel are multiplied by one positive number, the same for all classes: label
+    and order are kept, by whatever rule the number is chosen. `invariant`: whether the rule sees no offset, and `why`.
+    """
+    kept = "one positive factor for all classes"
+    return Guarantees(
+        invariant,
+        "proven",
+        "proven",
+        {"translation_invariant": why, "preserves_argmax": kept, "preserves_order": kept},
+    )

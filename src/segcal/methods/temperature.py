@@ -26,7 +26,7 @@ from segcal.fitting.solvers.query import Query, Solved
 from segcal.fitting.solvers.scalar import ScalarNewton
 from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees
-from segcal.methods.maps import Map
+from segcal.methods.maps import Map, one_positive_factor
 from segcal.methods.method import FittedMap, Published
 from segcal.methods.parameterisation import FLOOR, WHOLE, Parameterisation, Stage, parameter, softplus_inverse
 
@@ -57,13 +57,7 @@ class ScaleMap(Map):
 
     def guarantees(self) -> Guarantees:
         """All three hold for every beta > 0."""
-        why = "one positive factor for all classes"
-        return Guarantees(
-            "proven",
-            "proven",
-            "proven",
-            dict.fromkeys(("translation_invariant", "preserves_argmax", "preserves_order"), why),
-        )
+        return one_positive_factor("proven", "one positive factor for all classes")
 
     def describe(self) -> dict[str, object]:
         """The temperature."""

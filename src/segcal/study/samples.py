@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from segcal.data.case import SCORED
 from segcal.data.cohort import CaseReader
 from segcal.data.files import journal
+from segcal.data.files.journal import Scratch
 from segcal.data.ranking import winner
 from segcal.data.splits import TEST
-from segcal.data.surroundings import Surroundings
+from segcal.data.surroundings import Contexts
 from segcal.engine.engine import Engine
 from segcal.methods.calibrator import Calibrator
 from segcal.study.design import Design
@@ -55,17 +56,19 @@ def sample(design: Design, folder: Path, engine: Engine) -> Rows:
                     view.open(at[case], scratch) as reader,
                     journal.atomic(folder / file) as temporary,
                 ):
-                    found: dict[str, Any] = dict(arrays(reader, calibrator, energy=design.has_energy))
+                    found: dict[str, Any] = dict(arrays(reader, scratch, calibrator, energy=design.has_energy))
                     np.savez_compressed(temporary, **found)
             rows.append({"name": name, "cohort": cohort, "case": case, "file": str(file)})
     return rows
 
 
-def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -> dict[str, NDArray[Any]]:
+def arrays(
+    reader: CaseReader, scratch: Scratch, calibrator: Calibrator | None, *, energy: bool
+) -> dict[str, NDArray[Any]]:
     """What a picture of one open case is made from."""
     cohort, case = reader.cohort, reader.cohort[reader.index]
     head, shape = cohort.head, case.shape
-    local = None if calibrator is None else calibrator.temperatures(Surroundings(reader))
+    contexts = Contexts(reader, scratch, () if calibrator is None else calibrator.contexts)
     columns: dict[str, list[NDArray[Any]]] = {
         "labels": [],
         "decision": [],
@@ -83,12 +86,11 @@ def arrays(reader: CaseReader, calibrator: Calibrator | None, *, energy: bool) -
             assert found is not None
             columns["energy"].append(found.double().numpy())
         if calibrator is not None:
-            temperatures = None if local is None else [None if t is None else t.read(start, stop) for t in local]
             rows = calibrator.map_rows(
                 head.canonical(block.scores, block.kind, cohort.resolution),
                 head.free_energy(block.scores, block.kind),
                 head.ranking(block.scores, block.kind),
-                temperatures,
+                contexts.of(start, stop),
             )
             columns["flipped"].append((winner(rows[head.slice(0)]) != decision).numpy())
     whole = {name: np.concatenate(parts).reshape(shape) for name, parts in columns.items()}

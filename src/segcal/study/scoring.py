@@ -30,10 +30,10 @@ from segcal.data.head import Head
 from segcal.data.places.distance import BoundaryDistance
 from segcal.data.places.place import Places
 from segcal.data.rows import Block, Note, Rows
-from segcal.data.surroundings import Surroundings
+from segcal.data.surroundings import Contexts
 from segcal.engine import accumulate
 from segcal.engine.accumulate import Accumulator, State
-from segcal.engine.ask import Ask, LocalThrough
+from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine, fold_parts
 from segcal.errors import UnreadableError
 from segcal.methods.calibrator import Calibrator
@@ -164,12 +164,9 @@ class CaseScorer:
             }
             for view in self._views
         }
-        self._local = {
-            view: {
-                t: t.on(around) for t in dict.fromkeys(a.through for a in asks.values()) if isinstance(t, LocalThrough)
-            }
+        self._contexts = {
+            view: Contexts(self._views[view], scratch, (c for a in asks.values() for c in a.contexts))
             for view, asks in self._asks.items()
-            for around in [Surroundings(self._views[view])]
         }
         self._total: dict[Any, State] = {}
         self._notes: list[Note] = []
@@ -183,15 +180,13 @@ class CaseScorer:
         places = None
         for view, reader in self._views.items():
             mine = block if view == BASE else reader.block(block.start, stop)
-            prepared = reader.prepare(mine, self._places if places is None else None)
+            prepared = reader.prepare(mine, self._places if places is None else None, self._contexts[view].of)
             places = prepared.places if places is None else places
             if not prepared.log_probs.shape[1]:
                 continue
             prepared = replace(prepared, places=places)
             asks = self._asks[view]
-            found = fold_parts(
-                reader.cohort.head, asks, prepared, block.case, {t: at(mine) for t, at in self._local[view].items()}
-            )
+            found = fold_parts(reader.cohort.head, asks, prepared, block.case)
             for (key, _), state in found.items():
                 self._total[key] = (
                     state

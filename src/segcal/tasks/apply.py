@@ -16,7 +16,7 @@ scores (post-processing). A case without a delivered map uses the arg max.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +31,10 @@ from segcal.data.formats.sink import Delivered, Sink, Writer
 from segcal.data.head import Head
 from segcal.data.rows import Block
 from segcal.data.scores import Resolution
-from segcal.data.surroundings import Surroundings
+from segcal.data.surroundings import Contexts
 from segcal.engine.engine import Engine, Outcome
 from segcal.errors import UsageError
 from segcal.methods.calibrator import Calibrator
-from segcal.methods.local.map import TemperatureField
 from segcal.tasks.matching import check_match, level
 
 PROBABILITY = "probability"
@@ -109,7 +108,8 @@ class Application:
             delivered = case.fields.get("delivered")
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
             writer = stack.enter_context(self.sink.case(cohort, case, scratch))
-            yield AppliedCase(self, cohort, case, writer, window, self.calibrator.temperatures(Surroundings(reader)))
+            contexts = Contexts(reader, scratch, self.calibrator.contexts)
+            yield AppliedCase(self, cohort, case, writer, window, contexts)
         if self.ledger is not None:
             self.ledger.note(case, read, self.sink.outputs(case))
 
@@ -123,7 +123,7 @@ class AppliedCase:
     case: Case
     writer: Writer
     delivered: Window | None
-    temperatures: Sequence[TemperatureField | None]
+    contexts: Contexts
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "decisions", "delivered_differs"), 0)
     )
@@ -132,11 +132,7 @@ class AppliedCase:
         """Calibrate and write one block."""
         calibrator, head = self.application.calibrator, self.cohort.head
         padding = block.role == PADDING
-        temperatures = [
-            None if field is None else field.read(block.start, block.start + block.voxels)
-            for field in self.temperatures
-        ]
-        p = calibrator.deliver(block.scores, block.kind, temperatures)
+        p = calibrator.deliver(block.scores, block.kind, self.contexts.of(block.start, block.start + block.voxels))
         if bool(padding.any()):
             p = torch.where(padding, _published(block, head, self.cohort.resolution), p)
         label, before = head.label_map(p), head.predicted(block.scores, block.kind)

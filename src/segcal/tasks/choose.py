@@ -37,7 +37,6 @@ from segcal.errors import UsageError
 from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator, Solution
 from segcal.methods.guarantees import weakest
-from segcal.methods.maps import PartMap
 from segcal.methods.method import FOLDS, SEED, AnyMethod, Fit, fit_methods, need_of
 from segcal.methods.temperature import ScaleMap
 from segcal.metrics.statistics.clustered import one_standard_error, paired_difference
@@ -394,7 +393,7 @@ def _freed(fit: Fit) -> Fit:
 
 def _free(c: Calibrator) -> Calibrator:
     """The same maps, whose probabilities may cross 0.5."""
-    maps = [m for m in c.maps if isinstance(m, PartMap)]
+    maps = c.maps
     return Calibrator(
         c.head,
         c.kind,

@@ -22,19 +22,21 @@ from segcal.methods.calibrator import Calibrator
 
 
 def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) -> list[str]:
-    """Raise MismatchError where `calibrator` does not fit `cohort`, MissingError where a case lacks a field it needs.
+    """Raise MismatchError where `calibrator` does not fit `cohort`, MissingError where a case lacks a field it needs,
+    UsageError where it needs the network and has none.
 
     With `go_on`, differences in how the scores were made are returned instead, and always what could not be compared.
     """
     _check_head(calibrator, cohort)
-    if calibrator.needs_logits and not cohort.has_logits:
+    if calibrator.needs.logits and not cohort.has_logits:
         raise MismatchError(
             cohort.name,
             found=f"scores of kind {cohort.pooled_kind}",
             expected="raw logits, on which this calibrator was fitted and on whose offset it depends",
             do="Give the network's logits, or fit a translation-invariant method (dc, ms-c, ts).",
         )
-    cohort.having(calibrator.fields)
+    cohort.having(calibrator.needs.fields)
+    calibrator.check_segmenter()
     if calibrator.data is None:
         return []
     found = likeness(calibrator.data.provenance, cohort.provenance, calibrator.data.pool, cohort.pool)

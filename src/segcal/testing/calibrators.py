@@ -23,9 +23,9 @@ from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.data.head import Head
 from segcal.data.rows import Prepared
 from segcal.data.scores import Kind
-from segcal.data.surroundings import Surroundings
+from segcal.data.surroundings import Contexts
 from segcal.errors import ScoreError, ShapeError
-from segcal.methods.calibrator import Calibrator, ThroughLocalPart
+from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import load
 from segcal.testing.examples import image_of, with_images
 from segcal.testing.law import Law, check_all, forall, law, require
@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 def kinds_of(calibrator: Calibrator) -> tuple[Kind, ...]:
     """Kinds of scores a calibrator takes: logits only, if it depends on their offset."""
-    if calibrator.needs_logits:
+    if calibrator.needs.logits:
         return ("logits",)
     return calibrator.head.kinds
 
@@ -70,7 +70,7 @@ def _scored_as(kind: Kind, head: Head, body: Callable[[Array, Kind], None], regi
 
 def fields_of(calibrator: Calibrator, scores: torch.Tensor) -> dict[str, Any]:
     """What a calibrator needs beside scores."""
-    return {name: torch.from_numpy(image_of(scores)) for name in calibrator.fields}
+    return {name: torch.from_numpy(image_of(scores)) for name in calibrator.needs.fields}
 
 
 def _applied(calibrator: Calibrator, scores: torch.Tensor, kind: Kind | None = None) -> torch.Tensor:
@@ -151,10 +151,10 @@ def shape_of_the_batch_is_free(calibrator: Calibrator) -> None:
         p = _applied(calibrator, torch.from_numpy(z), kind).numpy()
         channels = z.shape[1]
         table = np.ascontiguousarray(np.moveaxis(z, 1, -1).reshape(-1, channels))
-        if calibrator.looks_around:
+        if calibrator.needs.case:
             single = (
                 np.concatenate([_applied(calibrator, torch.from_numpy(z[k : k + 1]), kind).numpy() for k in range(2)])
-                if not calibrator.fields
+                if not calibrator.needs.fields
                 else p
             )
             volume = _applied(calibrator, torch.from_numpy(z[:, :, None]), kind).numpy().reshape(z.shape)
@@ -187,7 +187,7 @@ def an_empty_batch_gives_an_empty_result(calibrator: Calibrator) -> None:
     """No case, or cases without a voxel, give an empty result of that shape."""
     channels = calibrator.head.channels
     shapes: list[tuple[int, ...]] = [(0, channels, 4, 5), (1, channels, 3, 0, 2)]
-    shapes += [] if calibrator.looks_around else [(0, channels), (2, channels, 0)]
+    shapes += [] if calibrator.needs.case else [(0, channels), (2, channels, 0)]
     for shape in shapes:
         p = _applied(calibrator, torch.zeros(shape))
         require(
@@ -301,19 +301,23 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
     def body(z: Array, kind: Kind) -> None:
         cohort = with_images(cohort_from_arrays(z[:1], kind=kind, head=head))
         with Scratch(1 << 20) as scratch, cohort.open(0, scratch) as reader:
-            block, around = reader.block(0, cohort[0].voxels), Surroundings(reader)
-            temperatures = [None if t is None else t.read(0, block.voxels) for t in calibrator.temperatures(around)]
-            throughs = [
-                t.on(around)(block) if isinstance(t, ThroughLocalPart) else t
-                for t in map(calibrator.through, range(len(head.parts)))
-            ]
+            block = reader.block(0, cohort[0].voxels)
+            throughs = [calibrator.through(part) for part in range(len(head.parts))]
+            wanted = {*calibrator.contexts, *(c for t in throughs for c in t.contexts)}
+            contexts = Contexts(reader, scratch, wanted).of(0, block.voxels)
         flat = block.scores
         decision = head.decide(flat, kind)
         energy = head.free_energy(flat, kind)
         prepared = Prepared(
-            0, 0, head.canonical(flat, kind, calibrator.resolution), torch.zeros_like(decision), decision, energy
+            0,
+            0,
+            head.canonical(flat, kind, calibrator.resolution),
+            torch.zeros_like(decision),
+            decision,
+            energy,
+            contexts=contexts,
         )
-        p = calibrator.deliver(flat, kind, temperatures)
+        p = calibrator.deliver(flat, kind, contexts)
         for part in range(len(head.parts)):
             mapped = throughs[part](prepared.part(head, part))
             inside = p if head.sums_to_one else p[part]

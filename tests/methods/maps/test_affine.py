@@ -43,7 +43,7 @@ def test_temperature_in_any_gauge_is_proven_and_kept(seed, classes, beta, logits
     found, z = m.guarantees(), ordinary(seed, classes)
     assert (found.translation_invariant, found.preserves_argmax, found.preserves_order) == ("proven",) * 3
     torch.testing.assert_close(apply(m, z), torch.log_softmax(beta * z, 0), rtol=1e-8, atol=1e-8)
-    assert not m.needs_logits
+    assert not m.needs.logits
 
 
 @settings(deadline=None, max_examples=25)
@@ -86,7 +86,7 @@ def test_unequal_row_sums_follow_the_offset(seed, classes, ordinary) -> None:
     w[seed % classes, 0] += 0.1
     m, z = AffineMap(w, torch.zeros(classes), logits=True), ordinary(seed, classes, 300)
     assert m.guarantees().translation_invariant == "no"
-    assert m.needs_logits
+    assert m.needs.logits
     assert (apply(m, z + 3) - apply(m, z)).abs().max() > 1e-3
     assert (apply(m, z + 1e6).argmax(0) == seed % classes).all()
     with pytest.raises(UsageError, match="raw logits"):

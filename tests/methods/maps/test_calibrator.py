@@ -58,7 +58,7 @@ def test_kinds_are_declared_and_may_be_declared_anew() -> None:
 
 def test_what_was_fitted_on_offsets_refuses_probabilities() -> None:
     calibrator = Calibrator(HEAD, "logits", [SKEWED], "hand-made")
-    assert calibrator.needs_logits
+    assert calibrator.needs.logits
     with pytest.raises(UsageError, match="raw logits"):
         calibrator(torch.full((1, 3, 2), 1 / 3), kind="probs")
 

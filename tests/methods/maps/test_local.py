@@ -95,8 +95,8 @@ def temperatures(calibrator: Calibrator, cohort: Cohort, index: int = 0, step: i
     n = cohort[index].voxels
     step = step or n
     with Scratch(1 << 24) as scratch, cohort.open(index, scratch) as reader:
-        found = calibrator.temperatures(Surroundings(reader))[0]
-        assert found is not None
+        (context,) = calibrator.contexts
+        found = context.on(Surroundings(reader, scratch))
         return torch.cat([found.read(a, min(a + step, n)) for a in range(0, n, step)])
 
 
@@ -132,7 +132,7 @@ def test_the_start_is_the_identity(options: dict[str, Any]) -> None:
     m = LocalMap.start(3, **options)
     calibrator = Calibrator(HEAD, "logits", [m], "it")
     z = scores(0, 2, 3, 6, 7, 8)
-    fields = {"image": scores(1, 2, 2, 6, 7, 8)} if m.fields else {}
+    fields = {"image": scores(1, 2, 2, 6, 7, 8)} if m.needs.fields else {}
     assert (calibrator.log_probs(z, **fields) - z.log_softmax(1)).abs().max() <= 1e-12
     assert (calibrator(z, **fields) - z.softmax(1)).abs().max() <= 1e-7
     assert m.describe()["temperature"] == pytest.approx(1, abs=1e-15)
@@ -257,10 +257,10 @@ def test_promises() -> None:
         assert (moved <= 1e-10) if same else (moved > 1e-2)
     constant = LocalMap(torch.zeros(7, 3, 5, 5), torch.tensor([0.5, 0.5, 0.5, 0.5, 1, 2, 3]), logits=True)
     assert constant.guarantees().translation_invariant == "proven"
-    assert not constant.needs_logits
+    assert not constant.needs.logits
     filled = LocalMap.start(3, logits=True)
     filled.load_state_dict(some_map(logits=True).state_dict())
-    assert filled.needs_logits
+    assert filled.needs.logits
 
 
 def test_regions_have_a_field_each(tmp_path) -> None:

@@ -75,12 +75,12 @@ def test_parameters_loaded_into_a_map_bring_their_own_promises() -> None:
     """A checkpoint of a model with a calibrator inside: what was invariant no longer is, and the map must know."""
     skewed = AffineMap(torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64), torch.zeros(2), logits=True)
     m = AffineMap(torch.eye(2), torch.zeros(2), logits=True)
-    assert not m.needs_logits
+    assert not m.needs.logits
     torch.nn.Sequential(m).load_state_dict(torch.nn.Sequential(skewed).state_dict())
-    assert m.needs_logits
+    assert m.needs.logits
     assert m.guarantees() == skewed.guarantees()
     z = torch.randn(2, 20, dtype=torch.float64)
     energy = z.logsumexp(0)
     assert torch.equal(m(z - energy, energy), skewed(z - energy, energy))
-    assert copy.deepcopy(m).needs_logits
-    assert pickle.loads(pickle.dumps(m)).needs_logits
+    assert copy.deepcopy(m).needs.logits
+    assert pickle.loads(pickle.dumps(m)).needs.logits

@@ -35,5 +35,5 @@ def test_describes_its_temperature_and_needs_no_logits() -> None:
     m = ScaleMap(0.5)
     assert m.describe() == {"temperature": 2.0}
     assert m.classes is None
-    assert not m.needs_logits
+    assert not m.needs.logits
     assert m(torch.zeros(3, 0, dtype=torch.float64)).shape == (3, 0)

@@ -17,7 +17,7 @@ from segcal.data.case import PADDING
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Regions, Softmax
-from segcal.data.surroundings import Surroundings
+from segcal.data.surroundings import Contexts
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import MismatchError, ScoreError, UsageError
@@ -248,9 +248,9 @@ def test_a_temperature_of_a_case_is_that_of_apply(
     for index, found in enumerate(audited):
         with Scratch(2**20) as scratch, cohort.open(index, scratch) as reader:
             block = reader.block(0, cohort[index].voxels)
-            temperatures = [t.read(0, block.voxels) for t in calibrator.temperatures(Surroundings(reader))]
+            contexts = Contexts(reader, scratch, calibrator.contexts).of(0, block.voxels)
             inside = block.role != PADDING
-            expected = calibrator.deliver(block.scores, block.kind, temperatures)
+            expected = calibrator.deliver(block.scores, block.kind, contexts)
         torch.testing.assert_close(found[:, inside], expected[:, inside], rtol=0, atol=1e-7)
 
 

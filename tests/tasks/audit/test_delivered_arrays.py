@@ -107,7 +107,7 @@ def test_no_label_and_no_order_changes_in_what_is_delivered(kind_of_map: type[Ma
     m = data.draw(st.sampled_from(MADE[kind_of_map](classes)))
     kind = (
         "logits"
-        if m.needs_logits
+        if m.needs.logits
         else data.draw(st.sampled_from([check_kind(k) for k in ("logits", "log_probs", "probs", "scores")]))
     )
     z = data.draw(scores(head, kind, 60))

@@ -28,7 +28,7 @@ from segcal.fitting.penalties import Penalty, odir, towards_temperature
 from segcal.fitting.solvers.newton import strong_convexity_gap
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.guarantees import Guarantees, Status
-from segcal.methods.maps import Map
+from segcal.methods.maps import Map, Needs
 from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter
 
 TOLERANCE = 1e-12
@@ -76,9 +76,9 @@ class AffineMap(Map):
         return self.weight.shape[0]
 
     @property
-    def needs_logits(self) -> bool:
-        """Whether it acts on raw logits and is not translation-invariant: only then does the free energy matter."""
-        return self._on_logits and not self._equal_row_sums
+    def needs(self) -> Needs:
+        """Raw logits, where it acts on them and is not translation-invariant: only then does the free energy matter."""
+        return Needs(logits=self._on_logits and not self._equal_row_sums)
 
     def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """log S(W phi + b), (C, n)."""
@@ -86,7 +86,7 @@ class AffineMap(Map):
         u = weight @ log_probs + bias[:, None]
         if self._on_logits:
             if free_energy is None:
-                if self.needs_logits:
+                if self.needs.logits:
                     raise UsageError(
                         "scores",
                         found="probabilities",

@@ -38,8 +38,8 @@ from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.query import Solved
 from segcal.fitting.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
 from segcal.methods.calibrator import Calibrator, Solution
-from segcal.methods.local.map import FLOOR, LEAVES, START, LocalMap, positive, tree
-from segcal.methods.maps import PartMap
+from segcal.methods.local.map import LEAVES, START, LocalMap, positive, tree
+from segcal.methods.maps import FLOOR, PartMap
 from segcal.methods.method import FittedMap, Trained
 from segcal.methods.temperature import ScaleMap, ScaleNLL, temperatures
 
@@ -278,7 +278,7 @@ class TreeModel:
             assert example.free_energy is not None
             scores = scores + example.free_energy[None]
         image = (
-            None if example.image is None or not self.start.fields else self.start.standardised(example.image).float()
+            None if example.image is None or not self.start.channels else self.start.standardised(example.image).float()
         )
         weight, bias, *rest = (p.float() for p in given)
         return tree(scores, image, weight, bias, *rest)

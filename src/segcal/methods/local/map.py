@@ -26,14 +26,12 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import conv2d, softplus
 
-from segcal.data.surroundings import Grid, Surroundings, Tile, tiles
+from segcal.data.surroundings import MARGIN, Neighbourhood
 from segcal.errors import UsageError
-from segcal.methods.guarantees import Guarantees, Status
-from segcal.methods.maps import PartMap
+from segcal.methods.guarantees import Status
+from segcal.methods.maps import FLOOR, Needs, TemperatureMap
 
 KERNEL, DILATION = 5, 2
-FLOOR = 1e-6
-"""Smallest temperature."""
 
 START = math.log(math.expm1(1 - FLOOR))
 """c0: softplus(c0) + FLOOR = 1."""
@@ -45,7 +43,7 @@ would ever learn (definitions 3.1).
 """
 
 
-class LocalMap(PartMap):
+class LocalMap(TemperatureMap):
     """`weight` (7, C, 5, 5) and `bias` (7,): leaves t1 ... t4, gates a1 ... a3; with an image (8, ...), the last its
     gate, beside `image_weight` (channels, 5, 5) and `image_bias` (1,).
 
@@ -172,19 +170,22 @@ class LocalMap(PartMap):
         return self.weight.shape[1]
 
     @property
-    def needs_logits(self) -> bool:
-        """Whether the temperature is computed from raw logits, and varies."""
-        return self._logits and not self._constant
+    def needs(self) -> Needs:
+        """Neighbours, the image if there is one, and raw logits where the temperature is computed from them and
+        varies.
+        """
+        return Needs(
+            logits=self._logits and not self._constant,
+            reach=MARGIN,
+            axis=self._axis,
+            fields=("image",) if self.channels else (),
+            mean=self._of_case,
+        )
 
     @property
     def channels(self) -> int:
         """Channels of the image; 0 without one."""
         return len(self.image_weight)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields of a case it needs beside scores."""
-        return ("image",) if self.channels else ()
 
     @property
     def image_level(self) -> bool:
@@ -196,21 +197,18 @@ class LocalMap(PartMap):
         """Spatial axis that planes are slices of."""
         return self._axis
 
-    def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, image: Tensor | None = None) -> Tensor:
-        """t, (slices, rows, columns), from planes with their margin:
-
-        (C, slices, rows + 8, columns + 8), energies without the first axis, an image (channels, ...).
-        """
-        scores = log_probs
-        if self.needs_logits:
-            if free_energy is None:
+    def context(self, near: Neighbourhood) -> Tensor:
+        """t, (slices, rows, columns)."""
+        scores, image = near.log_probs, near.fields.get("image")
+        if self.needs.logits:
+            if near.free_energy is None:
                 raise UsageError(
                     "scores",
                     found="probabilities",
                     expected="raw logits",
                     do="This map was fitted on raw logits; give it the network's logits, or fit on probabilities.",
                 )
-            scores = scores + free_energy[None]
+            scores = scores + near.free_energy[None]
         parameters = [p.to(scores.dtype) for p in (self.weight, self.bias, self.image_weight, self.image_bias)]
         return tree(scores, None if image is None else self.standardised(image).to(scores.dtype), *parameters)
 
@@ -227,27 +225,17 @@ class LocalMap(PartMap):
         shape = (-1, *(1 for _ in image.shape[1:]))
         return (image - self.image_mean.reshape(shape)) / self.image_scale.reshape(shape)
 
-    def temperature(self, t: Tensor) -> Tensor:
+    def settled(self, context: Tensor) -> Tensor:
         """tau of t."""
-        return positive(t)
+        return positive(context)
 
-    def guarantees(self) -> Guarantees:
-        """Order always; invariance unless a varying temperature sees raw logits."""
-        invariant: Status = "no" if self.needs_logits else "proven"
-        why = "one positive factor for all classes of a voxel"
-        told = (
-            "the temperature is computed from raw logits, which carry the offset"
-            if self.needs_logits
-            else "the temperature is computed from log-probabilities"
-        )
+    def invariance(self) -> tuple[Status, str]:
+        """Unless a varying temperature sees raw logits."""
         if self._constant:
-            told = "the temperature is the same everywhere"
-        return Guarantees(
-            invariant,
-            "proven",
-            "proven",
-            {"translation_invariant": told, "preserves_argmax": why, "preserves_order": why},
-        )
+            return "proven", "the temperature is the same everywhere"
+        if self._logits:
+            return "no", "the temperature is computed from raw logits, which carry the offset"
+        return "proven", "the temperature is computed from log-probabilities"
 
     def describe(self) -> dict[str, object]:
         """What the temperature is computed from, and how large the kernels are (root mean square)."""
@@ -264,7 +252,7 @@ class LocalMap(PartMap):
             "gate_biases": self.bias[LEAVES:].tolist(),
         }
         if self._constant:
-            out["temperature"] = float(self.temperature(self.bias[0]))
+            out["temperature"] = float(positive(self.bias[0]))
         return out
 
     @classmethod
@@ -333,81 +321,3 @@ def correlate(field: Tensor, weight: Tensor) -> Tensor:
             total = term if total is None else total + term
     assert total is not None
     return total.reshape(weight.shape[0], field.shape[1], rows, columns)
-
-
-class TemperatureField:
-    """The temperatures of one open case under one map of one part (`rows` of the head), computed tile by tile as they
-    are asked for.
-    """
-
-    def __init__(self, map: LocalMap, rows: slice, surroundings: Surroundings) -> None:
-        self._map, self._rows, self._around = map, rows, surroundings
-        self._grid = surroundings.grid(map.slice_axis)
-        self._kept: dict[tuple[int, int], Tensor] = {}
-        self._of_case: Tensor | None = None
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """tau of voxels start..stop, (n,), float64."""
-        if self._map.image_level:
-            if self._of_case is None:
-                self._of_case = self._map.temperature(self._mean())
-            return self._of_case.expand(stop - start)
-        pieces, kept = [], {}
-        for tile in tiles(self._grid, self._around.limit, start, stop):
-            low, high = tile.span(self._grid)
-            found = self._kept.get((low, high))
-            if found is None:
-                found = self._map.temperature(self._raw(tile))
-            kept[low, high] = found
-            pieces.append(found[max(start - low, 0) : stop - low])
-        # the last tile reaches into the next block
-        self._kept = kept
-        return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.float64)
-
-    def _raw(self, tile: Tile) -> Tensor:
-        around = self._around.scores(self._grid, tile)
-        image = self._around.image(self._grid, tile) if self._map.fields else None
-        return self._grid.back(self._map(around.log_probs[self._rows], around.free_energy, image))
-
-    def _mean(self) -> Tensor:
-        """Mean of t over the case; a case of nothing but padding counts as t = 0."""
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        for tile in tiles(self._grid, self._around.limit):
-            counted = self._around.counted(self._grid, tile)
-            total = total + self._raw(tile)[counted].sum()
-            count += int(counted.sum())
-        return total / max(count, 1)
-
-
-def temperatures_of(
-    map: LocalMap,
-    grid: Grid,
-    log_probs: Tensor,
-    free_energy: Tensor | None,
-    image: Tensor | None,
-    counted: Tensor | None = None,
-) -> Tensor:
-    """tau of a batch held in memory: `log_probs` (C, B, *grid.shape), `free_energy` (B, *grid.shape), `image`
-    (channels, B, *grid.shape); result (B, voxels), traceable.
-
-    `counted` (B, voxels), bool: what a temperature of the whole case is the mean over; None: everything.
-    """
-
-    def planes(field: Tensor) -> Tensor:
-        return grid.with_margin(field).movedim(2 + grid.axis, 2).flatten(1, 2)
-
-    batch = log_probs.shape[1]
-    t = map(
-        planes(log_probs),
-        None if free_energy is None else planes(free_energy[None])[0],
-        None if image is None else planes(image),
-    )
-    t = t.reshape(batch, -1, *t.shape[1:]).movedim(1, 1 + grid.axis).flatten(1)
-    if map.image_level:
-        mean = (
-            t.mean(1, keepdim=True)
-            if counted is None
-            else torch.where(counted, t, 0.0).sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp_min(1)
-        )
-        t = mean.expand_as(t)
-    return map.temperature(t)

@@ -28,7 +28,6 @@ from segcal.engine.accumulate import State
 from segcal.engine.engine import Engine
 from segcal.errors import UsageError
 from segcal.methods.calibrator import Calibrator
-from segcal.methods.maps import PartMap
 from segcal.metrics.flips import FlipAudit
 from segcal.tasks.audit.boundaries import WITHIN
 from segcal.tasks.audit.findings import UNIT, Audit, Finding, Flipped, PartParameters, Spread
@@ -64,9 +63,8 @@ def audit(
         notes += check_match(subject, cohort, go_on=go_on)
         subject, cohort, said = level(subject, cohort)
         notes += said
-        cohort.having(subject.fields)
     whole: VoxelWise | WholeCase = WholeCase(subject, cohort.pooled_kind)
-    if isinstance(subject, Calibrator) and not subject.looks_around:
+    if isinstance(subject, Calibrator) and not subject.needs.case:
         whole = VoxelWise(subject)
     if energy_maps is not None and not cohort.has_logits:
         raise UsageError(
@@ -112,9 +110,7 @@ def _audit(
     near = [sum(row[f"changed_within_{d}"] for row in rows) for d in WITHIN]
     calibrator = subject if isinstance(subject, Calibrator) else None
     maps = (
-        []
-        if calibrator is None
-        else [(head.parts[k], head.part_classes(k), m) for k, m in enumerate(calibrator.maps) if isinstance(m, PartMap)]
+        [] if calibrator is None else [(head.parts[k], head.part_classes(k), m) for k, m in enumerate(calibrator.maps)]
     )
     return Audit(
         subject=calibrator.method if calibrator is not None else getattr(subject, "__name__", type(subject).__name__),

@@ -1,5 +1,5 @@
-"""What is audited: a calibrator, voxel by voxel, or whole cases of any callable and of a calibrator that looks at
-neighbours.
+"""What is audited: a calibrator, voxel by voxel, or whole cases of any callable and of a calibrator that needs more of
+a case than its rows.
 
 A `Calibrator` works on blocks of voxels and says what its probabilities are before they are rounded. Of a callable
 nothing is known: it gets `(1, C, *spatial)` float64 tensors of the pooled scores, since it may look at neighbours, and
@@ -24,7 +24,7 @@ Function = Callable[[Tensor], Any]
 
 
 class VoxelWise:
-    """A calibrator that needs no neighbours."""
+    """A calibrator that needs rows alone."""
 
     def __init__(self, calibrator: Calibrator) -> None:
         self.calibrator = calibrator
@@ -39,7 +39,7 @@ class VoxelWise:
 
 
 class WholeCase:
-    """A callable, or a calibrator that looks at neighbours. `name` is what to call it in messages."""
+    """A callable, or a calibrator that needs more of a case than its rows. `name` is what to call it in messages."""
 
     def __init__(self, subject: Calibrator | Function, kind: Kind) -> None:
         self.subject, self.kind = subject, kind
@@ -48,7 +48,7 @@ class WholeCase:
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields of a case it is given beside the scores."""
-        return self.subject.fields if isinstance(self.subject, Calibrator) else ()
+        return self.subject.needs.fields if isinstance(self.subject, Calibrator) else ()
 
     def deliver(self, scores: Tensor, shape: tuple[int, ...], fields: Mapping[str, Tensor], counted: Tensor) -> Tensor:
         """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels,
