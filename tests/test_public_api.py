@@ -91,3 +91,8 @@ def test_no_public_name_is_that_of_a_module() -> None:
     """`import segcal.NAME` would put the module in the place of what the name stands for."""
     rooms = {path.stem for path in Path(segcal.__file__).parent.iterdir()}
     assert rooms & set(segcal.__all__) == set()
+
+
+def test_annotations_are_published() -> None:
+    """The marker by which type checkers know that a package has them, as its classifier says."""
+    assert (Path(segcal.__file__).parent / "py.typed").is_file()

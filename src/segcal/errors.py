@@ -18,7 +18,9 @@ KindWarning             scores look like another kind than declared: goes on
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
@@ -108,3 +110,17 @@ class OutputError(SegcalError):
     """A result cannot be written: a full disk, an existing file, no permission."""
 
     exit_code = 3
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around imports of what the extra `name` brings: UsageError with its install line where that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise UsageError(
+            f"segcal[{name}]",
+            found=f"no package {missing.name}",
+            expected=f"what the extra '{name}' brings",
+            do=f'Install it: pip install "segcal[{name}]".',
+        ) from missing

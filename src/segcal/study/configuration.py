@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
 from segcal.data.files.reading import DEPTH, content, listed, shown
 from segcal.data.splits import natural
-from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.errors import MissingError, UnreadableError, UsageError, extra
 from segcal.study.pipelines import PAPER, Pipeline, family, pipeline, unknown
+
+with extra("study"):
+    import yaml
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 LIMIT = 1 << 18
 """Largest configuration, in bytes."""

@@ -32,13 +32,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-
 from segcal.data.files import journal
 from segcal.data.files.reading import json_object
-from segcal.errors import MissingError, UnreadableError
+from segcal.errors import MissingError, UnreadableError, extra
+
+with extra("study"):
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
 
 Rows = list[dict[str, Any]]
 

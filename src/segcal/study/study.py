@@ -20,12 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from segcal.data.files import journal
 from segcal.data.files.reading import json_object, listed
 from segcal.engine.engine import Engine, Progress
-from segcal.errors import MissingError, UnreadableError, UsageError
+from segcal.errors import MissingError, UnreadableError, UsageError, extra
 from segcal.methods.files import versions
 from segcal.study import figures, fits, results
 from segcal.study.configuration import Configuration
@@ -37,6 +35,9 @@ from segcal.study.samples import sample
 from segcal.study.scoring import score
 from segcal.study.tables.results import Results as Tabulated
 from segcal.study.tables.writing import write as write_tables
+
+with extra("study"):
+    from pydantic import ValidationError
 
 RECORD = "study.json"
 KEPT = ("fits", "scores", "energy")

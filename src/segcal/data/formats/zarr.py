@@ -21,23 +21,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.errors import BaseZarrError
 
 from segcal.data.case import Case, Window
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch, explained, placed
 from segcal.data.files.reading import readable
-from segcal.data.formats.chunks import Store, bounded
 from segcal.data.formats.gathering import FLOAT, Gathered, Row, gather
 from segcal.data.formats.placing import check_targets, output
 from segcal.data.formats.raw import StoredField, grid, room, write_array
 from segcal.data.formats.requested import Requested
 from segcal.data.formats.windows import ArrayWindow, open_file
-from segcal.errors import MissingError, UnreadableError
+from segcal.errors import MissingError, UnreadableError, extra
+
+if TYPE_CHECKING:
+    import zarr
+
+
+def _library() -> tuple[ModuleType, ModuleType]:
+    """zarr, and how its chunks are bounded: the extra `zarr`, imported where a store is opened or written."""
+    with extra("zarr"):
+        import zarr
+
+        from segcal.data.formats import chunks
+    return zarr, chunks
 
 
 def is_store(path: Path) -> bool:
@@ -51,7 +61,7 @@ def keys(path: Path) -> list[str]:
     Raises MissingError or UnreadableError.
     """
     opened = _open(path)
-    return [""] if isinstance(opened, zarr.Array) else _names(opened, path)
+    return _names(opened, path) if isinstance(opened, _library()[0].Group) else [""]
 
 
 def _names(group: zarr.Group, path: Path) -> list[str]:
@@ -62,10 +72,11 @@ def _names(group: zarr.Group, path: Path) -> list[str]:
 def _open(path: Path) -> zarr.Array | zarr.Group:  # type: ignore[type-arg]
     if not path.exists():
         raise MissingError(str(path), found="no such store", expected="a zarr store", do="Check the path.")
+    library, bounds = _library()
     with readable(path, folder=True):
         try:
-            return zarr.open(Store(path, read_only=True), mode="r")
-        except BaseZarrError as error:
+            return library.open(bounds.Store(path, read_only=True), mode="r")  # type: ignore[no-any-return]
+        except library.errors.BaseZarrError as error:
             raise ValueError(str(error)) from error
 
 
@@ -86,7 +97,7 @@ class ZarrField(StoredField):
     @staticmethod
     def _array(path: Path, key: str) -> zarr.Array:  # type: ignore[type-arg]
         opened = _open(path)
-        if isinstance(opened, zarr.Group):
+        if isinstance(opened, _library()[0].Group):
             names = _names(opened, path)
             if key not in names:
                 raise MissingError(
@@ -97,7 +108,7 @@ class ZarrField(StoredField):
                 )
             with readable(path, folder=True):
                 opened = opened[key]
-        if not isinstance(opened, zarr.Array):
+        if not isinstance(opened, _library()[0].Array):
             raise UnreadableError(
                 str(path),
                 found=f"a group at {key!r}",
@@ -112,7 +123,7 @@ class ZarrField(StoredField):
                     expected="real numbers",
                     do="Store scores as float32 and labels as integers.",
                 )
-            return bounded(opened, path)
+            return _library()[1].bounded(opened, path)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def open(self, scratch: Scratch) -> Iterator[Window]:
@@ -173,6 +184,7 @@ class ZarrSink:
     """
 
     def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
+        _library()  # missing: said before any work
         self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
 
     @contextlib.contextmanager
@@ -213,7 +225,7 @@ class ZarrSink:
 def _write(path: Path, rows: Sequence[Row], shape: tuple[int, ...], channels: bool, attributes: dict[str, Any]) -> None:
     chunks = _chunks(shape)
     lead: tuple[int, ...] = (len(rows),) if channels else ()
-    array = zarr.create_array(
+    array = _library()[0].create_array(
         store=str(path), shape=(*lead, *shape), chunks=(*(1 for _ in lead), *chunks), dtype=FLOAT, attributes=attributes
     )
     plane = rows[0].voxels // max(1, shape[0])

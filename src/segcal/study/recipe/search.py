@@ -25,7 +25,7 @@ import numpy as np
 
 from segcal.data.files import journal
 from segcal.data.files.reading import content, json_value
-from segcal.errors import UnreadableError, UsageError
+from segcal.errors import UnreadableError, UsageError, extra
 from segcal.fitting.solvers.query import Vector
 from segcal.methods.descent import Settings
 
@@ -77,15 +77,8 @@ class Trial:
 
 def require_optuna() -> None:
     """UsageError where Optuna is not installed."""
-    try:
+    with extra("recipe"):
         import optuna  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "solver",
-            found="the papers' recipe, without Optuna",
-            expected="Optuna",
-            do='Install the extra: pip install "segcal[recipe]".',
-        ) from error
 
 
 @dataclass(frozen=True, eq=False)

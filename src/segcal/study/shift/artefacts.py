@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal.errors import DataError, ShapeError, UsageError
+from segcal.errors import DataError, ShapeError, UsageError, extra
 
 if TYPE_CHECKING:
     import torchio
@@ -152,15 +152,8 @@ def choose(kind: str, case: str, *, replicate: int = 0, seed: int = 0) -> Artefa
 
 def require_torchio() -> None:
     """UsageError where TorchIO is not installed."""
-    try:
+    with extra("torchio"):
         import torchio  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "artefact",
-            found="no TorchIO",
-            expected="TorchIO, which makes MRI artefacts",
-            do='Install the extra: pip install "segcal[torchio]".',
-        ) from error
 
 
 def _scaled(volume: NDArray[Any]) -> NDArray[np.float32]:
