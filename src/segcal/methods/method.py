@@ -21,6 +21,7 @@ import numpy as np
 
 from segcal.data import splits
 from segcal.data.cohort import Cohort
+from segcal.data.files.reading import shown
 from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.data.rows import Record
 from segcal.data.scores import Kind
@@ -194,6 +195,15 @@ class Published(Method):
     """
 
     solver: Recipe | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, Recipe | None):
+            raise UsageError(
+                "solver",
+                found=shown(self.solver),
+                expected="a Recipe",
+                do="Leave it out; --solver recipe, or the section recipe of a study, asks for the papers' own.",
+            )
 
     @property
     def takes_validation(self) -> bool:
