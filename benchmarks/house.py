@@ -10,8 +10,8 @@ why in docs/decisions. Files, tokens and words grow with what the house can do.
 - entries: Python files and packages at the top.
 - layers: of `tests/test_architecture.py`.
 - circles: groups of modules that import each other at their top.
-- deferred imports: of segcal's own modules inside functions (`cli` apart, whose help must not wait for torch), and those
-  of other packages, which are extras or slow to load.
+- deferred imports: of segcal's own modules inside functions (`cli` apart, whose help must not wait for torch), and
+  those of other packages, which are extras or slow to load.
 - tokens: of Python's own tokenizer, without comments, docstrings and blank lines; words of docstrings beside.
 - lengths: lines of a file, median and ninetieth percentile; share of functions of at most three lines.
 - lists of methods: places outside `methods/` that name three or more methods by hand, by class or by the name that
@@ -240,9 +240,8 @@ def main(words: list[str]) -> None:
         rows = [f"| {n} | {record['before'].get(n, '')} | {v} |" for n, v in found.items()]
         given.o.write_text(
             "# The house in numbers\n\nMade by `python -m benchmarks.house -o docs/results/house.md`; before: commit"
-            f" {record['commit']}. What is counted, and how: `benchmarks/house.py`.\n\n| | before | now |\n|---|---|---|\n"
-            + "\n".join(rows)
-            + "\n"
+            f" {record['commit']}. What is counted, and how: `benchmarks/house.py`.\n\n"
+            "| | before | now |\n|---|---|---|\n" + "\n".join(rows) + "\n"
         )
 
 

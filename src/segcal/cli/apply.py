@@ -59,7 +59,7 @@ def apply(
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
-    cohort = cohort_of(new, scores, loaded)
+    cohort = cohort_of(new, scores, loaded, damaged="exclude")
     claim(running, inputs=[calibrator, *new, *scores.read()], cohort=cohort)
     job = applying.prepare(
         calibrator,
@@ -72,6 +72,7 @@ def apply(
         overwrite=running.overwrite,
         resume=resume,
         go_on=go_on,
+        zyx=scores.zyx,
     )
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segcal.cli.console import Output, error
+from segcal.cli.common import PARTLY
+from segcal.cli.console import Output, failures
 from segcal.data.cohort import Cohort
 from segcal.data.files import claims, journal
 from segcal.data.files.ledger import Ledger
@@ -20,14 +21,13 @@ from segcal.data.formats.placing import check_targets
 from segcal.data.formats.registry import sink_for
 from segcal.data.formats.sink import Sink
 from segcal.data.padding import found_note
-from segcal.engine.engine import Engine, Outcome
+from segcal.engine.engine import Engine, Outcome, damaged
 from segcal.errors import OutputError, UsageError
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import digest, versions
 from segcal.tasks import apply as application
 from segcal.tasks.matching import check_match, level
 
-PARTLY = 4
 REPLACEABLE = (".npz", ".pkl", ".zarr")
 """Endings of outputs that no folder of label maps or images has."""
 COUNTS = ("voxels", "padding", "flips", "decisions", "delivered_differs")
@@ -89,13 +89,11 @@ class Done:
             )
         for warning in self.notes:
             out.text(f"note: {warning}", "yellow")
-        for outcome in self.failed:
-            error(f"case {outcome.id}: {outcome.error}")
-        if self.failed:
-            error(
-                f"{len(self.failed)} of {len(self.outcomes)} case(s) not written; the written ones are complete. Repair"
-                " these and run again with --resume."
-            )
+        failures(
+            {o.id: o.error for o in self.outcomes if o.error is not None},
+            len(self.outcomes),
+            "not written; the written ones are complete. Repair these and run again with --resume.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `apply --json` writes."""
@@ -138,7 +136,7 @@ class Job:
         if not left:
             # an earlier run may have been stopped after its last case
             self.sink.finish(self.cohort)
-            return Done((), skipped, 0, self)
+            return Done(damaged(self.cohort), skipped, 0, self)
         self.ledger.begin([case.id for case in left])
         outcomes = application.apply(
             self.calibrator,
@@ -164,9 +162,10 @@ def prepare(
     overwrite: bool,
     resume: bool,
     go_on: bool,
+    zyx: bool = False,
 ) -> Job:
     """Check everything that can be checked without reading scores. `inputs`: folders that are read from; `path`: the
-    calibrator, which may lie in the folder of the outputs.
+    calibrator, which may lie in the folder of the outputs; `zyx`: as the cohort was opened.
 
     Raises MismatchError, UsageError, OutputError.
     """
@@ -187,7 +186,7 @@ def prepare(
             do="Separate several with commas.",
         )
     warnings = check_match(calibrator, cohort, go_on=go_on) + level(calibrator, cohort)[2]
-    sink = sink_for(cohort, folder, wanted, format)
+    sink = sink_for(cohort, folder, wanted, format, zyx=zyx)
     read = [*inputs, *(file for case in cohort for file in case.paths)]
     claims.claim_folder(folder, read)
     entries = {
@@ -196,6 +195,7 @@ def prepare(
         "format": type(sink).__name__,
         "kind": cohort.kind,
         "pool": cohort.pool,
+        "zyx": zyx,
         "method": calibrator.method,
         "scores": cohort.name,
         "members": cohort.members,

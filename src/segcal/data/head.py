@@ -233,7 +233,8 @@ class Softmax:
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Of each voxel's distribution, in nats: (n,)."""
-        return torch.special.entr(probabilities).sum(0)
+        entropy: Tensor = torch.special.entr(probabilities)
+        return entropy.sum(0)
 
     def confidence(self, probabilities: Tensor) -> Tensor:
         """Probability of the decided class: (n,)."""

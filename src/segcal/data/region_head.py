@@ -246,7 +246,8 @@ class Regions:
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Of the region that is least sure, in nats: (n,)."""
         p = probabilities
-        return (torch.special.entr(p) + torch.special.entr(1 - p)).amax(0)
+        entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+        return entropy.amax(0)
 
     def confidence(self, probabilities: Tensor) -> Tensor:
         """Probability of the decision of the region that is least sure: (n,)."""

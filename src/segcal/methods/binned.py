@@ -29,7 +29,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,6 +49,7 @@ from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees, Status
 from segcal.methods.maps import Map
 from segcal.methods.method import FittedMap, Method
+from segcal.methods.numbers import at_least_0
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 
 
@@ -207,7 +207,7 @@ class Binned(Method):
     prior: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.prior, Real) and 0 < float(self.prior) < math.inf):
+        if not at_least_0(self.prior) or self.prior == 0:
             raise UsageError(
                 "prior",
                 found=repr(self.prior),

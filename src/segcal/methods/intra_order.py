@@ -42,6 +42,7 @@ from segcal.methods.descent import Descent, Settings, put, split_of
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import Map
 from segcal.methods.method import ByEpochs, FittedMap, Method
+from segcal.methods.numbers import check_numbers
 from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter, softplus_inverse
 from segcal.methods.temperature import temperatures
 
@@ -191,6 +192,10 @@ class IntraOrderNLL:
         return Evaluation(float(values["value"]) / max(n, 1), gradient, None, n)
 
 
+WIDEST = 1_000
+"""Most hidden units of a layer."""
+
+
 @dataclass(frozen=True)
 class IntraOrderPreserving(ByEpochs, Method):
     """Intra-order-preserving functions (Rahimi et al. 2020): gaps of the sorted log-probabilities times positive
@@ -218,22 +223,7 @@ class IntraOrderPreserving(ByEpochs, Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    name, found=str(getattr(self, name)), expected="at least 1", do="Leave it out for the default."
-                )
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if not (0 <= value < math.inf) or (name == "learning_rate" and value == 0):
-                raise UsageError(
-                    name,
-                    found=str(value),
-                    expected="a finite number above 0" if name == "learning_rate" else "0 or more",
-                    do="Leave it out for the default.",
-                )
-        if self.seed < 0:
-            raise UsageError("seed", found=str(self.seed), expected="0 or more", do="Leave it out for 0.")
+        check_numbers(self, hidden=WIDEST)
 
     def identifiable(self, classes: int) -> int:
         """All numbers of the net: which of them data can tell is not known (its singular values fall without a

@@ -15,12 +15,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from segcal.data import splits
 from segcal.data.cohort import Cohort
+from segcal.data.files.reading import shown
 from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.data.rows import Record
 from segcal.data.scores import Kind
@@ -185,6 +186,7 @@ class Method(AnyMethod):
         """Fit one softmax problem on every subset the task names."""
 
 
+@runtime_checkable
 class ModuleSolver(Protocol):
     """Fits a family as its paper does: trains the paper's own module."""
 
@@ -203,6 +205,15 @@ class Published(Method):
     """The module as its paper writes it."""
 
     solver: ModuleSolver | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, ModuleSolver | None):
+            raise UsageError(
+                "solver",
+                found=shown(self.solver),
+                expected="a Recipe",
+                do="Leave it out; --solver recipe, or the section recipe of a study, asks for the papers' own.",
+            )
 
     @property
     def takes_validation(self) -> bool:

@@ -32,6 +32,7 @@ from segcal.fitting.solvers.query import Solved
 from segcal.methods.calibrator import Solution
 from segcal.methods.maps import PartMap
 from segcal.methods.method import FittedMap, Published
+from segcal.methods.numbers import at_least_0
 from segcal.methods.temperature import ScaleNLL, certificate, refined_temperatures, sampled_temperatures
 from segcal.metrics.statistics.clustered import clustered_mean, lowest_probabilities
 from segcal.metrics.statistics.verdict import LEAST_GROUPS
@@ -149,6 +150,7 @@ class Penalised(Published):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.penalty not in ("ts", "odir"):
             raise UsageError(
                 "penalty",
@@ -167,7 +169,7 @@ class Penalised(Published):
         unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
         for name, chosen_by_data in unset.items():
             value = getattr(self, name)
-            if not (chosen_by_data or (isinstance(value, Real) and 0 <= float(value) < math.inf)):
+            if not (chosen_by_data or at_least_0(value)):
                 raise UsageError(
                     name,
                     found=repr(value),

@@ -19,7 +19,7 @@ from segcal.data.formats.nifti import Axes, NiftiField
 from segcal.data.formats.npz import NpyField, NpzField, keys
 from segcal.data.formats.windows import Reshaped
 from segcal.data.formats.zarr import ZarrField
-from segcal.errors import MissingError, ShapeError, UsageError
+from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 
 SCORES = (".npz", ".npy", ".zarr", *nifti.ENDINGS)
 """Endings of files of scores, by precedence: where a folder has files of several, the first one's are the scores."""
@@ -64,8 +64,20 @@ def by_case(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def nothing_in(path: Path) -> UnreadableError:
+    """What is said of a file that could hold arrays and holds none."""
+    return UnreadableError(
+        str(path),
+        found="no array in it",
+        expected="an array",
+        do="It may be damaged: copy or write this case again.",
+    )
+
+
 def _npz(path: Path, axes: Axes) -> Field:
     names = keys(path)
+    if not names:
+        raise nothing_in(path)
     if len(names) != 1 and "labels" not in names:
         raise UsageError(
             str(path),

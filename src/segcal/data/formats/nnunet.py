@@ -48,7 +48,7 @@ from segcal.data.formats import label_maps as maps
 from segcal.data.formats import nifti, pickles, pictures, streams
 from segcal.data.formats.case_images import CaseImages
 from segcal.data.formats.dataset_json import SETTINGS, head_of, read_json, setting, turns_to_canonical_axes
-from segcal.data.formats.folder import agreed, same_cases
+from segcal.data.formats.folder import agreed, opened, same_cases
 from segcal.data.formats.gathering import FLOAT, Gathered, gather
 from segcal.data.formats.grids import VoxelGrid, grid_of, is_nifti
 from segcal.data.formats.label_maps import Maps, ending, open_map
@@ -214,7 +214,7 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     images = None if request.images is None else CaseImages.find(request.images)
     if labels is not None:
         labels.check(names)
-    cases = tuple(_case(case, members, labels, masks, images) for case in names)
+    cases, damaged = opened(names, lambda case: _case(case, members, labels, masks, images))
     return Cohort(
         cases,
         request.head(described, cases[0].scores[0].channels or 0),
@@ -222,6 +222,7 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
         request.pool,
         provenance,
         name,
+        damaged=damaged,
     )
 
 
