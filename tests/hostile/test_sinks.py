@@ -227,11 +227,12 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 import nibabel, zarr, PIL.Image
-from segcal.cases import Case, Cohort, Provenance
-from segcal.head import Softmax
-from segcal.journal import Scratch
-from segcal.sinks import Delivered
-from segcal.sinks.formats import sink_for
+from segcal.data.case import Case, Provenance
+from segcal.data.cohort import Cohort
+from segcal.data.head import Softmax
+from segcal.data.files.journal import Scratch
+from segcal.data.formats.sink import Delivered
+from segcal.data.formats.registry import sink_for
 
 torch.set_num_threads(1)
 shape, step, folder = (250, 200, 200), 65_536, Path(sys.argv[1])

@@ -153,7 +153,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from segcal.data.files.journal import Scratch
-from segcal.sources.npz import NpzField
+from segcal.data.formats.npz import NpzField
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
