@@ -30,7 +30,7 @@ from segcal.data.simulate.cohort import Design, Simulation
 from segcal.data.simulate.truth import Truth
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
-from segcal.methods import REGISTERED
+from segcal.methods import methods
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.temperature import ScaleMap
 from segcal.metrics.likelihood import LogLikelihood
@@ -170,7 +170,7 @@ def few_cases(halves: Halves, draws: int, engine: segcal.Threads) -> list[str]:
         names: dict[str, list[str]] = {"map kept": [], "labels may change": [], UNSEEN: []}
         for seed in range(draws):
             found = segcal.recommend(
-                drawn(halves.fit, size, seed), engine, methods={name: REGISTERED[name]() for name in COMPARED}
+                drawn(halves.fit, size, seed), engine, methods={name: methods()[name]() for name in COMPARED}
             )
             for kind, name in zip(names, (found.chosen, found.unconstrained, lowest(found)), strict=True):
                 fit = found.candidates[name].fit

@@ -30,7 +30,7 @@ import torch
 import segcal
 from benchmarks.real_ensembles import group_of, halves
 from segcal.data.formats.npz import NpzSink
-from segcal.methods import REGISTERED, TRAINED
+from segcal.methods import Trained, methods
 
 MEMBERS = 5
 SHIFT = 100.0
@@ -106,7 +106,8 @@ def fitted(cohort: segcal.Cohort, names: list[str], engine: segcal.Threads) -> d
     out: dict[str, segcal.Calibrator | str] = {}
     for name in names:
         try:
-            method = REGISTERED[name]() if name in REGISTERED else TRAINED[name](epochs=EPOCHS)
+            named = methods()[name]
+            method = named(epochs=EPOCHS) if issubclass(named.kind, Trained) else named()
             out[name] = segcal.fit_methods({name: method}, cohort, engine)[name].calibrator
         except segcal.SegcalError as error:
             out[name] = str(error)
@@ -269,7 +270,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    names = args.methods.split(",") if args.methods else [*REGISTERED, "lts", "lts-raw"]
+    names = args.methods.split(",") if args.methods else [name for name in methods() if name != "lts-image"]
     given = {"--only": args.only, "--methods": args.methods, "--limit": args.limit}
     flags = [f"{name} {value}" for name, value in given.items() if value is not None]
     engine = segcal.Threads(args.workers)

@@ -33,7 +33,7 @@ from segcal.data.files.journal import Scratch
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
 from segcal.engine.threads import Threads
-from segcal.methods import REGISTERED
+from segcal.methods import methods
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.descent import VALIDATION_SHARE
 from segcal.metrics.likelihood import LogLikelihood
@@ -117,9 +117,9 @@ def run(name: str, cohorts: Mapping[str, Cohort], trials: int, only: tuple[str, 
     """All fits of one data set."""
     found: dict[tuple[str, str], tuple[Calibrator | None, float]] = {("none", "none"): (None, 0.0)}
     for method in only:
-        if method not in REGISTERED:
+        if method not in methods():
             continue
-        make: Any = REGISTERED[method]
+        make: Any = methods()[method]
         recipe, seconds = timed(make(solver=segcal.Recipe(trials=trials)), cohorts["train"], cohorts["validation"])
         found[method, "recipe"] = recipe, seconds
         print(

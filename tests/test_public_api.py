@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import segcal
-from segcal.methods import REGISTERED, TRAINED
+from segcal.methods import BUILT_IN, methods
 
 PUBLIC = {
     "ArgmaxPreservingMatrixScaling",
@@ -61,6 +61,9 @@ METHODS = {
     "isotonic": "IsotonicRegression",
     "histogram": "HistogramBinning",
     "iop": "IntraOrderPreserving",
+    "lts": "LocalTemperatureScaling",
+    "lts-raw": "LocalTemperatureScaling",
+    "lts-image": "LocalTemperatureScaling",
 }
 
 
@@ -75,10 +78,9 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 def test_methods_have_the_names_of_the_contract() -> None:
-    assert {name: method.__name__ for name, method in REGISTERED.items()} == METHODS
-    assert {name: (type(made := make()).__name__, made.method) for name, make in TRAINED.items()} == {
-        name: ("LocalTemperatureScaling", name) for name in ("lts", "lts-raw", "lts-image")
-    }
+    assert {name: named.kind.__name__ for name, named in methods().items()} == METHODS
+    assert all(named().method == name for name, named in methods().items())
+    assert all(set(named.kind.variants()) <= set(BUILT_IN) for named in methods().values())
 
 
 def test_fit_takes_what_the_contract_says() -> None:

@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 
 import segcal
 from segcal.data import splits
-from segcal.methods import REGISTERED
+from segcal.methods import methods
 from segcal.methods.penalised import in_words
 from segcal.metrics.statistics.clustered import paired_difference
 
@@ -104,7 +104,7 @@ def tables(folder: Path, dataset: str, voxels: int) -> tuple[Table, Table]:
 
 def fit(name: str, table: Table, threads: int, **options: Any) -> segcal.Calibrator:
     """One of segcal's methods; a case is a group of the table."""
-    return REGISTERED[name](**options).fit(
+    return methods()[name](**options).fit(
         table.logits, table.labels, groups=table.groups, engine=segcal.Threads(threads)
     )
 

@@ -27,7 +27,7 @@ from ensembles import TOLERANCE, arguments, blocks, ensemble, predictions
 from torch import Tensor
 
 import segcal
-from segcal.methods import REGISTERED
+from segcal.methods import methods
 from segcal.methods.method import Method
 
 PEERS: dict[str, type[fiducio.Calibrator]] = {
@@ -97,7 +97,7 @@ def of_peer(name: str, calibrator: fiducio.Calibrator, logits: Tensor, labels: T
 
 def exact(name: str) -> Method:
     """segcal's method without a penalty."""
-    return REGISTERED[name]() if name == "ts" else REGISTERED[name](lambda_=0.0, mu=0.0)
+    return methods()[name]() if name == "ts" else methods()[name](lambda_=0.0, mu=0.0)
 
 
 def compare(

@@ -83,11 +83,11 @@ def test_version_from_a_process() -> None:
 
 
 def test_methods_in_the_help_are_those_there_are(segcal: Any) -> None:
-    from segcal.methods import REGISTERED, TRAINED
+    from segcal.methods import BUILT_IN
 
     shown = " ".join(segcal("fit", "--help").out.replace("│", " ").split())
     told = shown[shown.index("--method") : shown.index("--lambda")]
-    assert all(f"{name} (" in told or f"{name} and" in told for name in (*REGISTERED, *TRAINED))
+    assert all(f"{name} ({place.gist})" in told for name, place in BUILT_IN.items())
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from segcal.methods.affine.map import AffineMap
 from segcal.methods.binned import BinnedMap
 from segcal.methods.conditional.map import ConditionalMap, temperature_experts
 from segcal.methods.intra_order import IntraOrderMap, shapes
-from segcal.methods.kinds import REGISTERED
 from segcal.methods.maps import Map
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
 from segcal.testing.law import Law
 from segcal.testing.maps import MAP_LAWS
+from tests.kinds import OF_ROWS
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
 MATRIX = torch.tensor([[1.2, -0.3, 0.1], [0.4, 0.8, -0.2], [-0.1, 0.3, 1.5]], dtype=torch.float64)
@@ -105,4 +105,4 @@ def test_keeps_the_law(name: str, law: Law[Any]) -> None:
 
 
 def test_no_kind_of_map_is_left_out() -> None:
-    assert {type(m) for m in MAPS.values()} == set(REGISTERED)
+    assert {type(m) for m in MAPS.values()} == set(OF_ROWS)

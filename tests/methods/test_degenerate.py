@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segcal import cohort_from_arrays
-from segcal.methods import REGISTERED
+from segcal.methods import find
 
 METHODS = {
     "ts": {},
@@ -53,8 +53,8 @@ SAID = {
 def test_every_method_ends_finite_usable_and_reported(name, arrays, fit) -> None:
     z, y = data(name, *arrays)
     cohort = cohort_from_arrays(z, y)
-    methods = {key: REGISTERED[key](**options) for key, options in METHODS.items()} | {
-        f"{key} by data": REGISTERED[key]() for key in PENALISED
+    methods = {key: find(key)(**options) for key, options in METHODS.items()} | {
+        f"{key} by data": find(key)() for key in PENALISED
     }
     for key, made in fit(methods, cohort).items():
         calibrator, solution = made.calibrator, made.calibrator.solution
@@ -71,7 +71,7 @@ def test_every_method_ends_finite_usable_and_reported(name, arrays, fit) -> None
 @pytest.mark.parametrize("name", ["separable", "an absent class", "one class only"])
 def test_what_data_do_not_determine_is_called_so(name, arrays, fit) -> None:
     z, y = data(name, *arrays)
-    for key, made in fit({key: REGISTERED[key](0.0) for key in PENALISED}, cohort_from_arrays(z, y)).items():
+    for key, made in fit({key: find(key)(0.0) for key in PENALISED}, cohort_from_arrays(z, y)).items():
         assert made.calibrator.solution.status == "degenerate", key
         assert made.calibrator.solution.certificate["gap"] <= 1e-7, key
 
@@ -80,7 +80,7 @@ def test_a_class_absent_from_a_fold_alone_is_said_of_that_fold(arrays, fit) -> N
     z, y = arrays
     y = np.where(y == 2, 1, y)
     y[0, :50] = 2
-    made = fit({"dc": REGISTERED["dc"](0.0)}, cohort_from_arrays(z, y), crossfit=True)["dc"]
+    made = fit({"dc": find("dc")(0.0)}, cohort_from_arrays(z, y), crossfit=True)["dc"]
     assert "no voxel" not in made.calibrator.solution.message
     said = ["no voxel is labelled 2" in c.solution.message for c in made.held_out]
     assert said == [0 in fold for fold in made.folds]

@@ -19,7 +19,7 @@ from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import LabelError, MissingError, ShapeError, UsageError
 from segcal.fitting.training import Examples, Settings, train
-from segcal.methods import TRAINED
+from segcal.methods import find
 from segcal.methods.local.fit import TreeModel
 from segcal.methods.local.map import LocalMap
 from segcal.methods.method import fit_methods
@@ -392,5 +392,7 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 
 
 def test_names() -> None:
-    assert {name: make().method for name, make in TRAINED.items()} == {name: name for name in TRAINED}
+    names = list(LocalTemperatureScaling.variants())
+    assert names == ["lts", "lts-raw", "lts-image"]
+    assert [find(name)().method for name in names] == names
     assert LocalTemperatureScaling(level="image", image=True).method == "lts-image"

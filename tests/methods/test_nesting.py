@@ -13,7 +13,7 @@ import torch
 
 from segcal import Cohort
 from segcal.fitting.penalties import ridge
-from segcal.methods import REGISTERED
+from segcal.methods import methods as registered
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.mixture import EnsembleTemperatureScaling
@@ -31,7 +31,7 @@ def fits(cohort: Cohort, fit: Any) -> dict[str, Calibrator]:
     methods = {
         "ts": TemperatureScaling(),
         "ets": EnsembleTemperatureScaling(),
-        **{name: REGISTERED[name](0.0, 0.0) for name in (*AFFINE, *CONDITIONAL)},
+        **{name: registered()[name](0.0, 0.0) for name in (*AFFINE, *CONDITIONAL)},
     }
     return {name: made.calibrator for name, made in fit(methods, cohort).items()}
 

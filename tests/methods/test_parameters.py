@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.methods import REGISTERED, TRAINED, parameters
+from segcal.methods import methods, parameterisation, parameters
 from segcal.methods.conditional.map import ArgmaxExpert, DirichletExpert, Expert, OrderExpert
+from segcal.methods.local.fit import local_rank
 from segcal.methods.local.map import LocalMap
-from segcal.methods.parameters import FAMILIES, Row, count
+from segcal.methods.parameterisation import count
+from segcal.methods.parameters import Row
+
+FAMILIES = [name for name, named in methods().items() if named.kind.optimised(2) is not None]
 
 FORMULAS = {
     "ts": (lambda c: 1, lambda c: 1),
@@ -56,11 +60,9 @@ def printed(shared: Path) -> dict[str, Any]:
 
 
 def test_every_registered_method_has_a_row(rows: dict[str, Row]) -> None:
-    assert [*REGISTERED, *TRAINED] == list(rows)
+    assert list(methods()) == list(rows)
     assert all(row.guarantees is not None for row in rows.values())
-    assert all(
-        row.what and row.type_name == REGISTERED[name].__name__ for name, row in rows.items() if name in REGISTERED
-    )
+    assert all(row.what and row.type_name == methods()[name].kind.__name__ for name, row in rows.items())
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -78,7 +80,7 @@ def test_counts_follow_the_formulas(rows: dict[str, Row], classes: int) -> None:
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_what_methods_say_of_themselves_is_the_rank(rows: dict[str, Row], classes: int) -> None:
     for name in FAMILIES:
-        assert REGISTERED[name]().identifiable(classes) == rows[name].counts[classes].identifiable, name
+        assert methods()[name]().identifiable(classes) == rows[name].counts[classes].identifiable, name
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 11])
@@ -89,7 +91,7 @@ def test_experts_follow_the_formulas(name: str, classes: int) -> None:
     with torch.no_grad():
         for p in expert.parameters():
             p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
-    rank, margin = parameters._rank(expert, parameters._scores(expert, classes))
+    rank, margin = parameterisation._rank(expert, parameterisation._scores(expert, classes))
     optimised, identifiable = FORMULAS[name]
     assert classes * sum(p.numel() for p in expert.parameters()) == optimised(classes)
     assert classes * rank == identifiable(classes)
@@ -101,7 +103,7 @@ def test_counts_are_the_papers(printed: dict[str, Any], classes: int) -> None:
     compared = [name for name in FAMILIES if name in PAPER]
     assert compared
     for name in compared:
-        found = count(FAMILIES[name], classes, None)
+        found = count(methods()[name].kind.parameterisation, classes, None)
         assert [found.optimised, found.identifiable] == printed[PAPER[name]][COLUMNS[classes]], name
 
 
@@ -109,7 +111,7 @@ def test_counts_are_the_papers(printed: dict[str, Any], classes: int) -> None:
 def test_counts_of_local_temperature_scaling_are_the_papers(printed: dict[str, Any], classes: int) -> None:
     map_ = LocalMap.start(classes)
     numbers = map_.weight.numel() + map_.bias.numel()
-    assert [numbers, parameters.local_rank(classes)] == printed["LTS"][COLUMNS[classes]]
+    assert [numbers, local_rank(classes)] == printed["LTS"][COLUMNS[classes]]
     assert numbers == 7 * (25 * classes + 1)
 
 

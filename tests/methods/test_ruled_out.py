@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from segcal.engine.serial import Serial
-from segcal.methods import REGISTERED
+from segcal.methods import methods
 
-AUTOMATIC = [m for m in REGISTERED.values() if m.automatic]
+AUTOMATIC = [m.kind for m in methods().values() if m.kind.automatic]
 
 
 @pytest.mark.parametrize("method", AUTOMATIC, ids=lambda m: m.__name__)

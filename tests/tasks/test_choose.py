@@ -21,7 +21,7 @@ from segcal.data.simulate.truth import Truth
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import UsageError
-from segcal.methods import REGISTERED
+from segcal.methods import methods
 from segcal.methods.affine.fit import DirichletCalibration, VectorScaling
 from segcal.methods.binned import IsotonicRegression
 from segcal.methods.calibrator import Calibrator
@@ -206,7 +206,7 @@ def test_what_it_refuses() -> None:
 
 
 def test_every_method_says_how_many_parameters_data_can_tell() -> None:
-    assert set(automatic()) <= set(REGISTERED)
+    assert set(automatic()) <= set(methods())
     assert {
         name: method.identifiable(5) for name, method in automatic().items() if name not in ("isotonic", "histogram")
     } == {
@@ -220,7 +220,7 @@ def test_every_method_says_how_many_parameters_data_can_tell() -> None:
         "cms-ap": 100,
         "cms-op": 100,
     }
-    for name, make in REGISTERED.items():
+    for name, make in methods().items():
         assert make().identifiable(2) >= 1, name
 
 

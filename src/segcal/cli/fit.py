@@ -9,6 +9,11 @@ from cyclopts import Parameter, validators
 
 from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
 from segcal.cli.console import Output
+from segcal.methods import BUILT_IN
+
+METHOD = f"""One or several, with commas: {", ".join(f"{name} ({place.gist})" for name, place in BUILT_IN.items())}; or
+that of an installed package. Or auto: of those that are solved exactly (all but iop and the lts) the simplest that
+keeps the segmentation map and is as good as the best; none, if none gains.""".replace("\n", " ")
 
 
 def fit(
@@ -16,7 +21,7 @@ def fit(
     /,
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
-    method: str = "ts",
+    method: Annotated[str, Parameter(help=METHOD)] = "ts",
     lambda_: Annotated[float | Literal["cv"] | None, Parameter(name="--lambda")] = None,
     mu: float | None = None,
     penalty: Literal["ts", "odir"] | None = None,
@@ -62,26 +67,19 @@ def fit(
         One folder of predictions, or several: the members of an ensemble.
     output
         The file to write; with several methods a folder, one METHOD.safetensors each.
-    method
-        One or several, with commas: ts (one temperature), ets (a mixture of three), vs (a factor and a bias a class),
-        ms-c and ms (a matrix on logits), dc (on log-probabilities); with a matrix for each predicted class: cms-op
-        (keeps the ranking of the classes), cms-ap (keeps the label) and cdc (free); isotonic and histogram (steps); iop
-        (a small net that keeps the ranking); lts (a temperature from each voxel's neighbourhood), lts-raw (the same
-        from raw logits), lts-image (from the image too, which --images gives). Or auto: of those solved exactly (all
-        but lts and iop) the simplest that keeps the segmentation map and is as good as the best; none, if none gains.
     lambda_
-        Strength of the penalty of vs, ms-c, ms, dc, cdc, cms-ap and cms-op: a number, or 'cv' (default) to choose it by
-        cross-validation over cases.
+        Of methods with a penalty: its strength, a number, or 'cv' (default) to choose it by cross-validation over
+        cases.
     mu
         Strength of the penalty on the biases; as --lambda unless given.
     penalty
         'ts' (default) shrinks to temperature scaling, 'odir' is the penalty of the papers.
     gauge
-        Of that penalty for cms-ap and cms-op: 'free' (default), as the paper states it, or 'pinned', as its authors'
-        library has it.
+        Of that penalty where a method has bounds: 'free' (default), as the paper states it, or 'pinned', as its
+        authors' library has it.
     experts
-        'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not; for cdc,
-        cms-ap and cms-op.
+        'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not;
+        of methods with a matrix for each predicted class.
     eps
         A small ridge that makes the optimum unique.
     solver
@@ -93,22 +91,22 @@ def fit(
         A file the recipe keeps its finished trials in: an interrupted fit, started again with the same words, goes on
         from there.
     level
-        Of lts: a temperature a 'voxel' (default), or one an 'image'.
+        Of methods that look at neighbours: a temperature a 'voxel' (default), or one an 'image'.
     slice_axis
-        Of lts: the spatial axis of a volume whose slices are the planes in which neighbours lie; the first, 0, unless
-        given.
+        Of methods that look at neighbours: the spatial axis of a volume whose slices are the planes in which they lie;
+        the first, 0, unless given.
     learning_rate
-        Of lts and iop: the first learning rate of Adam.
+        Of methods that are trained: the first learning rate of Adam.
     weight_decay
-        Of lts and iop: weight decay on all parameters; none unless given.
+        Of methods that are trained: weight decay on all parameters; none unless given.
     epochs
-        Of lts and iop: most epochs.
+        Of methods that are trained: most epochs.
     patience
-        Of lts and iop: epochs without a better validation NLL that end the training.
+        Of methods that are trained: epochs without a better validation NLL that end the training.
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
-        Seed of the folds, of the recipe, and of what lts and iop draw at random.
+        Seed of the folds, of the recipe, and of what a method draws at random.
     no_crossfit
         Leave out the cross-fitted numbers.
     free_decision
@@ -149,7 +147,7 @@ def fit(
     if method == choosing.AUTO:
         choosing.not_for_auto(
             {
-                **{fits.OPTIONS[name][0]: value is not None for name, value in options.items()},
+                **{fits.flag(name): value is not None for name, value in options.items()},
                 "--no-crossfit": no_crossfit,
                 "--free-decision": free_decision,
             }

@@ -7,9 +7,8 @@ group of cases: no such numbers, and the reason is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +19,16 @@ from segcal.data.cohort import Cohort
 from segcal.data.padding import found_note, hidden_note
 from segcal.engine.engine import Engine
 from segcal.errors import OutputError, UsageError
-from segcal.methods import REGISTERED, TRAINED
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import versions
 from segcal.methods.method import AnyMethod, Fit, fit_methods
+from segcal.methods.registry import find
+from segcal.methods.registry import methods as registered
 from segcal.study.recipe.recipe import Recipe
 from segcal.tasks.check.predictions import unrecorded
 from segcal.tasks.evaluate import Evaluation, crossfitted, room_to_score
 
 ENDING = ".safetensors"
-
-PENALISED = "a method with a penalty"
-CONDITIONAL = "a method with a matrix for each predicted class: cms-op, cms-ap or cdc"
-BOUNDED = "a method with bounds: cms-op or cms-ap"
-LEARNT = "a method that is trained: lts, lts-raw, lts-image or iop"
-LOCAL = "a method that looks at neighbours: lts, lts-raw or lts-image"
-
-OPTIONS = {
-    "lambda_": ("--lambda", PENALISED),
-    "mu": ("--mu", PENALISED),
-    "penalty": ("--penalty", PENALISED),
-    "gauge": ("--gauge", BOUNDED),
-    "experts": ("--experts", CONDITIONAL),
-    "eps": ("--eps", PENALISED),
-    "solver": ("--solver", "a method the papers fit too"),
-    "level": ("--level", LOCAL),
-    "slice_axis": ("--slice-axis", LOCAL),
-    "learning_rate": ("--learning-rate", LEARNT),
-    "weight_decay": ("--weight-decay", LEARNT),
-    "epochs": ("--epochs", LEARNT),
-    "patience": ("--patience", LEARNT),
-}
-"""Fields of methods, what they are called here, and what takes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,28 +74,34 @@ def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, A
     """
     given = {field: value for field, value in options.items() if value is not None}
     wanted = [name.strip() for name in names.split(",")]
-    known: dict[str, Callable[..., AnyMethod]] = {**REGISTERED, **TRAINED}
-    unknown = [name for name in wanted if name not in known]
+    known = {name: find(name) for name in wanted}
+    unknown = [name for name, found in known.items() if found is None]
     if unknown:
         raise UsageError(
             "--method",
             found=repr(unknown[0]),
-            expected="one of " + ", ".join(known) + ", or auto alone",
+            expected="one of " + ", ".join(registered()) + ", or auto alone",
             do="Separate several with commas.",
         )
-    taken = {name: set(signature(known[name]).parameters) for name in wanted}
     for option in given:
-        if not any(option in names_of for names_of in taken.values()):
-            called, takers = OPTIONS[option]
+        if not any(found is not None and option in found.options for found in known.values()):
+            takers = [name for name, named in registered().items() if option in named.options]
             raise UsageError(
-                called,
+                flag(option),
                 found=f"{given[option]!r} beside --method {names}",
-                expected=takers,
-                do="Leave it out, or see segcal fit --help for the methods it is for.",
+                expected=f"one of {', '.join(takers)}",
+                do="Leave it out, or choose a method that takes it.",
             )
     return {
-        name: known[name](**{o: v for o, v in {**given, "seed": seed}.items() if o in taken[name]}) for name in wanted
+        name: found(**{o: v for o, v in {**given, "seed": seed}.items() if o in found.options})
+        for name, found in known.items()
+        if found is not None
     }
+
+
+def flag(option: str) -> str:
+    """What a method's option is called here."""
+    return f"--{option.rstrip('_').replace('_', '-')}"
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -228,8 +211,8 @@ def show(out: Output, done: Done, files: Mapping[str, Path], scores: Labelled, h
     changing = [name for name, fit in done.fits.items() if fit.calibrator.guarantees().preserves_argmax != "proven"]
     if changing:
         out.text(
-            f"note: {', '.join(changing)} may change labels; ts, ets, cms-op, cms-ap, iop and lts never do, and segcal"
-            " apply copies a delivered label map as it is",
+            f"note: {', '.join(changing)} may change labels; {', '.join(keeping())} never do, and segcal apply copies a"
+            " delivered label map as it is",
             "yellow",
         )
     for path in files.values():
@@ -245,6 +228,12 @@ def show(out: Output, done: Done, files: Mapping[str, Path], scores: Labelled, h
             scores.elsewhere(labelled=False),
         ),
     )
+
+
+def keeping() -> list[str]:
+    """Methods whose maps keep every label, whatever they are fitted on."""
+    promised = {name: named.guarantees for name, named in registered().items()}
+    return [name for name, found in promised.items() if found is not None and found.preserves_argmax == "proven"]
 
 
 def best_of(done: Done) -> str:

@@ -11,7 +11,8 @@ from segcal.cli.tables import table
 from segcal.data.files import journal
 from segcal.errors import UsageError
 from segcal.methods import parameters
-from segcal.methods.parameters import Count, Row
+from segcal.methods.parameterisation import RANK_TOLERANCE, ParameterCount
+from segcal.methods.parameters import Row
 
 MOST = 32
 """With so many classes the ranks take seconds, with twice as many minutes."""
@@ -49,7 +50,7 @@ def show(out: Output, rows: Sequence[Row], numbers: Sequence[int]) -> None:
 
 def to_json(rows: Sequence[Row], numbers: Sequence[int]) -> dict[str, Any]:
     """What `methods --json` writes."""
-    return {"classes": list(numbers), "tolerance": parameters.TOLERANCE, "methods": [row.to_json() for row in rows]}
+    return {"classes": list(numbers), "tolerance": RANK_TOLERANCE, "methods": [row.to_json() for row in rows]}
 
 
 def write(path: Path, rows: Sequence[Row], numbers: Sequence[int]) -> None:
@@ -65,7 +66,7 @@ def write(path: Path, rows: Sequence[Row], numbers: Sequence[int]) -> None:
         ),
         (
             "Identifiable is the rank of the Jacobian of log-probabilities in the parameters, at a random point in"
-            f" float64; singular values above {parameters.TOLERANCE:g} of the largest count."
+            f" float64; singular values above {RANK_TOLERANCE:g} of the largest count."
         ),
         "Promises are read off a random member of each family.",
         "",
@@ -95,7 +96,7 @@ def _promises(row: Row) -> tuple[str, str]:
     return YES[row.guarantees.translation_invariant], kept
 
 
-def _counts(count: Count | None) -> str:
+def _counts(count: ParameterCount | None) -> str:
     if count is None:
         return "-"
     return " / ".join("-" if n is None else str(n) for n in (count.optimised, count.identifiable, count.exact))

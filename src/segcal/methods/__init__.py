@@ -1,64 +1,59 @@
-"""Methods fit, calibrators apply: one file a method, named as in the field."""
+"""Methods fit, calibrators apply: one place a family, a file or a folder of `map`, `sums` and `fit`.
 
-from collections.abc import Callable
-from functools import partial
+`BUILT_IN` is the only list of methods; everything else asks `segcal.methods.registry`, which adds those from outside
+(`register`). Names are imported when they are first used: the command line's help lists the methods without torch.
+"""
 
-from segcal.methods.affine.fit import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, VectorScaling
-from segcal.methods.binned import HistogramBinning, IsotonicRegression
-from segcal.methods.conditional.fit import (
-    ArgmaxPreservingMatrixScaling,
-    ClassConditionalDirichlet,
-    OrderPreservingMatrixScaling,
-)
-from segcal.methods.intra_order import IntraOrderPreserving
-from segcal.methods.local.fit import LocalTemperatureScaling
-from segcal.methods.method import AnyMethod, Method, Trained
-from segcal.methods.mixture import EnsembleTemperatureScaling
-from segcal.methods.temperature import TemperatureScaling
+from __future__ import annotations
 
-__all__ = [
-    "REGISTERED",
-    "TRAINED",
-    "AnyMethod",
-    "ArgmaxPreservingMatrixScaling",
-    "ClassConditionalDirichlet",
-    "ConstrainedMatrixScaling",
-    "DirichletCalibration",
-    "EnsembleTemperatureScaling",
-    "HistogramBinning",
-    "IntraOrderPreserving",
-    "IsotonicRegression",
-    "LocalTemperatureScaling",
-    "MatrixScaling",
-    "Method",
-    "OrderPreservingMatrixScaling",
-    "TemperatureScaling",
-    "Trained",
-    "VectorScaling",
-]
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-REGISTERED: dict[str, type[Method]] = {
-    m.name: m
-    for m in (
-        TemperatureScaling,
-        EnsembleTemperatureScaling,
-        VectorScaling,
-        MatrixScaling,
-        ConstrainedMatrixScaling,
-        DirichletCalibration,
-        ClassConditionalDirichlet,
-        ArgmaxPreservingMatrixScaling,
-        OrderPreservingMatrixScaling,
-        IsotonicRegression,
-        HistogramBinning,
-        IntraOrderPreserving,
-    )
+if TYPE_CHECKING:
+    from segcal.methods.method import AnyMethod, Method, Trained
+    from segcal.methods.registry import find, methods, register
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a method is, and what it is in a few words."""
+
+    module: str
+    kind: str
+    gist: str
+
+
+_AFFINE, _EXPERTS = "segcal.methods.affine.fit", "segcal.methods.conditional.fit"
+_LOCAL = ("segcal.methods.local.fit", "LocalTemperatureScaling")
+
+BUILT_IN: dict[str, Place] = {
+    "ts": Place("segcal.methods.temperature", "TemperatureScaling", "one temperature"),
+    "ets": Place("segcal.methods.mixture", "EnsembleTemperatureScaling", "a mixture of three"),
+    "vs": Place(_AFFINE, "VectorScaling", "a factor and a bias a class"),
+    "ms": Place(_AFFINE, "MatrixScaling", "a matrix on logits"),
+    "ms-c": Place(_AFFINE, "ConstrainedMatrixScaling", "a matrix on logits, of equal row sums"),
+    "dc": Place(_AFFINE, "DirichletCalibration", "a matrix on log-probabilities"),
+    "cdc": Place(_EXPERTS, "ClassConditionalDirichlet", "a matrix for each predicted class"),
+    "cms-ap": Place(_EXPERTS, "ArgmaxPreservingMatrixScaling", "the same, and keeps the label"),
+    "cms-op": Place(_EXPERTS, "OrderPreservingMatrixScaling", "the same, and keeps the ranking of the classes"),
+    "isotonic": Place("segcal.methods.binned", "IsotonicRegression", "rising steps"),
+    "histogram": Place("segcal.methods.binned", "HistogramBinning", "steps"),
+    "iop": Place("segcal.methods.intra_order", "IntraOrderPreserving", "a small net that keeps the ranking"),
+    "lts": Place(*_LOCAL, "a temperature from each voxel's neighbourhood"),
+    "lts-raw": Place(*_LOCAL, "the same from raw logits"),
+    "lts-image": Place(*_LOCAL, "from the image too, which --images gives"),
 }
-"""Methods that are plans, by the name `--method` takes."""
+"""Methods of segcal by the name that `--method` takes, in the order in which they are listed."""
 
-TRAINED: dict[str, Callable[..., Trained]] = {
-    "lts": partial(LocalTemperatureScaling, source="log_probs", image=False),
-    "lts-raw": partial(LocalTemperatureScaling, source="logits", image=False),
-    "lts-image": partial(LocalTemperatureScaling, source="log_probs", image=True),
-}
-"""Methods that are trained on whole planes, so that they need images or volumes, by the name `--method` takes."""
+_HOME = {place.kind: place.module for place in BUILT_IN.values()}
+_HOME |= dict.fromkeys(("AnyMethod", "Method", "Trained"), "segcal.methods.method")
+_HOME |= dict.fromkeys(("find", "methods", "register"), "segcal.methods.registry")
+
+__all__ = ["BUILT_IN", "AnyMethod", "Method", "Place", "Trained", "find", "methods", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

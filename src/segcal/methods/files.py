@@ -29,15 +29,9 @@ from segcal.data.files import journal
 from segcal.data.files.reading import json_value, listed, readable, shown, too_much
 from segcal.data.scores import Resolution
 from segcal.errors import MissingError, SegcalError, UnreadableError
-from segcal.methods.affine.map import AffineMap
-from segcal.methods.binned import BinnedMap
 from segcal.methods.calibrator import Calibrator, FitData, Solution
-from segcal.methods.conditional.map import ConditionalMap
-from segcal.methods.intra_order import IntraOrderMap
-from segcal.methods.local.map import LocalMap
 from segcal.methods.maps import PartMap
-from segcal.methods.mixture import MixtureMap
-from segcal.methods.temperature import ScaleMap
+from segcal.methods.registry import kind_of_map
 
 SCHEMA = 1
 
@@ -46,9 +40,6 @@ METADATA = 32 << 20
 
 VALUES = 1_000_000
 """Most values in it."""
-_TYPES: dict[str, type[PartMap]] = {
-    m.type_name: m for m in (ScaleMap, AffineMap, MixtureMap, ConditionalMap, BinnedMap, IntraOrderMap, LocalMap)
-}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
@@ -120,7 +111,7 @@ def load(path: str | os.PathLike[str]) -> Calibrator:
     file = Path(path)
     described, tensors = _opened(file)
     with ours(file):
-        return _build(described, tensors)
+        return _build(file, described, tensors)
 
 
 @contextlib.contextmanager
@@ -255,7 +246,7 @@ def _follows(value: Any, form: Any, name: str = "metadata") -> None:
         _follows(entry, wanted, called)
 
 
-def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibrator:
+def _build(file: Path, described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibrator:
     _follows(described, _FORM)
     solutions = [] if described["solution"] is None else [described["solution"]]
     for solution in solutions:
@@ -266,7 +257,15 @@ def _build(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calib
     maps = []
     for r, type_name in enumerate(described["maps"]):
         mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(r)}
-        maps.append(_TYPES[type_name].from_tensors(mine))
+        kind = kind_of_map(type_name)
+        if kind is None:
+            raise UnreadableError(
+                str(file),
+                found=f"a map of the kind {shown(type_name, 60)}, of the method {shown(described['method'], 60)}",
+                expected="a kind that a method known here has",
+                do="Install the package it was fitted with, or register its method before loading.",
+            )
+        maps.append(kind.from_tensors(mine))
     return Calibrator(
         heads.from_json(described["head"]),
         described["kind"],

@@ -43,7 +43,14 @@ from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import Map
 from segcal.methods.method import ByEpochs, FittedMap, Method
 from segcal.methods.numbers import check_numbers
-from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter, softplus_inverse
+from segcal.methods.parameterisation import (
+    WHOLE,
+    ParameterCount,
+    Parameterisation,
+    Stage,
+    parameter,
+    softplus_inverse,
+)
 from segcal.methods.temperature import temperatures
 
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -224,6 +231,14 @@ class IntraOrderPreserving(ByEpochs, Method):
 
     def __post_init__(self) -> None:
         check_numbers(self, hidden=WIDEST)
+
+    def drawn(self, classes: int) -> IntraOrderMap:
+        """As the net begins: whatever its numbers, it keeps every order."""
+        return IntraOrderMap(unpacked(Net(classes, self.hidden, 0).stage.theta.detach(), classes, self.hidden))
+
+    def counted(self, classes: int) -> ParameterCount:
+        """The net's numbers; of a smooth net no rank can be told (its singular values fall without a step)."""
+        return ParameterCount(Net(classes, self.hidden, 0).optimised, None, None, math.inf)
 
     def identifiable(self, classes: int) -> int:
         """All numbers of the net: which of them data can tell is not known (its singular values fall without a

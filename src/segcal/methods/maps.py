@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,15 +77,34 @@ class Needs:
             self.mean or other.mean,
         )
 
+KINDS: dict[str, type[PartMap]] = {}
+"""Kinds of maps by `type_name`, from here or elsewhere: each enters when its class is made."""
+
 
 class PartMap(nn.Module, ABC):
     """One softmax problem's map, of either kind.
 
     Parameters are float64 buffers, fixed once fitted; they move with `.to(device)`, and `.half()` or other changes of
-    type leave them as they are.
+    type leave them as they are. A concrete kind has a `type_name` of its own, by which a file names it: one that is
+    taken is a UsageError where the class is made (again, as in a notebook, is allowed).
     """
 
     type_name: ClassVar[str]
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        name = cls.__dict__.get("type_name")
+        if name is None:
+            return
+        there = KINDS.get(name)
+        if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(
+                f"type_name of {cls.__qualname__}",
+                found=repr(name),
+                expected="a name that no other kind of map has",
+                do=f"{there.__module__}.{there.__qualname__} has it: choose another.",
+            )
+        KINDS[name] = cls
 
     def parameter(self, name: str, value: Tensor) -> None:
         """Register a fitted parameter: a float64 buffer, so that it moves with the module, is saved, and is not trained

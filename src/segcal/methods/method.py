@@ -11,13 +11,11 @@ than memory. No voxel to score: LabelError.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
-
-import numpy as np
 
 from segcal.data import splits
 from segcal.data.cohort import Cohort
@@ -26,27 +24,21 @@ from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.data.rows import Record
 from segcal.data.scores import Kind
 from segcal.data.storage import doubt
-from segcal.engine import accumulate
-from segcal.engine.ask import Level
 from segcal.engine.engine import Engine
 from segcal.engine.need import Need
 from segcal.engine.pinned import Pinned
 from segcal.engine.threads import Threads
 from segcal.errors import UsageError
-from segcal.fitting.labels import LabelCount
-from segcal.fitting.magnitude import Magnitude
 from segcal.fitting.plans import Plan, Subset, Task, drive, together
 from segcal.fitting.training import Examples, Lesson
 from segcal.methods.calibrator import Calibrator, FitData, Solution, check_keeps
 from segcal.methods.maps import Map, PartMap
-from segcal.methods.parameterisation import Parameterisation
+from segcal.methods.parameterisation import ParameterCount, Parameterisation, count, drawn
+from segcal.methods.solutions import Overview, combined, judged, overview
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
-
-CERTIFIED = 1e-6
-"""A fit is called optimal where what its certificate leaves open is at most this share of the objective."""
 
 FOLDS = 5
 SEED = 0
@@ -61,10 +53,56 @@ class FittedMap:
 
 
 class AnyMethod(ABC):
-    """A way of fitting calibrators. Concrete methods are frozen dataclasses of their options."""
+    """A way of fitting calibrators, and all that is said of it elsewhere: names, what it is, counts, promises.
+
+    Concrete methods are frozen dataclasses of their options, each with a default. What a class does not say is unknown:
+    no counts, no promises.
+    """
+
+    name: ClassVar[str]
+    """What `--method` calls it."""
+
+    papers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Names that the papers' tables print, each with the name that `--method` takes."""
 
     automatic: ClassVar[bool] = True
     """Whether `segcal.recommend` compares it unless told otherwise; False for methods trained at length."""
+
+    suggested: ClassVar[bool] = False
+    """Whether `segcal check` weighs its parameters against the cases there are."""
+
+    evaluations: ClassVar[int] = 90
+    """About how many evaluations of an affine gradient a fit costs: what a study expects to take."""
+
+    @classmethod
+    def variants(cls) -> Mapping[str, Mapping[str, Any]]:
+        """The names that `--method` takes, each with the options that it stands for."""
+        return {cls.name: {}}
+
+    @property
+    def what(self) -> str:
+        """Its name in full and its formula: what the docstring opens with, without the source."""
+        opening = " ".join((type(self).__doc__ or "").strip().split("\n\n")[0].split())
+        title, _, formula = opening.partition(": ")
+        return f"{title.split(' (')[0]}: {formula.rstrip('.')}"
+
+    def drawn(self, classes: int) -> PartMap | None:
+        """A map of the family with parameters drawn at random, the same in every run: what holds for it is what the
+        family promises. None: what its maps promise is not known before a fit.
+        """
+        del classes
+        return None
+
+    def counted(self, classes: int) -> ParameterCount | None:
+        """How many parameters one softmax problem of so many classes has; None: not counted."""
+        del classes
+        return None
+
+    @classmethod
+    def optimised(cls, classes: int) -> int | None:
+        """Numbers an optimiser moves in the module of its paper; None where that is not written here."""
+        del classes
+        return None
 
     @abstractmethod
     def identifiable(self, classes: int) -> int:
@@ -73,9 +111,9 @@ class AnyMethod(ABC):
         """
 
     @property
-    @abstractmethod
     def method(self) -> str:
-        """What it is called where `--method` names it."""
+        """What `--method` calls it with these options."""
+        return self.name
 
     @property
     def fields(self) -> frozenset[str]:
@@ -174,13 +212,6 @@ def _told(calibrator: Calibrator, cohort: Cohort) -> Calibrator:
 class Method(AnyMethod):
     """A method that is a plan."""
 
-    name: ClassVar[str]
-
-    @property
-    def method(self) -> str:
-        """Its name."""
-        return self.name
-
     @abstractmethod
     def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
         """Fit one softmax problem on every subset the task names."""
@@ -214,6 +245,19 @@ class Published(Method):
                 expected="a Recipe",
                 do="Leave it out; --solver recipe, or the section recipe of a study, asks for the papers' own.",
             )
+
+    def drawn(self, classes: int) -> PartMap:
+        """Of the paper's module, on raw logits where it is defined on those."""
+        return drawn(self.parameterisation, classes).map(not self.parameterisation.canonical)
+
+    def counted(self, classes: int) -> ParameterCount:
+        """Of the paper's module."""
+        return count(self.parameterisation, classes, self.variables(classes))
+
+    @classmethod
+    def optimised(cls, classes: int) -> int:
+        """All numbers of the paper's module."""
+        return cls.parameterisation(classes).optimised
 
     @property
     def takes_validation(self) -> bool:
@@ -340,7 +384,7 @@ def _driven(
         found: dict[Any, Any] = {}
         for turn in turns:
             plans: dict[Any, Plan[Any]] = {(name, t.part): planned[name].plan(t) for name in turn for t in tasks}
-            plans |= {(None, t.part): _overview(t) for t in tasks if turn is turns[0]}
+            plans |= {(None, t.part): overview(t) for t in tasks if turn is turns[0]}
             found |= drive(together(plans), engine, pinned)
         return found, Read(pinned.records, pinned.passes), parts
 
@@ -486,29 +530,6 @@ def _check_apart(pinned: Pinned, fitted: int) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Overview:
-    """What is known of a subset's rows whatever is fitted: classes without a label, and the mean over voxels of the
-    largest |log-probability|.
-    """
-
-    absent: frozenset[int]
-    magnitude: float
-
-
-def _overview(task: Task) -> Plan[dict[Subset, Overview]]:
-    """An overview of each subset; waits for the first pass that somebody else needs."""
-    count, magnitude = LabelCount(task.classes), Magnitude()
-    found = yield {(s, a): task.ask(a, s, Level.ALL) for s in task.subsets for a in (count, magnitude)}
-    return {
-        s: Overview(
-            frozenset(np.flatnonzero(accumulate.result(count, found[s, count]) == 0).tolist()),
-            float(accumulate.result(magnitude, found[s, magnitude])),
-        )
-        for s in task.subsets
-    }
-
-
 def _fit(
     name: str,
     method: AnyMethod,
@@ -521,7 +542,7 @@ def _fit(
     def fitted_part(part: int, subset: Subset) -> FittedMap:
         fitted: FittedMap = found[name, part][subset]
         seen: Overview = found[None, part][subset]
-        s = _judged(fitted, seen.magnitude)
+        s = judged(fitted.solution, fitted.map.sensitivity(), seen.magnitude)
         absent = [cohort.head.part_classes(part)[k] for k in sorted(seen.absent)]
         if not absent:
             return replace(fitted, solution=s)
@@ -543,7 +564,7 @@ def _fit(
             tuple(cohort.storage.notes(records)),
             grouping=cohort.grouping,
         )
-        solution = _combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
+        solution = combined([f.solution for f in fitted], cohort.head.parts, pinned.passes)
         maps, unit = [f.map for f in fitted], cohort.unit
         if unit != 1:
             there = [m.in_units(unit) for m in maps]
@@ -563,39 +584,3 @@ def _fit(
         )
 
     return Fit(calibrator(()), folds, tuple(calibrator((k,)) for k in range(len(folds))))
-
-
-def _judged(fitted: FittedMap, magnitude: float) -> Solution:
-    """The solution with a status that follows its certificate, and what rounding rows to float32 can hide from that.
-
-    NLL changes by at most the map's `sensitivity` times the mean rounding, 2^-24 of the largest log-probability.
-    """
-    s, sensitivity = fitted.solution, fitted.map.sensitivity()
-    gap = s.certificate["gap"]
-    if sensitivity is not None and gap is not None:
-        s = replace(s, certificate={**s.certificate, "rounding": sensitivity * magnitude * 2.0**-24})
-    if s.status != "optimal" or gap is None or gap <= CERTIFIED * max(s.objective, 1e-3):
-        return s
-    return replace(s, status="stopped", message=f"{s.message}; not proven optimal: the bound leaves {gap:.2g}")
-
-
-def _combined(solutions: Sequence[Solution], names: Sequence[str], passes: int) -> Solution:
-    """One solution for all parts: means of objectives, the worst status, the largest gap."""
-    if len(solutions) == 1:
-        s = solutions[0]
-        return Solution(s.objective, s.nll, s.status, s.message, passes, s.certificate, s.settings, s.selection)
-    rank = ("optimal", "trained", "degenerate", "stopped")
-    worst = max(solutions, key=lambda s: rank.index(s.status))
-    loosest = max(solutions, key=lambda s: math.inf if s.certificate["gap"] is None else float(s.certificate["gap"]))
-    n = len(solutions)
-    return Solution(
-        sum(s.objective for s in solutions) / n,
-        sum(s.nll for s in solutions) / n,
-        worst.status,
-        "; ".join(f"{name}: {s.message}" for name, s in zip(names, solutions, strict=True)),
-        passes,
-        loosest.certificate,
-        {},
-        (),
-        dict(zip(names, solutions, strict=True)),
-    )

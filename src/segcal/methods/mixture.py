@@ -242,6 +242,9 @@ class EnsembleTemperatureScaling(Published):
     """
 
     name: ClassVar[str] = "ets"
+    papers: ClassVar[Mapping[str, str]] = {"ETS": "ets"}
+    suggested: ClassVar[bool] = True
+    evaluations: ClassVar[int] = 40
     parameterisation: ClassVar[type[Parameterisation]] = EnsembleTemperature
 
     @classmethod

@@ -10,8 +10,10 @@ for fewer than two.
 from __future__ import annotations
 
 import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -118,3 +120,59 @@ class Parameterisation(nn.Module, ABC):
 def parameter(value: Tensor | float) -> nn.Parameter:
     """A float64 parameter."""
     return nn.Parameter(torch.as_tensor(value, dtype=torch.float64).clone())
+
+
+RANK_TOLERANCE = 1e-10
+"""A singular value counts where it exceeds this share of the largest."""
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """`optimised`, `identifiable` (None: no rank can be told), and `exact` (None: no exact solver).
+
+    `margin`: smallest counted over largest uncounted singular value, infinite where all count.
+    """
+
+    optimised: int
+    identifiable: int | None
+    exact: int | None
+    margin: float
+
+
+def drawn(family: type[Parameterisation], classes: int) -> Parameterisation:
+    """A random member of the family, the same in every run."""
+    made = family(classes)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{family.name} {classes}".encode()))
+    with torch.no_grad():
+        for p in made.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return made
+
+
+def count(family: type[Parameterisation], classes: int, exact: int | None) -> ParameterCount:
+    """The counts of one family. Its experts are of one kind and see no common voxel: one stands for all."""
+    made = drawn(family, classes)
+    expert = made.experts[0]
+    rank, margin = _rank(expert, made.features(_scores(expert, classes)))
+    return ParameterCount(made.optimised, rank * len(made.experts), exact, margin)
+
+
+def _scores(expert: nn.Module, classes: int) -> Tensor:
+    """Random logits, of a fifth more voxels than the expert's parameters need."""
+    numbers = sum(p.numel() for p in expert.parameters())
+    voxels = 6 * numbers // (5 * (classes - 1)) + 8
+    return 2 * torch.randn(classes, voxels, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
+
+
+def _rank(module: nn.Module, scores: Tensor) -> tuple[int, float]:
+    """Rank of the Jacobian of log-probabilities in the parameters, and how far the singular values that count lie above
+    the others.
+    """
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    jacobian = torch.func.jacrev(lambda p: torch.func.functional_call(module, p, (scores,)), chunk_size=256)(parameters)
+    columns = torch.cat([jacobian[name].reshape(scores.numel(), -1) for name in parameters], 1)
+    values = torch.linalg.svdvals(columns)
+    counted = values > RANK_TOLERANCE * values[0]
+    rank = int(counted.sum())
+    rest = values[rank:]
+    return rank, float("inf") if not len(rest) else (values[rank - 1] / rest[0].clamp_min(1e-300)).item()

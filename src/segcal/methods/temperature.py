@@ -231,6 +231,9 @@ class TemperatureScaling(Published):
     """
 
     name: ClassVar[str] = "ts"
+    papers: ClassVar[Mapping[str, str]] = {"TS": "ts"}
+    suggested: ClassVar[bool] = True
+    evaluations: ClassVar[int] = 12
     parameterisation: ClassVar[type[Parameterisation]] = Temperature
 
     @classmethod

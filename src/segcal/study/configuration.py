@@ -230,10 +230,10 @@ class Configuration(Section):
     def _by_recipe(self, known: list[Pipeline]) -> list[Pipeline]:
         if self.recipe is None:
             return []
-        from segcal.methods.parameters import FAMILIES
+        from segcal.methods.registry import find
         from segcal.study.recipe.recipe import Recipe
 
-        able = {p.name: p for p in known if p.method in FAMILIES}
+        able = {p.name: p for p in known if p.method and (n := find(p.method)) and "solver" in n.options}
         for name in self.recipe.only:
             if name not in able:
                 raise unknown("recipe: only", name, able, "a pipeline above that the papers' recipe can fit")

@@ -31,12 +31,6 @@ from segcal.study.design import Design
 from segcal.study.pipelines import VIEWS
 from segcal.study.scoring import file_of, suites
 
-EVALUATIONS = {"ts": 12, "ets": 40, "vs": 60, "ms": 90, "ms-c": 90, "dc": 90, "cdc": 120, "cms-ap": 120, "cms-op": 120}
-"""Passes over a fit's voxels, about, in units of one affine gradient."""
-
-USUAL = 90
-"""Of another method."""
-
 EPOCH = 3
 """An epoch of a training, in the same units."""
 
@@ -108,12 +102,12 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
         beside = sum(voxels["test"][i] for i in piece.arm.validation)
         fit_seconds += (size + beside) * reading
         for p in piece.pipelines:
-            method = p.make()
+            method = p.with_options()
             if isinstance(method, Trained):
                 fit_seconds += size * kept * folding * EPOCH * min(40, getattr(method, "epochs", 40))
             else:
                 trials = getattr(getattr(method, "solver", None), "trials", 0)
-                fit_seconds += size * kept * folding * (EVALUATIONS.get(p.method or "", USUAL) + 100 * trials)
+                fit_seconds += size * kept * folding * (method.evaluations + 100 * trials)
     score_seconds, files = 0.0, 0
     for name in design.cohorts:
         for repeat in repeats:

@@ -19,6 +19,7 @@ from segcal.engine.accumulate import Accumulator, State
 from segcal.errors import DataError, MissingError, UnreadableError
 from segcal.methods import parameters
 from segcal.methods.calibrator import Calibrator
+from segcal.methods.parameterisation import ParameterCount
 from segcal.methods.penalised import in_words
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
 from segcal.study.configuration import CLEAN
@@ -204,7 +205,7 @@ def _fits(design: Design, folder: Path, seen: Seen) -> Rows:
     return rows
 
 
-def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: parameters.Count | None) -> dict[str, Any]:
+def _fit(arm: Arm, pipeline: Pipeline, calibrator: Calibrator, count: ParameterCount | None) -> dict[str, Any]:
     solution, promises = calibrator.solution, calibrator.guarantees()
     assert solution is not None
     settings, gap = solution.settings, solution.certificate.get("gap")

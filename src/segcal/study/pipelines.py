@@ -16,14 +16,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import Any
 
 from segcal.data.cohort import Cohort
 from segcal.data.pooling import Pool
 from segcal.errors import UsageError
-from segcal.methods import REGISTERED, TRAINED
 from segcal.methods.method import AnyMethod
+from segcal.methods.registry import Named, find, methods
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,6 @@ class View:
 VIEWS = {v.name: v for v in (View("p0", "logits", 1), View("pbar", "probs"), View("zbar", "logits"))}
 """By the paper's names without their bars."""
 
-NAMES = {
-    "TS": "ts",
-    "ETS": "ets",
-    "MS": "ms",
-    "MSc": "ms-c",
-    "DC": "dc",
-    "CDC": "cdc",
-    "CMSap": "cms-ap",
-    "CMSop": "cms-op",
-}
-"""The paper's names of methods, and the registered ones. LTS, which has two, is read apart."""
-
 PAPER = (
     "p0",
     "pbar",
@@ -83,7 +70,7 @@ PAPER = (
 )
 """The nineteen pipelines of the paper's Table 4, in its order."""
 
-_FORM = re.compile(r"(?P<method>[A-Za-z-]+)\((?P<canonical>logS\()?(?P<view>\w+)\)?\)$")
+_FORM = re.compile(r"(?P<method>[A-Za-z][A-Za-z0-9-]*)\((?P<canonical>logS\()?(?P<view>\w+)\)?\)$")
 
 
 @dataclass(frozen=True)
@@ -104,12 +91,13 @@ class Pipeline:
         """
         if self.method is None:
             return None
-        kind = REGISTERED.get(self.method) or TRAINED[self.method]
-        known = {name.rstrip("_"): name for name in signature(kind).parameters}
+        named = find(self.method)
+        assert named is not None
+        known = {name.rstrip("_"): name for name in named.options}
         for option in self.options:
             if option not in known:
                 raise unknown(f"methods: {self.method}", str(option), known, "an option of this method")
-        return kind(**{known[option]: value for option, value in self.options.items()})
+        return named(**{known[option]: value for option, value in self.options.items()})
 
     def with_options(self, **options: Any) -> AnyMethod:
         """The method with further options."""
@@ -123,39 +111,50 @@ class Pipeline:
         return re.sub(r"[^A-Za-z0-9@.+-]+", "_", self.name).strip("_")
 
 
+def parsed(name: str) -> tuple[str, Named | None] | None:
+    """The view that a pipeline acts on and its method, None for scores as they are; None for an unknown name."""
+    if name in VIEWS:
+        return name, None
+    found = _FORM.match(name)
+    if found is None or found["view"] not in VIEWS or name.count("(") != name.count(")"):
+        return None
+    called, view, canonical = found["method"], found["view"], bool(found["canonical"])
+    if called == "LTS":
+        called = "lts-raw" if view != "pbar" and not canonical else "lts"
+    elif canonical:
+        return None
+    named = find(_printed().get(called, called))
+    return None if named is None else (view, named)
+
+
 def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pipeline:
     """The pipeline of that name; `options` of methods, by registered name. UsageError for an unknown name."""
-    if name in VIEWS:
-        return Pipeline(name, name)
-    found = _FORM.match(name)
-    called = found["method"] if found else ""
-    canonical = bool(found and found["canonical"])
-    if called == "LTS":
-        method = "lts-raw" if found and found["view"] != "pbar" and not canonical else "lts"
-    else:
-        method = "" if canonical else NAMES.get(called, called)
-    if (
-        not found
-        or found["view"] not in VIEWS
-        or name.count("(") != name.count(")")
-        or not (method in REGISTERED or method in TRAINED)
-    ):
+    found = parsed(name)
+    if found is None:
         raise unknown(
             "pipelines",
             name,
-            [*PAPER, *(f"{m}(zbar)" for m in (*REGISTERED, *TRAINED))],
+            [*PAPER, *(f"{m}(zbar)" for m in methods())],
             "one of the paper's nineteen, or METHOD(p0), METHOD(pbar), METHOD(zbar)",
         )
+    view, named = found
+    if named is None:
+        return Pipeline(name, view)
     given = options or {}
-    return Pipeline(name, found["view"], method, {**given.get(family(method), {}), **given.get(method, {})})
+    return Pipeline(name, view, named.name, {**given.get(family(named.name), {}), **given.get(named.name, {})})
 
 
 def family(method: str) -> str:
     """The method that a name is a variant of: `lts-raw` is `lts` on other scores, and options given to `lts` are meant
     for both, or a comparison of the two would compare their options. Its own options come before those.
     """
-    kind = getattr(TRAINED.get(method), "func", None)
-    return next((name for name, other in TRAINED.items() if getattr(other, "func", None) is kind), method)
+    named = find(method)
+    return method if named is None else next(iter(named.kind.variants()))
+
+
+def _printed() -> dict[str, str]:
+    """The papers' names of methods, and the registered ones. LTS, which has two, is read apart."""
+    return {printed: name for named in methods().values() for printed, name in named.kind.papers.items()}
 
 
 def unknown(where: str, name: str, known: Iterable[str], expected: str) -> UsageError:

@@ -34,10 +34,10 @@ from segcal.data.cohort import Cohort
 from segcal.engine.engine import Engine
 from segcal.engine.need import spoken
 from segcal.errors import UsageError
-from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator, Solution
 from segcal.methods.guarantees import weakest
 from segcal.methods.method import FOLDS, SEED, AnyMethod, Fit, fit_methods, need_of
+from segcal.methods.registry import methods as registered
 from segcal.methods.temperature import ScaleMap
 from segcal.metrics.statistics.clustered import one_standard_error, paired_difference
 from segcal.metrics.statistics.estimate import Estimate
@@ -265,7 +265,7 @@ def _fitting(
 
 def automatic() -> dict[str, AnyMethod]:
     """The methods compared unless told otherwise."""
-    return {name: method() for name, method in REGISTERED.items() if method.automatic}
+    return {name: named() for name, named in registered().items() if named.kind.automatic}
 
 
 def _candidates(

@@ -31,9 +31,9 @@ from segcal.engine.accumulate import State
 from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine, Outcome
 from segcal.errors import OutputError
-from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.method import Fit, fit_methods
+from segcal.methods.registry import methods
 from segcal.metrics.statistics.clustered import clustered_mean
 from segcal.metrics.statistics.estimate import Estimate
 from segcal.metrics.truth import DistanceToTruth
@@ -135,7 +135,7 @@ def run(
     test_cohort = _cohort(simulation, range(fitting, fitting + held_out), root / "heldout", engine)
 
     echo(f"Fitting {', '.join(METHODS)} together, and again without each fold of cases")
-    fits = fit_methods({name: REGISTERED[name]() for name in METHODS}, fit_cohort, engine, crossfit=True)
+    fits = fit_methods({name: methods()[name]() for name in METHODS}, fit_cohort, engine, crossfit=True)
     scored = crossfitted(fit_cohort, fits, engine)
     # where two methods coincide, the later one: matrix scaling and Dirichlet calibration are the same map on
     # probabilities, and the latter is named for that

@@ -13,10 +13,10 @@ from segcal.methods.affine.map import AffineMap
 from segcal.methods.binned import BinnedMap
 from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.intra_order import IntraOrderMap, shapes
-from segcal.methods.kinds import REGISTERED
 from segcal.methods.maps import Map
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
+from tests.kinds import OF_ROWS
 
 MAPS: list[Map] = [
     ScaleMap(0.7),
@@ -31,7 +31,7 @@ MAPS: list[Map] = [
 
 
 def test_every_registered_map_is_tried() -> None:
-    assert {type(m) for m in MAPS} == set(REGISTERED)
+    assert {type(m) for m in MAPS} == set(OF_ROWS)
 
 
 @pytest.mark.parametrize("m", MAPS, ids=lambda m: m.type_name)

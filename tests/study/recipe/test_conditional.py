@@ -15,10 +15,10 @@ from segcal.engine.engine import Engine
 from segcal.engine.serial import Serial
 from segcal.fitting.plans import Task, drive
 from segcal.fitting.solvers.query import Query
-from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator, Solution
 from segcal.methods.descent import Descent, Split, get, put
-from segcal.methods.parameters import FAMILIES, drawn
+from segcal.methods.parameterisation import drawn
+from segcal.methods.registry import methods
 from segcal.study.recipe.recipe import Recipe
 from segcal.study.recipe.search import Settings
 from segcal.testing.examples import HEAD, learnable, learnable_cohort
@@ -49,14 +49,14 @@ def solution_of(calibrator: Calibrator) -> Solution:
 @pytest.mark.parametrize("name", NAMES)
 def test_starts_at_the_identity_up_to_the_floor(name: str, classes: int) -> None:
     x = log_probs(classes)
-    made = FAMILIES[name](classes)
+    made = methods()[name].kind.parameterisation(classes)
     assert float((made(x) - x).detach().abs().max()) <= (1e-12 if name == "cdc" else 1e-6 * classes**2 * 10)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 6])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_calibrators_map_is_the_parameterisations(name: str, classes: int) -> None:
-    made, x = drawn(FAMILIES[name], classes), log_probs(classes)
+    made, x = drawn(methods()[name].kind.parameterisation, classes), log_probs(classes)
     np.testing.assert_allclose(made.map(False)(x), made(x).detach(), rtol=0, atol=1e-10)
 
 
@@ -66,7 +66,7 @@ def test_what_a_descent_is_told_is_the_gradient_of_the_papers_objective(name: st
     """Against torch's own gradient of the mean NLL over all voxels plus the mean of ODIR over experts."""
     z, y = learnable(2, (11, 11))
     cohort = cohort_from_arrays(z, y, head=HEAD)
-    made = drawn(FAMILIES[name], 3)
+    made = drawn(methods()[name].kind.parameterisation, 3)
     settings = Settings(0.01, 10, lambda_, 2 * lambda_)
     engine: Engine = Serial()
     with engine.pin(cohort) as pinned:
@@ -92,7 +92,7 @@ def test_what_a_descent_is_told_is_the_gradient_of_the_papers_objective(name: st
 def test_given_time_it_comes_near_the_exact_optimum_and_not_below(name: str) -> None:
     z, y = learnable(1, (24, 24))
     on = cohort_from_arrays(z, y, head=HEAD)
-    make: Any = REGISTERED[name]
+    make: Any = methods()[name]
     recipe = solution_of(make(solver=Recipe(trials=3, epochs=250)).fit(on, engine=Serial()))
     told = recipe.settings
     exact = solution_of(
@@ -109,7 +109,7 @@ def test_given_time_it_comes_near_the_exact_optimum_and_not_below(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_promises_are_kept_and_numbers_counted(name: str) -> None:
-    make: Any = REGISTERED[name]
+    make: Any = methods()[name]
     found = make(solver=Recipe(trials=2, epochs=10)).fit(learnable_cohort(4), engine=Serial())
     promises = found.guarantees()
     assert promises.translation_invariant == "proven"
@@ -121,7 +121,7 @@ def test_promises_are_kept_and_numbers_counted(name: str) -> None:
 def test_an_expert_without_voxels_moves_through_its_penalty_alone() -> None:
     z, y = learnable(2, (8, 8))
     z[:, 2] = -50.0
-    make: Any = REGISTERED["cms-ap"]
+    make: Any = methods()["cms-ap"]
     found = make(solver=Recipe(trials=1, epochs=5)).fit(z, y, engine=Serial())
     weight = found.maps[0].weight[2]
     # off the diagonal it can only go down from the floor
@@ -130,7 +130,7 @@ def test_an_expert_without_voxels_moves_through_its_penalty_alone() -> None:
 
 
 def test_a_point_is_put_and_got_back() -> None:
-    stage = drawn(FAMILIES["cms-op"], 3).stages[0]
+    stage = drawn(methods()["cms-op"].kind.parameterisation, 3).stages[0]
     theta = get(stage)
     put(stage, theta + 1)
     np.testing.assert_array_equal(get(stage), theta + 1)

@@ -15,10 +15,10 @@ from segcal.data.rows import Rows
 from segcal.engine import accumulate
 from segcal.errors import UsageError
 from segcal.fitting.penalties import odir
-from segcal.methods import REGISTERED
 from segcal.methods.affine.map import ConstrainedMatrix, Dirichlet, Matrix
 from segcal.methods.mixture import EnsembleTemperature
-from segcal.methods.parameters import FAMILIES, drawn
+from segcal.methods.parameterisation import drawn
+from segcal.methods.registry import methods
 
 COUNTS = {
     "ts": lambda c: 1,
@@ -39,27 +39,26 @@ def rows(classes: int, n: int = 50, seed: int = 0) -> Rows:
 
 
 def test_every_method_fitted_this_way_is_registered() -> None:
-    assert set(COUNTS) <= set(FAMILIES)
-    assert set(FAMILIES) <= set(REGISTERED)
+    assert set(COUNTS) <= {name for name, named in methods().items() if "solver" in named.options}
 
 
 @given(classes=st.integers(2, 12))
 @pytest.mark.parametrize("name", list(COUNTS))
 def test_numbers_are_as_published(name: str, classes: int) -> None:
-    assert FAMILIES[name](classes).optimised == COUNTS[name](classes)
+    assert methods()[name].kind.parameterisation(classes).optimised == COUNTS[name](classes)
 
 
 @pytest.mark.parametrize("name", list(COUNTS))
 def test_one_class_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="at least 2"):
-        FAMILIES[name](1)
+        methods()[name].kind.parameterisation(1)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("name", [n for n in COUNTS if n != "ets"])
 def test_starts_at_the_identity(name: str, classes: int) -> None:
     x = rows(classes).log_probs
-    assert float((FAMILIES[name](classes)(x) - x).detach().abs().max()) <= 1e-12
+    assert float((methods()[name].kind.parameterisation(classes)(x) - x).detach().abs().max()) <= 1e-12
 
 
 def test_ensemble_temperature_starts_as_near_as_a_softmax_of_weights_does() -> None:
@@ -70,7 +69,7 @@ def test_ensemble_temperature_starts_as_near_as_a_softmax_of_weights_does() -> N
 
 @pytest.mark.parametrize("name", list(COUNTS))
 def test_the_calibrators_map_is_the_parameterisations(name: str) -> None:
-    made, data = drawn(FAMILIES[name], 4), rows(4)
+    made, data = drawn(methods()[name].kind.parameterisation, 4), rows(4)
     assert data.free_energy is not None
     logits = data.log_probs + data.free_energy
     sees_logits = not made.canonical
@@ -81,7 +80,7 @@ def test_the_calibrators_map_is_the_parameterisations(name: str) -> None:
 @pytest.mark.parametrize("name", list(COUNTS))
 @pytest.mark.parametrize("lambda_", [0.0, 0.3])
 def test_the_chain_is_the_gradient_of_the_objective(name: str, lambda_: float) -> None:
-    made, data = drawn(FAMILIES[name], 3), rows(3)
+    made, data = drawn(methods()[name].kind.parameterisation, 3), rows(3)
     stage = made.stages[-1]
 
     def sums(order: int) -> tuple[float, torch.Tensor]:
@@ -127,7 +126,7 @@ def test_constrained_rows_have_one_sum() -> None:
 @pytest.mark.parametrize("name", ["vs", "ms", "ms-c", "dc", "ts", "ets"])
 def test_the_bound_holds_at_the_start(name: str) -> None:
     """The gap at the identity is not below what a descent from there gains."""
-    made, data = FAMILIES[name](3), rows(3, 400)
+    made, data = methods()[name].kind.parameterisation(3), rows(3, 400)
     stage = made.stages[-1]
     pieces = {k: v.detach() for k, v in stage.pieces().items()}
     piece = next(iter(pieces))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segcal.study.tables.names import KEEPING, SECTIONS
+from segcal.study.tables.names import SECTIONS, keeps_labels
 from segcal.study.tables.results import Results
 
 PIPELINES = tuple(dict.fromkeys(p for _, members in SECTIONS for p in members))
@@ -53,14 +53,14 @@ def study(
                             **place,
                             **case,
                             "metric": "flip_rate",
-                            "value": 0.0 if p in KEEPING else abs(rng.normal(0, 0.01)),
+                            "value": 0.0 if keeps_labels(p) else abs(rng.normal(0, 0.01)),
                         }
                     )
                 rows["pooled"] += [
                     {**place, "metric": "ace", "value": 0.05 + abs(rng.normal(0, 0.01))},
                     {**place, "metric": "voxels", "value": 1e6},
                 ]
-                counts = (0, 0, 0) if p in KEEPING else rng.integers(100, 1000, 3)
+                counts = (0, 0, 0) if keeps_labels(p) else rng.integers(100, 1000, 3)
                 rows["pooled"] += [
                     {**place, "metric": kind, "value": float(v)}
                     for kind, v in zip(("harmful", "beneficial", "neutral"), counts, strict=True)

@@ -24,12 +24,12 @@ from segcal.methods.binned import BinnedMap
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.intra_order import IntraOrderMap
-from segcal.methods.kinds import REGISTERED
 from segcal.methods.maps import Map
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
 from segcal.tasks.audit.measures import Preservation
 from segcal.testing.strategies import scores
+from tests.kinds import OF_ROWS
 
 
 def _tempered(c: int, beta: float, logits: bool) -> AffineMap:
@@ -83,8 +83,8 @@ MADE: dict[type[Map], Any] = {
 
 
 def test_every_kind_of_map_is_tried() -> None:
-    assert set(MADE) == set(REGISTERED)
-    for kind in REGISTERED:
+    assert set(MADE) == set(OF_ROWS)
+    for kind in OF_ROWS:
         assert all(m.guarantees().preserves_argmax == "proven" for m in [*MADE[kind](2), *MADE[kind](3)])
         assert MADE[kind](2)
 
@@ -98,7 +98,7 @@ def broken(calibrator: Calibrator, z: np.ndarray, kind: Any) -> tuple[int, int]:
     return found.labels_changed, found.orders_changed
 
 
-@pytest.mark.parametrize("kind_of_map", REGISTERED, ids=lambda k: k.type_name)
+@pytest.mark.parametrize("kind_of_map", OF_ROWS, ids=lambda k: k.type_name)
 @settings(max_examples=60)
 @given(st.data())
 def test_no_label_and_no_order_changes_in_what_is_delivered(kind_of_map: type[Map], data: st.DataObject) -> None:
@@ -138,7 +138,7 @@ def test_a_map_that_preserves_nothing_is_noticed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind_of_map", REGISTERED, ids=lambda k: k.type_name)
+@pytest.mark.parametrize("kind_of_map", OF_ROWS, ids=lambda k: k.type_name)
 def test_neighbouring_float64_scores_keep_their_order_through_rounding(kind_of_map: type[Map]) -> None:
     """Pairs one float64 unit apart, a million of them: rounding of exp, log and sums may not show in float32."""
     rng = np.random.default_rng(0)

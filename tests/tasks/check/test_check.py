@@ -21,9 +21,9 @@ from segcal.data.head import Regions, Softmax
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import KindWarning
+from segcal.methods import find
 from segcal.tasks.check import check
 from segcal.tasks.check.check import FINDERS, TRAPS, Checkup, traps
-from segcal.tasks.check.grouping import PARAMETERS
 from segcal.tasks.evaluate import evaluate
 
 SHAPE = (9, 8)
@@ -86,7 +86,7 @@ def test_sound_data_raise_no_alarm() -> None:
     found = check(simple(12), Serial())
     assert found.usable
     assert topics(found, "warning") == []
-    assert found.methods == tuple(PARAMETERS)
+    assert found.methods == ("ts", "ets", "vs", "ms-c", "dc")
     assert found.facts["voxels"] == {"scored": 12 * 72, "ignored": 0, "padding": 0, "outside": 0}
     assert found.findings[0].topic == "data"
     assert traps(simple(12), Serial()) == ()
@@ -290,7 +290,7 @@ def test_parameters_are_those_a_method_has() -> None:
             columns = [(centre @ (m @ inputs.T)).ravel() for m in directions]
             columns += [(centre @ np.outer(b, np.ones(len(inputs)))).ravel() for b in bias] if with_bias else []
             rank[name] = np.linalg.matrix_rank(np.stack(columns), tol=1e-8)
-        assert rank == {name: PARAMETERS[name](c) for name in rank}
+        assert rank == {name: find(name)().identifiable(c) for name in rank}
 
 
 def _equal_sums(c: int) -> list[NDArray[np.float64]]:

@@ -222,6 +222,7 @@ class MatrixScaling(PenalisedAffine):
     """
 
     name: ClassVar[str] = "ms"
+    papers: ClassVar[Mapping[str, str]] = {"MS": "ms"}
     parameterisation: ClassVar[type[Parameterisation]] = Matrix
 
     def identifiable(self, classes: int) -> int:
@@ -261,6 +262,8 @@ class VectorScaling(PenalisedAffine):
     """
 
     name: ClassVar[str] = "vs"
+    suggested: ClassVar[bool] = True
+    evaluations: ClassVar[int] = 60
     parameterisation: ClassVar[type[Parameterisation]] = VectorModule
 
     def identifiable(self, classes: int) -> int:
@@ -304,6 +307,8 @@ class ConstrainedMatrixScaling(PenalisedAffine):
     """
 
     name: ClassVar[str] = "ms-c"
+    papers: ClassVar[Mapping[str, str]] = {"MSc": "ms-c"}
+    suggested: ClassVar[bool] = True
     parameterisation: ClassVar[type[Parameterisation]] = ConstrainedMatrix
 
     def identifiable(self, classes: int) -> int:
@@ -352,6 +357,8 @@ class DirichletCalibration(PenalisedAffine):
     """
 
     name: ClassVar[str] = "dc"
+    papers: ClassVar[Mapping[str, str]] = {"DC": "dc"}
+    suggested: ClassVar[bool] = True
     parameterisation: ClassVar[type[Parameterisation]] = Dirichlet
 
     def identifiable(self, classes: int) -> int:

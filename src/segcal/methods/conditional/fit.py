@@ -115,6 +115,7 @@ this share: where probabilities fall off exponentially even an exact one is wron
 class PenalisedConditional(Penalised):
     """An affine expert for each decided class."""
 
+    evaluations: ClassVar[int] = 120
     coordinates: ClassVar[Coordinates]
     bounded: ClassVar[bool]
     experts: Literal["joint", "independent"] = "joint"
@@ -471,6 +472,7 @@ class ClassConditionalDirichlet(FreeExperts):
     """
 
     name: ClassVar[str] = "cdc"
+    papers: ClassVar[Mapping[str, str]] = {"CDC": "cdc"}
     parameterisation: ClassVar[type[Parameterisation]] = ConditionalDirichlet
 
     def identifiable(self, classes: int) -> int:
@@ -493,6 +495,7 @@ class ArgmaxPreservingMatrixScaling(BoundedExperts):
     """
 
     name: ClassVar[str] = "cms-ap"
+    papers: ClassVar[Mapping[str, str]] = {"CMSap": "cms-ap"}
     parameterisation: ClassVar[type[Parameterisation]] = ArgmaxPreserving
 
     def identifiable(self, classes: int) -> int:
@@ -515,6 +518,7 @@ class OrderPreservingMatrixScaling(BoundedExperts):
     """
 
     name: ClassVar[str] = "cms-op"
+    papers: ClassVar[Mapping[str, str]] = {"CMSop": "cms-op"}
     parameterisation: ClassVar[type[Parameterisation]] = OrderPreserving
 
     def identifiable(self, classes: int) -> int:

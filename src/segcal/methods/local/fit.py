@@ -18,9 +18,10 @@ leaves epochs, batches and schedules open; see `segcal.fitting.training`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ from segcal.methods.local.map import LEAVES, START, LocalMap, positive, tree
 from segcal.methods.maps import FLOOR, PartMap
 from segcal.methods.method import FittedMap, Trained
 from segcal.methods.numbers import check_numbers
+from segcal.methods.parameterisation import RANK_TOLERANCE, ParameterCount
 from segcal.methods.temperature import ScaleMap, ScaleNLL, temperatures
 
 TOLERANCE = 1e-9
@@ -64,6 +66,8 @@ class LocalTemperatureScaling(Trained):
     `slice_axis`: spatial axis of a volume that planes are slices of. UsageError for values out of range.
     """
 
+    name: ClassVar[str] = "lts"
+    papers: ClassVar[Mapping[str, str]] = {"LTS": "lts-raw", "LTS(log S)": "lts"}
     source: Literal["log_probs", "logits"] = "log_probs"
     image: bool = False
     level: Literal["voxel", "image"] = "voxel"
@@ -94,6 +98,38 @@ class LocalTemperatureScaling(Trained):
                     do="Leave it out for the default.",
                 )
         check_numbers(self, "batch", "draws", *(() if self.patch is None else ("patch",)))
+
+    @classmethod
+    def variants(cls) -> Mapping[str, Mapping[str, Any]]:
+        """By what the temperature is computed from."""
+        return {
+            "lts": {"source": "log_probs", "image": False},
+            "lts-raw": {"source": "logits", "image": False},
+            "lts-image": {"source": "log_probs", "image": True},
+        }
+
+    @property
+    def what(self) -> str:
+        """With what the temperature is computed from."""
+        source = "from raw logits" if self.source == "logits" else "from log-probabilities"
+        image = " and an image (counted with one channel)" if self.image else ""
+        return f"Local temperature scaling: p = S(z / tau), tau {source}{image}"
+
+    def drawn(self, classes: int) -> LocalMap:
+        """With random convolutions."""
+        made = self._begun(classes)
+        weight = torch.randn(made.weight.shape, generator=torch.Generator().manual_seed(0))
+        return LocalMap(weight, made.bias, made.image_weight, made.image_bias, logits=self.source == "logits")
+
+    def counted(self, classes: int) -> ParameterCount:
+        """Of the map, whose tree of convolutions is the paper's. With an image no rank is computed."""
+        made = self._begun(classes)
+        numbers = sum(t.numel() for t in (made.weight, made.bias, made.image_weight, made.image_bias))
+        return ParameterCount(numbers, None if self.image else local_rank(classes), None, math.inf)
+
+    def _begun(self, classes: int) -> LocalMap:
+        mean = torch.zeros(1) if self.image else None
+        return LocalMap.start(classes, logits=self.source == "logits", image_mean=mean)
 
     @property
     def method(self) -> str:
@@ -316,3 +352,41 @@ def _standard(units: Sequence[Unit]) -> tuple[Tensor, Tensor]:
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
     return mean, torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, 1.0)
+
+
+GROUP = 10
+"""Numbers of a neighbourhood looked at together."""
+
+
+@cache
+def local_rank(classes: int) -> int:
+    """Identifiable parameters of local temperature scaling without an image (K26 Eq. 7): seven 5 x 5 convolutions of C
+    channels and their biases.
+
+    A voxel's probabilities depend on its own neighbourhood alone, through one temperature, so the rank over a field is
+    that of the temperatures of random neighbourhoods; each row is the tree's slope in its seven convolutions times the
+    neighbourhood. Neighbourhoods that are zero but for `GROUP` numbers see the weights of these and the biases alone.
+    Where for each such group these columns are independent, all columns are; where they are not, the rank is that of
+    all rows at once.
+    """
+    numbers, generator = 25 * classes + 1, torch.Generator().manual_seed(classes)
+    weights = torch.randn(numbers, 7, generator=generator, dtype=torch.float64) / numbers**0.5
+
+    def rank(places: Tensor) -> int:
+        seen = torch.randn(6 * 7 * len(places) // 5 + 8, len(places), generator=generator, dtype=torch.float64)
+        seen[:, -1] = 1
+        rows = _slopes(seen @ weights[places])[..., None] * seen[:, None]
+        return int(torch.linalg.matrix_rank(rows.flatten(1), rtol=RANK_TOLERANCE))
+
+    everything = torch.arange(numbers)
+    groups = [torch.cat([places, everything[-1:]]) for places in torch.split(everything[:-1], GROUP)]
+    return 7 * numbers if all(rank(g) == 7 * len(g) for g in groups) else rank(everything)
+
+
+def _slopes(convolved: Tensor) -> Tensor:
+    """The slopes (..., 7) of the tree's temperature in its seven convolutions (..., 7)."""
+    convolved = convolved.requires_grad_()
+    t1, t2, t3, t4, a1, a2, a3 = convolved.unbind(-1)
+    first, second = torch.lerp(t2, t1, torch.sigmoid(a1)), torch.lerp(t4, t3, torch.sigmoid(a2))
+    temperature = torch.nn.functional.softplus(torch.lerp(second, first, torch.sigmoid(a3)))
+    return torch.autograd.grad(temperature.sum(), convolved)[0]

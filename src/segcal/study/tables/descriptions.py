@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segcal.methods.guarantees import Guarantees
+from segcal.methods.registry import find
 from segcal.study.tables.names import METHODS
 from segcal.study.tables.results import Results
 from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text
@@ -19,19 +20,8 @@ from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, 
 ROLES = ("calibration", "validation", "test")
 """Roles of the table of partitions."""
 
-PRINTED = {
-    "ts": "TS",
-    "ets": "ETS",
-    "ms": "MS",
-    "ms-c": "MSc",
-    "dc": "DC",
-    "lts-raw": "LTS",
-    "lts": "LTS(log S)",
-    "cdc": "CDC",
-    "cms-ap": "CMSap",
-    "cms-op": "CMSop",
-}
-"""Registered methods by the paper's names, in its order."""
+PRINTED = ("TS", "ETS", "MS", "MSc", "DC", "LTS", "LTS(log S)", "CDC", "CMSap", "CMSop")
+"""Rows of the paper's Table 2, in its order."""
 
 
 def splits(studies: Sequence[Results]) -> Table:
@@ -94,7 +84,8 @@ def properties(studies: Sequence[Results], promises: Mapping[str, Guarantees | N
     """
     frames = [study.frame("fits") for study in studies]
     fitted = dict.fromkeys(m for frame in frames for m in frame.different("method") if isinstance(m, str) and m)
-    methods = [*(m for m in PRINTED if m in fitted), *(m for m in fitted if m not in PRINTED)]
+    place = {name: k for k, name in enumerate(PRINTED)}
+    methods = sorted(fitted, key=lambda m: place.get(_name(m), len(place)))
     columns = [Column(Text("TI")), Column(Text("Keeps"))]
     for study in studies:
         columns += [
@@ -131,9 +122,15 @@ def properties(studies: Sequence[Results], promises: Mapping[str, Guarantees | N
 
 
 def _printed(method: str) -> Text:
-    name = PRINTED.get(method, method)
+    name = _name(method)
     base, below = METHODS.get(name, (name, ""))
     return Text(name, f"{base}<sub>{below}</sub>", rf"{base}$_\mathrm{{{below}}}$") if below else Text(name)
+
+
+def _name(method: str) -> str:
+    """What the paper's tables call a registered method."""
+    known = find(method)
+    return method if known is None else known.printed
 
 
 def _one(values: Any) -> Number:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from segcal.study.pipelines import parsed
 from segcal.study.tables.table import Text
 
 VIEWS = {
@@ -44,33 +45,26 @@ SECTIONS: tuple[tuple[Text, tuple[str, ...]], ...] = (
 )
 FURTHER = Text("(g) Further pipelines")
 
-CROSSED = frozenset({"MS(zbar)", "LTS(zbar)"})
-"""Not translation invariant; MS(pbar) would be, for log-probabilities have no offset."""
-
-KEEPING = frozenset(
-    {
-        "p0",
-        "pbar",
-        "zbar",
-        *(f"{m}({v})" for m in ("CMSap", "CMSop", "TS", "ETS", "LTS") for v in ("p0", "pbar", "zbar")),
-        "LTS(logS(zbar))",
-    }
-)
-"""Change no label by construction, so flips do not apply to them."""
-
-
 RECIPE = " recipe"
 """What the name of a pipeline fitted by the papers' training recipe ends in."""
 
 
 def is_crossed(pipeline: str) -> bool:
-    """Whether the paper's cross stands behind it."""
-    return pipeline.removesuffix(RECIPE) in CROSSED
+    """Whether the paper's cross stands behind it: it is not translation invariant. On `pbar` all are, for
+    log-probabilities have no offset.
+    """
+    found = parsed(pipeline.removesuffix(RECIPE))
+    promised = found[1].guarantees if found is not None and found[1] is not None and found[0] != "pbar" else None
+    return promised is not None and promised.translation_invariant == "no"
 
 
 def keeps_labels(pipeline: str) -> bool:
-    """Whether it changes no label by construction."""
-    return pipeline.removesuffix(RECIPE) in KEEPING
+    """Whether it changes no label by construction, so that flips do not apply to it."""
+    found = parsed(pipeline.removesuffix(RECIPE))
+    if found is None or found[1] is None:
+        return found is not None
+    promised = found[1].guarantees
+    return promised is not None and promised.preserves_argmax == "proven"
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from functools import singledispatch
 
 from segcal.engine.experts import Scores
 from segcal.fitting.solvers.scalar import ScalarNewton
-from segcal.methods import REGISTERED
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.maps import PartMap
 from segcal.methods.mixture import MixtureMap
-from segcal.methods.parameters import FAMILIES
+from segcal.methods.registry import find
 from segcal.methods.temperature import ScaleMap
 
 
@@ -41,13 +40,12 @@ class Counts:
 
 def counts(calibrator: Calibrator) -> Counts | None:
     """Parameters of all parts together; None for a method whose paper's module is not written here."""
-    name, head = calibrator.method, calibrator.head
-    if name not in FAMILIES:
-        return None
+    named, head = find(calibrator.method), calibrator.head
     classes = [len(head.part_classes(part)) for part in range(len(head.parts))]
-    return Counts(
-        sum(FAMILIES[name](c).optimised for c in classes), sum(REGISTERED[name]().identifiable(c) for c in classes)
-    )
+    optimised = [] if named is None else [n for c in classes if (n := named.kind.optimised(c)) is not None]
+    if named is None or not optimised:
+        return None
+    return Counts(sum(optimised), sum(named().identifiable(c) for c in classes))
 
 
 @singledispatch

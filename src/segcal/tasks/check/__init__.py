@@ -2,6 +2,5 @@
 
 from segcal.tasks.check.check import FINDERS, TRAPS, Checkup, check, traps
 from segcal.tasks.check.finding import Finding
-from segcal.tasks.check.grouping import PARAMETERS
 
-__all__ = ["FINDERS", "PARAMETERS", "TRAPS", "Checkup", "Finding", "check", "traps"]
+__all__ = ["FINDERS", "TRAPS", "Checkup", "Finding", "check", "traps"]

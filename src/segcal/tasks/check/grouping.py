@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segcal.data.cohort import Cohort
 from segcal.data.head import Head
+from segcal.methods.registry import methods
 from segcal.tasks.check.finding import FEW_CASES, Finding, count, some
-
-PARAMETERS: Mapping[str, Callable[[int], int]] = {
-    "ts": lambda c: 1,
-    "ets": lambda c: 3,
-    "vs": lambda c: 2 * c - 1,
-    "ms-c": lambda c: c * (c - 1),
-    "dc": lambda c: c * c - 1,
-}
-"""Parameters of each method that data of `c` classes determine; matrix scaling has as many as Dirichlet calibration."""
-
 
 FRONT = "^(.+)[_-]"
 """What stands before the last _ or - of a name."""
@@ -77,7 +68,7 @@ def support(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     counts = ", ".join(f"{name} {n}" for name, n in _parameters(cohort.head).items())
     groups, supported = facts["groups"], _supported(cohort, facts)
     text = f"{count(groups, 'independent group')} of cases against parameters to determine: {counts}"
-    if len(supported) == len(PARAMETERS):
+    if len(supported) == len(_parameters(cohort.head)):
         yield Finding("ok", "support", text)
     else:
         told = f"; {', '.join(supported)} rest on more groups than parameters" if supported else ""
@@ -89,8 +80,9 @@ def support(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _parameters(head: Head) -> dict[str, int]:
+    """Parameters that data determine, of each method that is weighed against them."""
     classes = max(len(head.part_classes(part)) for part in range(len(head.parts)))
-    return {name: count(classes) for name, count in PARAMETERS.items()}
+    return {name: named().identifiable(classes) for name, named in methods().items() if named.kind.suggested}
 
 
 def _supported(cohort: Cohort, facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -101,4 +93,4 @@ def worth_trying(cohort: Cohort, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """All methods where there are groups enough to choose their strength by, else those with few parameters."""
     if not facts["labelled"]:
         return ()
-    return tuple(PARAMETERS) if facts["groups"] >= 2 * FEW_CASES else _supported(cohort, facts)
+    return tuple(_parameters(cohort.head)) if facts["groups"] >= 2 * FEW_CASES else _supported(cohort, facts)
