@@ -30,7 +30,6 @@ from segcal.data.files.reading import json_value, listed, readable, shown, too_m
 from segcal.data.scores import Resolution
 from segcal.errors import MissingError, SegcalError, UnreadableError
 from segcal.methods.calibrator import Calibrator, FitData, Solution
-from segcal.methods.maps import PartMap
 from segcal.methods.registry import kind_of_map
 
 SCHEMA = 1

@@ -77,6 +77,7 @@ class Needs:
             self.mean or other.mean,
         )
 
+
 KINDS: dict[str, type[PartMap]] = {}
 """Kinds of maps by `type_name`, from here or elsewhere: each enters when its class is made."""
 
