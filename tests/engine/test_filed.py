@@ -1,4 +1,4 @@
-"""Filed rows: every voxel under its expert, in order where asked, in whole chunks, the same bits wherever it lies;
+"""Filed rows: every voxel in its group, in order where asked, in whole chunks, the same bits wherever it lies;
 filed once for all passes.
 """
 
@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from segcal import cohort_from_arrays
+from segcal.data.rows import Rows
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask, Level
-from segcal.engine.experts import Expert, Gaps, Margins, Scores
-from segcal.engine.filed import EXPERT_ROWS
+from segcal.engine.filed import GROUP_ROWS
 from segcal.engine.pinned import SAMPLE_ROWS
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
+from segcal.engine.view import View
 from segcal.fitting.labels import LabelCount
-from segcal.methods.conditional.sums import ConditionalNLL, ExpertFacts
+from segcal.methods.conditional.sums import ConditionalNLL, Expert, ExpertFacts, Gaps, Margins, Scores
 from segcal.testing.examples import learnable_cohort, learnable_regions
 from segcal.testing.watching import spilling
 
@@ -31,7 +32,7 @@ def pinned_of(engine, cohort, strata=None):
 
 
 def facts(engine, pinned, kind, level=Level.ALL, **options):
-    asks = {e: Ask(ExpertFacts(Expert(kind, e)), level=level, expert=Expert(kind, e), **options) for e in range(3)}
+    asks = {e: Ask(ExpertFacts(Expert(kind, e)), level=level, group=Expert(kind, e).group, **options) for e in range(3)}
     found = engine.reduce(pinned, asks)
     return {e: accumulate.result(asks[e].accumulator, state) for e, state in found.items()}
 
@@ -53,7 +54,7 @@ def test_every_voxel_is_under_its_expert(kind) -> None:
         x, y, winner = rows_by_hand(pinned)
         found = facts(engine, pinned, kind)
         count = LabelCount(3)
-        places = engine.reduce(pinned, {e: Ask(count, expert=Expert(kind, e)) for e in range(3)})
+        places = engine.reduce(pinned, {e: Ask(count, group=Expert(kind, e).group) for e in range(3)})
         for e in range(3):
             targets = accumulate.result(count, places[e]).tolist()
             mine = winner == e
@@ -63,6 +64,32 @@ def test_every_voxel_is_under_its_expert(kind) -> None:
                 assert targets == torch.bincount(ranks, minlength=3).tolist()
             else:
                 assert targets == torch.bincount(y[mine], minlength=3).tolist()
+
+
+def by_target(rows: Rows) -> torch.Tensor:
+    """Another key than the class decided."""
+    return rows.targets
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_rows_can_be_grouped_by_any_key(ordered: bool) -> None:
+    """By hand, and through another engine; the class decided comes first wherever classes are in order."""
+    cohort, view = learnable_cohort(4), View(by_target, ordered)
+    count = LabelCount(3)
+    asks = {k: Ask(count, group=view.at(k)) for k in range(4)}
+    with pinned_of(Serial(), cohort) as pinned:
+        x, y, winner = rows_by_hand(pinned)
+        found = {k: accumulate.result(count, s).tolist() for k, s in Serial().reduce(pinned, asks).items()}
+    ranks = (x.scatter(0, winner[None], torch.inf).argsort(0, descending=True) == y).int().argmax(0)
+    for k in range(4):
+        mine = ranks[y == k] if ordered else y[y == k]
+        assert found[k] == torch.bincount(mine, minlength=3).tolist()
+    with pinned_of(Threads(3), cohort) as pinned:
+        again = Threads(3).reduce(pinned, asks)
+        assert {k: accumulate.result(count, s).tolist() for k, s in again.items()} == found
+        passes = pinned.passes
+        Threads(3).reduce(pinned, {"other": Ask(count, group=View(by_target, ordered).at(1))})
+        assert pinned.passes == passes + 1  # equal views are filed once
 
 
 def test_rows_are_filed_once_and_read_once_a_pass() -> None:
@@ -87,7 +114,9 @@ def test_the_same_bits_wherever_rows_lie_and_whoever_folds_them(kind, engine) ->
     cohort = learnable_cohort(5)
     strata = [0, 1, 0, 1, 2]
     asks = {
-        (e, level): Ask(ConditionalNLL(Expert(kind, e), 3, THETA, 2, (0, 2, 4)), level=level, expert=Expert(kind, e))
+        (e, level): Ask(
+            ConditionalNLL(Expert(kind, e), 3, THETA, 2, (0, 2, 4)), level=level, group=Expert(kind, e).group
+        )
         for e in range(3)
         for level in Level
     }
@@ -106,7 +135,7 @@ def test_cases_can_be_chosen_and_told_apart() -> None:
     expert = Expert(Margins(), 1)
     with pinned_of(engine, cohort, [0, 1, 0, 1, 1]) as pinned:
         whole = facts(engine, pinned, Margins())[1].voxels
-        ask = Ask(ExpertFacts(expert), expert=expert, by_case=True)
+        ask = Ask(ExpertFacts(expert), group=expert.group, by_case=True)
         each = {
             case: accumulate.result(ask.accumulator, state).voxels
             for case, state in engine.reduce(pinned, {"it": ask})["it"].items()
@@ -131,7 +160,7 @@ def test_regions_are_filed_part_by_part() -> None:
     engine = Serial()
     with pinned_of(engine, learnable_regions()) as pinned:
         for part in (0, 1):
-            asks = {e: Ask(ExpertFacts(Expert(Margins(), e)), part, expert=Expert(Margins(), e)) for e in (0, 1)}
+            asks = {e: Ask(ExpertFacts(Expert(Margins(), e)), part, group=Expert(Margins(), e).group) for e in (0, 1)}
             found = {
                 e: accumulate.result(asks[e].accumulator, s).voxels for e, s in engine.reduce(pinned, asks).items()
             }
@@ -149,11 +178,12 @@ def test_a_large_expert_gives_a_thin_even_sample_for_curvature() -> None:
     assert 2 * n < SAMPLE_ROWS
     with pinned_of(engine, cohort) as pinned:
         asks = {
-            level: Ask(ExpertFacts(Expert(Scores(), 0)), level=level, expert=Expert(Scores(), 0)) for level in Level
+            level: Ask(ExpertFacts(Expert(Scores(), 0)), level=level, group=Expert(Scores(), 0).group)
+            for level in Level
         }
         found = {
             level: accumulate.result(asks[level].accumulator, s).voxels
             for level, s in engine.reduce(pinned, asks).items()
         }
     assert found[Level.SAMPLE] == found[Level.ALL]
-    assert abs(found[Level.CURVATURE] - EXPERT_ROWS) < 5 * np.sqrt(EXPERT_ROWS)
+    assert abs(found[Level.CURVATURE] - GROUP_ROWS) < 5 * np.sqrt(GROUP_ROWS)

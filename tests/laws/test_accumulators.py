@@ -14,12 +14,11 @@ import pytest
 import segcal
 from segcal.data.simulate.truth import Truth
 from segcal.engine.accumulate import Accumulator, PlacedAccumulator
-from segcal.engine.experts import Expert, Gaps, Margins
 from segcal.fitting.labels import LabelCount
 from segcal.fitting.magnitude import Magnitude
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.binned import GridCount
-from segcal.methods.conditional.sums import ConditionalNLL, ExpertFacts
+from segcal.methods.conditional.sums import ConditionalNLL, Expert, ExpertFacts, Gaps, Margins
 from segcal.methods.intra_order import IntraOrderNLL
 from segcal.methods.mixture import MixtureNLL
 from segcal.methods.temperature import ScaleNLL

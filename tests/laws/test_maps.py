@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.engine.experts import Gaps, Margins, Scores
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.binned import BinnedMap
 from segcal.methods.conditional.map import ConditionalMap, temperature_experts
+from segcal.methods.conditional.sums import Gaps, Margins, Scores
 from segcal.methods.intra_order import IntraOrderMap, shapes
 from segcal.methods.maps import Map
 from segcal.methods.mixture import MixtureMap

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from segcal import ArgmaxPreservingMatrixScaling
-from segcal.engine.experts import Margins
 from segcal.engine.serial import Serial
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Margins
 
 
 def test_experts_that_made_the_labels_are_recovered() -> None:

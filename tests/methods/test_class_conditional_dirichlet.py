@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from segcal import ClassConditionalDirichlet
-from segcal.engine.experts import Scores
 from segcal.engine.serial import Serial
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Scores
 
 
 def test_experts_that_made_the_labels_are_recovered() -> None:

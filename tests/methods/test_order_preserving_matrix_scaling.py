@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from segcal import OrderPreservingMatrixScaling
-from segcal.engine.experts import Gaps
 from segcal.engine.serial import Serial
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Gaps
 
 
 def swaps(z: np.ndarray, p: np.ndarray) -> int:

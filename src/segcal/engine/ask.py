@@ -2,7 +2,7 @@
 
 It names an accumulator, the part of the head and the cases it concerns, and how many of the voxels: all (`Level.ALL`),
 an even sample that stays in memory (`Level.SAMPLE`), or a thinner one for curvature (`Level.CURVATURE`). Samples are
-nested. With an `expert` it concerns the voxels decided for one class, filed and ordered once for all asks.
+nested. With a `group` it concerns some rows of a view, filed and ordered once for all asks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from segcal.data.rows import Rows
 from segcal.data.surroundings import Context
 from segcal.engine.accumulate import Accumulator
-from segcal.engine.experts import Expert
+from segcal.engine.view import Group
 
 
 class Level(IntEnum):
@@ -44,8 +44,7 @@ class Ask:
     """`accumulator` over the rows of `part`, restricted to `cases` (indices; None: all), at `level`, one state a case
     with `by_case`, after `through`.
 
-    `expert`: only the voxels of that expert, in the order of its coordinates, `targets` being places in that order; no
-    `through` and no free energy then.
+    `group`: only those rows, as their view has them; no `through` and no free energy then.
     """
 
     accumulator: Accumulator
@@ -54,7 +53,7 @@ class Ask:
     level: Level = Level.ALL
     by_case: bool = False
     through: Through | None = None
-    expert: Expert | None = None
+    group: Group | None = None
 
     @property
     def contexts(self) -> frozenset[Context]:

@@ -32,6 +32,7 @@ from segcal.engine.filed import Filed, FiledChunk
 from segcal.engine.need import MIB, Need, Sizes, spoken
 from segcal.engine.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored, chunk_rows
 from segcal.engine.single import one_thread
+from segcal.engine.view import Group, View
 from segcal.errors import DataError, SegcalError, UsageError
 
 K = TypeVar("K", bound=Hashable)
@@ -223,8 +224,8 @@ class Engine(ABC):
                     do="Ask Engine.survey, which reads whole cases.",
                 )
         answers = _Answers(pinned.cohort.head, asks)
-        for place in {(a.part, a.expert.coordinates.ranked) for a in asks.values() if a.expert is not None}:
-            self._file(pinned, *place)
+        for part, view in {(a.part, a.group.view) for a in asks.values() if a.group is not None}:
+            self._file(pinned, part, view)
         for level in Level:
             pending = {k: a for k, a in asks.items() if a.level is level}
             if not pending:
@@ -233,7 +234,7 @@ class Engine(ABC):
                 pinned.passes += 1
             else:
                 pinned.sample_passes += 1
-            plain = {k: a for k, a in pending.items() if a.expert is None}
+            plain = {k: a for k, a in pending.items() if a.group is None}
             if plain and level is Level.ALL:
                 self._all(
                     _pinned_work(pinned, plain),
@@ -244,19 +245,19 @@ class Engine(ABC):
                 self._all(_chunk_work(pinned.cohort.head, plain), pinned.chunks(level), answers.add)
             self._all(
                 _filed_work,
-                _filed_items(pinned, level, {k: a for k, a in pending.items() if a.expert is not None}),
+                _filed_items(pinned, level, {k: a for k, a in pending.items() if a.group is not None}),
                 answers.add,
             )
         return answers.done()
 
-    def _file(self, pinned: Pinned, part: int, ranked: bool) -> None:
-        """File the rows of a part by expert, unless that is done."""
-        if (part, ranked) in pinned.filed:
+    def _file(self, pinned: Pinned, part: int, view: View) -> None:
+        """File the rows of a part as a view has them, unless that is done."""
+        if (part, view) in pinned.filed:
             return
-        filed = Filed(pinned, part, ranked)
+        filed = Filed(pinned, part, view)
         self._all(filed.add, range(len(pinned.cohort)))
         filed.finish()
-        pinned.filed[part, ranked] = filed
+        pinned.filed[part, view] = filed
         pinned.passes += 1
 
     def survey(
@@ -469,16 +470,16 @@ FiledItem = tuple[FiledChunk, Mapping[Any, Ask]]
 
 
 def _filed_items(pinned: Pinned, level: Level, asks: Mapping[Any, Ask]) -> Iterator[list[FiledItem]]:
-    """Chunks with the asks that concern them; short ones of one expert together, since handing an item to a worker
+    """Chunks with the asks that concern them; short ones of one group together, since handing an item to a worker
     costs as much as a thousand voxels.
     """
-    alike: dict[tuple[int, bool, int], dict[Any, Ask]] = defaultdict(dict)
+    alike: dict[tuple[int, Group], dict[Any, Ask]] = defaultdict(dict)
     for key, ask in asks.items():
-        assert ask.expert is not None
-        alike[ask.part, ask.expert.coordinates.ranked, ask.expert.index][key] = ask
-    for (part, ranked, index), mine in alike.items():
+        assert ask.group is not None
+        alike[ask.part, ask.group][key] = ask
+    for (part, group), mine in alike.items():
         batch: list[FiledItem] = []
-        for chunk in pinned.filed[part, ranked].chunks(level, index):
+        for chunk in pinned.filed[part, group.view].chunks(level, group.value):
             concerned = {k: a for k, a in mine.items() if a.cases is None or chunk.cases & a.cases}
             if concerned:
                 batch.append((chunk, concerned))

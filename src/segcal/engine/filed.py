@@ -1,10 +1,9 @@
-"""Filed rows: pinned rows of one part sorted into experts, and by rank where the experts want it, once for all passes
-that follow.
+"""Filed rows: pinned rows of one part, grouped and ordered as a view has them, once for all passes that follow.
 
-Pieces of one expert and one stratum (fold) lie together in chunks of some 2^14 rows, so that an ask about an expert
-reads its own voxels only, in few and long matrix products. Chunks are cut by the order of cases and blocks alone.
-Costs: the rows once more, in memory while the budget lasts, then in files. Curvature from a sample is taken from some
-`EXPERT_ROWS` rows an expert at most, drawn evenly by seed. An expert without a voxel has no chunk.
+Pieces of one group and one stratum (fold) lie together in chunks of some 2^14 rows, so that an ask about a group reads
+its own voxels only, in few and long matrix products. Chunks are cut by the order of cases and blocks alone. Costs: the
+rows once more, in memory while the budget lasts, then in files. Curvature from a sample is taken from some `GROUP_ROWS`
+rows a group at most, drawn evenly by seed. A group without a voxel has no chunk.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ import numpy as np
 import torch
 
 from segcal.data.head import Softmax
-from segcal.data.ranking import descending, winner
 from segcal.data.rows import Prepared, Rows
 from segcal.engine.ask import Level
 from segcal.engine.pinned import CaseFile, Pinned, Shelf, Stored, chunk_rows
+from segcal.engine.view import View
 
-EXPERT_ROWS = 2**13
+GROUP_ROWS = 2**13
 
 Piece = tuple[int, Stored]
-"""Rows of one case and one expert: the case, and where they lie."""
+"""Rows of one case and one group: the case, and where they lie."""
 
 
 @dataclass(frozen=True)
 class FiledChunk:
-    """Rows of one expert from cases of one stratum; `spans` says which columns belong to which case."""
+    """Rows of one group from cases of one stratum; `spans` says which columns belong to which case."""
 
     shelf: Shelf
     pieces: tuple[Piece, ...]
@@ -64,10 +63,10 @@ class FiledChunk:
 
 
 class Filed:
-    """The rows of `part` by expert; `ranked`: sorted, best class first, and targets as ranks."""
+    """The rows of `part` as `view` has them."""
 
-    def __init__(self, pinned: Pinned, part: int, ranked: bool) -> None:
-        self.part, self.ranked = part, ranked
+    def __init__(self, pinned: Pinned, part: int, view: View) -> None:
+        self.part, self.view = part, view
         self._head = Softmax(pinned.cohort.head.part_classes(part))
         self._pinned = pinned
         self._kept: dict[int, list[tuple[int, Piece]]] = {}
@@ -83,9 +82,7 @@ class Filed:
                 self._pinned.shelf.load(case, start, kept) for at, start, kept in self._pinned.blocks if at == case
             )
             self._kept[case] = [
-                (expert, (case, self.shelf.keep(piece, file)))
-                for block in blocks
-                for expert, piece in self._split(block)
+                (key, (case, self.shelf.keep(piece, file))) for block in blocks for key, piece in self._split(block)
             ]
         finally:
             file.close()
@@ -95,36 +92,36 @@ class Filed:
         strata = self._pinned.strata
         everything: dict[int, dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
         for case in sorted(self._kept):
-            for expert, piece in self._kept.pop(case):
-                everything[expert][strata[case]].append(piece)
+            for key, piece in self._kept.pop(case):
+                everything[key][strata[case]].append(piece)
         self._chunks[Level.ALL] = self._joined(self.shelf, everything)
         sample: dict[int, dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
         thin: dict[int, dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
         found: dict[int, list[tuple[int, Prepared]]] = defaultdict(list)
         for case, block in self._sampled():
-            for expert, part in self._split(block):
-                found[expert].append((case, part))
+            for key, part in self._split(block):
+                found[key].append((case, part))
         file = CaseFile(self._pinned.scratch)  # nothing is written to it: samples stay in memory
-        for expert, parts in found.items():
-            rate = EXPERT_ROWS / sum(p.log_probs.shape[1] for _, p in parts)
+        for key, parts in found.items():
+            rate = GROUP_ROWS / sum(p.log_probs.shape[1] for _, p in parts)
             for place, (case, part) in enumerate(parts):
                 kept = self._sample.keep(part, file)
-                sample[expert][strata[case]].append((case, kept))
+                sample[key][strata[case]].append((case, kept))
                 if rate >= 1:
-                    thin[expert][strata[case]].append((case, kept))
+                    thin[key][strata[case]].append((case, kept))
                     continue
-                seed = [zlib.crc32(self._pinned.cohort.cases[case].id.encode("utf-8", "surrogatepass")), expert, place]
+                seed = [zlib.crc32(self._pinned.cohort.cases[case].id.encode("utf-8", "surrogatepass")), key, place]
                 index = torch.nonzero(
                     torch.from_numpy(np.random.default_rng(seed).random(kept.voxels)) < rate
                 ).flatten()
                 if index.numel():
-                    thin[expert][strata[case]].append((case, self._sample.keep(part.take(index), file)))
+                    thin[key][strata[case]].append((case, self._sample.keep(part.take(index), file)))
         self._chunks[Level.SAMPLE] = self._joined(self._sample, sample)
         self._chunks[Level.CURVATURE] = self._joined(self._sample, thin)
 
-    def chunks(self, level: Level, expert: int) -> Sequence[FiledChunk]:
-        """The chunks of one expert."""
-        return self._chunks[level].get(expert, ())
+    def chunks(self, level: Level, key: int) -> Sequence[FiledChunk]:
+        """The chunks of one group."""
+        return self._chunks[level].get(key, ())
 
     def _sampled(self) -> Iterator[tuple[int, Prepared]]:
         for chunk in self._pinned.chunks(Level.SAMPLE):
@@ -133,19 +130,16 @@ class Filed:
 
     def _split(self, block: Prepared) -> list[tuple[int, Prepared]]:
         rows = block.part(self._pinned.cohort.head, self.part)
-        x, targets = rows.log_probs, rows.targets
-        if self.ranked:
-            # the winner comes first even where float32 ties it with another
-            places = descending(x.scatter(0, rows.decision[None], torch.inf))
-            x, targets = x.gather(0, places), winner(places == targets[None])
-        order = rows.decision.argsort(stable=True)
+        x, targets = self.view.arranged(rows)
+        keys = self.view.key(rows)
+        order = keys.argsort(stable=True)
         out, at = [], 0
-        for expert, count in enumerate(torch.bincount(rows.decision).tolist()):
+        for key, count in enumerate(torch.bincount(keys).tolist()):
             if count:
                 index = order[at : at + count]
                 out.append(
                     (
-                        expert,
+                        key,
                         Prepared(
                             block.case, block.start, x[:, index], targets[None, index], rows.decision[None, index], None
                         ),
@@ -157,8 +151,8 @@ class Filed:
     @staticmethod
     def _joined(shelf: Shelf, filed: dict[int, dict[int, list[Piece]]]) -> dict[int, list[FiledChunk]]:
         out: dict[int, list[FiledChunk]] = {}
-        for expert, by_stratum in filed.items():
-            chunks = out[expert] = []
+        for key, by_stratum in filed.items():
+            chunks = out[key] = []
             for stratum in sorted(by_stratum):
                 batch: list[Piece] = []
                 for piece in by_stratum[stratum]:

@@ -34,6 +34,7 @@ from segcal.errors import UnreadableError
 
 if TYPE_CHECKING:
     from segcal.engine.filed import Filed
+    from segcal.engine.view import View
 
 SAMPLE_ROWS = 2**18
 CURVATURE_ROWS = 2**15
@@ -200,8 +201,7 @@ class CaseFile:
 @dataclass(eq=False)
 class Pinned:
     """A pinned cohort. `blocks`: (case, start, where the rows lie). `strata`: which samples are kept together (folds),
-    so that asks about folds stay whole. `filed`: rows sorted into experts, by part and whether they are ranked; made
-    when first asked for.
+    so that asks about folds stay whole. `filed`: rows grouped and ordered, by part and view; made when first asked for.
     """
 
     cohort: Cohort
@@ -213,7 +213,7 @@ class Pinned:
     sample_passes: int = 0
     _samples: dict[Level, list[Chunk]] = field(default_factory=dict)
     strata: tuple[int, ...] = ()
-    filed: dict[tuple[int, bool], Filed] = field(default_factory=dict)
+    filed: dict[tuple[int, View], Filed] = field(default_factory=dict)
 
     def __enter__(self) -> Pinned:
         return self
@@ -242,7 +242,7 @@ class Pinned:
         return self._samples[level]
 
     def room(self) -> int:
-        """Bytes of memory left for rows filed by expert; the rest of them goes to files."""
+        """Bytes of memory left for filed rows; the rest of them goes to files."""
         taken = sum(f.shelf.limit - f.shelf.room for f in self.filed.values())
         return max(0, self.shelf.room - taken)
 

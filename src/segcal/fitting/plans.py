@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask, Level
 from segcal.engine.engine import Engine
-from segcal.engine.experts import Expert
 from segcal.engine.pinned import Pinned
 from segcal.engine.single import one_thread
+from segcal.engine.view import Group
 from segcal.fitting.solvers.query import Evaluated, Query, Solved, Steps
 
 K = TypeVar("K", bound=Hashable)
@@ -98,13 +98,11 @@ class Task:
         rest = [k for k in range(len(self.folds)) if k not in subset]
         return rest if len(rest) >= 2 else []
 
-    def ask(
-        self, accumulator: accumulate.Accumulator, subset: Subset, level: Level, expert: Expert | None = None
-    ) -> Ask:
-        """`accumulator` over the cases of a subset, or over one expert's voxels in them."""
+    def ask(self, accumulator: accumulate.Accumulator, subset: Subset, level: Level, group: Group | None = None) -> Ask:
+        """`accumulator` over the cases of a subset, or over one group of their voxels."""
         cases = self.members(subset)
         return Ask(
-            accumulator, self.part, None if cases == self.cases and not self.validation else cases, level, expert=expert
+            accumulator, self.part, None if cases == self.cases and not self.validation else cases, level, group=group
         )
 
 
@@ -123,7 +121,7 @@ class Problem(Protocol):
 @dataclass(frozen=True)
 class Binding:
     """How a solver's queries become asks: what it varies, on which subset, at which level, under which penalty, for
-    which expert.
+    which group of voxels.
     """
 
     task: Task
@@ -131,7 +129,7 @@ class Binding:
     level: Level
     curvature_level: Level
     problem: Problem
-    expert: Expert | None = None
+    group: Group | None = None
 
     def run(self, steps: Steps) -> Plan[Solved]:
         """The solver's conversation as a plan."""
@@ -146,7 +144,7 @@ class Binding:
 
     def _ask(self, query: Query) -> Ask:
         level = self.curvature_level if query.rough else self.level
-        return self.task.ask(self.problem.accumulator(query), self.subset, level, self.expert)
+        return self.task.ask(self.problem.accumulator(query), self.subset, level, self.group)
 
     def _answer(self, query: Query, state: accumulate.State) -> Evaluated:
         return self.problem.evaluated(query, accumulate.result(self.problem.accumulator(query), state))

@@ -20,7 +20,6 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from segcal.data import splits
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask, Level
-from segcal.engine.experts import Expert
 from segcal.fitting.evaluation import Evaluation
 from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.adam import Adam
@@ -155,7 +154,7 @@ class Descent:
                     self.task.part,
                     cases[name],
                     self.level if level is None else level,
-                    expert=piece if isinstance(piece, Expert) else None,
+                    group=self.stage.group(piece),
                 )
         answers = yield asks
         out = {}

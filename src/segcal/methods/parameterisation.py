@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from segcal.engine.accumulate import Accumulator
+from segcal.engine.view import Group
 from segcal.errors import UsageError
 from segcal.methods.maps import Map
 
@@ -51,6 +52,11 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
         """The exact accumulator of a piece at its numbers: value (order 0) and gradient (1)."""
+
+    def group(self, piece: Hashable) -> Group | None:
+        """Whose voxels a piece concerns: all, unless it says so."""
+        del piece
+        return None
 
     def penalty(self, lambda_: float, mu: float) -> Tensor:
         """What is added to the NLL; zero unless `penalised`."""

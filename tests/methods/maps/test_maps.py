@@ -8,10 +8,10 @@ import pickle
 import pytest
 import torch
 
-from segcal.engine.experts import Gaps
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.binned import BinnedMap
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Gaps
 from segcal.methods.intra_order import IntraOrderMap, shapes
 from segcal.methods.maps import Map
 from segcal.methods.mixture import MixtureMap

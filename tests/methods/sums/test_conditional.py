@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from segcal.data.rows import Rows
-from segcal.engine.experts import Expert, Gaps, Margins, Scores
-from segcal.methods.conditional.sums import ConditionalNLL, ExpertFacts
+from segcal.methods.conditional.sums import ConditionalNLL, Expert, ExpertFacts, Gaps, Margins, Scores
 
 KINDS = [Margins(), Gaps()]
 

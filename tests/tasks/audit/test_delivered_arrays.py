@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from segcal.data.head import Regions, Softmax
 from segcal.data.scores import check_kind
 from segcal.engine import accumulate
-from segcal.engine.experts import Coordinates, Gaps, Margins, Scores
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.binned import BinnedMap
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Coordinates, Gaps, Margins, Scores
 from segcal.methods.intra_order import IntraOrderMap
 from segcal.methods.maps import Map
 from segcal.methods.mixture import MixtureMap

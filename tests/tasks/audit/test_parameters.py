@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from segcal.data.head import Regions, Softmax
-from segcal.engine.experts import Margins, Scores
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Margins, Scores
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
 from segcal.tasks.audit.parameters import at_bounds, counts

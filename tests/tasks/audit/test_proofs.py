@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.engine.experts import Coordinates, Gaps, Margins, Scores
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Coordinates, Gaps, Margins, Scores
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
 from segcal.tasks.audit.proofs import argmax_cone, canonical_expert, expert, offset, order_cone, proofs, single_affine

@@ -22,7 +22,6 @@ import torch
 
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask, Level
-from segcal.engine.experts import Coordinates, Expert, Gaps, Margins, Scores
 from segcal.engine.need import HANDED, Need
 from segcal.engine.pinned import SAMPLE_NUMBERS
 from segcal.errors import UsageError
@@ -49,7 +48,16 @@ from segcal.methods.conditional.map import (
     OrderPreserving,
     temperature_experts,
 )
-from segcal.methods.conditional.sums import ConditionalNLL, ExpertFacts, Facts
+from segcal.methods.conditional.sums import (
+    ConditionalNLL,
+    Coordinates,
+    Expert,
+    ExpertFacts,
+    Facts,
+    Gaps,
+    Margins,
+    Scores,
+)
 from segcal.methods.method import FittedMap
 from segcal.methods.parameterisation import Parameterisation
 from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
@@ -189,7 +197,7 @@ class PenalisedConditional(Penalised):
         for e, theta in end.items():
             expert = Expert(self.coordinates, e)
             problem = self.problem(Setting(task, expert, _NOTHING, 1, beta), 0.0)
-            out[e] = Ask(problem.accumulator(Query(theta, 0)), task.part, level=level, expert=expert)
+            out[e] = Ask(problem.accumulator(Query(theta, 0)), task.part, level=level, group=expert.group)
         return out
 
     def optimum(
@@ -203,7 +211,7 @@ class PenalisedConditional(Penalised):
             setting = settings[e]
             small = setting.task.classes * (setting.task.classes + 1) <= FULL_CURVATURE
             binding = Binding(
-                task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert
+                task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problems[e], setting.expert.group
             )
             return (yield from binding.run(self.steps(setting, problems[e], start[e])))
 
@@ -277,7 +285,7 @@ class PenalisedConditional(Penalised):
     def _settings(self, task: Task, subset: Subset, level: Level, beta: float) -> Plan[dict[int, Setting]]:
         experts = {e: Expert(self.coordinates, e) for e in range(task.classes)}
         accumulators = {e: ExpertFacts(expert) for e, expert in experts.items()}
-        answers = yield {e: task.ask(accumulators[e], subset, level, expert) for e, expert in experts.items()}
+        answers = yield {e: task.ask(accumulators[e], subset, level, expert.group) for e, expert in experts.items()}
         facts: dict[int, Facts] = {e: accumulate.result(accumulators[e], answers[e]) for e in experts}
         voxels = sum(f.voxels for f in facts.values())
         return {e: Setting(task, expert, facts[e], voxels, beta) for e, expert in experts.items()}
@@ -288,7 +296,7 @@ class PenalisedConditional(Penalised):
         for strength in walk.strengths:
             if setting.facts.voxels:
                 problem = self.problem(setting, strength, walk.extra)
-                binding = Binding(setting.task, subset, Level.SAMPLE, Level.CURVATURE, problem, setting.expert)
+                binding = Binding(setting.task, subset, Level.SAMPLE, Level.CURVATURE, problem, setting.expert.group)
                 solved = yield from binding.run(self.steps(setting, problem, theta, walk.tolerance, data))
                 theta, data = solved.theta, self.data_curvature(problem, solved)
             ends[strength] = theta

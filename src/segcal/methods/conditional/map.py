@@ -1,5 +1,5 @@
-"""A class-conditional map: one affine expert for each decided class, in the coordinates of `segcal.engine.experts` (K26
-3.2). CDC, CMS_ap and CMS_op end here.
+"""A class-conditional map: one affine expert for each decided class, in the coordinates of
+`segcal.methods.conditional.sums` (K26 3.2). CDC, CMS_ap and CMS_op end here.
 
 Promises: experts in margins with A >= 0 and g >= 0 keep the arg max, in gaps the whole order, exactly also in floating
 point (up to ties, which what is delivered breaks as the scores do). Every expert sees differences of scores or
@@ -35,15 +35,23 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from segcal.data.ranking import descending, winner
-from segcal.engine import experts as coordinates_
 from segcal.engine.accumulate import Accumulator
-from segcal.engine.experts import COORDINATES, Coordinates, Gaps, Margins, Scores, margins_form
+from segcal.engine.view import Group
 from segcal.errors import UsageError
 from segcal.fitting.penalties import experts_odir, odir
 from segcal.fitting.solvers.bounded import bounded_gap
 from segcal.fitting.solvers.newton import strong_convexity_gap
 from segcal.methods.affine.sums import AffineNLL
-from segcal.methods.conditional.sums import ConditionalNLL
+from segcal.methods.conditional.sums import (
+    COORDINATES,
+    ConditionalNLL,
+    Coordinates,
+    Expert,
+    Gaps,
+    Margins,
+    Scores,
+    margins_form,
+)
 from segcal.methods.guarantees import Guarantees, Status
 from segcal.methods.maps import Map
 from segcal.methods.parameterisation import FLOOR, Parameterisation, Stage, parameter, softplus_inverse
@@ -195,7 +203,7 @@ def temperature_experts(beta: float, classes: int, coordinates: Coordinates) -> 
     return beta * torch.eye(k, dtype=torch.float64).repeat(classes, 1, 1), torch.zeros(classes, k, dtype=torch.float64)
 
 
-class Expert(nn.Module, ABC):
+class ExpertMap(nn.Module, ABC):
     """An affine map of canonical scores (C, n), before the softmax; the identity when made."""
 
     def __init__(self, classes: int) -> None:
@@ -219,7 +227,7 @@ class Expert(nn.Module, ABC):
         return lambda_ * (off**2).sum() / (c * (c - 1)) + mu * (bias**2).mean()
 
 
-class DirichletExpert(Expert):
+class DirichletExpert(ExpertMap):
     """W and b, all free: C (C + 1) numbers, on log-probabilities."""
 
     def __init__(self, classes: int) -> None:
@@ -230,7 +238,7 @@ class DirichletExpert(Expert):
         return torch.cat([self.weight, self.bias[:, None]], 1)
 
 
-class ConeExpert(Expert):
+class ConeExpert(ExpertMap):
     """A map of a cone into itself: C^2 + 1 numbers."""
 
     def __init__(self, classes: int) -> None:
@@ -307,24 +315,26 @@ class ExpertsStage(Stage):
 
     penalised: ClassVar[bool] = True
 
-    def __init__(self, classes: int, kind: type[Expert], coordinates: Coordinates) -> None:
+    def __init__(self, classes: int, kind: type[ExpertMap], coordinates: Coordinates) -> None:
         super().__init__()
         self.classes, self.coordinates = classes, coordinates
         self.experts = nn.ModuleList(kind(classes) for _ in range(classes))
 
     @property
-    def each(self) -> list[Expert]:
+    def each(self) -> list[ExpertMap]:
         """The experts, by decided class."""
-        return [e for e in self.experts if isinstance(e, Expert)]
+        return [e for e in self.experts if isinstance(e, ExpertMap)]
 
     def pieces(self) -> Mapping[Hashable, Tensor]:
-        return {
-            coordinates_.Expert(self.coordinates, e): _numbers(expert).reshape(-1) for e, expert in enumerate(self.each)
-        }
+        return {Expert(self.coordinates, e): _numbers(expert).reshape(-1) for e, expert in enumerate(self.each)}
+
+    def group(self, piece: Hashable) -> Group:
+        assert isinstance(piece, Expert)
+        return piece.group
 
     def accumulator(self, piece: Hashable, numbers: Sequence[float], order: int, logits: bool) -> Accumulator:
         del logits
-        assert isinstance(piece, coordinates_.Expert)
+        assert isinstance(piece, Expert)
         if isinstance(self.coordinates, Scores):
             return AffineNLL(self.classes, tuple(numbers), order)
         return ConditionalNLL(piece, self.classes, tuple(numbers), order)
@@ -350,7 +360,7 @@ class ExpertsStage(Stage):
         return max(0.0, total), proof
 
 
-def _numbers(expert: Expert) -> Tensor:
+def _numbers(expert: ExpertMap) -> Tensor:
     """What the accumulators take of an expert: [A | g], or [W | b]."""
     return torch.cat([expert.slope, expert.gap[:, None]], 1) if isinstance(expert, ConeExpert) else expert.matrix()
 
@@ -358,7 +368,7 @@ def _numbers(expert: Expert) -> Tensor:
 class Conditional(Parameterisation):
     """An expert for each decided class."""
 
-    expert_type: ClassVar[type[Expert]]
+    expert_type: ClassVar[type[ExpertMap]]
     coordinates: ClassVar[Coordinates]
 
     def __init__(self, classes: int) -> None:
@@ -406,7 +416,7 @@ class ConditionalDirichlet(Conditional):
 
     name: ClassVar[str] = "cdc"
     canonical: ClassVar[bool] = True
-    expert_type: ClassVar[type[Expert]] = DirichletExpert
+    expert_type: ClassVar[type[ExpertMap]] = DirichletExpert
     coordinates: ClassVar[Coordinates] = Scores()
 
 
@@ -414,7 +424,7 @@ class ArgmaxPreserving(Conditional):
     """C (C^2 + 1) numbers."""
 
     name: ClassVar[str] = "cms-ap"
-    expert_type: ClassVar[type[Expert]] = ArgmaxExpert
+    expert_type: ClassVar[type[ExpertMap]] = ArgmaxExpert
     coordinates: ClassVar[Coordinates] = Margins()
 
 
@@ -422,5 +432,5 @@ class OrderPreserving(Conditional):
     """C (C^2 + 1) numbers."""
 
     name: ClassVar[str] = "cms-op"
-    expert_type: ClassVar[type[Expert]] = OrderExpert
+    expert_type: ClassVar[type[ExpertMap]] = OrderExpert
     coordinates: ClassVar[Coordinates] = Gaps()

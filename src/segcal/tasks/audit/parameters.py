@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
-from segcal.engine.experts import Scores
 from segcal.fitting.solvers.scalar import ScalarNewton
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Scores
 from segcal.methods.maps import PartMap
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.registry import find

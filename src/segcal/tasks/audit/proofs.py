@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segcal.engine.experts import Gaps, Scores
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.conditional.map import ConditionalMap
+from segcal.methods.conditional.sums import Gaps, Scores
 from segcal.methods.maps import PartMap
 
 TOLERANCE = 1e-12

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcal.engine.experts import COORDINATES, Gaps, Margins, Scores, margins_form
+from segcal.methods.conditional.sums import COORDINATES, Gaps, Margins, Scores, margins_form
 
 
 def test_margins_and_gaps_of_a_voxel() -> None:
