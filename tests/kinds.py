@@ -9,5 +9,5 @@ OWN = methods()
 """Segcal's own methods, by name: nothing is registered by a test that is only imported."""
 
 OF_ROWS: tuple[type[Map], ...] = tuple(
-    kind for kind in KINDS.values() if issubclass(kind, Map) and kind.__module__.startswith("segcal.")
+    kind for kind in KINDS.values() if issubclass(kind, Map) and kind.__module__.startswith("segcal.methods.")
 )
