@@ -257,11 +257,8 @@ def test_what_heads_say_of_their_scores_agrees(seed, head, kind):
     predicted = head.predicted(s, kind)
     assert torch.equal(predicted, head.label_map(head.probabilities(rows)))
     assert int(predicted.max()) <= head.highest < head.labels
-    assert (
-        head.tally(decision).tolist() == [int((decision[k] == 1).sum()) for k in range(3)]
-        if not head.sums_to_one
-        else (torch.bincount(predicted, minlength=3).tolist())
-    )
+    by_class = [predicted == k for k in range(3)] if head.sums_to_one else [inside == 1 for inside in decision]
+    assert head.tally(decision).tolist() == [int(where.sum()) for where in by_class]
     assert torch.equal(head.probabilities(rows), head.channel_rows(rows).exp())
     torch.testing.assert_close(head.canonical(head.logits(rows), head.logits_kind), rows, rtol=0, atol=1e-12)
     assert (head.free_energy(s, kind) is not None) == (head.has_free_energy and kind == "logits")
