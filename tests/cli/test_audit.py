@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.cli.promises import PROMISES, sizes_of
+from segcal.cli.audit import PROMISES, sizes_of
 from segcal.errors import UsageError
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator

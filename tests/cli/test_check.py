@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from segcal.cli import run
-from segcal.cli.common import Labelled
+from segcal.cli.options import Labelled
 
 
 def test_the_command_to_type_next_works(segcal: Any, fitting: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -39,8 +39,8 @@ def test_sigterm_ends_whatever_is_under_way(tmp_path: Path, name: str) -> None:
         import hashlib, sys, time
         import segcal.cli
         from pathlib import Path
-        from segcal import journal
-        from segcal.engine import Threads
+        from segcal.data.files import journal
+        from segcal.engine.threads import Threads
 
         def command(words):
             place = Path({str(tmp_path)!r})
@@ -67,7 +67,7 @@ def test_sigterm_ends_whatever_is_under_way(tmp_path: Path, name: str) -> None:
         assert [p for p in left if not p.name.startswith(".segcal-")] == []
         again = f"""
             from pathlib import Path
-            from segcal import journal
+            from segcal.data.files import journal
             with journal.Scratch(0) as scratch, journal.atomic(Path({str(tmp_path)!r}) / "out" / "a") as temporary:
                 scratch.path().touch()
                 temporary.touch()

@@ -129,8 +129,7 @@ def test_what_nobody_expected_is_not_swallowed(monkeypatch: pytest.MonkeyPatch, 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("segcal.cli.opening.open_cohort", broken)
-    monkeypatch.setattr("segcal.cli.opening.cohort_of", broken)
+    monkeypatch.setattr("segcal.cli.check.cohort_of", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         run(["check", str(tmp_path)])
 
@@ -139,7 +138,7 @@ def test_an_interruption_is_code_130(monkeypatch: pytest.MonkeyPatch, segcal: An
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segcal.cli.opening.cohort_of", interrupted)
+    monkeypatch.setattr("segcal.cli.check.cohort_of", interrupted)
     said = segcal("check", tmp_path)
     assert said.code == 130
     assert "Traceback" not in said.err

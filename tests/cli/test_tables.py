@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segcal.cli.console import Output
-from segcal.cli.tables import interval, number, short, table, write_cases
+from segcal.cli.tables import interval, number, table, write_cases
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,6 @@ def test_intervals() -> None:
     assert interval("nll", {"low": None, "high": None, "groups": 1}) == "none: one group"
     assert interval("nll", None) == "-"
     assert interval("flip_rate", {"low": -0.01, "high": 0.02, "groups": 4}) == "-1.0000 to +2.0000"
-
-
-def test_what_a_calibrator_keeps_is_small() -> None:
-    block = {"nll": 1.0, "reliability": {}, "per_class": [], "ece_by_bins": {}, "regions": {}}
-    kept = short({"cases": 2, "per_case": [1, 2], "uncalibrated": block, "calibrated": None, "differences": {}})
-    assert kept == {"cases": 2, "differences": {}, "uncalibrated": {"nll": 1.0}, "calibrated": None}
 
 
 def test_cases_as_csv(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from segcal import (
     fit_methods,
     recommend,
 )
-from segcal.cli.opening import memory_of
+from segcal.cli.options import memory_of
 from segcal.data.case import Case, Window
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch

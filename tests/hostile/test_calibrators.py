@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from segcal.cli import inspection
+from segcal.cli import inspect
 from segcal.cli.console import Output
 from segcal.errors import SegcalError, UnreadableError, UnsafeFileError
 from segcal.methods import files
@@ -46,7 +46,7 @@ def said(path: Path) -> str:
         calibrator = files.load(path)
     except SegcalError as error:
         return str(error)
-    inspection.show(Output(quiet=True, json=None), inspection.describe(calibrator, path))
+    inspect.show(Output(quiet=True, json=None), files.contents(calibrator, path))
     return ""
 
 

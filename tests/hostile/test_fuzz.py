@@ -150,7 +150,7 @@ def test_a_command_that_raises_is_seen(fuzzer: Fuzzer, tmp_path: Path, monkeypat
     def broken(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr("segcal.cli.listing.rows", broken)
+    monkeypatch.setattr("segcal.methods.parameters.table", broken)
     place = fuzzer._place()
     result = fuzzer.judge(0, Input("methods", ("methods",), "", (), "utf-8"), place)
     assert type(fault).__name__ in result.faults[0]

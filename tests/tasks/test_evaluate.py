@@ -20,6 +20,7 @@ from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator, FitData
 from segcal.methods.method import fit_methods
 from segcal.methods.temperature import ScaleMap, TemperatureScaling
+from segcal.metrics.summary import LARGE
 from segcal.tasks.evaluate import COMPARED, crossfitted, evaluate
 
 RNG = np.random.default_rng(0)
@@ -84,6 +85,17 @@ def test_without_a_calibrator_there_is_no_after():
     found = evaluate(cohort(), None, Serial())
     assert (found.calibrated, found.differences, list(found.in_sample), found.notes) == (None, {}, [], [])
     assert found.to_json()["calibrated"] is None
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_what_a_calibrator_keeps_is_small(fitted, calibrated):
+    found = evaluate(cohort(range(4, 8)), fitted if calibrated else None, Serial())
+    whole, kept = found.to_json(), found.kept()
+    assert set(whole) - set(kept) == {"per_case"}
+    for stage in ("uncalibrated", "calibrated") if calibrated else ("uncalibrated",):
+        assert set(whole[stage]) - set(kept[stage]) == set(LARGE) & set(whole[stage])
+        assert all(whole[stage][name] == value for name, value in kept[stage].items())
+    assert (kept["calibrated"] is not None) == calibrated
 
 
 def test_what_is_written_is_plain_json(fitted):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, SCORES_AS_THEY_ARE, Running, Scores
-from segcal.cli.console import Output
+from segcal.cli.console import Output, failures
+from segcal.cli.options import AS_USUAL, PARTLY, SCORES_AS_THEY_ARE, Running, Scores, claim, cohort_of, engine_of, warn
+
+if TYPE_CHECKING:
+    from segcal.tasks.apply import Done
 
 
 def apply(
@@ -53,15 +56,14 @@ def apply(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    from segcal.cli import applying, findings
-    from segcal.cli.opening import claim, cohort_of, engine_of
     from segcal.methods.files import load
+    from segcal.tasks.apply import prepare
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(new, scores, loaded, damaged="exclude")
     claim(running, inputs=[calibrator, *new, *scores.read()], cohort=cohort)
-    job = applying.prepare(
+    job = prepare(
         calibrator,
         loaded,
         cohort,
@@ -74,10 +76,43 @@ def apply(
         go_on=go_on,
         zyx=scores.zyx,
     )
-    told = findings.warn(out, cohort, running)
+    told = warn(out, cohort, running)
     with engine_of(running) as engine:
         done = job.run(engine)
-    done.show(out)
+    show(out, done)
     result = done.to_json()
     out.json({**result, "notes": [*map(str, told), *result["notes"]]})
-    return done.exit_code
+    first = next((outcome.error for outcome in done.failed if outcome.error is not None), None)
+    if first is None:
+        return 0
+    return PARTLY if done.skipped or len(done.failed) < len(done.outcomes) else first.exit_code
+
+
+def show(out: Output, done: Done) -> None:
+    """What was written on stdout, what failed on stderr."""
+    n, counts = len(done.outcomes) - len(done.failed), done.counts
+    if done.skipped:
+        out.text(f"{len(done.skipped)} case(s) were finished before and left alone")
+    if done.anew:
+        out.text(f"{done.anew} case(s) were done again: what they are read from, or what was written, is not as it was")
+    if n:
+        out.text(
+            f"{n} case(s) written to {done.job.ledger.folder}: {counts['voxels']:,} voxels, of which"
+            f" {counts['padding']:,} padding, passed through unchanged"
+        )
+        out.text(f"labels that calibration flipped: {_share(counts['flips'], counts['decisions'], 'scored ')}")
+    if done.job.with_delivered and n:
+        out.text(
+            "the delivered label map differs from the arg max of its scores (post-processing):"
+            f" {_share(counts['delivered_differs'], counts['voxels'])}"
+        )
+    out.notes(done.notes)
+    failures(
+        {o.id: o.error for o in done.outcomes if o.error is not None},
+        len(done.outcomes),
+        "not written; the written ones are complete. Repair these and run again with --resume.",
+    )
+
+
+def _share(n: int, total: int, which: str = "") -> str:
+    return f"{n:,} of {total:,} {which}voxels" + (f" ({100 * n / total:.2g} %)" if n and total else "")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, typed
 from segcal.cli.console import Output
+from segcal.cli.options import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, claim, cohort_of, engine_of, typed
+from segcal.cli.tables import number, table
+
+if TYPE_CHECKING:
+    from segcal.data.cohort import Cohort
+    from segcal.tasks.check.check import Checkup
 
 
 def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, running: Running = AS_USUAL) -> int:
@@ -23,8 +30,7 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     results
         One folder of predictions, or several: the members of an ensemble.
     """
-    from segcal.cli import findings
-    from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.data.formats.discover import layout_of
     from segcal.tasks import check as checking
 
     out = Output(running.quiet, running.json)
@@ -32,11 +38,11 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     claim(running, inputs=[*results, *scores.read()], cohort=cohort)
     with engine_of(running) as engine:
         found = checking.check(cohort, engine)
-    layout = findings.layout_of(results[0])
-    findings.show(out, layout, found)
-    advised = findings.advised(scores, found.findings)
-    command = findings.next_command(results, advised, cohort, found)
-    compare = findings.compare_command(results, advised, found)
+    layout = layout_of(results[0]).name
+    show(out, layout, found)
+    advised = scores.advised(found.findings)
+    command = next_command(results, advised, cohort, found)
+    compare = compare_command(results, advised, found)
     if command is not None:
         out.next(typed(command))
     if compare is not None:
@@ -50,3 +56,45 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
         }
     )
     return 0 if found.usable else 3
+
+
+def show(out: Output, layout: str, found: Checkup) -> None:
+    """All findings, worst first, then the classes."""
+    out.text(f"{layout[0].upper()}{layout[1:]}")
+    out.findings(found.findings)
+    if found.facts["classes"]:
+        classes = table("class", "cases", "voxels", "Dice", "class-wise ECE")
+        for row in found.facts["classes"]:
+            name = f"{row['name']} (background)" if row["background"] else str(row["name"])
+            classes.add_row(
+                name, str(row["cases"]), f"{row['voxels']:,}", number(row["dice"]), number(row["classwise_ece"])
+            )
+        out.show(classes)
+
+
+def next_command(results: Sequence[Path], scores: Labelled, cohort: Cohort, found: Checkup) -> list[str] | None:
+    """The words of what to type next; None where files have to be repaired first."""
+    words = [str(p) for p in results]
+    if not found.usable:
+        return None
+    if len(found.facts["unlabelled"]) == len(cohort):
+        return ["segcal", "check", *words, "--labels", "LABELS", *scores.words()]
+    return ["segcal", "fit", *words, *scores.words(), "--method", "ts", "-o", "cal.safetensors"]
+
+
+def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -> list[str] | None:
+    """The words that fit and compare the methods worth trying; None where that is temperature scaling alone, or nothing
+    can be fitted.
+    """
+    if not found.usable or len(found.methods) < 2:
+        return None
+    return [
+        "segcal",
+        "fit",
+        *(str(p) for p in results),
+        *scores.words(),
+        "--method",
+        ",".join(found.methods),
+        "-o",
+        "calibrators",
+    ]

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.table import Table
 
 from segcal.cli import fits, tables
-from segcal.cli.common import Labelled
 from segcal.cli.console import Output
+from segcal.cli.options import Labelled
 from segcal.data.cohort import Cohort
 from segcal.engine.engine import Engine
 from segcal.errors import UsageError
@@ -65,7 +65,7 @@ def run(
     )
     kept = found.to_json()
     kept.pop("candidates")
-    numbers = tables.short(found.evaluation.to_json())
+    numbers = found.evaluation.kept()
     found.calibrator.crossfit = {
         "folds": found.folds,
         "seed": seed,

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -25,10 +25,15 @@ from segcal.errors import SegcalError, visible
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from segcal.tasks.check.finding import Finding
+
 LOG_WIDTH = 120
 """Columns of a log, which has no width of its own."""
 
 STDOUT = "-"
+
+SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
+"""Styles of findings."""
 
 
 class Standard(io.FileIO):
@@ -122,6 +127,20 @@ class Output:
             self.text(title, "bold")
         if not self._silent:
             self._console.print(table)
+
+    def findings(self, found: Sequence[Finding]) -> None:
+        """What was found out about predictions, with what to do about it."""
+        for finding in found:
+            self.text(
+                f"{finding.severity:>7}  {finding.topic}: {finding.text}"
+                + (f"\n         {finding.do}" if finding.do else ""),
+                SEVERITIES[finding.severity],
+            )
+
+    def notes(self, notes: Iterable[str]) -> None:
+        """What a reader of the results must know."""
+        for note in notes:
+            self.text(f"note: {note}", "yellow")
 
     def next(self, *commands: str) -> None:
         """What to type next."""

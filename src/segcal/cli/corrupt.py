@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from segcal.cli.common import AS_USUAL, Running, Seed
-from segcal.cli.console import Output
+from segcal.cli.console import Output, bars
+from segcal.cli.options import AS_USUAL, Running, Seed, claim
+from segcal.cli.tables import table
+from segcal.errors import UsageError
+
+if TYPE_CHECKING:
+    from segcal.study.shift import folder, photometric
 
 
 def corrupt(
@@ -54,18 +61,52 @@ def corrupt(
     seed
         Another seed chooses and draws anew.
     """
-    from segcal.cli import corrupting
-    from segcal.cli.opening import claim
+    from segcal.study.shift import folder
 
     out = Output(running.quiet, running.json)
     claim(running, inputs=[images, *(images.iterdir() if images.is_dir() else ())])
-    done = corrupting.run(
-        images,
-        output,
-        corrupting.work_of(severity, kind, artefact, replicates, seed),
-        overwrite=running.overwrite,
-        quiet=running.quiet,
-    )
-    done.show(out)
-    out.json(done.to_json())
+    work = work_of(severity, kind, artefact, replicates, seed)
+    with bars(running.quiet) as progress:
+        rows = folder.corrupt(images, output, work, overwrite=running.overwrite, progress=progress)
+    shown = table("kind", "files", "parameters")
+    for (name, parameters), files in sorted(Counter((r.kind, r.parameters) for r in rows).items()):
+        shown.add_row(name, str(files), parameters)
+    out.show(shown, f"{len(rows)} files written to {output}")
+    out.text(f"what was done to each: {output / folder.TABLE}")
+    out.json({"output": str(output), "files": [asdict(r) for r in rows]})
     return 0
+
+
+def work_of(
+    severity: photometric.Severity | None, kind: str | None, artefact: str | None, replicates: int, seed: int
+) -> folder.Work:
+    """What the options ask for. UsageError where they contradict each other."""
+    from segcal.study.shift import artefacts, folder
+
+    if (severity is None) == (artefact is None):
+        found = "neither --severity nor --artefact" if severity is None else "--severity and --artefact"
+        raise UsageError(
+            "corrupt",
+            found=found,
+            expected="one of them",
+            do="Pictures take --severity mild or strong, NIfTI volumes take --artefact.",
+        )
+    if severity is not None:
+        if replicates != 1:
+            raise UsageError(
+                "--replicates",
+                found=str(replicates),
+                expected="1 for pictures",
+                do="Replicates are for --artefact; use another --seed for pictures.",
+            )
+        return folder.Photometric(severity, kind, seed)
+    if kind is not None:
+        raise UsageError(
+            "--kind", found=kind, expected="no kind with --artefact", do="Kinds are of pictures: use --severity."
+        )
+    if replicates < 1:
+        raise UsageError(
+            "--replicates", found=str(replicates), expected="1 or more", do=f"The papers use {artefacts.REPLICATES}."
+        )
+    artefacts.require_torchio()
+    return folder.Artefacts(str(artefact), replicates, seed)

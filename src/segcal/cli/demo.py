@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, Running, typed
+from segcal.cli import check, tables
 from segcal.cli.console import Output
+from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
 
 FOLDER = "segcal-demo"
 
@@ -32,8 +33,7 @@ def demo(
     output
         A new or empty folder for all files. Default: segcal-demo, or the first of segcal-demo-2, -3, ... that is free.
     """
-    from segcal.cli import findings, tables
-    from segcal.cli.opening import claim, engine_of
+    from segcal.data.formats.discover import layout_of
     from segcal.tasks import check as checking
     from segcal.tasks import demo as demonstration
 
@@ -44,7 +44,7 @@ def demo(
         result = demonstration.run(folder, engine, echo=out.text)
         checked = checking.check(result.fitting, engine)
     out.text("\nWhat check says of the cases to fit on", "bold")
-    findings.show(out, findings.layout_of(folder / "fitting" / "member0"), checked)
+    check.show(out, layout_of(folder / "fitting" / "member0").name, checked)
     out.text("The same, typed:", "bold")
     for command in commands(folder, list(result.calibrators), result.best):
         out.text(f"  {command}")

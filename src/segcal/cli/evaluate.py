@@ -7,8 +7,20 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, PARTLY, Labelled, Running
+from segcal.cli import tables
 from segcal.cli.console import Output, failures
+from segcal.cli.options import (
+    AS_USUAL,
+    LABELLED_AS_THEY_ARE,
+    PARTLY,
+    Labelled,
+    Running,
+    claim,
+    cohort_of,
+    engine_of,
+    warn,
+)
+from segcal.data.files import claims
 
 
 def evaluate(
@@ -53,11 +65,9 @@ def evaluate(
         The axis across the slices of a volume, counted from 0 in the order of the scores, for ece_roi. Default: that
         of the widest spacing, else z.
     """
-    from segcal.cli import findings, tables
-    from segcal.cli.opening import claim, cohort_of, engine_of, grouped_as_fitted
-    from segcal.data.files import claims
     from segcal.methods.files import load
     from segcal.tasks import evaluate as evaluation
+    from segcal.tasks.matching import grouped_as_fitted
 
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)
@@ -65,14 +75,12 @@ def evaluate(
     claim(running, [(csv, claims.CASES)], [calibrator, *heldout, *scores.read()], cohort)
     cohort = cohort if slice_axis is None else cohort.sliced(slice_axis)
     cohort, regrouped = grouped_as_fitted(cohort, loaded)
-    for note in regrouped:
-        out.text(f"note: {note}", "yellow")
-    told = findings.warn(out, cohort, running)
+    out.notes(regrouped)
+    told = warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude")
     result = found.to_json()
-    for note in found.notes:
-        out.text(f"note: {note}", "yellow")
+    out.notes(found.notes)
     result["notes"] = [*map(str, told), *regrouped, *result["notes"]]
     what = (
         f"In-sample: {len(found.in_sample)} of {len(found.cohort)} cases are those of the fit"

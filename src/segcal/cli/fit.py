@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
 from segcal.cli.console import Output
+from segcal.cli.options import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
 from segcal.methods import BUILT_IN
 
 METHOD = f"""One or several, with commas: {", ".join(f"{name} ({place.gist})" for name, place in BUILT_IN.items())}; or
@@ -118,8 +118,8 @@ def fit(
     among
         With auto: compare these methods only, with commas.
     """
-    from segcal.cli import choosing, findings, fits
-    from segcal.cli.opening import claim, cohort_of, engine_of
+    from segcal.cli import choosing, fits
+    from segcal.cli.options import claim, cohort_of, engine_of, warn
     from segcal.data.files import claims
 
     out = Output(running.quiet, running.json)
@@ -155,7 +155,7 @@ def fit(
         file = fits.files_of(output, [method])[method]
         cohort = cohort_of(results, scores).labelled()
         claim(running, [(file, claims.CALIBRATOR)], [*results, *scores.read()], cohort)
-        told = findings.warn(out, cohort, running)
+        told = warn(out, cohort, running)
         with engine_of(running) as engine:
             found, chosen = choosing.run(
                 cohort,
@@ -166,7 +166,7 @@ def fit(
                 folds=folds,
                 seed=seed,
             )
-        choosing.show(out, found, chosen, file, findings.advised(scores, told))
+        choosing.show(out, found, chosen, file, scores.advised(told))
         out.json(
             {
                 **fits.to_json(chosen, {found.chosen: file}),
@@ -180,11 +180,11 @@ def fit(
     cohort = cohort_of(results, scores).labelled()
     written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS)]
     claim(running, written, [*results, *scores.read()], cohort)
-    told = findings.warn(out, cohort, running)
+    told = warn(out, cohort, running)
     keep = fits.keep_decision(cohort, free_decision)
     with engine_of(running) as engine:
         done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
     fits.save(done, files)
-    fits.show(out, done, files, findings.advised(scores, told))
+    fits.show(out, done, files, scores.advised(told))
     out.json({**fits.to_json(done, files), "notes": [*map(str, told), *done.notes]})
     return 0

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from segcal.cli import tables
-from segcal.cli.common import Labelled, typed
 from segcal.cli.console import Output
+from segcal.cli.options import Labelled, typed
 from segcal.data.cohort import Cohort
 from segcal.data.padding import found_note, hidden_note
 from segcal.engine.engine import Engine
@@ -165,7 +165,7 @@ def run(
             "folds": len(fit.folds),
             "seed": seed,
             "groups": groups,
-            **tables.short(evaluation.to_json()),
+            **evaluation.kept(),
         }
     return Done(cohort, fits, evaluations, why_not)
 

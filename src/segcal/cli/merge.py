@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, Running
+from segcal.cli import study
 from segcal.cli.console import Output
+from segcal.cli.options import AS_USUAL, Running, claim, engine_of
 
 
 def merge(
@@ -29,12 +30,11 @@ def merge(
     output
         Folder of the whole study.
     """
-    from segcal.cli import studying
-    from segcal.cli.opening import claim, engine_of
+    from segcal.study import study as studies
 
     out = Output(running.quiet, running.json)
     claim(running, inputs=[part / "study.json" for part in parts])
     with engine_of(running) as engine:
-        results = studying.merge(parts, output, engine)
-    studying.show(out, results)
+        results = studies.merge(parts, output, engine)
+    study.show(out, results)
     return 0

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, Running
 from segcal.cli.console import Output
+from segcal.cli.options import AS_USUAL, Running, claim
+from segcal.cli.tables import table
+from segcal.data.files import claims, journal
+from segcal.errors import UsageError
+
+if TYPE_CHECKING:
+    from segcal.methods.parameterisation import ParameterCount
+    from segcal.methods.parameters import Row
+
+MOST = 32
+"""With so many classes the ranks take seconds, with twice as many minutes."""
+
+YES = {"proven": "yes", "no": "no", "measured": "measured"}
 
 
 def methods(
@@ -33,16 +46,95 @@ def methods(
     markdown
         Also write the table to this file, as Markdown.
     """
-    from segcal.cli import listing
-    from segcal.cli.opening import claim
-    from segcal.data.files import claims
+    from segcal.methods import parameters
 
     out = Output(running.quiet, running.json)
-    numbers = listing.numbers_of(classes)
+    numbers = numbers_of(classes)
     claim(running, [(markdown, claims.METHODS)])
-    rows = listing.rows(numbers)
-    listing.show(out, rows, numbers)
+    rows = parameters.table(numbers)
+    show(out, rows, numbers)
     if markdown is not None:
-        listing.write(markdown, rows, numbers)
-    out.json(listing.to_json(rows, numbers))
+        write(markdown, rows, numbers)
+    out.json(to_json(rows, numbers))
     return 0
+
+
+def numbers_of(classes: str) -> tuple[int, ...]:
+    """Numbers of classes from a list with commas. UsageError for anything but numbers from 2 to 32."""
+    words = [w.strip() for w in classes.split(",")]
+    if not all(w.isdecimal() and len(w) < 4 and 2 <= int(w) <= MOST for w in words):
+        raise UsageError(
+            "--classes",
+            found=repr(classes),
+            expected=f"numbers from 2 to {MOST}, separated by commas",
+            do="For example --classes 2,5,20.",
+        )
+    return tuple(dict.fromkeys(int(w) for w in words))
+
+
+def show(out: Output, rows: Sequence[Row], numbers: Sequence[int]) -> None:
+    """For a terminal."""
+    shown = table("method", "class", "invariant", "keeps", *(f"C = {c}" for c in numbers))
+    for row in rows:
+        shown.add_row(row.name, row.type_name, *_promises(row), *(_counts(row.counts.get(c)) for c in numbers))
+    out.show(shown, "Methods; counts are parameters optimised as published / identifiable / varied by the exact solver")
+    for row in rows:
+        out.text(f"{row.name}: {row.what}")
+
+
+def to_json(rows: Sequence[Row], numbers: Sequence[int]) -> dict[str, Any]:
+    """What `methods --json` writes."""
+    from segcal.methods.parameterisation import RANK_TOLERANCE
+
+    return {"classes": list(numbers), "tolerance": RANK_TOLERANCE, "methods": [row.to_json() for row in rows]}
+
+
+def write(path: Path, rows: Sequence[Row], numbers: Sequence[int]) -> None:
+    """The table as a page of Markdown; complete or absent."""
+    from segcal.methods.parameterisation import RANK_TOLERANCE
+
+    command = f"segcal methods --classes {','.join(map(str, numbers))} --markdown docs/results/parameters.md"
+    head = ["method", "class", "translation-invariant", "keeps", *(f"C = {c}" for c in numbers)]
+    lines = [
+        "# Parameters of every method",
+        "",
+        (
+            f"Written by `{command}`, from the code itself: each cell is parameters optimised as the method's paper"
+            " writes it / identifiable / varied by the exact solver."
+        ),
+        (
+            "Identifiable is the rank of the Jacobian of log-probabilities in the parameters, at a random point in"
+            f" float64; singular values above {RANK_TOLERANCE:g} of the largest count."
+        ),
+        "Promises are read off a random member of each family.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    lines += [
+        "| "
+        + " | ".join([f"`{r.name}`", f"`{r.type_name}`", *_promises(r), *(_counts(r.counts.get(c)) for c in numbers)])
+        + " |"
+        for r in rows
+    ]
+    with journal.atomic(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _promises(row: Row) -> tuple[str, str]:
+    if row.guarantees is None:
+        return "-", "-"
+    kept = (
+        "order"
+        if row.guarantees.preserves_order == "proven"
+        else "arg max"
+        if row.guarantees.preserves_argmax == "proven"
+        else "neither"
+    )
+    return YES[row.guarantees.translation_invariant], kept
+
+
+def _counts(count: ParameterCount | None) -> str:
+    if count is None:
+        return "-"
+    return " / ".join("-" if n is None else str(n) for n in (count.optimised, count.identifiable, count.exact))

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, Running, typed
+from segcal.cli import tables
 from segcal.cli.console import Output
+from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
+from segcal.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from segcal.engine.engine import Engine
+    from segcal.study.design import Design
+    from segcal.study.results import Finished
+
+SHOWN = {"nll": "NLL", "dice": "Dice", "ece": "ECE", "ba_ece": "BA-ECE", "ace": "ACE", "flip_rate": "flips %"}
+"""Metrics of the overview."""
 
 
 def study(
@@ -51,27 +65,115 @@ def study(
     dry_run
         Check the configuration and its data, show what would be done and how long it may take, and stop.
     """
-    from segcal.cli import studying
-    from segcal.cli.opening import claim, engine_of
+    from segcal.study import study as studies
+    from segcal.study.configuration import read
+    from segcal.study.design import design
+    from segcal.study.example import EXAMPLE
 
     out = Output(running.quiet, running.json)
     if example:
-        studying.print_example()
+        sys.stdout.write(EXAMPLE)
         return 0
-    if configuration is not None and not dry_run:
-        studying.check_output(output)
-    found = studying.opened(configuration)
+    if configuration is None:
+        raise UsageError(
+            "CONFIGURATION",
+            found="nothing",
+            expected="a YAML file",
+            do="Print one to begin with: segcal study --example > study.yaml",
+        )
+    if output is None and not dry_run:
+        raise UsageError(
+            "-o",
+            found="nothing",
+            expected="a folder for the study",
+            do="Name one with -o, or only look with --dry-run.",
+        )
+    found = design(read(configuration))
     claim(running, inputs=[configuration, *(p for one in found.cohorts.values() for case in one for p in case.paths)])
-    studying.show_design(out, found)
-    chosen = studying.part_of(part, found)
+    show_design(out, found)
+    chosen = part_of(part, found)
     with engine_of(running) as engine:
-        studying.show_estimate(out, found, engine, chosen, output)
-        if dry_run:
+        show_estimate(out, found, engine, chosen, output)
+        if output is None or dry_run:
             return 0
-        assert output is not None
-        results = studying.run(found, output, engine, chosen)
+        results = studies.run(found, output, engine, part=chosen)
     if results is None:
         out.next(typed("segcal", "merge", output, "...", "-o", "STUDY"))
         return 0
-    studying.show(out, results)
+    show(out, results)
     return 0
+
+
+def part_of(text: str, found: Design) -> tuple[int, int]:
+    """'2/3' as (2, 3), if the study has such a part."""
+    from segcal.study import study as studies
+
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if match is None:
+        raise UsageError("--part", found=repr(text), expected="i/n, such as 1/3", do="Number the parts from 1.")
+    part = (int(match.group(1)), int(match.group(2)))
+    studies.repeats_of(part, len(found.repeats))
+    return part
+
+
+def show_design(out: Output, found: Design) -> None:
+    """What the study is about."""
+    from segcal.study.configuration import CLEAN
+
+    split = found.partitions[0]
+    clean = found.clean
+    out.text(
+        f"{found.configuration.name}: {len(clean)} cases in {len(set(clean.groups))} groups, {len(clean.head.classes)}"
+        f" classes, {clean.members} members",
+        "bold",
+    )
+    out.text(
+        f"{len(found.repeats)} repeats of {split.calibration} calibration, {split.validation} validation and"
+        f" {split.test} test cases (first repeat)"
+    )
+    out.text(f"{len(found.pipelines)} pipelines: {', '.join(p.name for p in found.pipelines)}")
+    shifted = [f"{name} ({len(cohort)} cases)" for name, cohort in found.cohorts.items() if name != CLEAN]
+    if shifted:
+        out.text(f"scored without refit: {', '.join(shifted)}")
+    if found.configuration.sensitivity.sizes:
+        out.text(
+            f"calibration set sizes: {', '.join(map(str, found.configuration.sensitivity.sizes))}, for"
+            f" {', '.join(p.name for p in found.configuration.sized())}"
+        )
+    out.notes(found.notes)
+    for name, cohort in found.cohorts.items():
+        out.notes(f"{name}: {note}" for note in (*cohort.doubts, *cohort.storage.notes()))
+
+
+def show_estimate(out: Output, found: Design, engine: Engine, part: tuple[int, int], output: Path | None) -> None:
+    """How long what is left may take."""
+    from segcal.study import study as studies
+    from segcal.study.estimate import estimate
+
+    there = output if output is not None and (output / studies.RECORD).is_file() else None
+    guess = estimate(found, there, engine, studies.repeats_of(part, len(found.repeats)))
+    what = "left of a study begun earlier" if there is not None else "the study"
+    out.text(f"{what}: {guess.sentence()}, with {engine.workers} workers")
+
+
+def show(out: Output, results: Finished) -> None:
+    """The clean test cases in one table, and where everything lies."""
+    out.show(_overview(results), "Test cases, means over images and repeats (ACE over all voxels of a repeat)")
+    out.notes(results.notes)
+    out.text(f"written: {results.folder}/results, tables and figures")
+    out.json({"folder": str(results.folder), "tables": {name: one.num_rows for name, one in results.tables.items()}})
+
+
+def _overview(results: Finished) -> Table:
+    from segcal.study.configuration import CLEAN
+    from segcal.study.results import means
+
+    values: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row in (*results.rows("scores"), *results.rows("pooled")):
+        if row["cohort"] == CLEAN and row["metric"] in SHOWN:
+            values.setdefault((row["pipeline"], row["metric"]), {}).setdefault(row["repeat"], []).append(row["value"])
+    out = tables.table("pipeline", *SHOWN.values())
+    for name in dict.fromkeys(p for p, _ in values):
+        numbers = [means([means(v) for v in values.get((name, metric), {}).values()]) for metric in SHOWN]
+        out.add_row(name, *(tables.shown(metric, value) for metric, value in zip(SHOWN, numbers, strict=True)))
+    return out

@@ -19,9 +19,6 @@ from rich.table import Table
 
 from segcal.data.files import journal
 from segcal.errors import visible
-from segcal.metrics.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
-from segcal.metrics.strata import NEAR
-from segcal.metrics.summary import LARGE
 
 NUMBERS = (
     ("nll", "NLL"),
@@ -112,6 +109,9 @@ def before_after(
 
 def verdict(found: Mapping[str, Any]) -> Table:
     """Metrics by strata, each in a word with its change; where it cannot be told, the change that would be seen."""
+    from segcal.metrics.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
+    from segcal.metrics.strata import NEAR
+
     out = table("", *METRICS.values())
     out.collapse_padding = True
     for where in (w for w in WHERE if w in found):
@@ -171,16 +171,6 @@ def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Tab
         entries = [name, str(one["cases"]), f"{one['voxels']:,}", number(one["dice"]), number(one["classwise_ece"])]
         out.add_row(*entries, *([number(two["classwise_ece"])] if two is not None else []))
     return out
-
-
-def short(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Evaluation.to_json` gives without its large tables and rows of cases: what a calibrator keeps."""
-
-    def block(whole: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        return None if whole is None else {k: v for k, v in whole.items() if k not in LARGE}
-
-    kept = {k: v for k, v in evaluation.items() if k not in ("per_case", "uncalibrated", "calibrated")}
-    return {**kept, "uncalibrated": block(evaluation["uncalibrated"]), "calibrated": block(evaluation["calibrated"])}
 
 
 def write_cases(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

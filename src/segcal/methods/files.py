@@ -31,6 +31,7 @@ from segcal.data.scores import Resolution
 from segcal.errors import MissingError, SegcalError, UnreadableError
 from segcal.methods.calibrator import Calibrator, FitData, Solution
 from segcal.methods.registry import kind_of_map
+from segcal.metrics.summary import plain
 
 SCHEMA = 1
 
@@ -286,3 +287,24 @@ def _not_ours(file: Path, found: str) -> UnreadableError:
         expected="a calibrator written by segcal (safetensors with its metadata)",
         do="Fit one with `segcal fit ... -o cal.safetensors`.",
     )
+
+
+def contents(calibrator: Calibrator, path: Path) -> dict[str, Any]:
+    """What there is to say of a calibrator that was loaded from `path`, as plain data: what `inspect --json` writes."""
+    parameters: dict[str, Any] = {
+        name: m.describe() for name, m in zip(calibrator.head.parts, calibrator.maps, strict=True)
+    }
+    return {
+        "method": calibrator.method,
+        "classes": list(calibrator.head.classes),
+        "head": calibrator.head.to_json(),
+        "kind": calibrator.kind,
+        "pool": None if calibrator.data is None else calibrator.data.pool,
+        "parameters": plain(parameters),
+        "keeps_decision": calibrator.keep_decision,
+        "guarantees": calibrator.guarantees().to_json(),
+        "solution": None if calibrator.solution is None else plain(calibrator.solution.to_json()),
+        "data": None if calibrator.data is None else calibrator.data.to_json(),
+        "crossfit": calibrator.crossfit,
+        "versions": metadata(path).get("versions", {}),
+    }

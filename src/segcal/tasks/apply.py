@@ -1,4 +1,5 @@
-"""Applying a calibrator to a cohort, case by case, block by block, into a sink.
+"""Applying a calibrator to a cohort, case by case, block by block, into a sink; and doing so in a folder of outputs,
+where an earlier run may have stopped.
 
 Padding passes through unchanged; every other voxel gets calibrated probabilities with each promised label kept. Maps on
 request:
@@ -11,13 +12,18 @@ request:
 
 What a case reports: voxels, padding, flips, and how often the delivered label map differs from the arg max of its own
 scores (post-processing). A case without a delivered map uses the arg max.
+
+A folder of outputs holds files of one calibrator and one choice of maps, unless the user overwrites; what is read is
+never overwritten, nor mixed with outputs (`prepare`). A run that goes on (`Job.run`) leaves alone what is finished, by
+digests of what is read and of what was written. Nothing left to do: nothing is written.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,16 +31,21 @@ from torch import Tensor
 
 from segcal.data.case import PADDING, SCORED, Case, Window
 from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.files import claims, journal
 from segcal.data.files.journal import Scratch
 from segcal.data.files.ledger import Ledger, read_digest
+from segcal.data.formats.placing import check_targets
+from segcal.data.formats.registry import sink_for
 from segcal.data.formats.sink import Delivered, Sink, Writer
 from segcal.data.head import Head
+from segcal.data.padding import found_note
 from segcal.data.rows import Block
 from segcal.data.scores import Resolution
 from segcal.data.surroundings import Contexts
-from segcal.engine.engine import Engine, Outcome
-from segcal.errors import UsageError
+from segcal.engine.engine import Engine, Outcome, damaged
+from segcal.errors import OutputError, UsageError
 from segcal.methods.calibrator import Calibrator
+from segcal.methods.files import digest, versions
 from segcal.tasks.matching import check_match, level
 
 PROBABILITY = "probability"
@@ -42,6 +53,12 @@ PROBABILITY = "probability"
 
 MAPS = ("entropy", "confidence", "error", PROBABILITY)
 """Maps that can be asked for."""
+
+COUNTS = ("voxels", "padding", "flips", "decisions", "delivered_differs")
+"""What is counted of each case."""
+
+REPLACEABLE = (".npz", ".pkl", ".zarr")
+"""Endings of outputs that no folder of label maps or images has."""
 
 
 def apply(
@@ -124,9 +141,7 @@ class AppliedCase:
     writer: Writer
     delivered: Window | None
     contexts: Contexts
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("voxels", "padding", "flips", "decisions", "delivered_differs"), 0)
-    )
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def block(self, block: Block) -> None:
         """Calibrate and write one block."""
@@ -172,3 +187,197 @@ def _map(name: str, p: Tensor, label: Tensor, head: Head) -> Tensor:
     if name == "error":
         return head.error(p, label)
     return head.entropy(p) if name == "entropy" else head.confidence(p)
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """Outcomes of the cases of a run; `skipped`: cases that were finished before; `anew`: how many of the others had
+    files of an earlier run that do not count any more.
+    """
+
+    outcomes: Sequence[Outcome]
+    skipped: Sequence[str]
+    anew: int
+    job: Job
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Cases that were not written."""
+        return [o for o in self.outcomes if o.error is not None]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Voxels of the cases written."""
+        return {name: sum(int(o.summary[name]) for o in self.outcomes if o.summary is not None) for name in COUNTS}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the outputs must know."""
+        return [*self.job.warnings, *found_note(self.job.cohort)]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `apply --json` writes."""
+        cases = [
+            {"case": o.id, **(o.summary or {}), "error": None if o.error is None else str(o.error)}
+            for o in self.outcomes
+        ]
+        return {
+            "written": len(self.outcomes) - len(self.failed),
+            "failed": len(self.failed),
+            "skipped": list(self.skipped),
+            **self.counts,
+            "cases": cases,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run, checked and ready; `going_on`: where an earlier one stopped."""
+
+    calibrator: Calibrator
+    cohort: Cohort
+    sink: Sink
+    maps: tuple[str, ...]
+    ledger: Ledger
+    going_on: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def with_delivered(self) -> bool:
+        """Whether any case comes with a delivered label map that can be compared."""
+        return any("delivered" in case.fields for case in self.cohort)
+
+    def run(self, engine: Engine) -> Done:
+        """Write what is left to write."""
+        skipped = finished(self.cohort, self.sink, engine, self.ledger) if self.going_on else ()
+        left = tuple(case for case in self.cohort if case.id not in set(skipped))
+        anew = sum(any(path.exists() for path in self.sink.outputs(case)) for case in left) if self.going_on else 0
+        if not left:
+            # an earlier run may have been stopped after its last case
+            self.sink.finish(self.cohort)
+            return Done(damaged(self.cohort), skipped, 0, self)
+        self.ledger.begin([case.id for case in left])
+        outcomes = apply(
+            self.calibrator,
+            replace(self.cohort, cases=left),
+            self.sink,
+            engine,
+            maps=self.maps,
+            go_on=True,
+            ledger=self.ledger,
+        )
+        return Done(outcomes, skipped, anew, self)
+
+
+def prepare(
+    path: Path,
+    calibrator: Calibrator,
+    cohort: Cohort,
+    folder: Path,
+    maps: str,
+    format: str | None,
+    *,
+    inputs: Sequence[Path],
+    overwrite: bool,
+    resume: bool,
+    go_on: bool,
+    zyx: bool = False,
+) -> Job:
+    """Check everything that can be checked without reading scores. `inputs`: folders that are read from; `path`: the
+    calibrator, which may lie in the folder of the outputs; `zyx`: as the cohort was opened.
+
+    Raises MismatchError, UsageError, OutputError.
+    """
+    if overwrite and resume:
+        raise UsageError(
+            "--overwrite, --resume",
+            found="both",
+            expected="one of them",
+            do="--resume keeps finished cases, --overwrite replaces them.",
+        )
+    wanted = tuple(name.strip() for name in maps.split(",") if name.strip())
+    unknown = [name for name in wanted if name not in MAPS]
+    if unknown:
+        raise UsageError(
+            "--maps",
+            found=repr(unknown[0]),
+            expected="some of " + ", ".join(MAPS),
+            do="Separate several with commas.",
+        )
+    warnings = check_match(calibrator, cohort, go_on=go_on) + level(calibrator, cohort)[2]
+    sink = sink_for(cohort, folder, wanted, format, zyx=zyx)
+    read = [*inputs, *(file for case in cohort for file in case.paths)]
+    claims.claim_folder(folder, read)
+    entries = {
+        "calibrator": digest(calibrator),
+        "maps": list(wanted),
+        "format": type(sink).__name__,
+        "kind": cohort.kind,
+        "pool": cohort.pool,
+        "zyx": zyx,
+        "method": calibrator.method,
+        "scores": cohort.name,
+        "members": cohort.members,
+        "versions": versions(),
+    }
+    ledger = Ledger(folder, entries)
+    _check_targets(cohort, sink, ledger, journal.identities([path, *read]), overwrite=overwrite, resume=resume)
+    return Job(calibrator, cohort, sink, wanted, ledger, resume and ledger.path.exists(), tuple(warnings))
+
+
+def _check_targets(
+    cohort: Cohort, sink: Sink, ledger: Ledger, read: set[journal.Identity], *, overwrite: bool, resume: bool
+) -> None:
+    """See that every file of the run may be written."""
+    targets = [path for case in cohort for path in sink.outputs(case)]
+    for case in cohort:
+        check_targets(case, sink.outputs(case))
+    for path in (*targets, ledger.path, *sink.shared(cohort)):
+        journal.placeable(path)
+        if journal.identity(path) in read:
+            raise claims.refusal(path)
+    for folder in {path.parent for path in targets}:
+        claims.writable(folder)
+    ours = ledger.is_ours()
+    foreign = [] if ours else _foreign(cohort, ledger.folder, targets)
+    if foreign:
+        raise UsageError(
+            str(foreign[0]),
+            found="a file of one of these cases, in a folder that segcal did not write",
+            expected="a folder of its own for the output",
+            do="Choose another folder: outputs are not mixed with label maps, images or other predictions.",
+        )
+    there = [path for path in targets if path.exists()]
+    if not ours:
+        there += [path for path in (ledger.path, *sink.shared(cohort)) if path.exists()]
+    if resume and there and (ours or any(path in targets for path in there)):
+        ledger.resumable()
+    elif there and not overwrite:
+        found = (
+            f"a file that is there already (and {len(there) - 1} more)"
+            if len(there) > 1
+            else "a file that is there already"
+        )
+        raise OutputError(
+            str(there[0]),
+            found=found,
+            expected="a folder without outputs of these cases",
+            do="Use --resume to go on with an earlier run, --overwrite to replace, or another folder."
+            if ours
+            else "Choose another folder, or use --overwrite to replace.",
+        )
+
+
+def _foreign(cohort: Cohort, folder: Path, targets: Sequence[Path]) -> list[Path]:
+    """Files named after a case, and not after its probabilities: a label map, an image, somebody's notes."""
+    if not folder.is_dir():
+        return []
+    names, mine = {case.id for case in cohort}, set(targets)
+    found = []
+    for path in sorted(folder.iterdir()):
+        stems = (path.name[:k] for k, letter in enumerate(path.name) if letter == ".")
+        replaceable = path in mine and path.suffix in REPLACEABLE
+        if not replaceable and any(stem in names for stem in stems):
+            found.append(path)
+    return found

@@ -33,7 +33,7 @@ from segcal.metrics.statistics.clustered import jackknife
 from segcal.metrics.statistics.estimate import LEVEL, Estimate
 from segcal.metrics.statistics.verdict import LEAST_GROUPS, METRICS, OVERALL, Band, Cell, Verdict
 from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
-from segcal.metrics.summary import ACE_BINS, ECE_BINS, Gathered, Summary, combine_parts, mean_known, suite
+from segcal.metrics.summary import ACE_BINS, ECE_BINS, LARGE, Gathered, Summary, combine_parts, mean_known, suite
 from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, level
 
 COMPARED = ("nll", "brier", "ece", "ece_pooled", "ace", "classwise_ece", "ba_ece", "dice", "iou", "flip_rate")
@@ -213,6 +213,19 @@ class Evaluation:
             "in_sample": list(self.in_sample),
             "failed": {name: str(error) for name, error in self.cohort.damaged.items()},
             "notes": list(self.notes),
+        }
+
+    def kept(self) -> dict[str, Any]:
+        """What a calibrator keeps: `to_json` without its large tables and rows of cases."""
+        whole = self.to_json()
+        stages = {name: whole.pop(name) for name in ("uncalibrated", "calibrated")}
+        del whole["per_case"]
+        return {
+            **whole,
+            **{
+                name: None if block is None else {k: v for k, v in block.items() if k not in LARGE}
+                for name, block in stages.items()
+            },
         }
 
 

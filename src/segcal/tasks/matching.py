@@ -9,15 +9,16 @@ is not known on either side is not compared.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from segcal.data import splits
 from segcal.data.case import Origin, Provenance
 from segcal.data.cohort import Cohort
 from segcal.data.pooling import Pool
 from segcal.data.rows import Record
-from segcal.data.splits import rule_of
-from segcal.errors import MismatchError
+from segcal.errors import MismatchError, UsageError
 from segcal.methods.calibrator import Calibrator
 
 
@@ -171,10 +172,25 @@ def fitted_groups(calibrator: Calibrator, cohort: Cohort) -> dict[str, str]:
     without a group of its own has none here.
     """
     data = calibrator.data
-    if data is None or rule_of(data.grouping) != rule_of(cohort.grouping):
+    if data is None or splits.rule_of(data.grouping) != splits.rule_of(cohort.grouping):
         return {}
     fitted = {r.group for r in data.records if r.group}
     return {case.id: case.group for case in cohort if case.group in fitted}
+
+
+def grouped_as_fitted(cohort: Cohort, calibrator: Calibrator | None) -> tuple[Cohort, list[str]]:
+    """Cases that nobody grouped, by the groups that the calibrator remembers; and what to say of it."""
+    data = None if calibrator is None else calibrator.data
+    if data is None or not data.grouping or any(case.group for case in cohort):
+        return cohort, []
+    word = data.grouping.removeprefix(splits.TABLE)
+    typed = f"--groups {shlex.quote(word)}"
+    if not splits.regroupable(data.grouping):
+        return cohort, [f"the calibrator was fitted in groups by {word}; give --groups to group these cases alike"]
+    try:
+        return splits.grouped(cohort, data.grouping), [f"groups by {typed}, as in the fit"]
+    except UsageError as error:
+        return cohort, [f"the groups of the fit, by {typed}, do not fit here: {error.found}"]
 
 
 def _check_head(calibrator: Calibrator, cohort: Cohort) -> None:

@@ -6,12 +6,14 @@ import csv
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
+from segcal.data.files.ledger import NAME
 from segcal.errors import (
     DataError,
     MissingError,
@@ -40,6 +42,10 @@ def write(folder: Path, **arrays: Any) -> Path:
     return folder
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
 def table(folder: Path) -> list[dict[str, str]]:
     with (folder / TABLE).open(newline="") as file:
         return list(csv.DictReader(file))
@@ -56,10 +62,13 @@ def test_pictures(tmp_path: Path) -> None:
     )
     (images / "notes.txt").write_text("not an image")
     (images / ".hidden.png").write_text("not an image either")
-    ticks: list[int] = []
-    rows = corrupt(images, tmp_path / "out", Photometric("strong"), begin=ticks.append, step=lambda: ticks.append(0))
-    assert ticks == [5, 0, 0, 0, 0, 0]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.tif", TABLE, "d.TIFF", "e.png"]
+    progress = Mock()
+    rows = corrupt(images, tmp_path / "out", Photometric("strong"), progress=progress)
+    assert progress.mock_calls == [call.start("corrupt", 5), *[call.step()] * 5]
+    assert names(tmp_path / "out") == ["a.png", "b.png", "c.tif", TABLE, "d.TIFF", "e.png", NAME]
+    note = json.loads((tmp_path / "out" / NAME).read_text())
+    assert (note["command"], note["work"], note["severity"]) == ("corrupt", "Photometric", "strong")
+    assert {"segcal", "pillow"} <= set(note["versions"])
     for name, source in (
         ("a.png", GREY),
         ("b.png", COLOUR),
@@ -119,7 +128,7 @@ def test_volumes(tmp_path: Path) -> None:
     nifti(tmp_path / "in" / "a.nii.gz", values)
     nifti(tmp_path / "in" / "b.nii", values)
     corrupt(tmp_path / "in", tmp_path / "one", Artefacts("bias"))
-    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["a.nii.gz", "b.nii", TABLE]
+    assert names(tmp_path / "one") == ["a.nii.gz", "b.nii", TABLE, NAME]
     rows = corrupt(tmp_path / "in", tmp_path / "out", Artefacts("bias", replicates=2))
     assert [r.file for r in rows] == [
         "replicate0/a.nii.gz",
@@ -173,7 +182,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, er
     with pytest.raises(error, match=name):
         corrupt(images, tmp_path / "out", Photometric("mild"))
     # what was written is whole, and without the table the folder is known to be unfinished
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
+    assert names(tmp_path / "out") == ["a.png", NAME]
 
 
 def test_a_truncated_picture_a_bomb_pages_and_depths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def open_cohort(
         None if images is None else Path(images),
         networks,
     )
-    layouts = [_layout(p) for p in listed]
+    layouts = [layout_of(p) for p in listed]
     for path, layout in zip(listed, layouts, strict=True):
         if layout is not layouts[0]:
             raise UsageError(
@@ -127,7 +127,8 @@ LAYOUTS = (
 )
 
 
-def _layout(path: Path) -> Layout:
+def layout_of(path: Path) -> Layout:
+    """How predictions lie in `path`. UsageError or MissingError where they do not."""
     if not path.exists():
         raise MissingError(str(path), found="no such file or folder", expected="predictions", do="Check the path.")
     for layout in LAYOUTS:

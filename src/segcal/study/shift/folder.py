@@ -5,20 +5,22 @@ complete or absent; the table is written last, so a folder without one is unfini
 JPEG files come out as PNG of their stem, because saving them again would be one more corruption; the choice by name
 uses the name they came with. Pictures keep grey or colour and 8 or 16 bits (palettes are looked up, transparency is
 dropped); volumes keep their grid and become float32 in [0, 1]. Names, not folders, decide, so a volume's draws do not
-depend on where it lies. Costs: one image in memory. When there is nothing: a folder without an image is a MissingError,
-and nothing is written. A file that cannot be read is an UnreadableError that names it.
+depend on where it lies. `segcal.json`, written first, says what made the folder, versions included, since JPEG depends
+on Pillow's libjpeg and artefacts on TorchIO. Costs: one image in memory. When there is nothing: a folder without an
+image is a MissingError, and nothing is written. A file that cannot be read is an UnreadableError that names it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.metadata
 import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +31,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcal.data.files import journal
+from segcal.data.files.ledger import NAME
 from segcal.data.files.reading import readable, unpacked
+from segcal.engine.engine import Progress, Silent
 from segcal.errors import (
     DataError,
     MissingError,
@@ -39,6 +43,7 @@ from segcal.errors import (
     UnsafeFileError,
     UsageError,
 )
+from segcal.methods import files
 from segcal.study.shift import artefacts, photometric
 
 TABLE = "corruptions.csv"
@@ -136,12 +141,11 @@ def corrupt(
     work: Work,
     *,
     overwrite: bool = False,
-    begin: Callable[[int], None] | None = None,
-    step: Callable[[], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """Corrupt every image in the folder `images` into `output`, and return the table, by file.
 
-    `begin` is told how many files there are, `step` is called after each. Raises MissingError for no image, UsageError
+    `progress` is told of each file. Raises MissingError for no image, UsageError
     where the output is the input or two files would become one, OutputError for a used folder without `overwrite`, and
     UnreadableError or DataError for a file.
     """
@@ -169,13 +173,15 @@ def corrupt(
                 )
     with contextlib.suppress(FileNotFoundError), journal.explained(output / TABLE):
         (output / TABLE).unlink()
-    if begin is not None:
-        begin(len(found))
+    note = {"command": "corrupt", "work": type(work).__name__, **asdict(work), "versions": versions()}
+    with journal.atomic(output / NAME) as temporary:
+        temporary.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    progress = progress or Silent()
+    progress.start("corrupt", len(found))
     rows: list[Row] = []
     for source in found:
         rows += work.write(source, output)
-        if step is not None:
-            step()
+        progress.step()
     rows.sort(key=lambda row: row.file)
     with (
         journal.atomic(output / TABLE) as temporary,
@@ -185,6 +191,15 @@ def corrupt(
         table.writerow(Row.__dataclass_fields__)
         table.writerows((r.file, r.kind, r.severity, r.parameters, r.digest) for r in rows)
     return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of what pixels depend on; TorchIO where it is installed."""
+    out = {"segcal": files.versions()["segcal"]}
+    for name in ("numpy", "scipy", "pillow", "nibabel", "torch", "torchio"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            out[name] = importlib.metadata.version(name)
+    return out
 
 
 def _files(images: Path, endings: tuple[str, ...]) -> list[Path]:

@@ -1,17 +1,34 @@
-"""Options that commands share, as dataclasses: the text under a field is its help.
+"""Options that commands share, as dataclasses: the text under a field is its help; and what they open: a cohort from
+paths, an engine with its progress bars, outputs that may be written.
 
-Nothing is opened here; `segcal.cli.opening` turns these into a cohort and an engine.
+What a calibrator remembers stands in for options that were not given: pooling, class names, background and ignored
+label. Nothing given, nothing remembered: the source decides. Raises what `open_cohort` and `segcal.data.splits` raise;
+UsageError for words that cannot be read. What is opened is imported when it is, so that help costs no import of torch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from types import EllipsisType
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
+
+from segcal.cli.console import STDOUT, Output, bars
+from segcal.data.files import claims
+from segcal.data.files.claims import Mark
+from segcal.errors import UsageError
+
+if TYPE_CHECKING:
+    from segcal.data.cohort import Cohort, Damaged
+    from segcal.engine.engine import Engine
+    from segcal.methods.calibrator import Calibrator
+    from segcal.tasks.check.finding import Finding
 
 PARTLY = 4
 """Exit code of a command that did its work for some cases and not for others."""
@@ -114,6 +131,10 @@ class Labelled(Scores):
             out += [f"--{name}", *values] if values else []
         return out
 
+    def advised(self, found: Sequence[Finding]) -> Labelled:
+        """The options that were given, with those that findings advise in their place."""
+        return replace(self, **{name: value for finding in found for name, value in finding.options.items()})
+
     def elsewhere(self, *, labelled: bool) -> list[str]:
         """The options with which other cases of the same kind are read, beside a calibrator that remembers the rest."""
         kept = Labelled(kind=self.kind, networks=self.networks, zyx=self.zyx, channel_axis=self.channel_axis)
@@ -169,3 +190,101 @@ def typed(*words: str | Path | Sequence[str | Path]) -> str:
     """A command as a user types it, quoted where that is needed."""
     flat = [w for word in words for w in ([word] if isinstance(word, str | Path) else word)]
     return shlex.join(str(w) for w in flat)
+
+
+MOST = 1 << 60
+"""Bytes of memory nobody has more of."""
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def cohort_of(
+    results: Sequence[Path], scores: Scores, calibrator: Calibrator | None = None, damaged: Damaged = "refuse"
+) -> Cohort:
+    """The cohort that `results` and options describe; no voxel is read. `damaged` as in `open_cohort`, of the cases
+    chosen.
+    """
+    from segcal.data import splits
+    from segcal.data.formats.discover import open_cohort
+
+    labelled = scores if isinstance(scores, Labelled) else Labelled()
+    remembered = None if calibrator is None or calibrator.data is None else calibrator.data.pool
+    background: int | EllipsisType | None = (
+        ... if labelled.background is None else None if labelled.background == "none" else labelled.background
+    )
+    cohort = open_cohort(
+        list(results),
+        labelled.labels,
+        kind=scores.kind,
+        pool=scores.pool or remembered or "probs",
+        classes=scores.classes or None,
+        background=background,
+        ignore_index=labelled.ignore_index,
+        mask=labelled.mask,
+        zyx=scores.zyx,
+        channel_axis=scores.channel_axis,
+        images=scores.images,
+        networks=scores.networks,
+        damaged="exclude",
+    )
+    if calibrator is not None:  # a plain folder does not name its classes, background and ignored label
+        cohort = replace(cohort, head=cohort.head.completed(calibrator.head, background=labelled.background is None))
+    if scores.cases:
+        cohort = cohort.select(scores.cases)
+    cohort = cohort if damaged == "exclude" else cohort.whole()
+    return cohort if labelled.groups is None else splits.grouped(cohort, labelled.groups)
+
+
+def claim(
+    running: Running,
+    outputs: Iterable[tuple[Path | None, Mark]] = (),
+    inputs: Iterable[Path | None] = (),
+    cohort: Cohort | None = None,
+) -> None:
+    """See, before any work, that the files a command writes (its JSON among them) may be written while `inputs` and
+    the cases of `cohort` are read. Raises as `segcal.data.files.claims.claim`.
+    """
+    read = [path for path in inputs if path is not None]
+    read += [path for case in cohort or () for path in case.paths]
+    files = [(path, mark) for path, mark in outputs if path is not None]
+    if running.json not in (None, STDOUT):
+        files.append((Path(str(running.json)), claims.RESULT))
+    claims.claim(files, read, overwrite=running.overwrite)
+
+
+@contextlib.contextmanager
+def engine_of(running: Running) -> Iterator[Engine]:
+    """The engine that options describe, with bars on a terminal while the block lasts."""
+    from segcal.engine.threads import Threads
+
+    memory = memory_of(running.max_memory)
+    with bars(running.quiet) as progress:
+        yield Threads(running.workers, memory, progress)
+
+
+def memory_of(text: str) -> int:
+    """Bytes: '4GB', '512MiB', '0.5g' or a bare number; units are powers of 1024."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    if found is None:
+        raise UsageError(
+            "--max-memory", found=repr(text), expected="a size such as 512MB or 4GB", do="Give a number with a unit."
+        )
+    size = float(found.group(1)) * _UNITS[found.group(2)]
+    if size > MOST:
+        raise UsageError(
+            "--max-memory",
+            found=text[:40],
+            expected=f"at most {MOST >> 40} TB",
+            do="Give what this machine has room for.",
+        )
+    return int(size)
+
+
+def warn(out: Output, cohort: Cohort, running: Running) -> tuple[Finding, ...]:
+    """Say what every command that reads these cases must say, and return it."""
+    from segcal.tasks import check as checking
+
+    with engine_of(running) as engine:
+        found = checking.traps(cohort, engine)
+    out.findings(found)
+    return found

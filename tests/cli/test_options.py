@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.cli.common import Labelled, Running, Scores, typed
-from segcal.cli.opening import cohort_of, engine_of, memory_of
+from segcal.cli.options import Labelled, Running, Scores, cohort_of, engine_of, memory_of, typed
 from segcal.data.head import Softmax
 from segcal.data.splits import grouped
 from segcal.errors import MissingError, UsageError
