@@ -5,10 +5,15 @@ own code.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.outside import Outside
 
 # the same examples in every run, so that a failure is somebody's change (HYPOTHESIS_PROFILE=explore looks further); no
 # deadline: a loaded machine is slow for reasons of its own
@@ -37,3 +42,19 @@ def shared() -> Path:
     if not (folder / "zoo" / "zoo.py").is_file():
         pytest.skip(f"no real data: {folder} is absent (set SEGCAL_SHARED)")
     return folder
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods and kinds of maps that the test registers are forgotten after it."""
+    from tests.outside import kept_apart
+
+    kept_apart(monkeypatch)
+
+
+@pytest.fixture
+def outside(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    """A package with the method of docs/how-to/extend.md, as if it were installed."""
+    from tests.outside import installed
+
+    yield from installed(tmp_path_factory.mktemp("outside"), monkeypatch)

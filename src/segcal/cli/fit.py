@@ -37,6 +37,7 @@ def fit(
     weight_decay: float | None = None,
     epochs: Annotated[int | None, Parameter(validator=validators.Number(lte=100_000))] = None,
     patience: int | None = None,
+    option: tuple[str, ...] = (),
     folds: int = 5,
     seed: Seed = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
@@ -103,6 +104,8 @@ def fit(
         Of methods that are trained: most epochs.
     patience
         Of methods that are trained: epochs without a better validation NLL that end the training.
+    option
+        Another option of the method, NAME=VALUE; segcal methods lists them.
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
@@ -141,6 +144,7 @@ def fit(
         "epochs": epochs,
         "patience": patience,
     }
+    options |= fits.further(option, options)
     choosing.only_for_auto(
         method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None}
     )

@@ -7,6 +7,7 @@ group of cases: no such numbers, and the reason is said.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,8 @@ def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, A
             raise UsageError(
                 flag(option),
                 found=f"{given[option]!r} beside --method {names}",
-                expected=f"one of {', '.join(takers)}",
-                do="Leave it out, or choose a method that takes it.",
+                expected=f"one of {', '.join(takers)}" if takers else "an option of the method",
+                do="Leave it out, or choose a method that takes it: segcal methods lists the options.",
             )
     return {
         name: found(**{o: v for o, v in {**given, "seed": seed}.items() if o in found.options})
@@ -102,6 +103,32 @@ def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, A
 def flag(option: str) -> str:
     """What a method's option is called here."""
     return f"--{option.rstrip('_').replace('_', '-')}"
+
+
+def further(words: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--option NAME=VALUE` gives, by name: a number, true, false or null is one, all else is text. UsageError for
+    other words, or a name that has a flag of its own.
+    """
+    out: dict[str, Any] = {}
+    own = {flag(option) for option in flags}
+    for word in words:
+        name, equals, text = word.partition("=")
+        field = name.strip().replace("-", "_")
+        if not equals or not field or flag(field) in own or field in out:
+            expected = flag(field) if flag(field) in own else "NAME=VALUE, each name once"
+            raise UsageError("--option", found=repr(word), expected=expected, do="For example --option bins=16.")
+        out[field] = _value(text)
+    return out
+
+
+def _value(text: str) -> bool | int | float | str | None:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:

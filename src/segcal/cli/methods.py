@@ -79,7 +79,8 @@ def show(out: Output, rows: Sequence[Row], numbers: Sequence[int]) -> None:
         shown.add_row(row.name, row.type_name, *_promises(row), *(_counts(row.counts.get(c)) for c in numbers))
     out.show(shown, "Methods; counts are parameters optimised as published / identifiable / varied by the exact solver")
     for row in rows:
-        out.text(f"{row.name}: {row.what}")
+        options = [f"{o} ({told})" if told else o for o, told in row.options.items()]
+        out.text(f"{row.name}: {row.what}" + (f"; options: {', '.join(options)}" if options else ""))
 
 
 def to_json(rows: Sequence[Row], numbers: Sequence[int]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ than memory. No voxel to score: LabelError.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,9 +95,11 @@ class AnyMethod(ABC):
         return None
 
     def counted(self, classes: int) -> ParameterCount | None:
-        """How many parameters one softmax problem of so many classes has; None: not counted."""
-        del classes
-        return None
+        """How many parameters one softmax problem of so many classes has; None where `optimised` says nothing."""
+        numbers = self.optimised(classes)
+        if numbers is None:
+            return None
+        return ParameterCount(numbers, self.identifiable(classes), self.variables(classes), math.inf)
 
     @classmethod
     def optimised(cls, classes: int) -> int | None:
@@ -251,7 +254,7 @@ class Published(Method):
         return drawn(self.parameterisation, classes).map(not self.parameterisation.canonical)
 
     def counted(self, classes: int) -> ParameterCount:
-        """Of the paper's module."""
+        """Of the paper's module, its rank computed."""
         return count(self.parameterisation, classes, self.variables(classes))
 
     @classmethod

@@ -22,8 +22,8 @@ CLASSES = (2, 5, 20)
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One method: its name, class and first sentence, what its maps promise (None: not known without a fit), and its
-    counts by number of classes.
+    """One method: its name, class and first sentence, what its maps promise (None: not known without a fit), its
+    counts by number of classes, and its options with what they are, as far as their fields say.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Row:
     what: str
     guarantees: Guarantees | None
     counts: Mapping[int, ParameterCount]
+    options: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """A plain description."""
@@ -41,7 +42,14 @@ class Row:
         promises = (
             None if self.guarantees is None else {k: v for k, v in self.guarantees.to_json().items() if k != "reasons"}
         )
-        return {"name": self.name, "class": self.type_name, "what": self.what, "guarantees": promises, "counts": counts}
+        return {
+            "name": self.name,
+            "class": self.type_name,
+            "what": self.what,
+            "guarantees": promises,
+            "counts": counts,
+            "options": dict(self.options),
+        }
 
 
 def table(classes: Sequence[int] = CLASSES) -> list[Row]:
@@ -53,4 +61,5 @@ def table(classes: Sequence[int] = CLASSES) -> list[Row]:
 def _row(named: Named, classes: Sequence[int]) -> Row:
     method = named()
     counts = {c: n for c in classes if (n := method.counted(c)) is not None}
-    return Row(named.name, named.kind.__name__, method.what, named.guarantees, counts)
+    options = {o.rstrip("_"): f.metadata.get("help", "") for o, f in named.options.items() if o not in named.settled}
+    return Row(named.name, named.kind.__name__, method.what, named.guarantees, counts, options)
