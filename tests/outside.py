@@ -60,7 +60,8 @@ class Outside:
 
 
 def kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
+    """What a test registers is forgotten after it; segcal's own, imported here, is not."""
+    registry.methods()
     monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
     monkeypatch.setattr(maps, "KINDS", dict(maps.KINDS))
     monkeypatch.setattr(registry, "KINDS", maps.KINDS)

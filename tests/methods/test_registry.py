@@ -172,7 +172,7 @@ def test_without_its_package_a_file_says_what_it_lacks(outside: Outside, tmp_pat
 def test_a_package_that_cannot_be_imported_is_named_where_it_is_asked_for(outside: Outside) -> None:
     outside.write("import no_such_module\n")
     assert find("ts") is not None
-    with pytest.raises(UsageError, match="package bias-corrected.*no_such_module"):
+    with pytest.raises(UsageError, match=r"package bias-corrected.*no_such_module"):
         find("bcts")
     with pytest.raises(UsageError, match="package bias-corrected"):
         methods()
