@@ -6,11 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.data.surroundings import MARGIN, Grid, margin_index, tiles
+from segcal.data.files.journal import Scratch
+from segcal.data.surroundings import MARGIN, Contexts, Grid, Surroundings, margin_index, tiles
 from segcal.errors import ShapeError
+from segcal.testing.examples import learnable_cohort
 
 sides = st.integers(1, 30)
 
@@ -61,3 +64,40 @@ def test_two_or_three_axes() -> None:
     for spatial in ((), (4,), (2, 2, 2, 2)):
         with pytest.raises(ShapeError, match="two or three"):
             Grid.of(spatial, 0, "x")
+
+
+@given(side=st.integers(1, 30), margin=st.integers(0, 8))
+def test_a_margin_of_any_width(side: int, margin: int) -> None:
+    mode = "reflect" if side > margin else "edge"
+    assert margin_index(0, side, side, margin) == np.pad(np.arange(side), margin, mode=mode).tolist()
+
+
+def test_how_far_one_sees_decides_the_grid() -> None:
+    assert Grid.of((3, 4, 5), 1, "x", 2) == Grid((3, 4, 5), 1, 2)
+    assert Grid.of((3, 4, 5), 1, "x", None) == Grid((3, 4, 5), 1, 0)
+    assert Grid.of((7,), 0, "x", 0) == Grid((1, 7, 1), 0, 0)
+    assert Grid.of((3, 4, 5), 2, "x", 0) == Grid((1, 60, 1), 0, 0)
+
+
+def test_what_several_ask_for_is_drawn_once() -> None:
+    """And nothing is read before it is asked for."""
+    opened = []
+
+    class Voxel:
+        def on(self, around: Surroundings) -> Voxel:
+            opened.append(around.case.id)
+            return self
+
+        def read(self, start: int, stop: int) -> torch.Tensor:
+            return torch.arange(start, stop)
+
+    cohort, voxel, other = learnable_cohort(1), Voxel(), Voxel()
+    with Scratch(1 << 20) as scratch, cohort.open(0, scratch) as reader:
+        contexts = Contexts(reader, scratch, [voxel, other, voxel])
+        assert len(opened) == 2
+        found = contexts.of(3, 7)
+        assert found[voxel].tolist() == found[other].tolist() == [3, 4, 5, 6]
+        prepared = reader.prepare(reader.block(3, 7), contexts=contexts.of)
+        assert prepared.part(cohort.head, 0).contexts[voxel].tolist() == [3, 4, 5, 6]
+        assert prepared.take(torch.tensor([1, 3])).contexts[voxel].tolist() == [4, 6]
+        assert Contexts(reader, scratch, ()).of(0, 9) == {}

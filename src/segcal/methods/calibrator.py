@@ -200,7 +200,8 @@ class Calibrator(nn.Module):
 
     def with_segmenter(self, segmenter: Segmenter) -> Calibrator:
         """The same calibrator with the network whose scores it calibrates, for maps that need it: from images (B,
-        channels, *spatial) to scores (B, channels of the head, *spatial). It is not saved.
+        channels, *spatial) to scores (B, channels of the head, *spatial). It is not saved. Engines call it from several
+        threads at once, for one case each.
         """
         other = copy.copy(self)
         # a network would be taken for a part of the module, and saved with it
@@ -213,9 +214,9 @@ class Calibrator(nn.Module):
             self.network().given()
 
     @property
-    def contexts(self) -> frozenset[PartContext]:
+    def contexts(self) -> frozenset[ThroughPart]:
         """What has to be drawn from a case before scores of it can be mapped; nothing, where rows alone will do."""
-        return frozenset(PartContext(self, part) for part, m in enumerate(self.maps) if m.needs.case)
+        return frozenset().union(*(self.through(part).contexts for part in range(len(self.maps))))
 
     def forward(
         self,
@@ -293,8 +294,8 @@ class Calibrator(nn.Module):
             offset = torch.logsumexp(log_probs, 0)
             log_probs = (log_probs - offset).clamp_min(scores_.LOWEST)
             free_energy = None if free_energy is None else free_energy / self.unit + offset
-        wanted = (PartContext(self, part),) if m.needs.case else ()
-        if any(context not in contexts for context in wanted):
+        wanted = self.through(part).contexts
+        if not wanted <= contexts.keys():
             raise UsageError(
                 "rows",
                 found="voxels without their neighbours",
@@ -313,7 +314,7 @@ class Calibrator(nn.Module):
         return self.head.deliver(rows, self.head.decide(flat, kind) if self.keeps_label else None)
 
     def through(self, part: int) -> ThroughPart:
-        """This calibrator as a map of the rows of one part, for metrics."""
+        """One part of this calibrator, as metrics see it."""
         return ThroughPart(self, part)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -408,34 +409,26 @@ def _flat_field(name: str, value: Tensor, scores: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PartContext:
-    """What the map of one part of a calibrator draws from a case, of each voxel."""
-
-    calibrator: Calibrator
-    part: int
-
-    def on(self, around: Surroundings) -> OfCase:
-        """For an open case, whose logits are read in the units of the fit."""
-        c = self.calibrator
-        if c.unit != 1:
-            reader = around.reader
-            around = Surroundings(replace(reader, cohort=reader.cohort.scaled(c.unit)), around.scratch)
-        return OfCase(c.maps[self.part], c.head.slice(self.part), around, c.network())
-
-
-@dataclass(frozen=True)
 class ThroughPart:
-    """One part of a calibrator applied to rows, which bring what it draws from their case; equal where calibrator and
-    part are the same.
+    """One part of a calibrator: what it draws from a case, and its map applied to rows that bring this. Equal where
+    calibrator and part are the same.
     """
 
     calibrator: Calibrator
     part: int
 
     @property
-    def contexts(self) -> frozenset[PartContext]:
-        """What its part draws."""
-        return frozenset(c for c in self.calibrator.contexts if c.part == self.part)
+    def contexts(self) -> frozenset[ThroughPart]:
+        """Itself, where its map needs more of a case than rows."""
+        return frozenset({self} if self.calibrator.maps[self.part].needs.case else ())
+
+    def on(self, around: Surroundings) -> OfCase:
+        """What it draws from an open case, whose logits are read in the units of the fit."""
+        c = self.calibrator
+        if c.unit != 1:
+            reader = around.reader
+            around = Surroundings(replace(reader, cohort=reader.cohort.scaled(c.unit)), around.scratch)
+        return OfCase(c.maps[self.part], c.head.slice(self.part), around, c.network())
 
     def __call__(self, rows: Rows) -> Rows:
         """Rows of calibrated log-probabilities, with the decision that is delivered."""
