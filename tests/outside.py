@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from segcal.methods import maps, registry
+from segcal.metrics import registry as metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "extend.md"
 MODULE = "bias_corrected"
@@ -44,10 +45,12 @@ class Outside:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bias-corrected\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[segcal.methods]\n{line}\n")
         importlib.invalidate_caches()
+        registry.packaged.cache_clear()
 
     def forget(self) -> None:
         """As in a new process."""
         registry.REGISTERED.clear()
+        registry.packaged.cache_clear()
         sys.modules.pop(MODULE, None)
         for name in [name for name, kind in maps.KINDS.items() if kind.__module__ == MODULE]:
             del maps.KINDS[name]
@@ -57,6 +60,7 @@ class Outside:
         self.forget()
         sys.path.remove(str(self.root))
         importlib.invalidate_caches()
+        registry.packaged.cache_clear()
 
 
 def kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +69,7 @@ def kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
     monkeypatch.setattr(maps, "KINDS", dict(maps.KINDS))
     monkeypatch.setattr(registry, "KINDS", maps.KINDS)
+    monkeypatch.setattr(metrics, "REGISTERED", dict(metrics.REGISTERED))
 
 
 def installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
@@ -75,5 +80,5 @@ def installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
     made.write(shown("class BiasCorrected"))
     made.entry(f"bcts = {MODULE}:BiasCorrected")
     yield made
-    made.forget()
+    made.uninstall() if str(root) in sys.path else made.forget()
     importlib.invalidate_caches()

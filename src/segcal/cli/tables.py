@@ -66,9 +66,23 @@ def number(value: float | None, signed: bool = False) -> str:
     return format(value, ("+" if signed else "") + short)
 
 
+def numbers(block: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the table before and after: segcal's own numbers, then metrics from outside that the block holds."""
+    from segcal.metrics.registry import added  # torch is left out of the help
+
+    more = [(key, f"{kind.label}, pooled" if kind.pooled else kind.label) for key, kind in added().items()]
+    return [*NUMBERS, *((key, name) for key, name in more if key in block)]
+
+
 def shown(key: str, value: float | None, signed: bool = False) -> str:
     """A number as it is shown under its name."""
-    return number(100 * value if value is not None and key in PER_CENT else value, signed)
+    return number(100 * value if value is not None and key in _per_cent() else value, signed)
+
+
+def _per_cent() -> list[str]:
+    from segcal.metrics.registry import added  # torch is left out of the help
+
+    return [*PER_CENT, *(key for key, kind in added().items() if kind.per_cent)]
 
 
 def interval(key: str, difference: Mapping[str, Any] | None) -> str:
@@ -86,7 +100,7 @@ def before_after(
     """One row a number; with `after`, its change and interval."""
     if after is None:
         out = table("", "uncalibrated")
-        for key, name in NUMBERS:
+        for key, name in numbers(before):
             out.add_row(name, shown(key, before[key]))
         return out
     level = next((f"{100 * d['level']:.0f} % interval" for d in differences.values()), "interval")
@@ -95,7 +109,7 @@ def before_after(
         "Means over cases, or pooled over all voxels; ECE has 50 bins, ACE and class-wise ECE have 15. Intervals are"
         " over groups; flips are of scored voxels."
     )
-    for key, name in NUMBERS:
+    for key, name in numbers(before):
         change = differences.get(key)
         out.add_row(
             name,

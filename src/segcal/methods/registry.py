@@ -18,7 +18,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -86,7 +86,7 @@ def register(kind: M) -> M:
 
 def methods() -> dict[str, Named]:
     """Every method by name: segcal's own first, in the order of their table."""
-    for entry in entry_points(group=GROUP):
+    for entry in packaged():
         if entry.name not in REGISTERED:
             _load(entry)
     return {name: _built_in(name) for name in BUILT_IN} | REGISTERED
@@ -96,9 +96,16 @@ def find(name: str) -> Named | None:
     """The method of a name; None for a name that nothing has."""
     if name in BUILT_IN:
         return _built_in(name)
-    for entry in entry_points(group=GROUP, name=name) if name not in REGISTERED else ():
-        _load(entry)
+    for entry in packaged():
+        if entry.name == name and name not in REGISTERED:
+            _load(entry)
     return REGISTERED.get(name)
+
+
+@cache
+def packaged() -> tuple[EntryPoint, ...]:
+    """What installed packages name as methods."""
+    return tuple(entry_points(group=GROUP))
 
 
 def kind_of_map(type_name: str) -> type[PartMap] | None:

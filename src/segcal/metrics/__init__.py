@@ -18,6 +18,7 @@ from segcal.metrics.energy import EnergySpread, FreeEnergySpread
 from segcal.metrics.flips import FlipAudit, Flips
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 from segcal.metrics.overlap import Overlap, Overlaps
+from segcal.metrics.registry import Metric, added, register
 from segcal.metrics.spatial import Bands, SpatialCalibration, SpatialScores
 from segcal.metrics.strata import PredictedStrata, Stratum
 from segcal.metrics.summary import CaseScores, Summary, combine_parts, suite, summarise
@@ -52,6 +53,7 @@ __all__ = [
     "FreeEnergySpread",
     "Likelihood",
     "LogLikelihood",
+    "Metric",
     "OneClass",
     "Overlap",
     "Overlaps",
@@ -60,8 +62,10 @@ __all__ = [
     "SpatialScores",
     "Stratum",
     "Summary",
+    "added",
     "combine_parts",
     "evaluate_arrays",
+    "register",
     "suite",
     "summarise",
 ]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from segcal.metrics.energy import EnergySpread, FreeEnergySpread
 from segcal.metrics.flips import FlipAudit, Flips
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 from segcal.metrics.overlap import Overlap, Overlaps
+from segcal.metrics.registry import Metric, added
 from segcal.metrics.spatial import SpatialCalibration, SpatialScores
 
 ECE_BINS = 50
@@ -65,6 +67,26 @@ def suite(
     `bins`: further bin counts beside 15 and 50; `empty`: Dice of a class that is nowhere (None leaves it out);
     `spatial`: other bands, or a distance in mm.
     """
+    more = added()
+    for key in more:
+        if key in own_names():
+            raise UsageError(
+                f"the metric {key}",
+                found="the name of a number there is already",
+                expected="a key of its own",
+                do="Give the metric another key.",
+            )
+    own = _own(classes, background, bins, empty, spatial)
+    return own | {key: kind.of(classes, background) for key, kind in more.items()}
+
+
+def _own(
+    classes: int,
+    background: int | None,
+    bins: Iterable[int] = (),
+    empty: float | None = None,
+    spatial: SpatialCalibration | None = None,
+) -> dict[str, Accumulator]:
     return {
         "likelihood": LogLikelihood(classes),
         "calibration": CalibrationError(classes, (ACE_BINS, ECE_BINS, *bins)),
@@ -74,6 +96,15 @@ def suite(
         "energy": FreeEnergySpread(),
         "spatial": spatial or SpatialCalibration(classes),
     }
+
+
+@cache
+def own_names() -> frozenset[str]:
+    """Names of segcal's own accumulators and numbers."""
+    accumulators = _own(2, None)
+    nothing = {name: zero(a) for name, a in accumulators.items()}
+    block = Gathered(accumulators).summary(()).block
+    return frozenset({"case", *accumulators, *block, *scores_of(accumulators, nothing).row()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +118,8 @@ class CaseScores:
     flips: FlipAudit
     energy: EnergySpread
     spatial: SpatialScores
+    more: Mapping[str, float]
+    """Metrics from outside, by key."""
 
     def row(self) -> dict[str, Any]:
         """Flat numbers: counts as int, the rest as float, NaN where not defined."""
@@ -111,6 +144,7 @@ class CaseScores:
             "ece_roi": self.spatial.region.ece,
             "ece_correct": self.spatial.correct.ece,
             "ece_incorrect": self.spatial.incorrect.ece,
+            **self.more,
         }
 
 
@@ -158,7 +192,7 @@ class Gathered:
         pooled, rows = scores_of(self._accumulators, self._pooled), self._rows
         images = {
             key: mean_known(row[key] for row in rows.values())
-            for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)
+            for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL, *pooled.more)
         }
         whole = pooled.row()
         block = {
@@ -192,6 +226,7 @@ class Gathered:
             },
             "reliability": pooled.calibration.curve(ACE_BINS).to_json(),
             "per_class": self._per_class(pooled),
+            **{key: (whole if kind.pooled else images)[key] for key, kind in added().items() if key in pooled.more},
         }
         return Summary(plain(block), [plain({"case": case, **rows[case]}) for case in order])
 
@@ -298,7 +333,9 @@ def plain(value: Any) -> Any:
 
 def scores_of(accumulators: Mapping[str, Accumulator], states: Mapping[str, State]) -> CaseScores:
     """Results of a `suite` from its states."""
-    return CaseScores(**{name: result(a, states[name]) for name, a in accumulators.items()})
+    found = {name: result(a, states[name]) for name, a in accumulators.items()}
+    more = {name: float(found.pop(name)) for name, a in accumulators.items() if isinstance(a, Metric)}
+    return CaseScores(**found, more=more)
 
 
 def _audit(flips: FlipAudit) -> dict[str, Any]:

@@ -8,7 +8,7 @@ there and is not: MissingError that names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from segcal.methods import parameters
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.parameterisation import ParameterCount
 from segcal.methods.penalised import in_words
+from segcal.metrics.registry import added
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
 from segcal.study.configuration import CLEAN
 from segcal.study.design import Arm, Design
@@ -151,7 +152,17 @@ def _numbers(
     rows = [p.row() for p in parts]
     return {
         **{metric: means([float(row[metric]) for row in rows]) for metric in OF_CASE},
+        **means_of(parts, pooled=False),
         **{f"ece_{b}": means([p.calibration.ece(b) for p in parts]) for b in design.configuration.bins},
+    }
+
+
+def means_of(parts: Sequence[CaseScores], *, pooled: bool) -> dict[str, float]:
+    """Metrics from outside, means over the parts of the head."""
+    return {
+        key: means([p.more[key] for p in parts])
+        for key, kind in added().items()
+        if kind.pooled is pooled and all(key in p.more for p in parts)
     }
 
 
@@ -162,6 +173,7 @@ def _pooled(design: Design, parts: list[CaseScores]) -> dict[str, float]:
         **{f"ace_{b}": means([p.calibration.ace(b) for p in parts]) for b in design.configuration.bins},
         "ece_pooled": means([float(row["ece"]) for row in rows]),
         "classwise_ece": means([float(row["classwise_ece"]) for row in rows]),
+        **means_of(parts, pooled=True),
         **{kind: float(sum(row[kind] for row in rows)) for kind in ("harmful", "beneficial", "neutral", "voxels")},
     }
 

@@ -29,6 +29,7 @@ from segcal.engine.need import HANDED, Need, state_bytes
 from segcal.errors import DataError, HeldOutError
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.method import Fit
+from segcal.metrics.registry import added
 from segcal.metrics.statistics.clustered import jackknife
 from segcal.metrics.statistics.estimate import LEVEL, Estimate
 from segcal.metrics.statistics.verdict import LEAST_GROUPS, METRICS, OVERALL, Band, Cell, Verdict
@@ -118,11 +119,12 @@ class Evaluation:
         """Calibrated minus uncalibrated: the change of each number of the block, with an interval over groups."""
         if self.after is None:
             return {}
+        pooled = {**POOLED, **{key: _read(key) for key, kind in added().items() if kind.pooled}}
         return {
-            name: _pooled(self.before, self.after, self.cohort, POOLED[name])
-            if name in POOLED
+            name: _pooled(self.before, self.after, self.cohort, pooled[name])
+            if name in pooled
             else compare(self.cohort, self.uncalibrated, self.after.summary, name)
-            for name in COMPARED
+            for name in (*COMPARED, *(key for key in added() if key in self.after.summary.block))
         }
 
     @cached_property
@@ -298,7 +300,7 @@ def scoring_need(cohort: Cohort, stages: int) -> Need:
         classes = len(head.part_classes(part))
         found = suite(classes, head.part_background(part))
         strata = state_bytes({0: PredictedStrata(classes, head.part_background(part))})
-        pooled = strata + state_bytes({name: found[name] for name in IN_BLOCKS})
+        pooled = strata + state_bytes({name: found[name] for name in _in_blocks()})
         states = state_bytes(found) + strata
         rows = len(cohort) * (A_ROW + 16 * classes)
         need += Need(stages * (states + rows + blocks * pooled), HANDED * stages * states)
@@ -375,6 +377,15 @@ POOLED: Mapping[str, Read] = {
 """Numbers pooled over all voxels, read off the results of a suite."""
 
 
+def _in_blocks() -> tuple[str, ...]:
+    """Accumulators whose numbers are pooled, so that intervals need their sums by block."""
+    return (*IN_BLOCKS, *(key for key, kind in added().items() if kind.pooled))
+
+
+def _read(key: str) -> Read:
+    return lambda results: float(results[key])
+
+
 def _known(summary: Summary, name: str) -> float:
     value = summary.block[name]
     return math.nan if value is None else float(value)
@@ -422,7 +433,7 @@ def _score(
                         asks[stage, part, "strata", k, b] = Ask(strata[part], part, some, through=through)
     gathered = {(stage, part): Gathered(suites[part], head.part_classes(part)) for stage in stages for part in parts}
     pooled = {
-        place: [{name: accumulate.zero(a) for name, a in suites[place[1]].items() if name in IN_BLOCKS} for _ in blocks]
+        place: [{name: accumulate.zero(suites[place[1]][name]) for name in _in_blocks()} for _ in blocks]
         for place in gathered
     }
     block_of = {case: b for b, block in enumerate(blocks) for case in block}

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from segcal.metrics.registry import added
 from segcal.metrics.statistics.estimate import repeat_range
 from segcal.metrics.statistics.resamples import Scheme
 from segcal.study.tables.results import Results
@@ -41,21 +42,31 @@ MAIN = (
 )
 """Columns of Tables 4, 7 and 8, in the paper's order."""
 
+
+def columns() -> tuple[Metric, ...]:
+    """Columns of Tables 4, 7 and 8: the paper's, then metrics from outside."""
+    more = [
+        Metric(key, kind.label, kind.better, 1 if kind.per_cent else 3, 100 if kind.per_cent else 1, kind.pooled)
+        for key, kind in added().items()
+    ]
+    return (*MAIN, *more)
+
+
 Points: TypeAlias = Mapping[tuple[str, str], Number]
 """Numbers by pipeline and key of the metric."""
 
 
 def summary(results: Results, cohort: str, scheme: Scheme) -> dict[tuple[str, str], Number]:
-    """Every number of `MAIN` of every pipeline of a cohort, with its interval or range."""
+    """Every number of `columns` of every pipeline of a cohort, with its interval or range."""
     grid = results.grid(cohort)
-    drawn = [m for m in MAIN if not m.pooled]
-    columns = [(pipeline, m.key) for pipeline in grid.pipelines for m in drawn]
+    drawn = [m for m in columns() if not m.pooled]
+    wanted = [(pipeline, m.key) for pipeline in grid.pipelines for m in drawn]
     out: dict[tuple[str, str], Number] = {}
-    if columns:
-        estimates = results.resamples(cohort, scheme).intervals(np.stack([grid.column(*c) for c in columns], 1))
-        out |= {column: Number(e.mean, (e.low, e.high)) for column, e in zip(columns, estimates, strict=True)}
+    if wanted:
+        estimates = results.resamples(cohort, scheme).intervals(np.stack([grid.column(*c) for c in wanted], 1))
+        out |= {column: Number(e.mean, (e.low, e.high)) for column, e in zip(wanted, estimates, strict=True)}
     for pipeline in grid.pipelines:
-        for m in MAIN:
+        for m in columns():
             if m.pooled:
                 found = repeat_range(results.pooled(cohort, pipeline, m.key))
                 out[pipeline, m.key] = Number(found.mean, (found.low, found.high))
