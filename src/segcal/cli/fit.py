@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
+from segcal.cli import tables
 from segcal.cli.console import Output
-from segcal.cli.options import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, Seed
+from segcal.cli.options import (
+    AS_USUAL,
+    LABELLED_AS_THEY_ARE,
+    Labelled,
+    Running,
+    Seed,
+    claim,
+    cohort_of,
+    engine_of,
+    typed,
+    warn,
+)
+from segcal.data.files import claims
+from segcal.errors import UsageError
 from segcal.methods import BUILT_IN
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from segcal.study.recipe.recipe import Recipe
+    from segcal.tasks.choose import Recommendation
+    from segcal.tasks.fit import Fitted
+
+AUTO = "auto"
 
 METHOD = f"""One or several, with commas: {", ".join(f"{name} ({place.gist})" for name, place in BUILT_IN.items())}; or
 that of an installed package. Or auto: of those that are solved exactly (all but iop and the lts) the simplest that
@@ -121,12 +146,10 @@ def fit(
     among
         With auto: compare these methods only, with commas.
     """
-    from segcal.cli import choosing, fits
-    from segcal.cli.options import claim, cohort_of, engine_of, warn
-    from segcal.data.files import claims
+    from segcal.tasks.fit import files_of, fit_chosen, methods_of
+    from segcal.tasks.fit import fit as fit_methods
 
     out = Output(running.quiet, running.json)
-    recipe = fits.recipe_of(solver, trials, storage, seed)
     options: dict[str, object] = {
         "lambda_": lambda_,
         "mu": mu,
@@ -134,9 +157,7 @@ def fit(
         "gauge": gauge,
         "experts": experts,
         "eps": eps,
-        "solver": recipe,
-    }
-    options |= {
+        "solver": recipe_of(solver, trials, storage, seed),
         "level": level,
         "slice_axis": slice_axis,
         "learning_rate": learning_rate,
@@ -144,51 +165,215 @@ def fit(
         "epochs": epochs,
         "patience": patience,
     }
-    options |= fits.further(option, options)
-    choosing.only_for_auto(
-        method, {"--may-change-labels": may_change_labels, "--invariant": invariant, "--among": among is not None}
-    )
-    if method == choosing.AUTO:
-        choosing.not_for_auto(
-            {
-                **{fits.flag(name): value is not None for name, value in options.items()},
-                "--no-crossfit": no_crossfit,
-                "--free-decision": free_decision,
-            }
-        )
-        file = fits.files_of(output, [method])[method]
-        cohort = cohort_of(results, scores).labelled()
-        claim(running, [(file, claims.CALIBRATOR)], [*results, *scores.read()], cohort)
-        told = warn(out, cohort, running)
-        with engine_of(running) as engine:
-            found, chosen = choosing.run(
-                cohort,
-                engine,
-                among=among,
-                may_change_labels=may_change_labels,
-                invariant=invariant,
-                folds=folds,
-                seed=seed,
-            )
-        choosing.show(out, found, chosen, file, scores.advised(told))
-        out.json(
-            {
-                **fits.to_json(chosen, {found.chosen: file}),
-                "notes": [*map(str, told), *chosen.notes],
-                "recommendation": found.to_json(),
-            }
-        )
-        return 0
-    methods = fits.methods_of(method, options, seed)
-    files = fits.files_of(output, list(methods))
+    choice = {"may_change_labels": may_change_labels, "invariant": invariant, "among": among is not None}
+    given = {**{name: value is not None for name, value in options.items()}, "no_crossfit": no_crossfit}
+    check_auto(method, choice, {**given, "free_decision": free_decision})
+    named = {} if method == AUTO else methods_of(method, options, seed)
+    compared = None if among is None else methods_of(among, {}, seed)
+    files = files_of(output, list(named) or [AUTO])
     cohort = cohort_of(results, scores).labelled()
     written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS)]
     claim(running, written, [*results, *scores.read()], cohort)
     told = warn(out, cohort, running)
-    keep = fits.keep_decision(cohort, free_decision)
+    if free_decision and not cohort.head.can_keep_decision:
+        raise UsageError(
+            "free_decision",
+            found="a softmax head",
+            expected="a region head",
+            do="Leave it out: softmax labels are kept only where the method promises it.",
+        )
     with engine_of(running) as engine:
-        done = fits.run(methods, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep)
-    fits.save(done, files)
-    fits.show(out, done, files, scores.advised(told))
-    out.json({**fits.to_json(done, files), "notes": [*map(str, told), *done.notes]})
+        if method == AUTO:
+            done = fit_chosen(
+                cohort,
+                engine,
+                methods=compared,
+                keep_map=not may_change_labels,
+                invariant=invariant,
+                folds=folds,
+                seed=seed,
+            )
+            files = {done.best: files[AUTO]}
+        else:
+            keep = False if free_decision else None
+            done = fit_methods(
+                named, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep
+            )
+    done.save(files)
+    show(out, done, files, scores.advised(told))
+    why = {} if done.choice is None else {"recommendation": done.choice.to_json()}
+    out.json({**done.to_json(files), "notes": [*map(str, told), *done.notes], **why})
     return 0
+
+
+def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) -> Recipe | None:
+    """What `--solver`, `--trials` and `--storage` ask for; None: the exact solver.
+
+    UsageError for options of the recipe without it, or without Optuna.
+    """
+    from segcal.study.recipe.recipe import Recipe
+
+    if solver == "recipe":
+        return Recipe(trials=Recipe.trials if trials is None else trials, seed=seed, storage=storage)
+    for option, value in (("trials", trials), ("storage", storage)):
+        if value is not None:
+            raise UsageError(
+                option,
+                found=f"{value} beside the exact solver",
+                expected="--solver recipe",
+                do="The exact solver makes no trials: leave it out.",
+            )
+    return None
+
+
+def further(words: Sequence[str], flags: Mapping[str, object]) -> dict[str, object]:
+    """What `--option NAME=VALUE` gives, by name: a number, true, false or null is one, all else is text. UsageError for
+    other words, or a name that has a flag of its own.
+    """
+    from segcal.tasks.fit import flag
+
+    out: dict[str, object] = {}
+    own = {flag(option) for option in flags}
+    for word in words:
+        name, equals, text = word.partition("=")
+        field = name.strip().replace("-", "_")
+        if not equals or not field or flag(field) in own or field in out:
+            expected = flag(field) if flag(field) in own else "NAME=VALUE, each name once"
+            raise UsageError("--option", found=repr(word), expected=expected, do="For example --option bins=16.")
+        out[field] = _value(text)
+    return out
+
+
+def _value(text: str) -> bool | int | float | str | None:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def check_auto(method: str, choice: Mapping[str, bool], given: Mapping[str, bool]) -> None:
+    """UsageError where an option of the `choice` (True where given) stands beside a method that is named, or another
+    one that is `given` has no place in a comparison.
+    """
+    for option, there in choice.items():
+        if there and method != AUTO:
+            raise UsageError(
+                option,
+                found=f"--method {method}",
+                expected="--method auto",
+                do="Leave it out: it says what auto may choose.",
+            )
+    for option, there in given.items():
+        if there and method == AUTO:
+            raise UsageError(
+                option,
+                found="a value beside --method auto",
+                expected="nothing",
+                do="Leave it out: auto compares methods at their defaults, by cross-fitting.",
+            )
+
+
+def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled) -> None:
+    """What was compared and why one was chosen, how each fit ended, tables, and what to type next.
+
+    `scores`: options as the next commands carry them.
+    """
+    how = "Cross-fitted: every case scored by a fit without it and its group"
+    if done.choice is not None:
+        how = "Cross-fitted, the choice too: each fold scored by what the others chose"
+        out.show(comparison(done.choice), "Methods compared, every case scored by a fit without it and its group")
+        for reason in done.choice.reasons:
+            out.text(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
+    for name, fit in done.fits.items():
+        solution = fit.calibrator.solution
+        if solution is not None:
+            out.text(
+                f"{name}: {solution.status}; {solution.message}",
+                "" if solution.status in ("optimal", "trained") else "yellow",
+            )
+    data = [fit.calibrator.data for fit in done.fits.values() if fit.calibrator.data is not None]
+    out.notes(dict.fromkeys([*done.notes, *(note for one in data for note in one.notes)]))
+    if done.why_not:
+        out.text(f"No cross-fitted numbers: {done.why_not}.")
+    count = max((len(fit.folds) for fit in done.fits.values()), default=0)
+    title = f"{how} ({len(done.cohort)} cases in {len(set(done.cohort.groups))} groups, {count} folds)"
+    for name, evaluation in done.evaluations.items():
+        assert evaluation.verdict is not None
+        out.text(f"{f'{name}: ' if len(done.evaluations) > 1 else ''}{evaluation.verdict.sentence}", "bold")
+    if len(done.evaluations) == 1:
+        only = next(iter(done.evaluations.values())).to_json()
+        out.show(tables.before_after(only["uncalibrated"], only["calibrated"], only["differences"]), title)
+        out.show(tables.verdict(only["verdict"]), "Verdict")
+    elif done.evaluations:
+        found = {name: e.to_json() for name, e in done.evaluations.items()}
+        before = next(iter(found.values()))["uncalibrated"]
+        out.show(
+            tables.methods(before, {name: (e["calibrated"], e["differences"]) for name, e in found.items()}), title
+        )
+    changing = [name for name, fit in done.fits.items() if fit.calibrator.guarantees().preserves_argmax != "proven"]
+    if changing:
+        out.notes(
+            [
+                f"{', '.join(changing)} may change labels; {', '.join(keeping())} never do, and segcal apply copies a"
+                " delivered label map as it is"
+            ]
+        )
+    for path in files.values():
+        out.text(f"written: {path}")
+    out.next(
+        typed(
+            *("segcal", "evaluate", "HELDOUT", "--labels", "LABELS", "--calibrator", files[done.best]),
+            scores.elsewhere(labelled=True),
+        ),
+        typed(
+            *("segcal", "apply", files[done.best], "NEW", "-o", "OUT", "--maps", "entropy,error"),
+            scores.elsewhere(labelled=False),
+        ),
+    )
+
+
+def keeping() -> list[str]:
+    """Methods whose maps keep every label, whatever they are fitted on."""
+    from segcal.methods.registry import methods
+
+    promised = {name: named.guarantees for name, named in methods().items()}
+    return [name for name, found in promised.items() if found is not None and found.preserves_argmax == "proven"]
+
+
+def comparison(found: Recommendation) -> Table:
+    """One row a method, the simplest first."""
+    from segcal.metrics.statistics.verdict import LEAST_GROUPS
+    from segcal.tasks.choose import UNCALIBRATED
+
+    out = tables.table("method", "params", "NLL", "gain", "+-", "ECE", "Dice", "flip %", "")
+    out.columns[-1].justify, out.collapse_padding = "left", True
+    few = len(set(found.evaluation.cohort.groups)) < LEAST_GROUPS
+    for name, c in found.candidates.items():
+        block, change = c.after.block, c.evaluation.differences["nll"]
+        gain = (
+            ("", "")
+            if name == UNCALIBRATED
+            else (tables.number(-change.mean, True), tables.number(None if few else change.standard_error))
+        )
+        verdict = (
+            "chosen"
+            if name == found.chosen
+            else "not allowed"
+            if not c.allowed
+            else "lowest NLL"
+            if name == found.best
+            else "as good"
+            if c.ties
+            else ""
+        )
+        numbers = (tables.shown(key, block[key]) for key in ("ece", "dice", "flip_rate"))
+        shown = name if c.keeps_map else f"{name} *"
+        out.add_row(shown, f"{c.parameters:,}", tables.number(c.nll), *gain, *numbers, verdict)
+    out.caption = (
+        "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. "
+        "As good: within one standard error of the best, or closer than anyone would notice. * may change labels."
+    )
+    return out

@@ -1,0 +1,191 @@
+"""Fitting methods by name, with numbers from cases that each fit did not see, and one file a calibrator.
+
+The cross-fitted numbers go into the calibrator, so that whoever gets the file can see them. One group of cases: no such
+numbers, and `why_not` says so. A choice among methods (`fit_chosen`) has the form of a fit of what was chosen, with the
+reasons beside its numbers; where nothing gains, its calibrator leaves every probability as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segcal.data.cohort import Cohort
+from segcal.data.padding import found_note, hidden_note
+from segcal.engine.engine import Engine
+from segcal.errors import OutputError, UsageError
+from segcal.methods.files import versions
+from segcal.methods.method import AnyMethod, Fit, fit_methods
+from segcal.methods.registry import find
+from segcal.methods.registry import methods as registered
+from segcal.tasks.check.predictions import unrecorded
+from segcal.tasks.choose import Recommendation, recommend
+from segcal.tasks.evaluate import Evaluation, crossfitted, room_to_score
+
+ENDING = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Fits by method and their cross-fitted evaluations; or why there are none. `choice`: where one method was chosen
+    among several, why.
+    """
+
+    cohort: Cohort
+    fits: Mapping[str, Fit]
+    evaluations: Mapping[str, Evaluation]
+    why_not: str = ""
+    choice: Recommendation | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know."""
+        data = next((f.calibrator.data for f in self.fits.values() if f.calibrator.data is not None), None)
+        unknown = [f"{f.text}. {f.do}" for f in unrecorded(self.cohort, {})]
+        return [*([] if data is None else hidden_note(data.records)), *found_note(self.cohort), *unknown]
+
+    @property
+    def best(self) -> str:
+        """The method of lowest cross-fitted NLL; without such numbers the first."""
+
+        def nll(name: str) -> float:
+            after = self.evaluations[name].calibrated
+            value = None if after is None else after.block["nll"]
+            return float("inf") if value is None else float(value)
+
+        return min(self.evaluations, key=nll) if self.evaluations else next(iter(self.fits))
+
+    def save(self, files: Mapping[str, Path]) -> None:
+        """Write every calibrator; each file is complete or as it was."""
+        for name, fitted in self.fits.items():
+            fitted.calibrator.save(files[name])
+
+    def to_json(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        """What `fit --json` writes of calibrators in `files`."""
+        made = {name: fitted.calibrator for name, fitted in self.fits.items()}
+        return {
+            "cases": len(self.cohort),
+            "groups": len(set(self.cohort.groups)),
+            "crossfitted": not self.why_not,
+            "why_not": self.why_not,
+            "methods": {
+                name: {
+                    "file": str(files[name]),
+                    "solution": None if c.solution is None else c.solution.to_json(),
+                    "crossfit": c.crossfit,
+                }
+                for name, c in made.items()
+            },
+            "versions": versions(),
+        }
+
+
+def fit(
+    methods: Mapping[str, AnyMethod],
+    cohort: Cohort,
+    engine: Engine,
+    *,
+    crossfit: bool = True,
+    folds: int = 5,
+    seed: int = 0,
+    keep_decision: bool | None = None,
+) -> Fitted:
+    """Fit all methods over shared passes and, where possible, score each case by fits that did not see its fold.
+
+    `keep_decision`: as a calibrator's. Raises UsageError where there is not enough memory, what the methods raise.
+    """
+    groups = len(set(cohort.groups))
+    why_not = ""
+    if not crossfit:
+        why_not = "left out, as asked"
+    elif groups < 2:
+        why_not = (
+            f"{len(cohort)} case(s) of one group: nothing can be held out. Add cases of other patients or sequences, or"
+            " give finer groups with --groups"
+        )
+    if not why_not:
+        room_to_score(cohort, 1 + len(methods), engine)
+    fits = fit_methods(
+        methods, cohort, engine, crossfit=not why_not, folds=folds, seed=seed, keep_decision=keep_decision
+    )
+    evaluations = {} if why_not else crossfitted(cohort, fits, engine)
+    for name, evaluation in evaluations.items():
+        fits[name].calibrator.crossfit = _kept(evaluation, len(fits[name].folds), seed)
+    return Fitted(cohort, fits, evaluations, why_not)
+
+
+def fit_chosen(
+    cohort: Cohort,
+    engine: Engine,
+    *,
+    keep_map: bool = True,
+    invariant: bool = False,
+    methods: Mapping[str, AnyMethod] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Fitted:
+    """The method that `recommend` chooses, as a fit. Arguments and errors: as there."""
+    found = recommend(cohort, engine, keep_map=keep_map, invariant=invariant, methods=methods, folds=folds, seed=seed)
+    reasons = {name: value for name, value in found.to_json().items() if name != "candidates"}
+    found.calibrator.crossfit = {**_kept(found.evaluation, found.folds, seed), "recommendation": reasons}
+    chosen = found.candidates[found.chosen].fit or Fit(found.calibrator, folds=((),) * found.folds)
+    return Fitted(cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, choice=found)
+
+
+def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, AnyMethod]:
+    """The methods in a comma-separated list; `options` (None: not given) go to those that take them. UsageError for a
+    name or an option nothing takes.
+
+    `seed` goes to those that draw something at random.
+    """
+    given = {field: value for field, value in options.items() if value is not None}
+    wanted = [name.strip() for name in names.split(",")]
+    known = {name: find(name) for name in wanted}
+    unknown = [name for name, found in known.items() if found is None]
+    if unknown:
+        raise UsageError(
+            "method",
+            found=repr(unknown[0]),
+            expected="one of " + ", ".join(registered()) + ", or auto alone",
+            do="Separate several with commas.",
+        )
+    for option in given:
+        if not any(found is not None and option in found.options for found in known.values()):
+            takers = [name for name, named in registered().items() if option in named.options]
+            raise UsageError(
+                option,
+                found=f"{given[option]!r} beside --method {names}",
+                expected=f"one of {', '.join(takers)}",
+                do="Leave it out, or choose a method that takes it.",
+            )
+    return {
+        name: found(**{o: v for o, v in {**given, "seed": seed}.items() if o in found.options})
+        for name, found in known.items()
+        if found is not None
+    }
+
+
+def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The file of each method: `output` itself, or for several, or where a folder is there, one in it. Raises
+    UsageError or OutputError before any work is done.
+    """
+    folder = len(names) > 1 or output.is_dir()
+    if len(names) > 1 and output.suffix == ENDING:
+        raise UsageError(
+            "-o",
+            found=f"the file {output} for {len(names)} methods",
+            expected="a folder",
+            do="Name a folder; each method gets a file in it.",
+        )
+    if folder and output.is_file():
+        raise OutputError(
+            str(output), found="a file", expected="a folder, or nothing, there", do="Choose another place with -o."
+        )
+    return {name: output / f"{name}{ENDING}" if folder else output for name in names}
+
+
+def _kept(evaluation: Evaluation, folds: int, seed: int) -> dict[str, Any]:
+    """The cross-fitted numbers that a calibrator keeps."""
+    return {"folds": folds, "seed": seed, "groups": len(set(evaluation.cohort.groups)), **evaluation.kept()}
