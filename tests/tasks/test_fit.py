@@ -73,7 +73,7 @@ def test_a_choice_has_the_form_of_a_fit() -> None:
 
 @pytest.mark.parametrize(
     ("names", "options", "said"),
-    [("nope", {}, "method: found 'nope'"), ("ts", {"lambda_": 1.0}, "lambda_: found 1.0 beside --method ts")],
+    [("nope", {}, "method: found 'nope'"), ("ts", {"lambda_": 1.0}, "--lambda: found 1.0 beside --method ts")],
 )
 def test_what_no_method_takes_is_refused(names: str, options: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -165,6 +165,7 @@ def fit(
         "epochs": epochs,
         "patience": patience,
     }
+    options |= further(option, options)
     choice = {"may_change_labels": may_change_labels, "invariant": invariant, "among": among is not None}
     given = {**{name: value is not None for name, value in options.items()}, "no_crossfit": no_crossfit}
     check_auto(method, choice, {**given, "free_decision": free_decision})

@@ -155,16 +155,21 @@ def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, A
         if not any(found is not None and option in found.options for found in known.values()):
             takers = [name for name, named in registered().items() if option in named.options]
             raise UsageError(
-                option,
+                flag(option),
                 found=f"{given[option]!r} beside --method {names}",
-                expected=f"one of {', '.join(takers)}",
-                do="Leave it out, or choose a method that takes it.",
+                expected=f"one of {', '.join(takers)}" if takers else "an option of the method",
+                do="Leave it out, or choose a method that takes it: segcal methods lists the options.",
             )
     return {
         name: found(**{o: v for o, v in {**given, "seed": seed}.items() if o in found.options})
         for name, found in known.items()
         if found is not None
     }
+
+
+def flag(option: str) -> str:
+    """What a method's option is called on the command line."""
+    return f"--{option.rstrip('_').replace('_', '-')}"
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:
