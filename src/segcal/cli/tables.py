@@ -136,7 +136,7 @@ def verdict(found: Mapping[str, Any]) -> Table:
             words.append(cell["verdict"])
             unknown = cell["verdict"] == UNKNOWN and cell["seen"] is not None
             numbers.append(f"needs {number(cell['seen'])}" if unknown else number(cell["change"]["mean"], True))
-        share = "" if where == OVERALL else f" {100 * stratum['share']:.2g} %"
+        share = "" if where == OVERALL else f" {100 * stratum['share']:.3g} %"
         out.add_row(where, *words)
         out.add_row(share, *numbers, end_section=True)
     out.caption = (

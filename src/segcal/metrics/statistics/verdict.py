@@ -111,7 +111,7 @@ class Band:
         ends = sorted(100 * sign * end for end in (self.gap.low, self.gap.high))
         of = f" of {self.part}" if self.part else ""
         return (
-            f"voxels{of} given {100 * self.low:.0f}-{100 * self.high:.0f} % ({100 * self.share:.2g} % of all) are right"
+            f"voxels{of} given {100 * self.low:.0f}-{100 * self.high:.0f} % ({100 * self.share:.3g} % of all) are right"
             f" {100 * self.accuracy:.0f} % of the time: {100 * abs(self.gap.mean):.0f} points {over}-confident"
             f" ({ends[0]:.1f} to {ends[1]:.1f})"
         )
