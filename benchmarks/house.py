@@ -237,12 +237,25 @@ def main(words: list[str]) -> None:
         record = json.loads((ROOT / "docs" / "results" / "house.json").read_text())
         record["now"] = found
         given.o.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-        rows = [f"| {n} | {record['before'].get(n, '')} | {v} |" for n, v in found.items()]
-        given.o.write_text(
-            "# The house in numbers\n\nMade by `python -m benchmarks.house -o docs/results/house.md`; before: commit"
-            f" {record['commit']}. What is counted, and how: `benchmarks/house.py`.\n\n"
-            "| | before | now |\n|---|---|---|\n" + "\n".join(rows) + "\n"
-        )
+        given.o.write_text(page(record))
+
+
+def page(record: dict[str, Any]) -> str:
+    """The figures before and now, and the walks that `benchmarks.walk` recorded."""
+    walks = json.loads((ROOT / "docs" / "results" / "walk.json").read_text())
+    rows = [f"| {name} | {record['before'][name]} | {value} |" for name, value in record["now"].items()]
+    rows += [
+        f"| `segcal {command}` walks through {kind}: entered, entered again | "
+        + " | ".join("{rooms}, {returns}".format(**walks[when][rooms][command]) for when in ("before", "now"))
+        + " |"
+        for rooms, kind in (("top", "entries at the top"), ("files", "files"))
+        for command in walks["now"]["top"]
+    ]
+    return (
+        "# The house in numbers\n\nMade by `python -m benchmarks.house -o docs/results/house.md`, the walks by `python -m"
+        f" benchmarks.walk`; before: commit {record['commit']}. What is counted, and how: `benchmarks/house.py` and"
+        " `benchmarks/walk.py`.\n\n| | before | now |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
 
 
 if __name__ == "__main__":
