@@ -252,8 +252,8 @@ def page(record: dict[str, Any]) -> str:
         for command in walks["now"]["top"]
     ]
     return (
-        "# The house in numbers\n\nMade by `python -m benchmarks.house -o docs/results/house.md`, the walks by `python -m"
-        f" benchmarks.walk`; before: commit {record['commit']}. What is counted, and how: `benchmarks/house.py` and"
+        "# The house in numbers\n\nMade by `python -m benchmarks.house -o docs/results/house.md`, the walks by `python"
+        f" -m benchmarks.walk`; before: commit {record['commit']}. What is counted, and how: `benchmarks/house.py` and"
         " `benchmarks/walk.py`.\n\n| | before | now |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
