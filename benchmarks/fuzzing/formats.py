@@ -30,6 +30,8 @@ Harm = Callable[[Path, Rng], None]
 
 def odd_array(a: np.ndarray[Any, Any], rng: Rng) -> np.ndarray[Any, Any]:
     """The array with other numbers, another type or another shape."""
+    if a.dtype.kind not in "iuf" or not a.size or not a.ndim:  # harmed before: numbers again
+        a = np.zeros(a.shape if a.size and a.ndim else (1,), np.float32)
     changed: list[Callable[[], Any]] = [
         lambda: a.astype(np.float16),
         lambda: a.astype(np.float64) * 1e300,
