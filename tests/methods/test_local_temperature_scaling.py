@@ -75,7 +75,7 @@ def test_parameters_are_those_of_the_paper(classes: int, count: int) -> None:
 def test_the_gates_get_a_signal(start: str) -> None:
     """The symmetry trap (definitions 3.1): with equal gates all leaves stay alike and no gate ever learns."""
     of = cohort(4)
-    examples = Examples(of, Serial(), 2**30, False)
+    examples = Examples(of, Serial(), 2**30)
     method = LocalTemperatureScaling(start=start)
     seen: list[list[torch.Tensor]] = []
 
@@ -190,7 +190,7 @@ def test_the_same_bits_for_any_workers_memory_and_order_of_cases(options: dict[s
 def test_the_gradient_is_the_slope_of_the_loss() -> None:
     """Voxel level and image level, against differences of the loss; float32 arithmetic sets the tolerance."""
     of = cohort(2)
-    examples = Examples(of, Serial(), 2**30, True)
+    examples = Examples(of, Serial(), 2**30, {"image"})
     for options in ({}, {"image": True}, {"level": "image"}, {"level": "image", "image": True, "patch": 100}):
         method = LocalTemperatureScaling(**options)
         first = (
@@ -216,7 +216,7 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
 
 def test_a_patch_or_the_whole_gives_the_same_loss() -> None:
     of = cohort(2)
-    examples = Examples(of, Serial(), 2**30, False)
+    examples = Examples(of, Serial(), 2**30)
     parameters = [LocalMap.start(3).weight + 0.03, LocalMap.start(3).bias]
     for level in ("voxel", "image"):
         losses = []

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ LOOK = 4
 @dataclass(frozen=True, eq=False)
 class Example:
     """A tile: float32 `log_probs` (head.rows, slices, rows + 8, columns + 8), `free_energy` (slices, rows + 8, columns
-    + 8) or None, `image` (channels, ...) or None.
+    + 8) or None, `fields` (channels, ...) each.
 
     `targets` (parts, slices, rows, columns): int16, NO_TARGET where a voxel is not scored. `counted` (slices, rows,
     columns): all but crop padding.
@@ -56,7 +56,7 @@ class Example:
 
     log_probs: Tensor
     free_energy: Tensor | None
-    image: Tensor | None
+    fields: Mapping[str, Tensor]
     targets: Tensor
     counted: Tensor
 
@@ -65,7 +65,7 @@ class Example:
         """Memory it takes."""
         return sum(
             t.numel() * t.element_size()
-            for t in (self.log_probs, self.free_energy, self.image, self.targets, self.counted)
+            for t in (self.log_probs, self.free_energy, *self.fields.values(), self.targets, self.counted)
             if t is not None
         )
 
@@ -73,11 +73,11 @@ class Example:
 class Examples:
     """The tiles of a labelled cohort, kept in memory up to `limit` bytes and read again beyond that.
 
-    `image`: with the image of each case.
+    `fields`: what of each case comes with them, such as its image.
     """
 
-    def __init__(self, cohort: Cohort, engine: Engine, limit: int, image: bool) -> None:
-        self.cohort, self.engine, self.image = cohort.labelled(), engine, image
+    def __init__(self, cohort: Cohort, engine: Engine, limit: int, fields: Iterable[str] = ()) -> None:
+        self.cohort, self.engine, self.fields = cohort.labelled(), engine, tuple(sorted(fields))
         self._limit, self._used = limit, 0
         self._kept: dict[tuple[int, int, Tile], Example] = {}
         self._lock = threading.Lock()
@@ -112,12 +112,15 @@ class Examples:
         targets = torch.where(scored, self.cohort.head.targets(torch.where(scored, block.labels, 0)), NO_TARGET).to(
             torch.int16
         )
-        found = around.near(grid, tile, ("image",) if self.image else ())
-        image = found.fields["image"].float() if self.image else None
+        found = around.near(grid, tile, self.fields)
         energy = None if found.free_energy is None else found.free_energy.float()
         counted = grid.tiled(around.counted(grid, tile)[None], tile)[0]
         return Example(
-            found.log_probs.float(), energy, image, grid.tiled(targets, tile).contiguous(), counted.contiguous()
+            found.log_probs.float(),
+            energy,
+            {name: field.float() for name, field in found.fields.items()},
+            grid.tiled(targets, tile).contiguous(),
+            counted.contiguous(),
         )
 
     def _keep(self, key: tuple[int, int, Tile], example: Example) -> None:

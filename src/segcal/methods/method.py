@@ -469,24 +469,23 @@ def _trained(
 ) -> dict[Any, dict[Subset, FittedMap]]:
     """Every trained method's maps, by part and subset. Methods that need the same fields share what they read."""
     out: dict[Any, dict[Subset, FittedMap]] = {}
-    shared: dict[tuple[Cohort, bool], Examples] = {}
+    shared: dict[tuple[Cohort, frozenset[str]], Examples] = {}
     cohorts = [cohort] if validation is None else [cohort, validation]
-    limit = engine.max_memory // (3 * len(cohorts) * max(1, len({"image" in m.fields for m in methods.values()})))
+    limit = engine.max_memory // (3 * len(cohorts) * max(1, len({m.fields for m in methods.values()})))
 
-    def examples(of: Cohort, image: bool) -> Examples:
-        if (of, image) not in shared:
-            shared[of, image] = Examples(of, engine, limit, image)
-        return shared[of, image]
+    def examples(of: Cohort, fields: frozenset[str]) -> Examples:
+        if (of, fields) not in shared:
+            shared[of, fields] = Examples(of, engine, limit, fields)
+        return shared[of, fields]
 
     for name, method in methods.items():
-        image = "image" in method.fields
         for part in range(len(cohort.head.parts)):
             out[name, part] = {}
             for subset in subsets:
                 cases = frozenset(range(len(cohort))) - {i for k in subset for i in folds[k]}
-                held = None if validation is None else examples(validation, image)
+                held = None if validation is None else examples(validation, method.fields)
                 out[name, part][subset] = method.train(
-                    Lesson(examples(cohort, image), part, cases, held, found[name, part][subset]), engine
+                    Lesson(examples(cohort, method.fields), part, cases, held, found[name, part][subset]), engine
                 )
     return out
 

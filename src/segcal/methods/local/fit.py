@@ -294,9 +294,7 @@ class TreeModel:
         if self.start.on_logits:
             assert example.free_energy is not None
             scores = scores + example.free_energy[None]
-        image = (
-            None if example.image is None or not self.start.channels else self.start.standardised(example.image).float()
-        )
+        image = self.start.standardised(example.fields["image"]).float() if self.start.channels else None
         weight, bias, *rest = (p.float() for p in given)
         return tree(scores, image, weight, bias, *rest)
 
@@ -346,8 +344,7 @@ def _standard(units: Sequence[Unit]) -> tuple[Tensor, Tensor]:
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for unit in units:
         for example in unit:
-            assert example.image is not None
-            flat = example.image.double().flatten(1)
+            flat = example.fields["image"].double().flatten(1)
             count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
