@@ -35,7 +35,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Module
 
 from segcal.data.rows import Rows
 from segcal.engine import accumulate
@@ -103,8 +102,10 @@ class BinnedMap(Map):
             )
         self.parameter("table", table)
         self.parameter("reach", limit)
-        self._limit = limit.item()  # a plain number: read off the buffer in `forward`, it would end a trace
-        self.register_load_state_dict_post_hook(_read_again)  # type: ignore[no-untyped-call]
+        self.derive()
+
+    def derive(self) -> None:
+        self._limit = self.reach.item()
 
     @property
     def classes(self) -> int | None:
@@ -144,13 +145,6 @@ class BinnedMap(Map):
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> BinnedMap:
         return cls(tensors["table"], tensors["reach"])
-
-
-def _read_again(loaded: Module, keys: object) -> None:
-    """Parameters that were loaded into a map may have another reach than those it was made with."""
-    del keys
-    assert isinstance(loaded, BinnedMap)
-    loaded._limit = loaded.reach.item()
 
 
 GRID = 512

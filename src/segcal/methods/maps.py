@@ -107,6 +107,15 @@ class PartMap(nn.Module, ABC):
             )
         KINDS[name] = cls
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_derived_again)  # type: ignore[no-untyped-call]
+
+    def derive(self) -> None:
+        """Read off the parameters, as plain values, what would end a trace if `forward` did. Called by a map that needs
+        it when it is made, and whenever other parameters are loaded into it, which may promise something else.
+        """
+
     def parameter(self, name: str, value: Tensor) -> None:
         """Register a fitted parameter: a float64 buffer, so that it moves with the module, is saved, and is not trained
         by accident.
@@ -168,6 +177,11 @@ class PartMap(nn.Module, ABC):
     @abstractmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> PartMap:
         """The map with these parameters; KeyError if one is missing."""
+
+
+def _derived_again(loaded: PartMap, keys: object) -> None:
+    del keys
+    loaded.derive()
 
 
 class Map(PartMap):

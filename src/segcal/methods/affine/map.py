@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Module
 
 from segcal.engine.accumulate import Accumulator
 from segcal.errors import UsageError
@@ -61,11 +60,9 @@ class AffineMap(Map):
         self.parameter("weight", weight)
         self.parameter("bias", bias)
         self.register_buffer("on_logits", torch.tensor(logits))
-        self._decide()
-        self.register_load_state_dict_post_hook(_decided_again)  # type: ignore[no-untyped-call]
+        self.derive()
 
-    def _decide(self) -> None:
-        """Decide once, as plain truth values: read off tensors in `forward`, they would end a trace."""
+    def derive(self) -> None:
         self._on_logits = bool(self.on_logits)
         sums = self.weight.sum(1)
         self._equal_row_sums = bool((sums.max() - sums.min()) <= 1e-10 * max(self.weight.abs().max().item(), 1e-300))
@@ -146,13 +143,6 @@ class AffineMap(Map):
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> AffineMap:
         return cls(tensors["weight"], tensors["bias"], bool(tensors["on_logits"]))
-
-
-def _decided_again(loaded: Module, keys: object) -> None:
-    """Parameters that were loaded into a map may promise something else than those it was made with."""
-    del keys
-    assert isinstance(loaded, AffineMap)
-    loaded._decide()
 
 
 class AffineStage(Stage):

@@ -23,7 +23,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Module
 from torch.nn.functional import conv2d, softplus
 
 from segcal.data.surroundings import MARGIN, Neighbourhood
@@ -116,11 +115,9 @@ class LocalMap(TemperatureMap):
         self.register_buffer("on_logits", torch.tensor(logits))
         self.register_buffer("of_case", torch.tensor(image_level))
         self.register_buffer("sliced", torch.arange(3) == slice_axis)
-        self._decide()
-        self.register_load_state_dict_post_hook(_decided_again)  # type: ignore[no-untyped-call]
+        self.derive()
 
-    def _decide(self) -> None:
-        """Decide once, as plain values: read off tensors in `forward`, they would end a trace."""
+    def derive(self) -> None:
         self._logits, self._of_case, self._axis = (
             bool(self.on_logits),
             bool(self.of_case),
@@ -264,13 +261,6 @@ class LocalMap(TemperatureMap):
             "slice_axis": int(tensors["sliced"].long().argmax()),
         }
         return cls(tensors["weight"], tensors["bias"], *(image if len(image[0]) else ()), **flags)  # type: ignore[arg-type]  # flags by name
-
-
-def _decided_again(loaded: Module, keys: object) -> None:
-    """Parameters that were loaded into a map may promise something else than those it was made with."""
-    del keys
-    assert isinstance(loaded, LocalMap)
-    loaded._decide()
 
 
 def positive(t: Tensor) -> Tensor:
