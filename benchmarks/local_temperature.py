@@ -84,7 +84,7 @@ def gate_gradient(cohort: Cohort) -> float:
     """Largest entry of the gates' gradient after the first step, from the identity."""
     method = LocalTemperatureScaling(start="identity")
     first = LocalMap.start(len(cohort.head.classes))
-    examples, seen = Examples(cohort, Serial(), 2**30, False), list[float]()
+    examples, seen = Examples(cohort, Serial(), 2**30), list[float]()
     cases = [(examples, i) for i in range(min(8, len(cohort)))]
     settings = Settings(method.learning_rate, 0.0, 1, 1, method.batch, 1, 0)
     train(
@@ -155,7 +155,7 @@ def look(cohort: Cohort, calibrator: Calibrator) -> dict[str, Any]:
         shape = cohort[index].shape
         with Scratch(2**30) as scratch, cohort.open(index, scratch) as reader:
             block = reader.block(0, cohort[index].voxels)
-            tau = calibrator.temperatures(Surroundings(reader))[0].read(0, block.voxels).reshape(shape).numpy()
+            tau = calibrator.through(0).on(Surroundings(reader, scratch)).read(0, block.voxels).reshape(shape).numpy()
             image = reader.fields.read("image", 0, block.voxels).reshape(-1, *shape).numpy()
         p = block.scores.double().softmax(0)
         wrong = ((p.argmax(0) != block.labels) & (block.role == 0)).reshape(shape).numpy()

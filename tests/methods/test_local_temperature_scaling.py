@@ -134,7 +134,7 @@ def test_the_image_tells_what_scores_do_not() -> None:
     blind = LocalTemperatureScaling(**QUICK).fit(flat, y, engine=Serial())
     seeing = LocalTemperatureScaling(image=True, **QUICK).fit(flat, y, image=image, engine=Serial())
     assert seeing.solution.nll < blind.solution.nll - 0.01
-    assert seeing.fields == ("image",)
+    assert seeing.needs.fields == ("image",)
     p = seeing(torch.from_numpy(flat), image=torch.from_numpy(image))
     assert torch.equal(p.argmax(1), torch.from_numpy(flat).argmax(1))
     with pytest.raises(UsageError, match="image: found nothing"):
