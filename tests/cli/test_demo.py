@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from segcal import DirichletCalibration, TemperatureScaling
 from segcal.cli import run
 from segcal.cli.demo import free
 from segcal.data.simulate.cohort import Design
@@ -24,15 +25,15 @@ def test_the_commands_it_prints_do_the_same(segcal: Any, tmp_path: Path, monkeyp
     monkeypatch.setattr(
         demonstration, "run", functools.partial(demonstration.run, design=design, fitting=6, held_out=3)
     )
-    monkeypatch.setattr(demonstration, "METHODS", ("ts", "dc"))
+    monkeypatch.setattr(demonstration, "simple", lambda _: {"ts": TemperatureScaling(), "dc": DirichletCalibration()})
     said = segcal("demo", "--json", tmp_path / "demo.json")
     assert (said.code, said.err) == (0, "")
     rows = [
         line.split()
         for line in said.out.splitlines()
-        if line.split() and line.split()[0] in ("uncalibrated", *demonstration.METHODS)
+        if line.split() and line.split()[0] in ("uncalibrated", "ts", "dc")
     ]
-    assert [r[0] for r in rows] == ["uncalibrated", *demonstration.METHODS]
+    assert [r[0] for r in rows] == ["uncalibrated", "ts", "dc"]
     assert float(rows[-1][6]) < float(rows[0][6])
     assert (tmp_path / "demo.json").is_file()
     for line in said.out.splitlines():

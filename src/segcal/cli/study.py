@@ -165,15 +165,18 @@ def show(out: Output, results: Finished) -> None:
 
 
 def _overview(results: Finished) -> Table:
+    from segcal.metrics.registry import added
     from segcal.study.configuration import CLEAN
     from segcal.study.results import means
 
+    shown = SHOWN | {key: kind.label for key, kind in added().items()}
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in (*results.rows("scores"), *results.rows("pooled")):
-        if row["cohort"] == CLEAN and row["metric"] in SHOWN:
+        if row["cohort"] == CLEAN and row["metric"] in shown:
             values.setdefault((row["pipeline"], row["metric"]), {}).setdefault(row["repeat"], []).append(row["value"])
-    out = tables.table("pipeline", *SHOWN.values())
+    shown = {metric: label for metric, label in shown.items() if metric in SHOWN or any(metric == m for _, m in values)}
+    out = tables.table("pipeline", *shown.values())
     for name in dict.fromkeys(p for p, _ in values):
-        numbers = [means([means(v) for v in values.get((name, metric), {}).values()]) for metric in SHOWN]
-        out.add_row(name, *(tables.shown(metric, value) for metric, value in zip(SHOWN, numbers, strict=True)))
+        numbers = [means([means(v) for v in values.get((name, metric), {}).values()]) for metric in shown]
+        out.add_row(name, *(tables.shown(metric, value) for metric, value in zip(shown, numbers, strict=True)))
     return out

@@ -32,7 +32,7 @@ from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine, Outcome
 from segcal.errors import OutputError
 from segcal.methods.calibrator import Calibrator
-from segcal.methods.method import Fit, fit_methods
+from segcal.methods.method import AnyMethod, Fit, fit_methods
 from segcal.methods.registry import methods
 from segcal.metrics.statistics.clustered import clustered_mean
 from segcal.metrics.statistics.estimate import Estimate
@@ -41,7 +41,6 @@ from segcal.report import figures
 from segcal.tasks.apply import apply
 from segcal.tasks.evaluate import Evaluation, crossfitted, evaluate
 
-METHODS = ("ts", "ets", "vs", "ms-c", "ms", "dc")
 UNCALIBRATED = "uncalibrated"
 FITTING, HELD_OUT = 24, 12
 SEED = 2
@@ -103,6 +102,12 @@ class DemoResult:
         }
 
 
+def simple(classes: int) -> dict[str, AnyMethod]:
+    """The methods compared: those with no more parameters than one affine map for all voxels."""
+    found = {name: named() for name, named in methods().items() if named.kind.automatic}
+    return {name: method for name, method in found.items() if method.identifiable(classes) < classes**2}
+
+
 def run(
     folder: str | os.PathLike[str],
     engine: Engine,
@@ -134,12 +139,13 @@ def run(
     fit_cohort = _cohort(simulation, range(fitting), root / "fitting", engine)
     test_cohort = _cohort(simulation, range(fitting, fitting + held_out), root / "heldout", engine)
 
-    echo(f"Fitting {', '.join(METHODS)} together, and again without each fold of cases")
-    fits = fit_methods({name: methods()[name]() for name in METHODS}, fit_cohort, engine, crossfit=True)
+    compared = simple(len(design.classes))
+    echo(f"Fitting {', '.join(compared)} together, and again without each fold of cases")
+    fits = fit_methods(compared, fit_cohort, engine, crossfit=True)
     scored = crossfitted(fit_cohort, fits, engine)
     # where two methods coincide, the later one: matrix scaling and Dirichlet calibration are the same map on
     # probabilities, and the latter is named for that
-    best = min(reversed(METHODS), key=lambda name: _nll(scored[name]))
+    best = min(reversed(compared), key=lambda name: _nll(scored[name]))
 
     echo("Scoring the held-out cases")
     evaluations = {name: evaluate(test_cohort, fit.calibrator, engine) for name, fit in fits.items()}
