@@ -19,6 +19,8 @@ from segcal.methods import BUILT_IN, Method, find, methods, register
 from segcal.methods.maps import KINDS
 from segcal.methods.registry import kind_of_map
 from segcal.methods.temperature import ScaleMap, TemperatureScaling
+from segcal.testing.law import Law
+from segcal.testing.methods import METHOD_LAWS
 from tests.outside import Outside
 
 
@@ -156,6 +158,15 @@ def test_an_installed_package_brings_a_method_and_the_files_it_fits(outside: Out
     again = segcal.load(tmp_path / "cal.safetensors")
     assert torch.equal(again(torch.from_numpy(z)), made(torch.from_numpy(z)))
     assert again.method == "bcts"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize("law", METHOD_LAWS, ids=str)
+def test_it_keeps_the_laws_of_methods(law: Law[Any]) -> None:
+    found = find("bcts")
+    assert found is not None
+    law.check(found())
 
 
 def test_without_its_package_a_file_says_what_it_lacks(outside: Outside, tmp_path: Path) -> None:
