@@ -50,6 +50,11 @@ def test_what_is_not_built_is_wrong_usage(segcal: Any, name: str) -> None:
     assert name in said.err
 
 
+def test_a_command_is_one_file_and_few_are_shared() -> None:
+    files = {path.stem for path in Path(segcal.cli.__file__).parent.glob("*.py")}
+    assert files - {command.__name__ for command in COMMANDS} == {"__init__", "console", "ending", "options", "tables"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_of_a_command_shows_two_examples(segcal: Any, name: str) -> None:
     said = segcal(name, "--help")

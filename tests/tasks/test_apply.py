@@ -25,7 +25,7 @@ from segcal.errors import MismatchError, OutputError, ScoreError, UsageError
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator, FitData
 from segcal.methods.temperature import ScaleMap
-from segcal.tasks.apply import MAPS, apply
+from segcal.tasks.apply import COUNTS, MAPS, apply, prepare
 
 HEAD = Softmax(("background", "organ", "lesion"), 0)
 REGIONS = Regions(("whole", "core"), ((1, 2), (2,)), (1, 2))
@@ -340,3 +340,47 @@ def test_what_is_delivered_does_not_depend_on_the_workers(workers):
     apply(scale(0.7), several(()), sink, Threads(workers), maps=("entropy",))
     for name, kept in reference.cases.items():
         assert all((kept[k] == sink.cases[name][k]).all() for k in kept)
+
+
+def plain_case(name: str, seed: int) -> Case:
+    z = np.random.default_rng(seed).normal(size=(3, *SHAPE)).astype(np.float32)
+    return Case(name, (ArrayField(z, True, name),))
+
+
+def test_a_run_goes_on_where_another_stopped_without_the_command_line(tmp_path, monkeypatch):
+    calibrator = Calibrator(HEAD, "logits", [ScaleMap(0.5)], "ts")
+    cohort = Cohort(tuple(plain_case(f"c{k}", k) for k in range(3)), HEAD, "logits")
+    whole = prepare(calibrator, cohort, tmp_path / "whole", maps=["entropy"]).run(Serial())
+    assert [o.id for o in whole.outcomes] == ["c0", "c1", "c2"]
+    assert (whole.failed, whole.skipped, whole.anew) == ([], (), 0)
+    assert whole.counts["voxels"] == 3 * VOXELS
+    assert set(COUNTS) <= set(whole.to_json())
+    folder = tmp_path / "parts"
+    first = Cohort(cohort.cases[:2], HEAD, "logits")
+    prepare(calibrator, first, folder, maps=["entropy"]).run(Serial())
+    with pytest.raises(OutputError, match="--resume to go on"):
+        prepare(calibrator, cohort, folder, maps=["entropy"])
+    with pytest.raises(UsageError, match="both"):
+        prepare(calibrator, cohort, folder, maps=["entropy"], resume=True, overwrite=True)
+    with pytest.raises(UsageError, match=r"maps \['error'\]"):
+        prepare(calibrator, cohort, folder, maps=["error"], resume=True)
+    (folder / "c1.npz").write_bytes(b"changed")
+    rest = prepare(calibrator, cohort, folder, maps=["entropy"], resume=True).run(Serial())
+    assert (rest.skipped, rest.anew, [o.id for o in rest.outcomes]) == (("c0",), 1, ["c1", "c2"])
+    for k in range(3):
+        with np.load(folder / f"c{k}.npz") as parts, np.load(tmp_path / "whole" / f"c{k}.npz") as one:
+            assert parts.files == one.files
+            assert all(np.array_equal(parts[name], one[name]) for name in one.files)
+    again = prepare(calibrator, cohort, folder, maps=["entropy"], resume=True).run(Serial())
+    assert (again.outcomes, len(again.skipped)) == ([], 3)
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path):
+    calibrator = Calibrator(HEAD, "logits", [ScaleMap(0.5)], "ts")
+    cohort = Cohort((plain_case("c0", 0),), HEAD, "logits")
+    (tmp_path / "c0.png").write_bytes(b"a label map")
+    with pytest.raises(UsageError, match="a folder that segcal did not write"):
+        prepare(calibrator, cohort, tmp_path, overwrite=True)
+    with pytest.raises(UsageError, match="maps: found 'nope'"):
+        prepare(calibrator, cohort, tmp_path / "new", maps=["nope"])
+    assert not (tmp_path / "new").exists()

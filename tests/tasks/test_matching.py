@@ -18,7 +18,7 @@ from segcal.errors import MismatchError, UsageError
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator, FitData
 from segcal.methods.temperature import ScaleMap
-from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, level, likeness
+from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, grouped_as_fitted, level, likeness
 
 HEAD = Softmax(("background", "organ"))
 
@@ -286,3 +286,26 @@ def test_groups_are_compared_where_they_were_made_by_one_rule(was, now, same):
     offered = replace(cohort(), cases=cases, grouping=now)
     assert fitted_groups(known, offered) == ({"x": "07"} if same else {})
     assert fitted_groups(calibrator(data=False), offered) == {}
+
+
+@pytest.mark.parametrize(
+    ("word", "groups", "said"),
+    [
+        ("", ["", "", ""], []),
+        (r"(p\d)_", ["p0", "p0", "p1"], [r"groups by --groups '(p\d)_', as in the fit"]),
+        ("table:groups.csv", ["", "", ""], ["the calibrator was fitted in groups by groups.csv"]),
+        (r"(q\d)_", ["", "", ""], [r"the groups of the fit, by --groups '(q\d)_', do not fit here"]),
+    ],
+)
+def test_cases_nobody_grouped_are_grouped_as_in_the_fit(word, groups, said):
+    known = calibrator()
+    known.data = replace(known.data, grouping=word)
+    offered = cohort()
+    offered = replace(offered, cases=tuple(replace(offered[0], id=name) for name in ("p0_a", "p0_b", "p1_a")))
+    found, notes = grouped_as_fitted(offered, known)
+    assert [case.group for case in found] == groups
+    assert len(notes) == len(said)
+    assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
+    own = replace(offered, cases=tuple(replace(case, group="mine") for case in offered))
+    assert grouped_as_fitted(own, known) == (own, [])
+    assert grouped_as_fitted(offered, None) == (offered, [])

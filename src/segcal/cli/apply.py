@@ -64,13 +64,13 @@ def apply(
     cohort = cohort_of(new, scores, loaded, damaged="exclude")
     claim(running, inputs=[calibrator, *new, *scores.read()], cohort=cohort)
     job = prepare(
-        calibrator,
         loaded,
         cohort,
         output,
-        maps,
-        format,
+        maps=[name.strip() for name in maps.split(",") if name.strip()],
+        format=format,
         inputs=[*new, *scores.read()],
+        file=calibrator,
         overwrite=running.overwrite,
         resume=resume,
         go_on=go_on,

@@ -76,17 +76,22 @@ def apply(
     With a `ledger` each case is noted in it when its files are in place, so that a later run can leave it alone
     (`finished`). Raises MismatchError as `check_match`, UsageError for an unknown map.
     """
-    for name in maps:
-        if name not in MAPS:
-            raise UsageError(
-                "maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas."
-            )
+    _known(maps)
     check_match(calibrator, cohort, go_on=go_on)
     calibrator, cohort, _ = level(calibrator, cohort)
     outcomes = engine.map(cohort, Application(calibrator, sink, maps, ledger))
     if any(o.error is None for o in outcomes):
         sink.finish(cohort)
     return outcomes
+
+
+def _known(maps: Sequence[str]) -> None:
+    """UsageError for a map that there is not."""
+    for name in maps:
+        if name not in MAPS:
+            raise UsageError(
+                "maps", found=repr(name), expected="some of " + ", ".join(MAPS), do="Separate several with commas."
+            )
 
 
 def finished(cohort: Cohort, sink: Sink, engine: Engine, ledger: Ledger) -> tuple[str, ...]:
@@ -271,21 +276,22 @@ class Job:
 
 
 def prepare(
-    path: Path,
     calibrator: Calibrator,
     cohort: Cohort,
     folder: Path,
-    maps: str,
-    format: str | None,
     *,
-    inputs: Sequence[Path],
-    overwrite: bool,
-    resume: bool,
-    go_on: bool,
+    maps: Sequence[str] = (),
+    format: str | None = None,
+    inputs: Sequence[Path] = (),
+    file: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    go_on: bool = False,
     zyx: bool = False,
 ) -> Job:
-    """Check everything that can be checked without reading scores. `inputs`: folders that are read from; `path`: the
-    calibrator, which may lie in the folder of the outputs; `zyx`: as the cohort was opened.
+    """Check everything that can be checked without reading scores, of writing into `folder`. `inputs`: folders that are
+    read from; `file`: the calibrator's, which may lie in the folder of the outputs; `overwrite` files that are there
+    already, or `resume` where an earlier, equal run stopped; `zyx`: as the cohort was opened.
 
     Raises MismatchError, UsageError, OutputError.
     """
@@ -296,22 +302,14 @@ def prepare(
             expected="one of them",
             do="--resume keeps finished cases, --overwrite replaces them.",
         )
-    wanted = tuple(name.strip() for name in maps.split(",") if name.strip())
-    unknown = [name for name in wanted if name not in MAPS]
-    if unknown:
-        raise UsageError(
-            "--maps",
-            found=repr(unknown[0]),
-            expected="some of " + ", ".join(MAPS),
-            do="Separate several with commas.",
-        )
+    _known(maps)
     warnings = check_match(calibrator, cohort, go_on=go_on) + level(calibrator, cohort)[2]
-    sink = sink_for(cohort, folder, wanted, format, zyx=zyx)
+    sink = sink_for(cohort, folder, tuple(maps), format, zyx=zyx)
     read = [*inputs, *(file for case in cohort for file in case.paths)]
     claims.claim_folder(folder, read)
     entries = {
         "calibrator": digest(calibrator),
-        "maps": list(wanted),
+        "maps": list(maps),
         "format": type(sink).__name__,
         "kind": cohort.kind,
         "pool": cohort.pool,
@@ -322,8 +320,15 @@ def prepare(
         "versions": versions(),
     }
     ledger = Ledger(folder, entries)
-    _check_targets(cohort, sink, ledger, journal.identities([path, *read]), overwrite=overwrite, resume=resume)
-    return Job(calibrator, cohort, sink, wanted, ledger, resume and ledger.path.exists(), tuple(warnings))
+    _check_targets(
+        cohort,
+        sink,
+        ledger,
+        journal.identities(read if file is None else [file, *read]),
+        overwrite=overwrite,
+        resume=resume,
+    )
+    return Job(calibrator, cohort, sink, tuple(maps), ledger, resume and ledger.path.exists(), tuple(warnings))
 
 
 def _check_targets(
