@@ -95,4 +95,4 @@ def test_both_sources_and_levels_in_one_call(segcal: Any, fitting: Any, tmp_path
 def test_options_of_training_beside_exact_methods_are_refused(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     said = segcal("fit", *fitting.labelled, "--method", "ts", "--epochs", "3", "-o", tmp_path / "x.safetensors")
     assert said.code == 2
-    assert "a method that is trained" in said.err
+    assert "expected one of iop, lts" in said.err
