@@ -23,6 +23,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from segcal import __version__
 from segcal.data import head as heads
 from segcal.data.case import Origin
 from segcal.data.files import journal
@@ -92,8 +93,6 @@ def describe(calibrator: Calibrator) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What made the file."""
-    from segcal import __version__
-
     return {
         "segcal": __version__,
         "torch": torch.__version__,
