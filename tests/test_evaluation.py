@@ -315,3 +315,25 @@ def test_more_groups_than_blocks_are_put_together(monkeypatch):
     assert (found.differences["ace"].groups, found.differences["nll"].groups) == (4, 8)
     whole = evaluate(cohort(), scaled(0.4), Threads(2)).to_json()
     assert whole == found.to_json()
+
+
+@pytest.mark.parametrize("engine", [Serial(), Threads(2)])
+@pytest.mark.parametrize("bad", [(6,), (4, 5)])
+def test_cases_whose_data_cannot_be_used_are_left_out_if_told_so_and_the_numbers_are_those_of_the_others(
+    fitted, engine, bad
+):
+    spoilt = Y.copy()
+    spoilt[list(bad)] = 9
+    groups = ["p", "p", "q", "q", "r", "r", "s", "t"]
+    whole, rest = cohort(y=spoilt, groups=groups), [k for k in range(8) if k not in bad]
+    alone = cohort(rest, groups=[groups[k] for k in rest])
+    with pytest.raises(LabelError, match=f"labels.{bad[0]}"):
+        evaluate(whole, None, Serial())
+    for calibrator, fit_cases in ((None, "refuse"), (fitted, "exclude"), (fitted, "include")):
+        found = evaluate(whole, calibrator, engine, fitted=fit_cases, damaged="exclude")
+        assert list(found.cohort.damaged) == [f"case{k}" for k in bad]
+        told, expected = found.to_json(), evaluate(alone, calibrator, engine, fitted=fit_cases).to_json()
+        assert list(told.pop("failed")) == [f"case{k}" for k in bad] and expected.pop("failed") == {}
+        assert json.dumps(told) == json.dumps(expected)
+    with pytest.raises(LabelError):
+        evaluate(cohort(bad, y=spoilt), None, engine, damaged="exclude")

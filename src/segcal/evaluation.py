@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from segcal import accumulate
 from segcal.accumulate import Accumulator, State
 from segcal.calibrators import Calibrator
-from segcal.cases import Cohort, Record, found_note, hidden_note
+from segcal.cases import Cohort, Damaged, Record, found_note, hidden_note
 from segcal.engines import Ask, Engine, Need
 from segcal.engines.need import HANDED, state_bytes
-from segcal.errors import HeldOutError
+from segcal.errors import DataError, HeldOutError
 from segcal.head import Head
 from segcal.matching import check_match, fitted_cases, fitted_groups, level
 from segcal.methods.method import Fit
@@ -207,28 +207,37 @@ class Evaluation:
             "verdict": None if self.verdict is None else self.verdict.to_json(),
             "per_case": rows,
             "in_sample": list(self.in_sample),
+            "failed": {name: str(error) for name, error in self.cohort.damaged.items()},
             "notes": list(self.notes),
         }
 
 
 def evaluate(
-    cohort: Cohort, calibrator: Calibrator | None, engine: Engine, *, fitted: Fitted = "refuse", go_on: bool = False
+    cohort: Cohort,
+    calibrator: Calibrator | None,
+    engine: Engine,
+    *,
+    fitted: Fitted = "refuse",
+    go_on: bool = False,
+    damaged: Damaged = "refuse",
 ) -> Evaluation:
     """Score `cohort` without and with `calibrator`.
 
     Raises HeldOutError for cases it was fitted on, and for others of their groups (the same patient's), unless `fitted`
-    says to leave them out or to include them as in-sample; MismatchError as `check_match`.
+    says to leave them out or to include them as in-sample; MismatchError as `check_match`; what is wrong with the data
+    of a case, unless `damaged` says to leave such cases out, which are then the evaluated cohort's `damaged`.
     """
     notes: list[str] = []
+    failed: dict[str, DataError] | None = {} if damaged == "exclude" else None
     if calibrator is not None:
         notes += check_match(calibrator, cohort, go_on=go_on)
         calibrator, cohort, said = level(calibrator, cohort)
         notes += [note for note in said if note not in cohort.storage.notes()]
-        cohort = _without_fitted(cohort, calibrator, engine, fitted, notes)
+        cohort = _without_fitted(cohort, calibrator, engine, fitted, notes, failed)
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     if calibrator is not None:
         stages["calibrated"] = [(None, calibrator)]
-    found, records = _score(cohort, stages, engine)
+    found, records, cohort = _score(cohort, stages, engine, failed)
     seen = [] if calibrator is None else fitted_cases(calibrator, records)
     mates = {} if calibrator is None else _mates(calibrator, cohort, seen)
     if seen and fitted != "include":
@@ -256,7 +265,7 @@ def crossfitted(cohort: Cohort, fits: Mapping[str, Fit], engine: Engine) -> dict
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     for name, fit in fits.items():
         stages[name] = [(frozenset(fold), calibrator) for fold, calibrator in zip(fit.folds, fit.held_out, strict=True)]
-    found, records = _score(cohort, stages, engine)
+    found, records, _ = _score(cohort, stages, engine)
     return {name: Evaluation(cohort, found["uncalibrated"], found[name], records) for name in fits}
 
 
@@ -372,8 +381,12 @@ def _merged(accumulator: Accumulator, states: Iterable[State]) -> State:
 
 
 def _score(
-    cohort: Cohort, stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]], engine: Engine
-) -> tuple[dict[str, Scored], list[Record]]:
+    cohort: Cohort,
+    stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]],
+    engine: Engine,
+    failed: dict[str, DataError] | None = None,
+) -> tuple[dict[str, Scored], list[Record], Cohort]:
+    """Numbers of each stage, records, and the cohort without the cases that `failed` (see `Engine.survey`)."""
     head = cohort.head
     parts = range(len(head.parts))
     suites = [suite(len(head.part_classes(part)), head.part_background(part)) for part in parts]
@@ -408,25 +421,34 @@ def _score(
                 sums[name] = accumulate.merge(suites[place[1]][name], sums[name], mine[name])
 
     with engine.within(cohort, scoring_need(cohort, len(stages)), "these metrics", fitting=False):
-        answers, records = engine.survey(cohort, asks, add)
+        answers, records = engine.survey(cohort, asks, add, failed)
+    rest = cohort.without(failed or {})
+    left = sorted({block_of[k] for k, case in enumerate(cohort) if case.id not in rest.damaged})
     out = {}
     for stage, pieces in stages.items():
         for part in parts:
             for b, sums in enumerate(pooled[stage, part]):
                 keys = [(stage, part, "strata", k, b) for k in range(len(pieces))]
                 sums["strata"] = _merged(strata[part], [answers[key] for key in keys if key in answers])
-        summary = _joined(head, [gathered[stage, part].summary([c.id for c in cohort]) for part in parts])
+        summary = _joined(head, [gathered[stage, part].summary([c.id for c in rest]) for part in parts])
         accumulators = [{**suites[part], "strata": strata[part]} for part in parts]
-        out[stage] = Scored(summary, accumulators, [pooled[stage, part] for part in parts])
-    return out, records
+        out[stage] = Scored(summary, accumulators, [[pooled[stage, part][b] for b in left] for part in parts])
+    return out, records, rest
 
 
 def _joined(head: Head, by_part: Sequence[Summary]) -> Summary:
     return by_part[0] if head.rows == head.channels else combine_parts(by_part, head.parts)
 
 
-def _without_fitted(cohort: Cohort, calibrator: Calibrator, engine: Engine, fitted: Fitted, notes: list[str]) -> Cohort:
-    """Refuse or leave out fitted cases before the long pass.
+def _without_fitted(
+    cohort: Cohort,
+    calibrator: Calibrator,
+    engine: Engine,
+    fitted: Fitted,
+    notes: list[str],
+    failed: dict[str, DataError] | None,
+) -> Cohort:
+    """Refuse or leave out fitted cases before the long pass; `failed` as in `Engine.survey`.
 
     Where nothing is left out, cases of the same name are looked at first, since they are the likely ones.
     """
@@ -434,7 +456,8 @@ def _without_fitted(cohort: Cohort, calibrator: Calibrator, engine: Engine, fitt
         return cohort
     names = {r.id for r in calibrator.data.records}
     likely = cohort if fitted == "exclude" else _subset(cohort, [c.id for c in cohort if c.id in names])
-    seen = [] if likely is None else fitted_cases(calibrator, engine.survey(likely, {})[1])
+    seen = [] if likely is None else fitted_cases(calibrator, engine.survey(likely, {}, failed=failed)[1])
+    cohort = cohort.without(failed or {})
     mates = _mates(calibrator, cohort, seen)
     if not seen and not mates:
         return cohort

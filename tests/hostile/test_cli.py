@@ -107,7 +107,7 @@ def test_a_calibrator_of_other_classes(tmp_path: Path, cal: Path, capsys: pytest
 
 @pytest.mark.parametrize("command", ["check", "fit", "evaluate"])
 @pytest.mark.parametrize("harm", ["truncated", "nan", "label", "shape", "one class more"])
-def test_bad_data_are_code_3_and_name_the_file(
+def test_bad_data_are_named_and_stop_all_but_an_evaluation_of_the_other_cases(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, harm: str
 ) -> None:
     results, labels = write(tmp_path / "data", ["good", "harmed"])
@@ -127,7 +127,8 @@ def test_bad_data_are_code_3_and_name_the_file(
     capsys.readouterr()
     code = run([command, str(results), "--labels", str(labels), *map(str, more), "--workers", "1"])
     said = capsys.readouterr()
-    assert code == 3
+    # of two cases with different numbers of classes nobody knows which is the right one
+    assert code == (4 if command == "evaluate" and harm != "one class more" else 3)
     assert "harmed" in said.out + said.err
     assert "Traceback" not in said.err
     assert sorted(p.name for p in tmp_path.rglob("*")) == before

@@ -14,7 +14,7 @@ from segcal.cases.case import (
     Window,
     block_length,
 )
-from segcal.cases.cohort import CaseReader, Cohort, FieldWindows
+from segcal.cases.cohort import CaseReader, Cohort, Damaged, FieldWindows, refusal
 from segcal.cases.padding import Box, UnrecordedBox, found_note, hidden_note
 from segcal.cases.rows import Block, Note, Prepared, Record, Rows
 from segcal.cases.storage import Storage
@@ -31,6 +31,7 @@ __all__ = [
     "Case",
     "CaseReader",
     "Cohort",
+    "Damaged",
     "Field",
     "FieldWindows",
     "Note",
@@ -45,4 +46,5 @@ __all__ = [
     "block_length",
     "found_note",
     "hidden_note",
+    "refusal",
 ]

@@ -11,7 +11,7 @@ import contextlib
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -23,12 +23,18 @@ from segcal.cases.case import IGNORED, OUTSIDE, PADDING, ROLES, SCORED, Case, Pr
 from segcal.cases.padding import Box
 from segcal.cases.rows import Block, Note, Prepared, Record
 from segcal.cases.storage import Sampling, Storage, doubt
-from segcal.errors import LabelError, MissingError, ScoreError, ShapeError, UsageError
+from segcal.errors import DataError, LabelError, MissingError, ScoreError, ShapeError, UsageError
 from segcal.head import NO_TARGET, Head, check_labels
 from segcal.journal import Scratch
 from segcal.places import LabelMap, Places, Stored
 from segcal.pooling import Pool, pool_members, pooled_kind
 from segcal.scores import Kind, Resolution
+
+Damaged = Literal["refuse", "exclude"]
+"""What is done with cases whose data cannot be used: nothing at all is done, or they are left out, and named."""
+
+NAMED = 20
+"""Damaged cases named beside the first."""
 
 NOT_LOOKED_AT = -1
 """Stands in a predicted label map for padding and what lies outside the mask."""
@@ -40,7 +46,7 @@ class Cohort(Sequence[Case]):
 
     `sampling`: how its storage is found out; a cohort made without one looks at its own cases. `grouping`: the word by
     which their groups were made (`segcal.splits.grouped`), '' where nobody said one. `unit`: what logits are divided by
-    when they are read.
+    when they are read. `damaged`: cases left out because their data cannot be used, each with its error.
     """
 
     cases: tuple[Case, ...]
@@ -52,9 +58,12 @@ class Cohort(Sequence[Case]):
     sampling: Sampling | None = None
     grouping: str = ""
     unit: float = 1.0
+    damaged: Mapping[str, DataError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.cases:
+            if self.damaged:
+                raise refusal(self.damaged)
             raise MissingError(
                 self.name,
                 found="no case",
@@ -168,14 +177,36 @@ class Cohort(Sequence[Case]):
         """
         wanted = list(patterns)
         for pattern in wanted:
-            if not any(fnmatch.fnmatchcase(c.id, pattern) for c in self.cases):
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in [*(c.id for c in self.cases), *self.damaged]):
                 raise UsageError(
                     "cases",
                     found=f"{pattern!r}, which names no case",
                     expected=f"names or patterns of cases such as {self.cases[0].id!r}",
                     do="List the cases with `segcal check`.",
                 )
-        return replace(self, cases=tuple(c for c in self.cases if any(fnmatch.fnmatchcase(c.id, p) for p in wanted)))
+
+        def chosen(name: str) -> bool:
+            return any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+
+        return replace(
+            self,
+            cases=tuple(c for c in self.cases if chosen(c.id)),
+            damaged={name: error for name, error in self.damaged.items() if chosen(name)},
+        )
+
+    def without(self, damaged: Mapping[str, DataError]) -> Cohort:
+        """The same with these cases, by name, left out as damaged; where no other is left, the first one's error."""
+        if not damaged:
+            return self
+        found = {c.id: damaged[c.id] for c in self.cases if c.id in damaged}
+        cases = tuple(c for c in self.cases if c.id not in damaged)
+        return replace(self, cases=cases, damaged={**self.damaged, **found})
+
+    def whole(self) -> Cohort:
+        """Itself, if no case is damaged; otherwise the error of the first that is, which names the others."""
+        if self.damaged:
+            raise refusal(self.damaged, "Or leave them out: choose the others with --cases.")
+        return self
 
     def grouped(self, group_of: Mapping[str, str], by: str = "") -> Cohort:
         """The same cases with groups by case id, made `by` a word. A case not named is a UsageError."""
@@ -242,6 +273,14 @@ class Cohort(Sequence[Case]):
                     case.scores[0].where, case.shape, windows, self.cuts(index), self.head, masked=mask is not None
                 )
             yield CaseReader(self, index, windows, labels, mask, FieldWindows(case, stack, scratch), crop)
+
+
+def refusal(damaged: Mapping[str, DataError], do: str = "") -> DataError:
+    """The error of the first of some damaged cases, naming the others; `do`: another way out than its own."""
+    first, names = next(iter(damaged.values())), list(damaged)[1:]
+    shown = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    found = f"{first.found} (and {len(names)} more case(s) that cannot be used: {shown})" if names else first.found
+    return type(first)(first.where, found=found, expected=first.expected, do=f"{first.do} {do}".rstrip())
 
 
 class FieldWindows:

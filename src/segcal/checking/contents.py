@@ -21,7 +21,7 @@ def data(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         if cohort.members == 1
         else f"{cohort.members} members, averaged as {'probabilities' if cohort.pool == 'probs' else 'logits'}"
     )
-    yield Finding("ok", "data", f"{count(len(cohort), 'case')}, {axes}; {members}; scores of kind {cohort.kind}")
+    yield Finding("ok", "data", f"{count(facts['cases'], 'case')}, {axes}; {members}; scores of kind {cohort.kind}")
     head = cohort.head
     if isinstance(head, Regions):
         text = (
@@ -58,7 +58,7 @@ def failed(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "case",
-            f"{len(failed) - SHOWN} more cannot be used: {some(failed[SHOWN:], 4 * SHOWN)}",
+            f"{len(failed) - SHOWN} more cannot be used: {', '.join(failed[SHOWN:])}",
             "--json tells why of each.",
         )
 

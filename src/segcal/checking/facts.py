@@ -106,7 +106,7 @@ def brief(cohort: Cohort, engine: Engine) -> dict[str, Any]:
 def _described(cohort: Cohort) -> dict[str, Any]:
     made = cohort.provenance
     return {
-        "cases": len(cohort),
+        "cases": len(cohort) + len(cohort.damaged),
         "groups": len(set(cohort.groups)),
         "members": cohort.members,
         "kind": cohort.kind,

@@ -59,7 +59,7 @@ def apply(
 
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
-    cohort = cohort_of(new, scores, loaded)
+    cohort = cohort_of(new, scores, loaded, damaged="exclude")
     claim(running, inputs=[calibrator, *new, *scores.read()], cohort=cohort)
     job = applying.prepare(
         calibrator,

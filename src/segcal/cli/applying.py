@@ -16,8 +16,9 @@ from segcal import application, journal
 from segcal.calibrators import Calibrator
 from segcal.calibrators.files import digest, versions
 from segcal.cases import Cohort, found_note
-from segcal.cli.console import Output, error
-from segcal.engines import Engine, Outcome
+from segcal.cli.common import PARTLY
+from segcal.cli.console import Output, failures
+from segcal.engines import Engine, Outcome, damaged
 from segcal.errors import OutputError, UsageError
 from segcal.matching import check_match, level
 from segcal.sinks import Sink, claims
@@ -25,7 +26,6 @@ from segcal.sinks.formats import sink_for
 from segcal.sinks.ledger import Ledger
 from segcal.sinks.placing import check_targets
 
-PARTLY = 4
 REPLACEABLE = (".npz", ".pkl", ".zarr")
 """Endings of outputs that no folder of label maps or images has."""
 COUNTS = ("voxels", "padding", "flips", "decisions", "delivered_differs")
@@ -87,13 +87,11 @@ class Done:
             )
         for warning in self.notes:
             out.text(f"note: {warning}", "yellow")
-        for outcome in self.failed:
-            error(f"case {outcome.id}: {outcome.error}")
-        if self.failed:
-            error(
-                f"{len(self.failed)} of {len(self.outcomes)} case(s) not written; the written ones are complete. Repair"
-                " these and run again with --resume."
-            )
+        failures(
+            {o.id: o.error for o in self.outcomes if o.error is not None},
+            len(self.outcomes),
+            "not written; the written ones are complete. Repair these and run again with --resume.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `apply --json` writes."""
@@ -136,7 +134,7 @@ class Job:
         if not left:
             # an earlier run may have been stopped after its last case
             self.sink.finish(self.cohort)
-            return Done((), skipped, 0, self)
+            return Done(damaged(self.cohort), skipped, 0, self)
         self.ledger.begin([case.id for case in left])
         outcomes = application.apply(
             self.calibrator,

@@ -28,7 +28,7 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     from segcal.cli.opening import claim, cohort_of, engine_of
 
     out = Output(running.quiet, running.json)
-    cohort = cohort_of(results, scores)
+    cohort = cohort_of(results, scores, damaged="exclude")
     claim(running, inputs=[*results, *scores.read()], cohort=cohort)
     with engine_of(running) as engine:
         found = checking.check(cohort, engine)

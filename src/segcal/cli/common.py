@@ -13,6 +13,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
+PARTLY = 4
+"""Exit code of a command that did its work for some cases and not for others."""
+
 SCORES = Group("Scores", sort_key=1)
 LABELS = Group("Labels", sort_key=2)
 RUNNING = Group("Running", sort_key=3)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from segcal.errors import visible
+from segcal.errors import SegcalError, visible
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -86,6 +86,14 @@ def console(stderr: bool = False) -> Console:
 def error(text: str) -> None:
     """One message on stderr."""
     console(stderr=True).print(Text("error: ", style="bold red") + Text(escaped(text)), soft_wrap=True)
+
+
+def failures(failed: Mapping[str, SegcalError], total: int, end: str) -> None:
+    """Which of `total` cases failed and why, and how it ends for all of them, on stderr. None failed: nothing."""
+    for case, why in failed.items():
+        error(f"case {case}: {why}")
+    if failed:
+        error(f"{len(failed)} of {total} case(s) {end}")
 
 
 def escaped(text: str) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running
-from segcal.cli.console import Output
+from segcal.cli.common import AS_USUAL, LABELLED_AS_THEY_ARE, PARTLY, Labelled, Running
+from segcal.cli.console import Output, failures
 
 
 def evaluate(
@@ -29,7 +29,8 @@ def evaluate(
     fitted on are recognised by their content, whatever they are called, and refused; so are other cases of their
     groups, such as another image of the same patient: cases are grouped as in the fit unless --groups says otherwise.
     Without --calibrator, the scores are evaluated as they are. A verdict says in words what is better, what is worse
-    and what cannot be told from so many cases; intervals treat groups, not voxels, as independent.
+    and what cannot be told from so many cases; intervals treat groups, not voxels, as independent. If files of some
+    cases are damaged the others are still scored, and the exit code is 4.
 
         segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
         segcal evaluate HELDOUT --labels LABELS --csv cases.csv
@@ -60,7 +61,7 @@ def evaluate(
 
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)
-    cohort = cohort_of(heldout, scores, loaded).labelled()
+    cohort = cohort_of(heldout, scores, loaded, damaged="exclude").labelled()
     claim(running, [(csv, claims.CASES)], [calibrator, *heldout, *scores.read()], cohort)
     cohort = cohort if slice_axis is None else cohort.sliced(slice_axis)
     cohort, regrouped = grouped_as_fitted(cohort, loaded)
@@ -68,7 +69,7 @@ def evaluate(
         out.text(f"note: {note}", "yellow")
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:
-        found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on)
+        found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude")
     result = found.to_json()
     for note in found.notes:
         out.text(f"note: {note}", "yellow")
@@ -89,4 +90,6 @@ def evaluate(
         tables.write_cases(csv, result["per_case"])
         out.text(f"written: {csv}")
     out.json(result)
-    return 0
+    failed = found.cohort.damaged
+    failures(failed, len(found.cohort) + len(failed), "not scored; the numbers are those of the others.")
+    return PARTLY if failed else 0

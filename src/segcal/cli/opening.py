@@ -16,7 +16,7 @@ from types import EllipsisType
 
 from segcal import splits
 from segcal.calibrators import Calibrator
-from segcal.cases import Cohort
+from segcal.cases import Cohort, Damaged
 from segcal.cli.common import Labelled, Running, Scores, typed
 from segcal.cli.console import STDOUT, bars
 from segcal.engines import Engine, Threads
@@ -32,8 +32,12 @@ MOST = 1 << 60
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | None = None) -> Cohort:
-    """The cohort that `results` and options describe; no voxel is read."""
+def cohort_of(
+    results: Sequence[Path], scores: Scores, calibrator: Calibrator | None = None, damaged: Damaged = "refuse"
+) -> Cohort:
+    """The cohort that `results` and options describe; no voxel is read. `damaged` as in `open_cohort`, of the cases
+    chosen.
+    """
     labelled = scores if isinstance(scores, Labelled) else Labelled()
     remembered = None if calibrator is None or calibrator.data is None else calibrator.data.pool
     background: int | EllipsisType | None = (
@@ -52,11 +56,13 @@ def cohort_of(results: Sequence[Path], scores: Scores, calibrator: Calibrator | 
         channel_axis=scores.channel_axis,
         images=scores.images,
         networks=scores.networks,
+        damaged="exclude",
     )
     if calibrator is not None:
         cohort = _as_fitted(cohort, calibrator, labelled)
     if scores.cases:
         cohort = cohort.select(scores.cases)
+    cohort = cohort if damaged == "exclude" else cohort.whole()
     return cohort if labelled.groups is None else splits.grouped(cohort, labelled.groups)
 
 

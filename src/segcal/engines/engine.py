@@ -27,7 +27,7 @@ from segcal.engines.filed import Filed, FiledChunk
 from segcal.engines.need import MIB, Need, Sizes, spoken
 from segcal.engines.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored, chunk_rows
 from segcal.engines.single import one_thread
-from segcal.errors import SegcalError, UsageError
+from segcal.errors import DataError, SegcalError, UsageError
 from segcal.head import Head
 from segcal.journal import Scratch
 from segcal.places import Places
@@ -85,6 +85,11 @@ class Outcome:
     id: str
     summary: Mapping[str, Any] | None
     error: SegcalError | None = None
+
+
+def damaged(cohort: Cohort) -> list[Outcome]:
+    """Outcomes of the damaged cases of a cohort, which are not read."""
+    return [Outcome(name, None, error) for name, error in cohort.damaged.items()]
 
 
 class Engine(ABC):
@@ -170,7 +175,7 @@ class Engine(ABC):
 
         Close the result (`with engine.pin(...) as pinned`) to remove its files.
         """
-        cohort = cohort.labelled().sampled()
+        cohort = cohort.whole().labelled().sampled()
         scratch = Scratch(0)
         room = min(self.max_memory // 3 - 4 * SAMPLE_NUMBERS, self.max_memory - self._lent)
         shelf = Shelf(cohort.head, room, scratch)
@@ -252,16 +257,21 @@ class Engine(ABC):
         pinned.passes += 1
 
     def survey(
-        self, cohort: Cohort, asks: Mapping[K, Ask], each: Callable[[int, Mapping[K, State]], object] | None = None
+        self,
+        cohort: Cohort,
+        asks: Mapping[K, Ask],
+        each: Callable[[int, Mapping[K, State]], object] | None = None,
+        failed: dict[str, DataError] | None = None,
     ) -> tuple[dict[K, Any], list[Record]]:
         """Answer asks (all of `Level.ALL`) while reading the scores of a labelled cohort once, keeping nothing; also
         what to remember of each case.
 
         `each`: given every case's states of asks `by_case` when the case is done, in any order; they are then not kept
         for the answers, which would take as much memory as there are cases. Places that accumulators need are computed
-        once a case, however many asks there are.
+        once a case, however many asks there are. `failed`: takes the errors of cases whose data cannot be used, which
+        are then in no answer and no record; None: the first such error is raised.
         """
-        cohort = cohort.labelled().sampled()
+        cohort = (cohort if failed is not None else cohort.whole()).labelled().sampled()
         answers = _Answers(cohort.head, asks)
         records: dict[int, Record] = {}
 
@@ -275,6 +285,17 @@ class Engine(ABC):
             answers.add(partial)
 
         def work(index: int) -> dict[Any, State]:
+            found: dict[Any, State] = {}
+            try:
+                found = scored(index)
+            except DataError as error:
+                if failed is None:
+                    raise
+                failed[cohort[index].id] = error
+            self.progress.step()
+            return found
+
+        def scored(index: int) -> dict[Any, State]:
             mine = {k: a for k, a in asks.items() if a.wants(index)}
             total: dict[Any, State] = {}
             notes = []
@@ -301,12 +322,11 @@ class Engine(ABC):
                             asks,
                         )
                 records[index] = reader.record(notes)
-            self.progress.step()
             return total
 
         self.progress.start("scoring cases", len(cohort))
         self._all(work, range(len(cohort)), take)
-        return answers.done(), [records[i] for i in range(len(cohort))]
+        return answers.done(), [records[i] for i in sorted(records)]
 
     def map(
         self,
@@ -317,8 +337,8 @@ class Engine(ABC):
         keep_members: bool = False,
         each: Callable[[int, Mapping[str, Any]], Mapping[str, Any]] = lambda index, summary: summary,
     ) -> list[Outcome]:
-        """Map every case and return an outcome each, in the order of the cohort. A case that fails leaves nothing and
-        does not stop the others.
+        """Map every case and return an outcome each, in the order of the cohort, then one of every damaged case. A case
+        that fails leaves nothing and does not stop the others.
 
         `keep_members`: blocks hold the members' own scores beside the pooled ones. `each`: from a case's index and
         summary, when it is done, to what of it is kept.
@@ -350,7 +370,7 @@ class Engine(ABC):
 
         self.progress.start(what, len(cohort))
         self._all(work, range(len(cohort)), take)
-        return [outcomes[i] for i in range(len(cohort))]
+        return [*(outcomes[i] for i in range(len(cohort))), *damaged(cohort)]
 
     def gather(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Do all the work and return the results in the order of the items."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 
-from segcal.cases import Cohort
+from segcal.cases import Cohort, Damaged
 from segcal.errors import MissingError, UsageError
 from segcal.pooling import Pool
 from segcal.reading import entries
@@ -46,6 +46,7 @@ def open_cohort(
     channel_axis: int = 0,
     images: PathLike | None = None,
     networks: int | None = None,
+    damaged: Damaged = "refuse",
 ) -> Cohort:
     """Find the cases in `paths` and describe them; no voxel is read.
 
@@ -57,6 +58,8 @@ def open_cohort(
     have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis
     of arrays in a plain folder. `images`: a folder of the images that were segmented, named as the cases, for methods
     that look at them. `networks`: how many networks each path's probabilities average, where the files do not say.
+    `damaged`: cases with a file that cannot be used (truncated, of another shape than the scores) are refused, or
+    'exclude' leaves them out, each with its error in the cohort's `damaged`.
 
     Raises UsageError for arguments, MissingError where cases, labels or probabilities are missing, other DataErrors for
     files that cannot be used.
@@ -94,7 +97,8 @@ def open_cohort(
     twice = [p for k, p in enumerate(listed) if p.resolve() in {q.resolve() for q in listed[:k]}]
     if twice:
         raise UsageError(str(twice[0]), found="a path named twice", expected="each member once", do="Leave it out.")
-    return layouts[0].open(listed, request)
+    cohort = layouts[0].open(listed, request)
+    return cohort if damaged == "exclude" else cohort.whole()
 
 
 def _is_file(path: Path) -> bool:

@@ -3,18 +3,19 @@ maps beside.
 
 Promises: the key of a .npz (or the array's name in a zarr group) declares the kind of scores, unless the caller does;
 any other file needs `kind`, and nothing is guessed from values. Every member must hold every case: one that lacks a
-case is a MissingError naming both. Class names come from the caller or from a dataset.json in a member's folder or the
-one above, in nnU-Net's style; a dataset.json without `labels` is somebody else's and is left alone. A case without a
-label map has no labels; if no case has one, the folder of labels is refused.
+case is a MissingError naming both. What is wrong with the files of one case costs that case (`Cohort.damaged`). Class
+names come from the caller or from a dataset.json in a member's folder or the one above, in nnU-Net's style; a
+dataset.json without `labels` is somebody else's and is left alone. A case without a label map has no labels; if no case
+has one, the folder of labels is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segcal.cases import Case, Cohort, Field, Provenance
-from segcal.errors import MissingError, ShapeError, UsageError
+from segcal.cases import Case, Cohort, Field, Provenance, refusal
+from segcal.errors import DataError, MissingError, ShapeError, UsageError
 from segcal.head import Head
 from segcal.places import slice_axis
 from segcal.reading import entries, listed
@@ -77,12 +78,15 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
     images = None if request.images is None else CaseImages.find(request.images)
     if labels is not None:
         labels.check(names)
-    cases, kinds = [], dict[Kind, Path]()
-    for case in names:
+    kinds = dict[Kind, Path]()
+
+    def one(case: str) -> Case:
         paths = [files[case] for _, files in members]
-        opened = [scores_in(path, request) for path in paths]
-        kinds.update((kind, path) for (kind, _), path in zip(opened, paths, strict=True) if kind not in kinds)
-        cases.append(_case(case, paths, tuple(field for _, field in opened), labels, masks, images, request))
+        found = [scores_in(path, request) for path in paths]
+        kinds.update((kind, path) for (kind, _), path in zip(found, paths, strict=True) if kind not in kinds)
+        return _case(case, paths, tuple(field for _, field in found), labels, masks, images, request)
+
+    cases, damaged = opened(names, one)
     if len(kinds) > 1:
         (one, here), (other, there) = list(kinds.items())[:2]
         raise UsageError(
@@ -92,13 +96,27 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
             do="Store all cases and members as one kind of scores.",
         )
     return Cohort(
-        tuple(cases),
+        cases,
         request.head(_described([where for where, _ in members]), cases[0].scores[0].channels or 0),
         next(iter(kinds)),
         request.pool,
         Provenance(members=len(members), origin="files").told(request.networks),
         name,
+        damaged=damaged,
     )
+
+
+def opened(names: Iterable[str], one: Callable[[str], Case]) -> tuple[tuple[Case, ...], dict[str, DataError]]:
+    """Cases, `one` by name, and the errors of those whose data cannot be used. None can: the first one's error."""
+    cases, damaged = list[Case](), dict[str, DataError]()
+    for name in names:
+        try:
+            cases.append(one(name))
+        except DataError as error:
+            damaged[name] = error
+    if not cases:
+        raise refusal(damaged)
+    return tuple(cases), damaged
 
 
 def same_cases(members: Sequence[tuple[str, set[str]]]) -> list[str]:
@@ -142,6 +160,8 @@ def scores_in(path: Path, request: Request) -> tuple[Kind, Field]:
 
 
 def _pick(names: list[str], kind: Kind | None, path: Path) -> tuple[str, Kind]:
+    if not names:
+        raise maps.nothing_in(path)
     known = [n for n in names if n in KIND_OF_KEY]
     fitting = [n for n in known if kind is None or KIND_OF_KEY[n] == kind]
     if len(fitting) == 1:
@@ -151,7 +171,7 @@ def _pick(names: list[str], kind: Kind | None, path: Path) -> tuple[str, Kind]:
         return alone[0], check_kind(kind)
     raise UsageError(
         str(path),
-        found=f"arrays {', '.join(names) or 'none'}" + (f" beside kind={kind!r}" if kind is not None else ""),
+        found=f"arrays {', '.join(names)}" + (f" beside kind={kind!r}" if kind is not None else ""),
         expected="one array called " + ", ".join(KIND_OF_KEY),
         do="Name the array after what it holds, or, if it is the only one, declare it with kind= (--kind).",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcal.cases import Field
-from segcal.errors import MissingError, ShapeError, UsageError
+from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 from segcal.reading import entries
 from segcal.sources import images, nifti
 from segcal.sources.nifti import Axes, NiftiField
@@ -63,8 +63,20 @@ def by_case(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def nothing_in(path: Path) -> UnreadableError:
+    """What is said of a file that could hold arrays and holds none."""
+    return UnreadableError(
+        str(path),
+        found="no array in it",
+        expected="an array",
+        do="It may be damaged: copy or write this case again.",
+    )
+
+
 def _npz(path: Path, axes: Axes) -> Field:
     names = keys(path)
+    if not names:
+        raise nothing_in(path)
     if len(names) != 1 and "labels" not in names:
         raise UsageError(
             str(path),

@@ -30,7 +30,7 @@ from segcal.reading import entries, listed, shown
 from segcal.sources import maps, nifti, pickles
 from segcal.sources.case_images import CaseImages
 from segcal.sources.dataset_json import head_of, read_json
-from segcal.sources.folder import agreed, same_cases
+from segcal.sources.folder import agreed, opened, same_cases
 from segcal.sources.maps import Maps, ending, open_map
 from segcal.sources.nifti import Axes
 from segcal.sources.npz import NpzField
@@ -188,7 +188,7 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     images = None if request.images is None else CaseImages.find(request.images)
     if labels is not None:
         labels.check(names)
-    cases = tuple(_case(case, members, labels, masks, images) for case in names)
+    cases, damaged = opened(names, lambda case: _case(case, members, labels, masks, images))
     return Cohort(
         cases,
         request.head(described, cases[0].scores[0].channels or 0),
@@ -196,6 +196,7 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
         request.pool,
         provenance,
         name,
+        damaged=damaged,
     )
 
 

@@ -194,12 +194,13 @@ def _cohort(data: Data) -> Cohort:
         channel_axis=data.channel_axis,
         images=data.images,
         networks=data.networks,
+        damaged="exclude",
     )
     return cohort.labelled()
 
 
 def _selected(cohort: Cohort, data: Data) -> Cohort:
-    return cohort.select(data.cases) if data.cases else cohort
+    return (cohort.select(data.cases) if data.cases else cohort).whole()
 
 
 def _grouped(name: str, cohort: Cohort, data: Data, clean: Cohort) -> Cohort:
