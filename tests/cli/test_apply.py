@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -208,3 +209,40 @@ def test_formats(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path, fo
     assert segcal(
         "apply", calibrator, *heldout.words, "-o", tmp_path / "out", "--format", format, "--resume", "--json"
     ).json["skipped"] == ["q00", "q01", "q02", "q03"]
+
+
+@pytest.mark.parametrize("zyx", [False, True])
+def test_nifti_has_the_axes_of_the_arrays_or_their_reverse_as_told(
+    segcal: Any, calibrator: Path, tmp_path: Path, zyx: bool
+) -> None:
+    told = ["--zyx"] if zyx else []
+    z = np.random.default_rng(0).normal(0, 2, (3, 4, 5, 6)).astype(np.float32)
+    (tmp_path / "new").mkdir()
+    np.savez(tmp_path / "new" / "a.npz", logits=z)
+    run = ["apply", calibrator, tmp_path / "new", "-o", tmp_path / "out", "--format", "nifti", "--maps", "confidence"]
+    assert segcal(*run, *told).code == 0
+    assert segcal("apply", calibrator, tmp_path / "new", "-o", tmp_path / "npz").code == 0
+    p = np.load(tmp_path / "npz" / "a.npz")["probabilities"]
+    axes = (3, 2, 1) if zyx else (1, 2, 3)
+    written = nibabel.load(tmp_path / "out" / "a.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(written.dataobj), p.transpose(*axes, 0))
+    confidence = nibabel.load(tmp_path / "out" / "confidence" / "a.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(confidence.dataobj), p.transpose(0, *axes).max(0))
+    said = segcal(*run, *([] if zyx else ["--zyx"]), "--resume")
+    assert said.code == 2 and "zyx" in said.err
+    assert segcal(*run, *told, "--resume").code == 0
+
+
+def test_nifti_scores_read_in_the_reverse_order_come_back_on_their_own_grid(
+    segcal: Any, calibrator: Path, tmp_path: Path
+) -> None:
+    z = np.random.default_rng(0).normal(0, 2, (4, 5, 6, 3)).astype(np.float32)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    (tmp_path / "new").mkdir()
+    nibabel.save(nibabel.Nifti1Image(z, affine), tmp_path / "new" / "a.nii.gz")
+    for name, told in (("as-stored", []), ("reversed", ["--zyx"])):
+        words = ["apply", calibrator, tmp_path / "new", "-o", tmp_path / name, "--format", "nifti", "--kind", "logits"]
+        assert segcal(*words, *told).code == 0
+        written = nibabel.load(tmp_path / name / "a.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(written.dataobj).argmax(-1), z.argmax(-1))
+        np.testing.assert_array_equal(written.affine, affine)

@@ -72,6 +72,7 @@ def apply(
         overwrite=running.overwrite,
         resume=resume,
         go_on=go_on,
+        zyx=scores.zyx,
     )
     told = findings.warn(out, cohort, running)
     with engine_of(running) as engine:

@@ -160,9 +160,10 @@ def prepare(
     overwrite: bool,
     resume: bool,
     go_on: bool,
+    zyx: bool = False,
 ) -> Job:
     """Check everything that can be checked without reading scores. `inputs`: folders that are read from; `path`: the
-    calibrator, which may lie in the folder of the outputs.
+    calibrator, which may lie in the folder of the outputs; `zyx`: as the cohort was opened.
 
     Raises MismatchError, UsageError, OutputError.
     """
@@ -183,7 +184,7 @@ def prepare(
             do="Separate several with commas.",
         )
     warnings = check_match(calibrator, cohort, go_on=go_on) + level(calibrator, cohort)[2]
-    sink = sink_for(cohort, folder, wanted, format)
+    sink = sink_for(cohort, folder, wanted, format, zyx=zyx)
     read = [*inputs, *(file for case in cohort for file in case.paths)]
     claims.claim_folder(folder, read)
     entries = {
@@ -192,6 +193,7 @@ def prepare(
         "format": type(sink).__name__,
         "kind": cohort.kind,
         "pool": cohort.pool,
+        "zyx": zyx,
         "method": calibrator.method,
         "scores": cohort.name,
         "members": cohort.members,

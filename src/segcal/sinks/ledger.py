@@ -1,10 +1,11 @@
 """A note in a folder of outputs, `segcal.json`: what made them, and which cases are finished.
 
 A case is finished if what it is read from, and what was written for it, have the digests that were noted when its files
-were in place: never by names, times or sizes. Promises: a run with another calibrator, other maps, another format or
-way of pooling never adds to the finished cases of a folder; the note is complete or as it was, and is written after the
-files it speaks of, so that a case may have to be done again but never counts wrongly. Costs: inputs and outputs are
-read once more, as bytes; the note is written once a case. No note in the folder: nothing is known of the files in it.
+were in place: never by names, times or sizes. Promises: a run with another calibrator, other maps, another format,
+order of axes or way of pooling never adds to the finished cases of a folder; the note is complete or as it was, and is
+written after the files it speaks of, so that a case may have to be done again but never counts wrongly. Costs: inputs
+and outputs are read once more, as bytes; the note is written once a case. No note in the folder: nothing is known of
+the files in it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from segcal.errors import UnreadableError, UsageError
 
 NAME = "segcal.json"
 
-COMPARED = ("calibrator", "maps", "format", "kind", "pool")
+COMPARED = ("calibrator", "maps", "format", "kind", "pool", "zyx")
 """Entries that must be equal for one run to go on where another stopped."""
 
 FINISHED = "finished"

@@ -80,13 +80,13 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         labels.check(names)
     kinds = dict[Kind, Path]()
 
-    def one(case: str) -> Case:
+    def open_case(case: str) -> Case:
         paths = [files[case] for _, files in members]
         found = [scores_in(path, request) for path in paths]
         kinds.update((kind, path) for (kind, _), path in zip(found, paths, strict=True) if kind not in kinds)
         return _case(case, paths, tuple(field for _, field in found), labels, masks, images, request)
 
-    cases, damaged = opened(names, one)
+    cases, damaged = opened(names, open_case)
     if len(kinds) > 1:
         (one, here), (other, there) = list(kinds.items())[:2]
         raise UsageError(
@@ -106,12 +106,12 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
     )
 
 
-def opened(names: Iterable[str], one: Callable[[str], Case]) -> tuple[tuple[Case, ...], dict[str, DataError]]:
-    """Cases, `one` by name, and the errors of those whose data cannot be used. None can: the first one's error."""
+def opened(names: Iterable[str], open_case: Callable[[str], Case]) -> tuple[tuple[Case, ...], dict[str, DataError]]:
+    """Cases by name, and the errors of those whose data cannot be used. None can: the first one's error."""
     cases, damaged = list[Case](), dict[str, DataError]()
     for name in names:
         try:
-            cases.append(one(name))
+            cases.append(open_case(name))
         except DataError as error:
             damaged[name] = error
     if not cases:
