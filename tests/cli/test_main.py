@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -230,3 +231,32 @@ def test_numbers_out_of_bounds_are_refused_before_any_work(
     places = {"fit": ["x", "-o", "y"], "audit": ["x", "y"], "corrupt": ["x", "-o", "y"], "check": ["x"], "methods": []}
     assert run([words[0], *places[words[0]], *words[1:]]) == 2
     assert said in capsys.readouterr().err.replace('"', "")
+
+
+@pytest.mark.parametrize("method", ["ms", "vs,ms", "dc"])
+def test_a_fit_that_cannot_keep_its_memory_is_refused_by_the_name_of_the_option(
+    segcal: Any, cohort_writer: Any, tmp_path: Path, method: str
+) -> None:
+    many = cohort_writer(tmp_path / "many", ["a", "b", "c"], classes=118, shape=(12, 11))
+    said = segcal("fit", *many.labelled, "--method", method, "-o", tmp_path / "cal", "--max-memory", "256MB")
+    assert said.code == 2 and said.out == ""
+    assert said.err.startswith("error: --max-memory: found 256MB for ") and "118 classes" in said.err
+    needed = re.search(r"expected about (\S+)\. Give --max-memory (\S+)[.,]", said.err)
+    assert needed is not None and needed[1] == needed[2]
+    assert not (tmp_path / "cal").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--max-memory", "5MB"], "--max-memory"),
+        (["--networks", "0"], "--networks"),
+        (["--cases", "nobody"], "--cases"),
+        (["--background", "7"], "--background"),
+        (["--groups", "("], "--groups"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_a_wrong_argument_is_called_by_its_option(segcal: Any, heldout: Any, words: list[str], option: str) -> None:
+    said = segcal("evaluate", *heldout.labelled, *words)
+    assert said.code == 2 and said.err.startswith(f"error: {option}: found ")

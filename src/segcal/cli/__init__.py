@@ -22,7 +22,7 @@ import cyclopts
 from segcal import __version__
 from segcal.cli import apply, audit, check, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
 from segcal.cli.console import error, escaped, standard_streams
-from segcal.errors import DataError, KindWarning, OutputError, SegcalError
+from segcal.errors import DataError, KindWarning, OutputError, SegcalError, UsageError
 
 USAGE = 2
 INTERRUPTED = 130
@@ -121,7 +121,7 @@ def run(words: Sequence[str]) -> int:
     except SegcalError as wrong:
         if "--debug" in words:
             traceback.print_exc()
-        error(str(wrong))
+        error(str(as_option(wrong, words)))
         return wrong.exit_code
     except OSError as wrong:
         if "--debug" in words:
@@ -138,6 +138,15 @@ def run(words: Sequence[str]) -> int:
         error("interrupted; every file written so far is complete")
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def as_option(wrong: SegcalError, words: Sequence[str]) -> SegcalError:
+    """What is said of an argument by the name that it has in Python, said of the option of the command; else itself."""
+    if type(wrong) is not UsageError or not words or words[0] not in app:
+        return wrong
+    option = f"--{wrong.where.rstrip('_').replace('_', '-')}"
+    known = {name for argument in app[words[0]].assemble_argument_collection() for name in argument.names}
+    return UsageError(option, found=wrong.found, expected=wrong.expected, do=wrong.do) if option in known else wrong
 
 
 def json_to_stdout(words: Sequence[str]) -> list[str]:
