@@ -17,6 +17,7 @@ not interpolated.
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ class Binned(Method):
     prior: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.prior, Real) and 0 < float(self.prior) < math.inf):
+        if not (isinstance(self.prior, Real) and 0 < self.prior <= sys.float_info.max):
             raise UsageError(
                 "prior",
                 found=repr(self.prior),

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from segcal.accumulate import Accumulator
 from segcal.calibrators import IntraOrderMap, Map, Solution
-from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
 from segcal.intra_order import scores, shapes, unpacked
 from segcal.methods.method import ByEpochs, FittedMap, Method
@@ -33,8 +32,12 @@ from segcal.recipe.descent import Descent, put, split_of
 from segcal.recipe.parameterisation import Stage, parameter, softplus_inverse
 from segcal.recipe.search import Settings
 from segcal.solvers import Adam
+from segcal.training import check_numbers
 
 _ONLY = "all"
+
+WIDEST = 1_000
+"""Most hidden units of a layer."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,7 @@ class IntraOrderPreserving(ByEpochs, Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    name, found=str(getattr(self, name)), expected="at least 1", do="Leave it out for the default."
-                )
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if not (0 <= value < math.inf) or (name == "learning_rate" and value == 0):
-                raise UsageError(
-                    name,
-                    found=str(value),
-                    expected="a finite number above 0" if name == "learning_rate" else "0 or more",
-                    do="Leave it out for the default.",
-                )
-        if self.seed < 0:
-            raise UsageError("seed", found=str(self.seed), expected="0 or more", do="Leave it out for 0.")
+        check_numbers(self, hidden=WIDEST)
 
     def identifiable(self, classes: int) -> int:
         """All numbers of the net: which of them data can tell is not known (its singular values fall without a

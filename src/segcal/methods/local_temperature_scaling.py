@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -40,7 +39,7 @@ from segcal.methods.temperature_scaling import temperatures
 from segcal.objectives import ScaleNLL
 from segcal.solvers import Solved
 from segcal.surroundings import MARGIN
-from segcal.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
+from segcal.training import Example, Examples, Learnt, Lesson, Settings, Unit, check_numbers, looked_at, train
 
 TOLERANCE = 1e-9
 """Nats by which an NLL must be lower to count as lower."""
@@ -89,26 +88,7 @@ class LocalTemperatureScaling(Trained):
                     expected=" or ".join(map(repr, known)),
                     do="Leave it out for the default.",
                 )
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= float(value) < math.inf) or (
-                name == "learning_rate" and value == 0
-            ):
-                raise UsageError(
-                    name,
-                    found=repr(value),
-                    expected="a number above 0" if name == "learning_rate" else "a number of 0 or more",
-                    do="Leave it out for the default.",
-                )
-        for name in ("epochs", "patience", "batch", "draws", "patch", "seed"):
-            value, least = getattr(self, name), 0 if name == "seed" else 1
-            if not (isinstance(value, int) and value >= least) and not (name == "patch" and value is None):
-                raise UsageError(
-                    name,
-                    found=repr(value),
-                    expected=f"a whole number of {least} or more",
-                    do="Leave it out for the default.",
-                )
+        check_numbers(self, "batch", "draws", *(() if self.patch is None else ("patch",)))
 
     @property
     def method(self) -> str:

@@ -28,6 +28,7 @@ from segcal.engines import Engine, Level, Need, Pinned, Threads
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, drive, together
 from segcal.objectives import LabelCount, Magnitude
+from segcal.reading import shown
 from segcal.recipe import FAMILIES, Recipe
 from segcal.scores import Kind
 from segcal.sources.arrays import cohort_from_arrays
@@ -186,6 +187,15 @@ class Published(Method):
     """
 
     solver: Recipe | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, Recipe | None):
+            raise UsageError(
+                "solver",
+                found=shown(self.solver),
+                expected="a Recipe",
+                do="Leave it out; --solver recipe, or the section recipe of a study, asks for the papers' own.",
+            )
 
     @property
     def takes_validation(self) -> bool:

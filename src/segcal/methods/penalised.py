@@ -15,6 +15,7 @@ so.
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -149,6 +150,7 @@ class Penalised(Published):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.penalty not in ("ts", "odir"):
             raise UsageError(
                 "penalty",
@@ -167,7 +169,9 @@ class Penalised(Published):
         unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
         for name, chosen_by_data in unset.items():
             value = getattr(self, name)
-            if not (chosen_by_data or (isinstance(value, Real) and 0 <= float(value) < math.inf)):
+            if not (
+                chosen_by_data or (isinstance(value, int | float | np.floating) and 0 <= value <= sys.float_info.max)
+            ):
                 raise UsageError(
                     name,
                     found=repr(value),
