@@ -19,7 +19,6 @@ training cases are validated on, and the result says so.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,9 +31,7 @@ from torch import Tensor
 from segcal import splits
 from segcal.cases import SCORED, Cohort
 from segcal.engines import Engine
-from segcal.errors import UsageError
 from segcal.head import NO_TARGET
-from segcal.reading import shown
 from segcal.surroundings import Grid, Surroundings, Tile, tiles
 
 HELD_OUT = 5
@@ -43,39 +40,8 @@ HELD_OUT = 5
 STEPS = 10
 """Least steps of an epoch: a few cases are visited several times."""
 
-MOST = 100_000
-"""Most epochs of a training, and most of whatever else is counted for one."""
-
 LOOK = 4
 """Most tiles of a case that are validated on."""
-
-
-def check_numbers(method: object, *counts: str, **most: int) -> None:
-    """UsageError unless the numbers of a method trained by epochs can be used: `learning_rate` above 0, `weight_decay`
-    from 0, `seed`, and whole numbers from 1 to `MOST` called `epochs`, `patience` and by `counts`, or up to as many as
-    `most` says of one.
-    """
-    for name in ("learning_rate", "weight_decay"):
-        value = getattr(method, name)
-        known = isinstance(value, int | float | np.floating) and 0 <= value <= sys.float_info.max
-        if not known or (name == "learning_rate" and value == 0):
-            raise UsageError(
-                name,
-                found=shown(value),
-                expected="a finite number above 0" if name == "learning_rate" else "a finite number of 0 or more",
-                do="Leave it out for the default.",
-            )
-    bounds = dict.fromkeys(("epochs", "patience", *counts), (1, MOST))
-    bounds |= {name: (1, limit) for name, limit in most.items()} | {"seed": (0, 2**63 - 1)}
-    for name, (least, limit) in bounds.items():
-        value = getattr(method, name)
-        if not (isinstance(value, int) and least <= value <= limit):
-            raise UsageError(
-                name,
-                found=shown(value),
-                expected=f"a whole number from {least} to {limit}",
-                do="Leave it out for the default.",
-            )
 
 
 @dataclass(frozen=True, eq=False)

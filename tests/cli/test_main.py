@@ -126,7 +126,7 @@ def test_debug_shows_the_traceback(segcal: Any, tmp_path: Path) -> None:
 
 
 def test_what_nobody_expected_is_not_swallowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("segcal.cli.opening.open_cohort", broken)
@@ -136,7 +136,7 @@ def test_what_nobody_expected_is_not_swallowed(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_interruption_is_code_130(monkeypatch: pytest.MonkeyPatch, segcal: Any, tmp_path: Path) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("segcal.cli.opening.cohort_of", interrupted)

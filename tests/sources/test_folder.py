@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 from segcal.cases import Provenance
 from segcal.errors import DataError, MissingError, ShapeError, UsageError
@@ -214,3 +215,31 @@ def test_geometry_of_scores_and_labels_must_agree(tmp_path: Path) -> None:
     assert open_cohort(members, kind="logits").members == 2
     with pytest.raises(DataError, match=r"y/a\.nii\.gz: found an affine that differs by 2 mm"):
         open_cohort(members, tmp_path / "y", kind="logits")
+
+
+@pytest.mark.parametrize("ending", [".npz", ".npy", ".nii.gz", ".nii"])
+@pytest.mark.parametrize("label_ending", [".nii.gz", ".nii", ".png", ".tif", ".npy", ".npz"])
+def test_endings_in_capitals_are_the_same_endings(
+    ending: str, label_ending: str, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
+    z, y = rng.normal(size=(3, 4, 5)).astype(np.float32), rng.integers(0, 3, (4, 5)).astype(np.uint8)
+    saved = {
+        ".npz": lambda path, a: np.savez_compressed(path, **({"logits": a} if a.ndim == 3 else {"labels": a})),
+        ".npy": np.save,
+        ".png": lambda path, a: Image.fromarray(a).save(path),
+        ".tif": lambda path, a: Image.fromarray(a).save(path),
+        ".nii": lambda path, a: nibabel.save(
+            nibabel.Nifti1Image(np.moveaxis(a, 0, -1)[:, :, None] if a.ndim == 3 else a[:, :, None], np.eye(4)), path
+        ),
+    }
+    saved[".nii.gz"] = saved[".nii"]
+    for folder, end, values in (("x", ending, z), ("y", label_ending, y)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / f"CASE{end}"
+        saved[end](path, values)
+        path.rename(path.with_name(path.name.upper()))
+    for paths in (tmp_path / "x", next((tmp_path / "x").iterdir())):
+        (case,) = open_cohort(paths, tmp_path / "y", kind="logits")
+        assert case.id == "CASE" and case.labels is not None
+        assert np.array_equal(read(case.scores[0]).reshape(3, 4, 5), z)
+        assert np.array_equal(read(case.labels).reshape(4, 5), y)

@@ -17,11 +17,9 @@ not interpolated.
 from __future__ import annotations
 
 import math
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from segcal.engines.need import HANDED, state_bytes
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task
 from segcal.methods.method import FittedMap, Method
+from segcal.methods.numbers import at_least_0
 from segcal.metrics import Likelihood, LogLikelihood
 
 GRID = 512
@@ -94,7 +93,7 @@ class Binned(Method):
     prior: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.prior, Real) and 0 < self.prior <= sys.float_info.max):
+        if not at_least_0(self.prior) or self.prior == 0:
             raise UsageError(
                 "prior",
                 found=repr(self.prior),

@@ -24,6 +24,7 @@ from segcal.calibrators import IntraOrderMap, Map, Solution
 from segcal.fitting import Plan, Subset, Task, together
 from segcal.intra_order import scores, shapes, unpacked
 from segcal.methods.method import ByEpochs, FittedMap, Method
+from segcal.methods.numbers import check_numbers
 from segcal.methods.temperature_scaling import temperatures
 from segcal.objectives import IntraOrderNLL
 from segcal.ranking import descending
@@ -32,7 +33,6 @@ from segcal.recipe.descent import Descent, put, split_of
 from segcal.recipe.parameterisation import Stage, parameter, softplus_inverse
 from segcal.recipe.search import Settings
 from segcal.solvers import Adam
-from segcal.training import check_numbers
 
 _ONLY = "all"
 

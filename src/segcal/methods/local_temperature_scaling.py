@@ -35,11 +35,12 @@ from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task
 from segcal.head import NO_TARGET
 from segcal.methods.method import FittedMap, Trained
+from segcal.methods.numbers import check_numbers
 from segcal.methods.temperature_scaling import temperatures
 from segcal.objectives import ScaleNLL
 from segcal.solvers import Solved
 from segcal.surroundings import MARGIN
-from segcal.training import Example, Examples, Learnt, Lesson, Settings, Unit, check_numbers, looked_at, train
+from segcal.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
 
 TOLERANCE = 1e-9
 """Nats by which an NLL must be lower to count as lower."""

@@ -15,7 +15,6 @@ so.
 from __future__ import annotations
 
 import math
-import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -31,6 +30,7 @@ from segcal.engines import Ask, Level
 from segcal.errors import UsageError
 from segcal.fitting import Plan, Subset, Task, together
 from segcal.methods.method import FittedMap, Published
+from segcal.methods.numbers import at_least_0
 from segcal.methods.temperature_scaling import certificate, refined_temperatures, sampled_temperatures
 from segcal.objectives import ScaleNLL
 from segcal.solvers import Solved
@@ -169,9 +169,7 @@ class Penalised(Published):
         unset = {"lambda_": self.lambda_ == "cv", "mu": self.mu is None or self.mu == "cv", "eps": False}
         for name, chosen_by_data in unset.items():
             value = getattr(self, name)
-            if not (
-                chosen_by_data or (isinstance(value, int | float | np.floating) and 0 <= value <= sys.float_info.max)
-            ):
+            if not (chosen_by_data or at_least_0(value)):
                 raise UsageError(
                     name,
                     found=repr(value),
