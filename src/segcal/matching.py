@@ -47,24 +47,22 @@ def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) 
     return [*found.differences, *(f"{note}. --networks, given to fit and here, makes sure" for note in found.notes)]
 
 
-LIKE = 1.5
-"""Times by which what stored zeros count as may differ without a word."""
-
-
 def level(calibrator: Calibrator, cohort: Cohort) -> tuple[Calibrator, Cohort, list[str]]:
-    """Both at the coarser of their resolutions, so that a stored 0 counts as the same wherever it is met; and what must
-    be said of it. Scores without stored zeros, as logits, stay as they are.
+    """Both at the coarser of their resolutions, the calibrator's where steps are alike, so that a stored 0 counts as
+    the same wherever it is met, whichever cases are met together; and what must be said of it. Scores without stored
+    zeros, as logits, stay as they are.
     """
     was, now = calibrator.resolution, cohort.resolution
-    said = cohort.storage.notes()
     if cohort.kind == "logits":
-        return calibrator, cohort, said
-    if calibrator.kind != "logits" and max(was.zero, now.zero) > LIKE * min(was.zero, now.zero):
+        return calibrator, cohort, cohort.storage.notes()
+    both = cohort.at_least(was)
+    said = both.storage.notes()
+    if calibrator.kind != "logits" and not was.like(now):
         said.append(
             f"a stored 0 counted as {was.zero:.2g} in the fit and would count as {now.zero:.2g} here, by the steps in"
-            f" which scores are stored: it counts as {max(was.zero, now.zero):.2g}"
+            f" which scores are stored: it counts as {both.resolution.zero:.2g}"
         )
-    return calibrator.at_least(now), cohort.at_least(was), said
+    return calibrator.at_least(now), both, said
 
 
 ORIGINS: Mapping[Origin | None, str] = {

@@ -4,9 +4,9 @@ Promises: the kind is declared by the caller and never guessed from values. From
 x = z - F(z) with F(z) = log sum_c exp z_c (K26 Eq. 8, 9), where no difference that any softmax can show is floored:
 they end at `LOWEST`, in units of the logits' usual size (`Resolution.unit`), which is also what a logit of minus
 infinity gives, a class that was ruled out. *Probabilities* are floored before the logarithm, at `FLOOR` or, where they
-are stored in coarse steps, at half of one (`Resolution`). All of it is computed in float64. An empty set of voxels
-gives an empty result. Deviation: probabilities and log-probabilities are renormalised (their rows may sum to one only
-within `SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
+are stored in coarse steps, at the mean of what was rounded to 0 (`Resolution`). All of it is computed in float64. An
+empty set of voxels gives an empty result. Deviation: probabilities and log-probabilities are renormalised (their rows
+may sum to one only within `SUM_TOLERANCE`), so that F(x) = 0 holds exactly.
 """
 
 from __future__ import annotations
@@ -34,22 +34,26 @@ LOWEST = -(2.0**15)
 class Resolution:
     """What a stored probability that cannot be told from 0, or from 1, counts as: `zero`, and 1 - `one`.
 
-    Half the step in which scores are stored, and no less than `FLOOR`. `one` matters to regions only, whose outside is
-    what their inside leaves of 1; classes are told from 0 each on its own. `unit`: a power of two that brings logits of
-    an odd size to a usual one; 1 for all others.
+    At most half the step in which scores are stored, and no less than `FLOOR`. `one` matters to regions only, whose
+    outside is what their inside leaves of 1; classes are told from 0 each on its own. `unit`: a power of two that
+    brings logits of an odd size to a usual one; 1 for all others. `step`, `step_one`: the storage steps at either end,
+    by which resolutions are compared; 0, as in files of before they were kept: twice what is counted.
     """
 
     zero: float = FLOOR
     one: float = FLOOR
     unit: float = 1.0
+    step: float = 0.0
+    step_one: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (FLOOR <= self.zero <= 0.5 and FLOOR <= self.one <= 0.5 and 0 < self.unit < math.inf):
+        known = FLOOR <= self.zero <= 0.5 and FLOOR <= self.one <= 0.5 and 0 < self.unit < math.inf
+        if not (known and 0 <= self.step <= 1 and 0 <= self.step_one <= 1):
             raise UsageError(
                 "resolution",
-                found=f"{self.zero}, {self.one}, {self.unit}",
-                expected=f"numbers from {FLOOR:g} to 0.5, and a unit above 0",
-                do="They are half the steps in which probabilities are stored, and what logits are divided by.",
+                found=f"{self.zero}, {self.one}, {self.unit}, {self.step}, {self.step_one}",
+                expected=f"two numbers from {FLOOR:g} to 0.5, a unit above 0, and two steps up to 1",
+                do="They are what stored zeros count as, what logits are divided by, and steps of storage.",
             )
 
     @property
@@ -57,9 +61,25 @@ class Resolution:
         """The lowest log-probability made from logits of this unit."""
         return LOWEST * max(1.0, self.unit)
 
+    def like(self, other: Resolution) -> bool:
+        """Whether zeros were rounded off by as good as the same step."""
+        one, two = self.step or 2 * self.zero, other.step or 2 * other.zero
+        return max(one, two) <= LIKE * min(one, two)
+
     def coarser(self, other: Resolution) -> Resolution:
-        """The coarser of two, at either end."""
-        return Resolution(max(self.zero, other.zero), max(self.one, other.one), max(self.unit, other.unit))
+        """The coarser of two, at either end; where steps are alike, this one's counts."""
+        zero, step = _coarser((self.zero, self.step), (other.zero, other.step))
+        one, step_one = _coarser((self.one, self.step_one), (other.one, other.step_one))
+        return Resolution(zero, one, max(self.unit, other.unit), step, step_one)
+
+
+LIKE = 1.5
+"""Times by which steps of storage may differ without a word."""
+
+
+def _coarser(own: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    (counts, step), (counts_other, step_other) = own, other
+    return own if LIKE * (step or 2 * counts) >= (step_other or 2 * counts_other) else other
 
 
 FULL = Resolution()

@@ -118,12 +118,25 @@ def test_what_stored_zeros_count_as_is_kept_and_files_of_before_have_the_finest(
     made = calibrators()["scale"]
     assert load(saved(tmp_path, lambda d: d.pop("resolution"))).resolution == FULL
     path = tmp_path / "coarse.safetensors"
-    made.at_least(Resolution(0.002, 0.01)).save(path)
-    assert load(path).resolution == Resolution(0.002, 0.01) and made.resolution == FULL
+    made.at_least(Resolution(0.002, 0.01, step=0.01, step_one=0.02)).save(path)
+    assert load(path).resolution == Resolution(0.002, 0.01, step=0.01, step_one=0.02) and made.resolution == FULL
+    before = saved(tmp_path, lambda d: d.update(resolution={"zero": 0.002, "one": 0.01, "unit": 1.0}))
+    assert load(before).resolution == Resolution(0.002, 0.01)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"zero": "x"}, {"zero": 0.7}, {"one": 0}, {"two": 0.1}, [], None, {"zero": float("nan")}]
+    "wrong",
+    [
+        {"step": -1},
+        {"step_one": "x"},
+        {"zero": "x"},
+        {"zero": 0.7},
+        {"one": 0},
+        {"two": 0.1},
+        [],
+        None,
+        {"zero": float("nan")},
+    ],
 )
 def test_a_floor_that_is_none_is_refused(tmp_path, wrong) -> None:
     with pytest.raises(UnreadableError):

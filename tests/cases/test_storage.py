@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from segcal import Serial, Threads, cohort_from_arrays
 from segcal.cases import Storage
-from segcal.cases.storage import common_step, own_step, tell
+from segcal.cases.storage import Rounded, common_step, own_step, tell
 from segcal.errors import KindWarning, UnreadableError
 from segcal.head import Regions, Softmax
 from segcal.scores import FLOOR, FULL, Resolution
@@ -41,7 +41,7 @@ def regions(count=2):
 
 
 def told(values, kind="scores", of=None):
-    return tell([np.asarray(values, np.float64)], kind, of or head(len(values)))
+    return tell([np.asarray(values, np.float64)], kind, of or head(len(values))).storage
 
 
 def renormalised(q):
@@ -73,10 +73,13 @@ COARSE = {
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("classes", [2, 4, 19])
 @pytest.mark.parametrize("name", list(COARSE))
-def test_the_step_is_found_and_half_of_it_is_the_floor(name, classes):
+def test_the_step_is_found_and_a_zero_counts_as_the_mean_of_what_was_rounded_to_it(name, classes):
     stored, kind, step, called = COARSE[name]
-    found = told(stored(drawn(classes)), kind)
-    assert found.coarse and found.resolution.zero == pytest.approx(step / 2, rel=0.03)
+    p = drawn(classes)
+    found = told(stored(p), kind)
+    assert found.coarse and found.resolution.step == pytest.approx(step, rel=0.03)
+    mean = p[p < step / 2].mean()
+    assert mean / 1.6 < found.resolution.zero < mean * 1.6
     positive = np.exp(stored(drawn(classes))) if kind == "log_probs" else stored(drawn(classes)).astype(np.float64)
     positive = positive / positive.sum(0)
     assert found.resolution.zero < positive[positive > 0].min()  # so that no order is lost
@@ -103,22 +106,22 @@ def test_no_sample_of_float32_probabilities_passes_for_coarse(classes, n, sharpe
 
 def test_votes_of_few_networks_are_steps():
     votes = (np.random.default_rng(0).multinomial(5, [0.7, 0.2, 0.1], 3000) / 5).T
-    assert told(votes, "probs").resolution.zero == pytest.approx(0.1)
+    assert told(votes, "probs").resolution.step == pytest.approx(0.2)
 
 
 def test_sigmoids_beside_what_they_leave_of_one_have_the_steps_of_that():
     s = (1 / (1 + np.exp(-np.random.default_rng(0).normal(0, 12, 20_000)))).astype(np.float32)
     assert (s == 1).any()
-    assert told(np.stack([1 - s, s]), "probs").resolution.zero == 2.0**-25
+    assert told(np.stack([1 - s, s]), "probs").resolution.step == 2.0**-24
 
 
 REGIONS = {
-    "float32": (np.float32, FLOOR, 2.0**-25),
-    "float64": (np.float64, FLOOR, FLOOR),
-    "float16": (np.float16, 2.0**-25, 2.0**-12),
-    "bfloat16": (lambda s: torch.from_numpy(s).bfloat16().float().numpy(), FLOOR, 2.0**-9),
-    "bytes": (lambda s: (np.round(s * 255) / 255).astype(np.float32), 1 / 510, 1 / 510),
-    "decimals": (lambda s: np.round(s, 2), 0.005, 0.005),
+    "float32": (np.float32, 0, 2.0**-24),
+    "float64": (np.float64, 0, 0),
+    "float16": (np.float16, 2.0**-24, 2.0**-11),
+    "bfloat16": (lambda s: torch.from_numpy(s).bfloat16().float().numpy(), 0, 2.0**-8),
+    "bytes": (lambda s: (np.round(s * 255) / 255).astype(np.float32), 1 / 255, 1 / 255),
+    "decimals": (lambda s: np.round(s, 2), 0.01, 0.01),
 }
 
 
@@ -126,8 +129,11 @@ REGIONS = {
 def test_regions_are_told_from_one_as_well_as_from_zero(name):
     stored, zero, one = REGIONS[name]
     s = 1 / (1 + np.exp(-np.random.default_rng(0).normal(0, 6, (2, 20_000))))
-    found = tell([stored(s).astype(np.float64)], "probs", regions())
-    assert (found.resolution.zero, found.resolution.one) == pytest.approx((zero, one), rel=1e-6)
+    found = tell([stored(s).astype(np.float64)], "probs", regions()).storage.resolution
+    assert (found.step, found.step_one) == pytest.approx((zero, one), rel=1e-6)
+    for p, step, counts in ((s, zero, found.zero), (1 - s, one, found.one)):
+        mean = p[p < step / 2].mean() if step else FLOOR
+        assert mean / 1.6 < counts < mean * 1.6
 
 
 @pytest.mark.parametrize("values", [np.empty((3, 0)), np.eye(3), np.eye(3)[:, np.arange(900) % 3], [[0.5], [0.5]]])
@@ -194,6 +200,20 @@ def test_the_coarsest_case_decides():
     assert cohort([*images(3), np.round(255 * images(5)[4])]).storage.steps == "steps of 1/255"
 
 
+def test_cases_in_like_steps_are_counted_together_and_the_coarsest_alone():
+    one, other, coarse = Rounded(0.01, 10, 5), Rounded(0.0098, 30, 1), Rounded(0.1, 3, 0)
+    assert one.beside(other) == other.beside(one) == Rounded(0.01, 40, 6)
+    assert one.beside(coarse) == coarse.beside(other) == coarse
+    assert Rounded(1e-3, 10**9, 0).mean < 1e-12 * 1.5 and Rounded().mean == FLOOR  # never below the floor
+    assert Rounded(1.0, 10**6, 2 * 10**6).mean == pytest.approx(0.25, rel=1e-3)  # as dense near 0 as elsewhere
+    assert Rounded(1.0, 0, 10**9).mean == pytest.approx(0.5, rel=0.06)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.floats(1e-9, 1))
+def test_what_a_zero_counts_as_lies_below_half_a_step_and_falls_with_more_zeros(zeros, more, ones, step):
+    assert FLOOR <= Rounded(step, zeros + more, ones).mean <= Rounded(step, zeros, ones).mean <= step / 2
+
+
 def test_a_case_that_cannot_be_read_is_passed_over():
     @dataclass(frozen=True, eq=False)
     class Damaged(ArrayField):
@@ -234,7 +254,7 @@ def test_notes_say_the_step_and_the_share_of_labels_stored_as_zero():
         records = engine.survey(data, {})[1]
         assert sum(r.floored for r in records) == lost > 100
     (note,) = data.storage.notes(records)
-    assert note.startswith("scores are stored in steps of 1/255: a stored 0 counts as 0.002; the label's is 0 at ")
+    assert note.startswith("scores are stored in steps of 1/255: a stored 0 counts as 0.00035; the label's is 0 at ")
     assert f"at {100 * lost / 3072:.2g} % of the labelled voxels" in note
     assert data.storage.notes() == [note.split("; ")[0]]
 
@@ -267,6 +287,6 @@ def test_probabilities_declared_as_logits_are_warned_of_once_and_used_as_declare
     ],
 )
 def test_the_unit_of_logits_is_that_of_their_usual_size(logits: list[list[float]], unit: float) -> None:
-    found = tell([np.array(logits)], "logits", Softmax(("a", "b")))
+    found = tell([np.array(logits)], "logits", Softmax(("a", "b"))).storage
     assert found.resolution.unit == pytest.approx(unit, rel=0.5)
     assert np.log2(found.resolution.unit) == int(np.log2(found.resolution.unit))

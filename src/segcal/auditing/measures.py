@@ -4,7 +4,7 @@ merge exactly.
     Preservation   labels changed, pairs of classes swapped, ties created: of the float32 array delivered, against the
                    scores as given
     Movement       how far shifted scores move what is delivered, beside a plain softmax of the same scores
-    Saturation     scores at or below the floor: 1e-12, or half the step in which they are stored
+    Saturation     scores at or below the floor: 1e-12, or what a stored 0 counts as
 
 A label is changed where np.argmax of what is delivered (for a region: its side of 0.5) is another than that of the
 scores. A pair is swapped where one class is strictly above in the scores and strictly below in what is delivered. A tie

@@ -154,8 +154,10 @@ class Cohort(Sequence[Case]):
         return replace(self, unit=unit * self.unit, sampling=Sampling(self, known))
 
     def at_least(self, resolution: Resolution) -> Cohort:
-        """The same cases, whose zeros count as no less than `resolution` says."""
-        floor = self.resolution.coarser(resolution)
+        """The same cases, whose zeros count as `resolution` says, or as their own where they are stored in coarser
+        steps.
+        """
+        floor = resolution.coarser(self.resolution)
         if floor == self.resolution:
             return self
         return replace(self, sampling=Sampling(self, replace(self.storage, resolution=floor)))

@@ -1,8 +1,9 @@
 """In what steps the scores of a cohort are stored, and whether they can be of the kind they are declared to be: found
 from a sample of their values.
 
-A probability stored as 0 is one that lies below the storage step, not one of nothing; taken as 1e-12 it would rule a
-fit. Steps are looked for in this order:
+A probability stored as 0 is one that lies below half the storage step, not one of nothing; taken as 1e-12 it would
+rule a fit, taken as half a step it would hide how certain a network is. It counts as the mean of what was rounded to 0
+(`Rounded`). Steps are looked for in this order:
 
     common      all probabilities are multiples of one step: integers, decimals, votes
     voxel-wise  in each voxel they are multiples of a step of its own: integers divided by their sum
@@ -11,10 +12,10 @@ fit. Steps are looked for in this order:
 
 Promises: the kind is never changed, only doubted (a KindWarning). The sample is drawn from the scored voxels of cases
 spread over the cohort, and depends on these cases alone: on no engine, number of workers, or selection made of the
-cohort afterwards. Cases stored in different ways: the coarsest decides. Too few values to tell (one-hot maps, a handful
-of voxels): full precision. Logits: full precision, always; what is told of them is their size, where it is far from the
-usual one (a temperature is looked for near it). A case that cannot be read is passed over here; the pass that reads it
-whole says what is wrong. Costs: the reading of two large cases, or up to `CASES` small ones.
+cohort afterwards. Cases stored in different ways: the coarsest decide, together. Too few values to tell (one-hot maps,
+a handful of voxels): full precision. Logits: full precision, always; what is told of them is their size, where it is
+far from the usual one (a temperature is looked for near it). A case that cannot be read is passed over here; the pass
+that reads it whole says what is wrong. Costs: the reading of two large cases, or up to `CASES` small ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,7 @@ from segcal.cases.case import SCORED
 from segcal.errors import KindWarning, SegcalError
 from segcal.head import Head, Regions
 from segcal.journal import Scratch
-from segcal.scores import FLOOR, FULL, SUM_TOLERANCE, Kind, Resolution
+from segcal.scores import FLOOR, FULL, LIKE, SUM_TOLERANCE, Kind, Resolution
 
 if TYPE_CHECKING:
     from segcal.cases.cohort import CaseReader, Cohort
@@ -83,11 +84,6 @@ class Storage:
         """Whether a stored 0 counts as more than `FLOOR`."""
         return self.steps != ""
 
-    def coarser(self, other: Storage) -> Storage:
-        """Both together: the coarsest steps, and either's doubt."""
-        first = self if self.resolution.zero >= other.resolution.zero else other
-        return Storage(self.resolution.coarser(other.resolution), first.steps, self.doubtful or other.doubtful)
-
     def notes(self, records: Sequence[Record] = ()) -> list[str]:
         """What a reader of numbers must know of stored zeros; `records`: of the labelled cases that were read."""
         labelled, floored = sum(r.roles[SCORED] for r in records), sum(r.floored for r in records)
@@ -101,6 +97,63 @@ class Storage:
                 " rule NLL and fit; see whether scores were stored coarsely, or are of what the network never saw"
             ]
         return []
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """How many values are stored as 0, and how many as one `step` (0: in no steps).
+
+    The share of probabilities below p is taken to grow as p^a there. What is stored as 0 lies below half a step, what
+    is stored as 0 or one below three halves, so a = log((zeros + ones) / zeros) / log 3, and the mean of what is stored
+    as 0 is step / 2 a / (a + 1): a quarter of a step where values lie as dense there as elsewhere, much less where most
+    of them lie far below. Measured beside constants and other means: docs/results/coarse.md. Nothing counted: as if one
+    value of two were stored as 0.
+    """
+
+    step: float = 0.0
+    zeros: int = 0
+    ones: int = 0
+
+    @classmethod
+    def of(cls, parts: Array, step: float) -> Rounded:
+        """Of probabilities, given as `parts` of a step."""
+        return cls(step, int((parts <= 0).sum()), int(((parts > 0) & (parts < 1.5)).sum()))
+
+    def beside(self, other: Rounded) -> Rounded:
+        """Both counted where steps are alike; else the coarser."""
+        coarse, fine = (self, other) if self.step >= other.step else (other, self)
+        if coarse.step > LIKE * fine.step:
+            return coarse
+        return Rounded(coarse.step, self.zeros + other.zeros, self.ones + other.ones)
+
+    @property
+    def mean(self) -> float:
+        """The mean of what is stored as 0, no less than `FLOOR`."""
+        a = math.log((self.zeros + self.ones + 1) / (self.zeros + 0.5)) / math.log(3)
+        return max(self.step / 2 * a / (a + 1), FLOOR)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a sample tells: values stored as 0 and, of regions, as 1 (`low`, `high`), and what `Storage` says of it."""
+
+    low: Rounded = Rounded()
+    high: Rounded = Rounded()
+    steps: str = ""
+    unit: float = 1.0
+    doubtful: bool = False
+
+    def beside(self, other: Told) -> Told:
+        """Two samples of one cohort; logits that look like probabilities do so everywhere."""
+        steps = self.steps if self.low.step >= other.low.step else other.steps
+        low, high = self.low.beside(other.low), self.high.beside(other.high)
+        return Told(low, high, steps, max(self.unit, other.unit), self.doubtful and other.doubtful)
+
+    @property
+    def storage(self) -> Storage:
+        """The same, without what was counted."""
+        found = Resolution(self.low.mean, self.high.mean, self.unit, self.low.step, self.high.step)
+        return Storage(found, self.steps, self.doubtful)
 
 
 TELLING = 1e-4
@@ -146,7 +199,7 @@ class Sampling:
 def storage_of(cohort: Cohort) -> Storage:
     """Sample a cohort and tell how it is stored. No case that can be read, no scored voxel: full precision."""
     held: list[Array] = []
-    found: list[Storage] = []
+    found: list[Told] = []
     seen = 0
     for index in _spread(len(cohort), CASES):
         for piece in _sampled(cohort, index):
@@ -160,11 +213,7 @@ def storage_of(cohort: Cohort) -> Storage:
             break
     if held:
         found.append(tell(held, cohort.kind, cohort.head))
-    out = Storage() if not found else found[0]
-    for other in found[1:]:
-        out = out.coarser(other)
-    # logits that look like probabilities do so everywhere
-    return Storage(out.resolution, out.steps, bool(found) and all(f.doubtful for f in found))
+    return reduce(Told.beside, found).storage if found else Storage()
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -210,23 +259,27 @@ def _between(raw: Array, kind: Kind) -> int:
     return int(((raw > 0) & (raw < 1)).sum()) if kind == "probs" else int((raw != 0).sum())
 
 
-def tell(pieces: Sequence[Array], kind: Kind, head: Head) -> Storage:
+def tell(pieces: Sequence[Array], kind: Kind, head: Head) -> Told:
     """How scores (channels, n), as they are stored, are stored."""
     raw = np.concatenate(pieces, 1)
     if kind == "logits":
-        return Storage(Resolution(unit=_unit(raw, head)), doubtful=_like_probabilities(raw, head))
+        return Told(unit=_unit(raw, head), doubtful=_like_probabilities(raw, head))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         p = np.exp(raw) if kind == "log_probs" else raw / raw.sum(0) if kind == "scores" else raw
         kept = (np.isfinite(p) & (p >= 0)).all(0)
     raw, p = raw[:, kept], p[:, kept]
     if int(((p > 0) & (p < 1)).sum()) < LEAST:
-        return Storage(Resolution(FLOOR, SINGLE / 2)) if isinstance(head, Regions) else Storage()
+        return Told(high=Rounded.of((1 - p) / SINGLE, SINGLE)) if isinstance(head, Regions) else Told()
     precision = SINGLE if kind == "log_probs" else _precision(raw)
-    zero, steps = (FLOOR, "") if kind == "log_probs" and not (p == 0).any() else _steps(raw, p, kind, head, precision)
-    if not steps and precision == HALF:
-        zero, steps = SUBNORMAL / 2, "half precision (float16)"
-    one = max(zero, precision / 2) if isinstance(head, Regions) else FLOOR
-    return Storage(Resolution(max(zero, FLOOR), max(one, FLOOR)), steps if zero > FLOOR else "")
+    step, parts, steps = 0.0, p, ""
+    if kind != "log_probs" or (p == 0).any():
+        step, parts, steps = _steps(raw, p, kind, head, precision)
+    if not step and precision == HALF:
+        step, parts, steps = SUBNORMAL, p / SUBNORMAL, "half precision (float16)"
+    if step <= 2 * FLOOR:
+        step, steps = 0.0, ""
+    above = max(step, precision) if isinstance(head, Regions) else 0.0
+    return Told(Rounded.of(parts, step), Rounded.of((1 - p) / above, above) if above else Rounded(), steps)
 
 
 def _unit(raw: Array, head: Head) -> float:
@@ -266,9 +319,9 @@ def _precision(raw: Array) -> float:
         return HALF if (single.astype(np.float16) == single).all() else SINGLE
 
 
-def _steps(raw: Array, p: Array, kind: Kind, head: Head, precision: float) -> tuple[float, str]:
-    """Half the step of probabilities `p` (channels, n), and how the steps are called; `FLOOR` and '' where there are
-    none.
+def _steps(raw: Array, p: Array, kind: Kind, head: Head, precision: float) -> tuple[float, Array, str]:
+    """The step of probabilities `p` (channels, n), those stored in such steps as parts of one, and how the steps are
+    called; 0, `p` and '' where there are none.
 
     Values are looked at as exactly as float32 has them, then as coarsely as they are rounded.
     """
@@ -276,19 +329,20 @@ def _steps(raw: Array, p: Array, kind: Kind, head: Head, precision: float) -> tu
     for error in [exact, 8 * precision] if 8 * precision > exact else [exact]:
         step = common_step(p[(p > 0) & (p < 1)], error, precision)
         if step is not None:
-            return step / 2, _called(step, precision)
+            return step, p / step, _called(step, precision)
         if kind == "scores":
             step, sums = common_step(raw[raw > 0], error, precision), raw.sum(0)
             if step is not None:
-                return step / (2 * float(sums.max())), _called(step / float(np.median(sums)), precision)
+                return step / float(sums.max()), raw / step, _called(step / float(np.median(sums)), precision)
         step = None if isinstance(head, Regions) else own_step(p, error)
         if step is not None:
-            return step / 2, f"steps of about {step:.2g}"
-        each = [common_step(c[(c > 0) & (c < 1)], error, precision) for c in p if (c == 0).any()]
+            return step, p / step, f"steps of about {step:.2g}"
+        rounded = p[(p == 0).any(1)]
+        each = [common_step(c[(c > 0) & (c < 1)], error, precision) for c in rounded]
         step = max((s for s in each if s is not None), default=None)
         if step is not None:
-            return step / 2, _called(step, precision)
-    return FLOOR, ""
+            return step, rounded / step, _called(step, precision)
+    return 0.0, p, ""
 
 
 def common_step(values: Array, error: float, precision: float = SINGLE) -> float | None:
