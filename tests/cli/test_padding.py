@@ -52,7 +52,7 @@ def test_a_missing_pkl_changes_nothing(without: str, said: str, segcal: Any, nnu
     assert any("found in the probabilities" in note for note in written["notes"])
 
 
-def test_padding_that_cannot_be_told_stops_every_command(segcal: Any, nnunet: Any, tmp_path: Path) -> None:
+def test_a_case_whose_padding_is_unknown_is_refused_by_every_command(segcal: Any, nnunet: Any, tmp_path: Path) -> None:
     cal, labels = tmp_path / "cal.safetensors", ["--labels", nnunet.labels]
     assert segcal("fit", nnunet.results[0], *labels, "-o", cal, "--no-crossfit").code == 0
     folder = copied(nnunet.results[0], tmp_path / "coarse", "*_001.pkl")
@@ -62,8 +62,8 @@ def test_padding_that_cannot_be_told_stops_every_command(segcal: Any, nnunet: An
         (["check", folder, *labels], 3),
         (["fit", folder, *labels, "-o", tmp_path / "new.safetensors"], 3),
         (["fit", folder, *labels, "-o", tmp_path / "new.safetensors", "--method", "auto"], 3),
-        (["evaluate", folder, *labels, "--calibrator", cal, "--fitted", "include"], 3),
-        (["evaluate", folder, *labels], 3),
+        (["evaluate", folder, *labels, "--calibrator", cal, "--fitted", "include"], 4),
+        (["evaluate", folder, *labels], 4),
         (["apply", cal, folder, "-o", tmp_path / "out"], 4),
         (["audit", cal, folder], 3),
     ):
