@@ -7,10 +7,10 @@ good as little is lost against float32. Simulated labels are drawn from a poster
 posterior with its logits times 1, 2.5 or 4. Real cases: CamVid's validation clip, the validation images of the nuclei,
 the first 40 held-out hippocampus volumes, one of each two that may be one person's. No test image is read.
 
-"Mean, by zeros" is what segcal does: step / 2 a / (a + 1), a = log((zeros + ones) / zeros) / log 3, from how many values
-are stored as 0 and as one step. No constant comes near it. "Root mean" loses less with temperature scaling, and more
-with dc and cms-op on real cohorts, where it also puts T too high; the mean is kept, as the simpler, and as the one that
-does not fall so fast with many exact zeros. NLL before any fit is higher than with half a step.
+"Mean, by zeros" is what segcal does: step / 2 a / (a + 1), a = log((zeros + ones) / zeros) / log 3, from how many
+values are stored as 0 and as one step. No constant tried does as well in NLL. "Root mean" loses less with temperature
+scaling, and more NLL with dc and cms-op on real cohorts, where it puts T too high; the mean is kept, as the simpler,
+and as the one that does not fall so fast with many exact zeros. NLL before any fit is higher than with half a step.
 """
 
 from __future__ import annotations
@@ -182,7 +182,13 @@ def measured(cases: Cases, method: str, engine: segcal.Serial, known: Mapping[tu
 
 def written(rows: Sequence[Mapping[str, Any]], command: str) -> str:
     """The page."""
-    lines = ["# What a stored 0 counts as", "", f"Made by `{command}`.", "", *(__doc__ or "").split("\n\n")[2:]]
+    lines = [
+        "# What a stored 0 counts as",
+        "",
+        f"Made by `{command}`.",
+        "",
+        *(__doc__ or "").split("\n\n", 2)[2].split("\n"),
+    ]
     lines += [
         "NLL and ECE: what is lost against float32, times 1e4, the mean over cohorts (the worst cohort). T: the mean of"
         " |log T / T of float32|. Strengths of dc and cms-op are given (1e-3), so that only the rule differs."
