@@ -17,7 +17,7 @@ tensor code in the dtype it is given. No voxel: an empty result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -76,6 +76,15 @@ class Needs:
             self.segmenter or other.segmenter,
             self.mean or other.mean,
         )
+
+
+@dataclass(frozen=True)
+class AtBound:
+    """A fitted number `value` that sits at the end of what it may be; `meaning` says what that does."""
+
+    name: str
+    value: float
+    meaning: str
 
 
 KINDS: dict[str, type[PartMap]] = {}
@@ -156,6 +165,11 @@ class PartMap(nn.Module, ABC):
     @abstractmethod
     def guarantees(self) -> Guarantees:
         """What the parameters promise."""
+
+    def at_bounds(self, classes: Sequence[str]) -> list[AtBound]:
+        """Parameters that sit at a bound, by the names of the classes; none unless a kind says otherwise."""
+        del classes
+        return []
 
     @abstractmethod
     def describe(self) -> dict[str, object]:

@@ -33,10 +33,10 @@ from segcal.fitting.solvers.query import Query, Solved
 from segcal.fitting.solvers.simplex import SimplexNewton
 from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees, Status
-from segcal.methods.maps import Map
+from segcal.methods.maps import AtBound, Map
 from segcal.methods.method import FittedMap, Published
 from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter
-from segcal.methods.temperature import TemperatureStage, certificate, temperatures
+from segcal.methods.temperature import ScaleMap, TemperatureStage, certificate, temperatures
 
 
 class MixtureMap(Map):
@@ -88,6 +88,20 @@ class MixtureMap(Map):
                 ("preserves_argmax", "preserves_order"), "all weight is on the uniform distribution: every class ties"
             )
         return Guarantees("proven", order, order, reasons)
+
+    def at_bounds(self, classes: Sequence[str]) -> list[AtBound]:
+        """The temperature, and weights of 0."""
+        meanings = (
+            "the tempered softmax is not used",
+            "the softmax as it is is not used",
+            "nothing is mixed in from the uniform distribution",
+        )
+        weights = [
+            AtBound(f"weights[{k}]", 0.0, meaning)
+            for k, (w, meaning) in enumerate(zip(self.weights.tolist(), meanings, strict=True))
+            if w == 0
+        ]
+        return ScaleMap(self.beta).at_bounds(classes) + weights
 
     def describe(self) -> dict[str, object]:
         """Temperature and weights."""

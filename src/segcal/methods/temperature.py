@@ -26,7 +26,7 @@ from segcal.fitting.solvers.query import Query, Solved
 from segcal.fitting.solvers.scalar import ScalarNewton
 from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees
-from segcal.methods.maps import Map, one_positive_factor
+from segcal.methods.maps import AtBound, Map, one_positive_factor
 from segcal.methods.method import FittedMap, Published
 from segcal.methods.parameterisation import FLOOR, WHOLE, Parameterisation, Stage, parameter, softplus_inverse
 
@@ -58,6 +58,17 @@ class ScaleMap(Map):
     def guarantees(self) -> Guarantees:
         """All three hold for every beta > 0."""
         return one_positive_factor("proven", "one positive factor for all classes")
+
+    def at_bounds(self, classes: Sequence[str]) -> list[AtBound]:
+        """The temperature, at the ends of where it is sought."""
+        del classes
+        beta, (low, high) = self.beta.item(), BETA
+        if beta <= low:
+            meaning = "the data ask for a temperature beyond the largest: the scores say nothing about the labels"
+            return [AtBound("beta", beta, meaning)]
+        if beta >= high:
+            return [AtBound("beta", beta, "the data ask for a temperature below the smallest: no label is wrong")]
+        return []
 
     def describe(self) -> dict[str, object]:
         """The temperature."""

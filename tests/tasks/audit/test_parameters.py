@@ -14,31 +14,31 @@ from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.conditional.sums import Margins, Scores
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
-from segcal.tasks.audit.parameters import at_bounds, counts
+from segcal.tasks.audit.parameters import counts
 
 
 @pytest.mark.parametrize(("beta", "count"), [(1e-4, 1), (0.5, 0), (1e4, 1)])
 def test_a_temperature_at_its_bound_is_named(beta: float, count: int) -> None:
-    assert len(at_bounds(ScaleMap(beta), "ab")) == count
+    assert len(ScaleMap(beta).at_bounds("ab")) == count
 
 
 def test_a_weight_of_zero_is_named() -> None:
-    found = at_bounds(MixtureMap(2.0, torch.tensor([0.75, 0.25, 0.0])), "ab")
+    found = MixtureMap(2.0, torch.tensor([0.75, 0.25, 0.0])).at_bounds("ab")
     assert [b.name for b in found] == ["weights[2]"] and "uniform" in found[0].meaning
-    assert at_bounds(AffineMap(torch.eye(2), torch.zeros(2)), "ab") == []
+    assert AffineMap(torch.eye(2), torch.zeros(2)).at_bounds("ab") == []
 
 
 def test_entries_of_experts_at_zero_are_counted_by_expert() -> None:
     a = torch.ones(3, 2, 2)
     a[1, 0, 1] = a[1, 1, 0] = 0
     g = torch.tensor([[0.1, 0.2], [0.0, 0.0], [0.3, 0.0]])
-    found = at_bounds(ConditionalMap(a, g, Margins()), ("x", "y", "z"))
+    found = ConditionalMap(a, g, Margins()).at_bounds(("x", "y", "z"))
     assert [(b.name, b.meaning.split(":")[0]) for b in found] == [
         ("A of expert y", "2 of 4 entries"),
         ("g of expert y", "2 of 2 entries"),
         ("g of expert z", "1 of 2 entries"),
     ]
-    assert at_bounds(ConditionalMap(torch.zeros(2, 2, 2), torch.zeros(2, 2), Scores()), "ab") == []
+    assert ConditionalMap(torch.zeros(2, 2, 2), torch.zeros(2, 2), Scores()).at_bounds("ab") == []
 
 
 def _softmax_of(theta: torch.Tensor, z: torch.Tensor, make: Callable[..., torch.Tensor]) -> torch.Tensor:

@@ -53,7 +53,7 @@ from segcal.methods.conditional.sums import (
     margins_form,
 )
 from segcal.methods.guarantees import Guarantees, Status
-from segcal.methods.maps import Map
+from segcal.methods.maps import AtBound, Map
 from segcal.methods.parameterisation import FLOOR, Parameterisation, Stage, parameter, softplus_inverse
 
 TOLERANCE = 1e-12
@@ -162,6 +162,20 @@ class ConditionalMap(Map):
             order = "no"
             reasons["preserves_order"] = f"competitors of expert(s) {', '.join(disordered[:5])} are not moved alike"
         return Guarantees("proven", argmax, order, reasons)
+
+    def at_bounds(self, classes: Sequence[str]) -> list[AtBound]:
+        """Entries of experts of margins or gaps that are 0, by expert."""
+        if isinstance(self.coordinates, Scores):
+            return []
+        out = []
+        for name, a, g in zip(classes, self.weight, self.bias, strict=True):
+            if zeros := int((a == 0).sum()):
+                meaning = f"{zeros} of {a.numel()} entries: those margins do not move those classes"
+                out.append(AtBound(f"A of expert {name}", 0.0, meaning))
+            if zeros := int((g == 0).sum()):
+                meaning = f"{zeros} of {g.numel()} entries: no class is moved by a constant there"
+                out.append(AtBound(f"g of expert {name}", 0.0, meaning))
+        return out
 
     def describe(self) -> dict[str, object]:
         """The matrix and the bias of each expert."""

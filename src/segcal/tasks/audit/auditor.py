@@ -33,7 +33,7 @@ from segcal.tasks.audit.boundaries import WITHIN
 from segcal.tasks.audit.findings import UNIT, Audit, Finding, Flipped, PartParameters, Spread
 from segcal.tasks.audit.measures import Moved, Preserved
 from segcal.tasks.audit.measuring import Key, Plan
-from segcal.tasks.audit.parameters import at_bounds, counts
+from segcal.tasks.audit.parameters import counts
 from segcal.tasks.audit.probes import SIZES, Probe, has_gauge, probes
 from segcal.tasks.audit.proofs import PROMISES, proofs
 from segcal.tasks.audit.subjects import Function, VoxelWise, WholeCase
@@ -122,7 +122,7 @@ def _audit(
         roles={name: sum(row[name] for row in rows) for name in ROLES},
         findings=_findings(calibrator, preserved, shifts),
         parameters=[
-            PartParameters(part, m.type_name, proofs(m, classes), at_bounds(m, classes)) for part, classes, m in maps
+            PartParameters(part, m.type_name, proofs(m, classes), m.at_bounds(classes)) for part, classes, m in maps
         ],
         counts=None if calibrator is None else counts(calibrator),
         preserved=preserved,

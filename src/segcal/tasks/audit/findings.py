@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from segcal.methods.guarantees import Guarantees, Status
+from segcal.methods.maps import AtBound
 from segcal.metrics.flips import FlipAudit
 from segcal.metrics.summary import plain
 from segcal.tasks.audit.measures import Moved, Preserved, Saturated
-from segcal.tasks.audit.parameters import AtBound, Counts
+from segcal.tasks.audit.parameters import Counts
 from segcal.tasks.audit.probes import Probe
 from segcal.tasks.audit.proofs import PROMISES, Proof
 
