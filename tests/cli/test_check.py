@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from dataclasses import fields
@@ -13,6 +14,7 @@ import numpy as np
 
 from segcal.cli import run
 from segcal.cli.options import Labelled
+from segcal.methods import find
 
 
 def test_the_command_to_type_next_works(segcal: Any, fitting: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -127,3 +129,12 @@ def test_every_option_is_carried_into_the_next_command() -> None:
         *("--images", "IMAGES", "--zyx", "--channel-axis", "1"),
     ]
     assert Labelled().elsewhere(labelled=True) == Labelled().elsewhere(labelled=False) == []
+
+
+def test_which_of_the_compared_methods_may_change_labels_is_what_they_promise(segcal: Any, fitting: Any) -> None:
+    said = segcal("check", *fitting.labelled)
+    compared = json.loads(segcal("check", *fitting.labelled, "--json", "-").out)["compare"]
+    names = compared.split("--method ")[1].split()[0].split(",")
+    free = [n for n in names if find(n).guarantees.preserves_argmax != "proven"]
+    told = f", of which {', '.join(free[:-1])} and {free[-1]} may change labels: segcal fit"
+    assert len(free) > 1 and told in " ".join(said.out.split())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, claim, cohort_of, engine_of, typed
-from segcal.cli.tables import number, table
+from segcal.cli.tables import listed, number, table
 
 if TYPE_CHECKING:
     from segcal.data.cohort import Cohort
@@ -46,7 +46,7 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     if command is not None:
         out.next(typed(command))
     if compare is not None:
-        out.text(f"or compare methods, of which vs, ms-c and dc may change labels: {typed(compare)}")
+        out.text(f"or compare methods{_changing(found.methods)}: {typed(compare)}")
     out.json(
         {
             "layout": layout,
@@ -98,3 +98,12 @@ def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -
         "-o",
         "calibrators",
     ]
+
+
+def _changing(methods: Sequence[str]) -> str:
+    """Which of them may change labels, by what each promises."""
+    from segcal.methods.registry import find
+
+    promised = {name: named.guarantees for name in methods if (named := find(name)) is not None}
+    free = [name for name, found in promised.items() if found is None or found.preserves_argmax != "proven"]
+    return f", of which {listed(free)} may change labels" if free else ""
