@@ -264,3 +264,15 @@ def test_a_fit_that_cannot_keep_its_memory_is_refused_by_the_name_of_the_option(
 def test_a_wrong_argument_is_called_by_its_option(segcal: Any, heldout: Any, words: list[str], option: str) -> None:
     said = segcal("evaluate", *heldout.labelled, *words)
     assert said.code == 2 and said.err.startswith(f"error: {option}: found ")
+
+
+@pytest.mark.parametrize("command", ["check", "fit", "evaluate", "apply", "audit"])
+def test_a_path_that_is_not_there_is_told_without_torch(command: str, tmp_path: Path) -> None:
+    """Importing torch takes seconds, which a slip of the finger is not worth."""
+    before = {"apply": ["cal.safetensors"], "audit": ["cal.safetensors"]}.get(command, [])
+    after = ["-o", "out"] if command in ("apply", "fit") else []
+    words = [command, *before, "nowhere", *after]
+    code = f"import sys\nfrom segcal.cli import run\nprint(run({words!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["3", "False"], done.stderr
+    assert "nowhere: found no such file or folder" in done.stderr

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from segcal.cli.console import Output, failures
-from segcal.cli.options import AS_USUAL, PARTLY, SCORES_AS_THEY_ARE, Running, Scores, claim, cohort_of, engine_of, warn
+from segcal.cli.options import (
+    AS_USUAL,
+    PARTLY,
+    SCORES_AS_THEY_ARE,
+    Running,
+    Scores,
+    check_there,
+    claim,
+    cohort_of,
+    engine_of,
+    warn,
+)
 
 if TYPE_CHECKING:
     from segcal.tasks.apply import Done
@@ -56,6 +67,7 @@ def apply(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
+    check_there(new, scores)
     from segcal.methods.files import load
     from segcal.tasks.apply import prepare
 

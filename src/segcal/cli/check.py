@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcal.cli.console import Output
-from segcal.cli.options import AS_USUAL, LABELLED_AS_THEY_ARE, Labelled, Running, claim, cohort_of, engine_of, typed
+from segcal.cli.options import (
+    AS_USUAL,
+    LABELLED_AS_THEY_ARE,
+    Labelled,
+    Running,
+    check_there,
+    claim,
+    cohort_of,
+    engine_of,
+    typed,
+)
 from segcal.cli.tables import listed, number, table
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     results
         One folder of predictions, or several: the members of an ensemble.
     """
+    check_there(results, scores)
     from segcal.data.formats.discover import layout_of
     from segcal.tasks import check as checking
 
