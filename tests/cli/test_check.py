@@ -138,3 +138,13 @@ def test_which_of_the_compared_methods_may_change_labels_is_what_they_promise(se
     free = [n for n in names if find(n).guarantees.preserves_argmax != "proven"]
     told = f", of which {', '.join(free[:-1])} and {free[-1]} may change labels: segcal fit"
     assert len(free) > 1 and told in " ".join(said.out.split())
+
+
+def test_what_cannot_be_used_is_said_with_quiet_too(segcal: Any, fitting: Any, tmp_path: Path) -> None:
+    shutil.copytree(fitting.results[0], tmp_path / "results")
+    first = sorted((tmp_path / "results").glob("*.npz"))[0]
+    first.write_bytes(first.read_bytes()[:100])
+    for more in (["--quiet"], ["--json", "-"]):
+        said = segcal("check", tmp_path / "results", "--labels", fitting.labels, *more)
+        assert said.code == 3
+        assert said.err.startswith("error: ") and first.name in said.err

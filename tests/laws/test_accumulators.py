@@ -88,5 +88,6 @@ def test_no_accumulator_is_left_out() -> None:
         Accumulator,
         PlacedAccumulator,
     }
+    accumulators = {c for c in accumulators if not inspect.isabstract(c)}
     accumulators = {c for c in accumulators if list(inspect.signature(c.fold).parameters) == ["self", "rows"]}
     assert {type(make(2)) for make in FACTORIES.values()} == accumulators

@@ -129,8 +129,10 @@ class Output:
             self._console.print(table)
 
     def findings(self, found: Sequence[Finding]) -> None:
-        """What was found out about predictions, with what to do about it."""
+        """What was found out about predictions, with what to do about it; errors on stderr where nothing is printed."""
         for finding in found:
+            if self._silent and finding.severity == "error":
+                error(f"{finding.topic}: {finding.text}" + (f" {finding.do}" if finding.do else ""))
             self.text(
                 f"{finding.severity:>7}  {finding.topic}: {finding.text}"
                 + (f"\n         {finding.do}" if finding.do else ""),
