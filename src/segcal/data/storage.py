@@ -246,9 +246,10 @@ def _members(reader: CaseReader) -> Iterator[Array]:
         pieces: list[Array] = []
         for at in list(dict.fromkeys(order))[:BLOCKS]:
             start, stop = cuts[at]
-            scored = reader.role(start, stop).numpy() == SCORED
-            raw = np.asarray(reader.windows[k].read(start, stop), np.float64)[:, scored]
-            pieces.append(raw[:, :: -(-raw.shape[1] // VOXELS)] if raw.shape[1] else raw)
+            scored = np.flatnonzero(reader.role(start, stop).numpy() == SCORED)
+            most = max(LEAST, min(VOXELS, MOST // cohort.head.channels))
+            some = scored[:: max(1, -(-len(scored) // most))]
+            pieces.append(np.asarray(reader.windows[k].read(start, stop)[:, some], np.float64))
             if sum(_between(p, cohort.kind) for p in pieces) >= ENOUGH:
                 break
         yield np.concatenate(pieces, 1) if pieces else np.empty((cohort.head.channels, 0))
