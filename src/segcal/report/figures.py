@@ -315,7 +315,8 @@ def _histogram(axes: Axes, block: Block, colour: str, top: float) -> None:
 def _bins(block: Block) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Edges, mean confidence and accuracy, NaN where a bin is empty."""
     curve = block["reliability"]
-    return tuple(np.array(curve[k], np.float64) for k in ("edges", "confidence", "accuracy"))  # type: ignore[return-value]  # three of them
+    edges, confidence, accuracy = (np.array(curve[k], np.float64) for k in ("edges", "confidence", "accuracy"))
+    return edges, confidence, accuracy
 
 
 def _shares(block: Block) -> list[float]:

@@ -91,7 +91,9 @@ def _is_label(value: object) -> bool:
 
 
 SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}
-"""Files that nnU-Net leaves beside predictions, and what `Case.files` calls them."""
+"""What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's
+folder.
+"""
 
 
 def setting(case: Case, name: str) -> Path:

@@ -10,11 +10,12 @@ from the start.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from segcal.data.case import Case
 from segcal.data.cohort import Cohort
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
+from segcal.data.formats.placing import check_targets, output
 from segcal.data.formats.requested import Map, Requested
 from segcal.data.formats.sink import Delivered
 from segcal.errors import UsageError
@@ -208,3 +210,55 @@ def gather(
             else stack.enter_context(Held(1, voxels, labels, None if in_memory else scratch.path("label-map")))
         )
         yield Gathered(case, channels, names, floats, kept, max(PIECE, scratch.limit // 8))
+
+
+class FileSink(ABC):
+    """A sink that leaves one file a case and one a map, CASE + `ending` and MAP/CASE + `map_ending`; nothing belongs to
+    the whole folder.
+
+    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
+    """
+
+    ending: ClassVar[str]
+    map_ending: ClassVar[str]
+
+    def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
+        self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
+
+    def frame(self, case: Case) -> Any:
+        """What is found out of a case before any work, and handed to the writing of its files."""
+        return None
+
+    @abstractmethod
+    def write(self, part: Path, gathered: Gathered, cohort: Cohort, case: Case, frame: Any) -> None:
+        """Write the probabilities to `part`."""
+
+    @abstractmethod
+    def write_map(self, part: Path, row: Row, case: Case, frame: Any) -> None:
+        """Write one map to `part`."""
+
+    @contextlib.contextmanager
+    def case(self, cohort: Cohort, case: Case, scratch: Scratch) -> Iterator[Gathered]:
+        """Open `case` for writing."""
+        targets = self.outputs(case)
+        check_targets(case, targets)
+        frame = self.frame(case)
+        with gather(cohort, case, self._maps, scratch) as gathered:
+            yield gathered
+            gathered.check_complete()
+            with journal.placed(targets) as parts:
+                self.write(parts[0], gathered, cohort, case, frame)
+                for part, wanted in zip(parts[1:], self._maps.maps, strict=True):
+                    self.write_map(part, gathered.map(wanted), case, frame)
+
+    def finish(self, cohort: Cohort) -> None:  # noqa: B027  nothing to do is its answer
+        """Nothing belongs to the whole folder."""
+
+    def shared(self, cohort: Cohort) -> list[Path]:
+        """No file belongs to the whole folder."""
+        return []
+
+    def outputs(self, case: Case) -> list[Path]:
+        """Files that `case` will leave."""
+        maps = (output(self._folder, case, self.map_ending, m.folder) for m in self._maps.maps)
+        return [output(self._folder, case, self.ending), *maps]

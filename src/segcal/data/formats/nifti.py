@@ -25,7 +25,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel
 import numpy as np
@@ -36,16 +36,14 @@ from numpy.typing import NDArray
 
 from segcal.data.case import Case, Window
 from segcal.data.cohort import Cohort
-from segcal.data.files.journal import Scratch, placed
+from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import readable, too_much, unpacked
 from segcal.data.formats import streams
 from segcal.data.formats.dataset_json import turns_to_canonical_axes
-from segcal.data.formats.gathering import FLOAT, Gathered, gather
+from segcal.data.formats.gathering import FLOAT, FileSink, Gathered, Row
 from segcal.data.formats.grids import VoxelGrid, grid_of, grid_without_reference, is_nifti
 from segcal.data.formats.npz import RATIO
-from segcal.data.formats.placing import check_targets, output
 from segcal.data.formats.raw import Grid, StoredField, grid, piece_size, pieces_of
-from segcal.data.formats.requested import Requested
 from segcal.data.formats.windows import open_file, open_stream
 from segcal.errors import ShapeError, UnreadableError, UnsafeFileError, UsageError
 
@@ -239,48 +237,31 @@ def _canonical(lies: Grid, affine: NDArray[np.float64], reverse: bool) -> Grid:
     return replace(lies, axes=tuple(2 - i for i in of), flips=tuple(bool(turn[i, 1] < 0) for i in of))
 
 
-class NiftiSink:
-    """Writes CASE.nii.gz.
+class NiftiSink(FileSink):
+    """Writes CASE.nii.gz. `zyx`: cases have their axes reversed."""
 
-    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'; `zyx`:
-    cases have their axes reversed.
-    """
+    ending: ClassVar[str] = ".nii.gz"
+    map_ending: ClassVar[str] = ".nii.gz"
 
     def __init__(
         self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = (), *, zyx: bool = False
     ) -> None:
-        self._folder, self._maps, self._zyx = Path(folder), Requested(tuple(maps), tuple(classes)), zyx
+        super().__init__(folder, maps, classes)
+        self._zyx = zyx
 
-    @contextlib.contextmanager
-    def case(self, cohort: Cohort, case: Case, scratch: Scratch) -> Iterator[Gathered]:
-        """Open `case` for writing."""
-        targets = self.outputs(case)
-        check_targets(case, targets)
-        grid = grid_for(case, self._zyx)
-        with gather(cohort, case, self._maps, scratch) as gathered:
-            yield gathered
-            gathered.check_complete()
-            with placed(targets) as parts:
-                rows = gathered.channels()
-                streams.write_gzip(
-                    parts[0], grid.series(len(rows), FLOAT), (piece for row in rows for piece in grid.pieces(row))
-                )
-                for part, wanted in zip(parts[1:], self._maps.maps, strict=True):
-                    streams.write_gzip(part, grid.volume(FLOAT), grid.pieces(gathered.map(wanted)))
+    def frame(self, case: Case) -> VoxelGrid:
+        """The grid its files lie on."""
+        return grid_for(case, self._zyx)
 
-    def finish(self, cohort: Cohort) -> None:
-        """Nothing belongs to the whole folder."""
+    def write(self, part: Path, gathered: Gathered, cohort: Cohort, case: Case, frame: Any) -> None:
+        """One volume a channel, channels last."""
+        rows = gathered.channels()
+        pieces = (piece for row in rows for piece in frame.pieces(row))
+        streams.write_gzip(part, frame.series(len(rows), FLOAT), pieces)
 
-    def shared(self, cohort: Cohort) -> list[Path]:
-        """No file belongs to the whole folder."""
-        return []
-
-    def outputs(self, case: Case) -> list[Path]:
-        """Files that `case` will leave."""
-        return [
-            output(self._folder, case, ".nii.gz"),
-            *(output(self._folder, case, ".nii.gz", m.folder) for m in self._maps.maps),
-        ]
+    def write_map(self, part: Path, row: Row, case: Case, frame: Any) -> None:
+        """One volume."""
+        streams.write_gzip(part, frame.volume(FLOAT), frame.pieces(row))
 
 
 def grid_for(case: Case, zyx: bool) -> VoxelGrid:

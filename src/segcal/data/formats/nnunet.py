@@ -388,10 +388,6 @@ def _provenance(members: Sequence[Member]) -> Provenance:
 ROLES = ("folder", "properties", "label_map")
 """What a case must carry in `files`: the folder it was predicted to, its .pkl, its delivered label map."""
 
-"""What describes a folder, and the role in `files` of a case that says where it is; without one, it is in the case's
-folder.
-"""
-
 
 class NnunetSink:
     """Writes nnU-Net prediction folders.

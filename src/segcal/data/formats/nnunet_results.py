@@ -146,6 +146,7 @@ def _command(training: Path, fold: Path) -> str:
 def _labels(training: Path) -> Path | None:
     """nnU-Net's copy of the labels it trained on, or None."""
     dataset = training.parent
-    roots = [Path(named)] if (named := os.environ.get("nnUNet_preprocessed")) else []  # noqa: SIM112  nnU-Net spells it so
+    named = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112  nnU-Net spells it so
+    roots = [Path(named)] if named else []
     roots.append(dataset.parent.parent / "nnUNet_preprocessed")
     return next((p for root in roots if (p := root / dataset.name / "gt_segmentations").is_dir()), None)

@@ -18,22 +18,20 @@ import math
 import struct
 import tokenize
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from segcal.data.case import Case, Window
 from segcal.data.cohort import Cohort
-from segcal.data.files.journal import Scratch, placed
+from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import readable, shown, too_much
 from segcal.data.formats import streams
-from segcal.data.formats.gathering import Gathered, gather
-from segcal.data.formats.placing import check_targets, output
+from segcal.data.formats.gathering import FileSink, Gathered, Row
 from segcal.data.formats.raw import StoredField, grid, piece_size, pieces_of
-from segcal.data.formats.requested import Requested
 from segcal.data.formats.windows import open_file, open_stream
 from segcal.errors import MissingError, UnreadableError, UnsafeFileError
 
@@ -240,75 +238,31 @@ class NpyField(StoredField):
         return open_file(self.path, self.skip, self.grid, scratch, self.where)
 
 
-class NpzSink:
-    """Writes CASE.npz.
+class ArraySink(FileSink):
+    """Writes arrays that NumPy reads; maps as MAP/CASE.npy."""
 
-    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
-    """
+    map_ending: ClassVar[str] = ".npy"
 
-    def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
-        self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
-
-    @contextlib.contextmanager
-    def case(self, cohort: Cohort, case: Case, scratch: Scratch) -> Iterator[Gathered]:
-        """Open `case` for writing."""
-        targets = self.outputs(case)
-        check_targets(case, targets)
-        with gather(cohort, case, self._maps, scratch) as gathered:
-            yield gathered
-            gathered.check_complete()
-            with placed(targets) as parts:
-                streams.write_npz(parts[0], "probabilities", gathered.channels(), (cohort.head.channels, *case.shape))
-                for part, wanted in zip(parts[1:], self._maps.maps, strict=True):
-                    streams.write_npy(part, [gathered.map(wanted)], case.shape)
-
-    def finish(self, cohort: Cohort) -> None:
-        """Nothing belongs to the whole folder."""
-
-    def shared(self, cohort: Cohort) -> list[Path]:
-        """No file belongs to the whole folder."""
-        return []
-
-    def outputs(self, case: Case) -> list[Path]:
-        """Files that `case` will leave."""
-        return [
-            output(self._folder, case, ".npz"),
-            *(output(self._folder, case, ".npy", m.folder) for m in self._maps.maps),
-        ]
+    def write_map(self, part: Path, row: Row, case: Case, frame: Any) -> None:
+        """One array."""
+        streams.write_npy(part, [row], case.shape)
 
 
-class NpySink:
-    """Writes CASE.npy.
+class NpzSink(ArraySink):
+    """Writes CASE.npz."""
 
-    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
-    """
+    ending: ClassVar[str] = ".npz"
 
-    def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
-        self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
+    def write(self, part: Path, gathered: Gathered, cohort: Cohort, case: Case, frame: Any) -> None:
+        """One compressed array, `probabilities`."""
+        streams.write_npz(part, "probabilities", gathered.channels(), (cohort.head.channels, *case.shape))
 
-    @contextlib.contextmanager
-    def case(self, cohort: Cohort, case: Case, scratch: Scratch) -> Iterator[Gathered]:
-        """Open `case` for writing."""
-        targets = self.outputs(case)
-        check_targets(case, targets)
-        with gather(cohort, case, self._maps, scratch) as gathered:
-            yield gathered
-            gathered.check_complete()
-            with placed(targets) as parts:
-                streams.write_npy(parts[0], gathered.channels(), (cohort.head.channels, *case.shape))
-                for part, wanted in zip(parts[1:], self._maps.maps, strict=True):
-                    streams.write_npy(part, [gathered.map(wanted)], case.shape)
 
-    def finish(self, cohort: Cohort) -> None:
-        """Nothing belongs to the whole folder."""
+class NpySink(ArraySink):
+    """Writes CASE.npy."""
 
-    def shared(self, cohort: Cohort) -> list[Path]:
-        """No file belongs to the whole folder."""
-        return []
+    ending: ClassVar[str] = ".npy"
 
-    def outputs(self, case: Case) -> list[Path]:
-        """Files that `case` will leave."""
-        return [
-            output(self._folder, case, ".npy"),
-            *(output(self._folder, case, ".npy", m.folder) for m in self._maps.maps),
-        ]
+    def write(self, part: Path, gathered: Gathered, cohort: Cohort, case: Case, frame: Any) -> None:
+        """One array, not compressed."""
+        streams.write_npy(part, gathered.channels(), (cohort.head.channels, *case.shape))

@@ -22,18 +22,16 @@ from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from segcal.data.case import Case, Window
 from segcal.data.cohort import Cohort
-from segcal.data.files.journal import Scratch, explained, placed
+from segcal.data.files.journal import Scratch, explained
 from segcal.data.files.reading import readable
-from segcal.data.formats.gathering import FLOAT, Gathered, Row, gather
-from segcal.data.formats.placing import check_targets, output
+from segcal.data.formats.gathering import FLOAT, FileSink, Gathered, Row
 from segcal.data.formats.raw import StoredField, grid, room, write_array
-from segcal.data.formats.requested import Requested
 from segcal.data.formats.windows import ArrayWindow, open_file
 from segcal.errors import MissingError, UnreadableError, extra
 
@@ -177,49 +175,27 @@ CHUNK = 1 << 20
 """Most values in a chunk."""
 
 
-class ZarrSink:
-    """Writes CASE.zarr.
+class ZarrSink(FileSink):
+    """Writes CASE.zarr."""
 
-    `maps`: names of maps to write beside; `classes`: names of the channels, needed for the map 'probability'.
-    """
+    ending: ClassVar[str] = ".zarr"
+    map_ending: ClassVar[str] = ".zarr"
 
     def __init__(self, folder: Path, maps: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
         _library()  # missing: said before any work
-        self._folder, self._maps = Path(folder), Requested(tuple(maps), tuple(classes))
+        super().__init__(folder, maps, classes)
 
-    @contextlib.contextmanager
-    def case(self, cohort: Cohort, case: Case, scratch: Scratch) -> Iterator[Gathered]:
-        """Open `case` for writing."""
-        targets = self.outputs(case)
-        check_targets(case, targets)
-        spacing = None if case.spacing is None else [float(s) for s in case.spacing]
-        with gather(cohort, case, self._maps, scratch) as gathered:
-            yield gathered
-            gathered.check_complete()
-            with placed(targets) as parts:
-                _write(
-                    parts[0],
-                    gathered.channels(),
-                    case.shape,
-                    True,
-                    {"classes": list(cohort.head.classes), "spacing": spacing},
-                )
-                for part, wanted in zip(parts[1:], self._maps.maps, strict=True):
-                    _write(part, [gathered.map(wanted)], case.shape, False, {"spacing": spacing})
+    def frame(self, case: Case) -> dict[str, Any]:
+        """Its spacing, as an attribute of every store."""
+        return {"spacing": None if case.spacing is None else [float(s) for s in case.spacing]}
 
-    def finish(self, cohort: Cohort) -> None:
-        """Nothing belongs to the whole folder."""
+    def write(self, part: Path, gathered: Gathered, cohort: Cohort, case: Case, frame: Any) -> None:
+        """One array with the names of the channels."""
+        _write(part, gathered.channels(), case.shape, True, {"classes": list(cohort.head.classes), **frame})
 
-    def shared(self, cohort: Cohort) -> list[Path]:
-        """No file belongs to the whole folder."""
-        return []
-
-    def outputs(self, case: Case) -> list[Path]:
-        """Stores that `case` will leave."""
-        return [
-            output(self._folder, case, ".zarr"),
-            *(output(self._folder, case, ".zarr", m.folder) for m in self._maps.maps),
-        ]
+    def write_map(self, part: Path, row: Row, case: Case, frame: Any) -> None:
+        """One array."""
+        _write(part, [row], case.shape, False, frame)
 
 
 def _write(path: Path, rows: Sequence[Row], shape: tuple[int, ...], channels: bool, attributes: dict[str, Any]) -> None:

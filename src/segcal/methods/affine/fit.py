@@ -212,18 +212,8 @@ def _design(family: type[PenalisedAffine], classes: int) -> Vector:
 
 
 @dataclass(frozen=True)
-class MatrixScaling(PenalisedAffine):
-    """Matrix scaling (K26 Eq. 5): p = S(W z + b), W and b free; on raw logits where they are known.
-
-    Not translation-invariant: it depends on the logits' offset, which the loss never fixed (K26 3.1). From
-    probabilities it coincides with Dirichlet calibration.
-
-    C (C + 1) parameters, C^2 - 1 identifiable.
-    """
-
-    name: ClassVar[str] = "ms"
-    papers: ClassVar[Mapping[str, str]] = {"MS": "ms"}
-    parameterisation: ClassVar[type[Parameterisation]] = Matrix
+class FreeAffine(PenalisedAffine):
+    """Every entry of [W | b] is free."""
 
     def identifiable(self, classes: int) -> int:
         """C^2 - 1."""
@@ -243,6 +233,21 @@ class MatrixScaling(PenalisedAffine):
     def entries(classes: int) -> int:
         """All of W."""
         return classes**2
+
+
+@dataclass(frozen=True)
+class MatrixScaling(FreeAffine):
+    """Matrix scaling (K26 Eq. 5): p = S(W z + b), W and b free; on raw logits where they are known.
+
+    Not translation-invariant: it depends on the logits' offset, which the loss never fixed (K26 3.1). From
+    probabilities it coincides with Dirichlet calibration.
+
+    C (C + 1) parameters, C^2 - 1 identifiable.
+    """
+
+    name: ClassVar[str] = "ms"
+    papers: ClassVar[Mapping[str, str]] = {"MS": "ms"}
+    parameterisation: ClassVar[type[Parameterisation]] = Matrix
 
     @staticmethod
     def on_logits(logits: bool) -> bool:
@@ -346,7 +351,7 @@ class ConstrainedMatrixScaling(PenalisedAffine):
 
 
 @dataclass(frozen=True)
-class DirichletCalibration(PenalisedAffine):
+class DirichletCalibration(FreeAffine):
     """Dirichlet calibration (Kull et al. 2019; K26 Eq. 10): p = S(W log S(z) + b), W and b free; translation-invariant
     by construction.
 
@@ -360,25 +365,6 @@ class DirichletCalibration(PenalisedAffine):
     papers: ClassVar[Mapping[str, str]] = {"DC": "dc"}
     suggested: ClassVar[bool] = True
     parameterisation: ClassVar[type[Parameterisation]] = Dirichlet
-
-    def identifiable(self, classes: int) -> int:
-        """C^2 - 1."""
-        return classes**2 - 1
-
-    @classmethod
-    def variables(cls, classes: int) -> int:
-        """Every entry of [W | b]."""
-        return classes * (classes + 1)
-
-    @staticmethod
-    def design(classes: int) -> Vector:
-        """Every entry is free."""
-        return np.eye(classes * (classes + 1))
-
-    @staticmethod
-    def entries(classes: int) -> int:
-        """All of W."""
-        return classes**2
 
     @staticmethod
     def on_logits(logits: bool) -> bool:

@@ -370,6 +370,10 @@ class BoundedExperts(PenalisedConditional):
                 do="'free' is the paper's, 'pinned' is fiducio's; both concern penalty='odir' only.",
             )
 
+    def identifiable(self, classes: int) -> int:
+        """C^2 (C - 1)."""
+        return classes**2 * (classes - 1)
+
     def problem(self, setting: Setting, lambda_: float, extra: float = 0.0) -> ConditionalProblem:
         """With the bounded expert's own penalty."""
         c, k = setting.task.classes, self.coordinates.size(setting.task.classes)
@@ -506,10 +510,6 @@ class ArgmaxPreservingMatrixScaling(BoundedExperts):
     papers: ClassVar[Mapping[str, str]] = {"CMSap": "cms-ap"}
     parameterisation: ClassVar[type[Parameterisation]] = ArgmaxPreserving
 
-    def identifiable(self, classes: int) -> int:
-        """C^2 (C - 1)."""
-        return classes**2 * (classes - 1)
-
     coordinates: ClassVar[Coordinates] = Margins()
 
 
@@ -528,9 +528,5 @@ class OrderPreservingMatrixScaling(BoundedExperts):
     name: ClassVar[str] = "cms-op"
     papers: ClassVar[Mapping[str, str]] = {"CMSop": "cms-op"}
     parameterisation: ClassVar[type[Parameterisation]] = OrderPreserving
-
-    def identifiable(self, classes: int) -> int:
-        """C^2 (C - 1)."""
-        return classes**2 * (classes - 1)
 
     coordinates: ClassVar[Coordinates] = Gaps()

@@ -260,7 +260,8 @@ class LocalMap(TemperatureMap):
             "image_level": bool(tensors["of_case"]),
             "slice_axis": int(tensors["sliced"].long().argmax()),
         }
-        return cls(tensors["weight"], tensors["bias"], *(image if len(image[0]) else ()), **flags)  # type: ignore[arg-type]  # flags by name
+        given = image if len(image[0]) else ()
+        return cls(tensors["weight"], tensors["bias"], *given, **flags)  # type: ignore[arg-type]  # flags by name
 
 
 def positive(t: Tensor) -> Tensor:

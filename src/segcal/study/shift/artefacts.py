@@ -135,7 +135,8 @@ class Artefact:
         data = torch.from_numpy(_scaled(volume))[None]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            changed = self.change.transform()(torchio.ScalarImage(tensor=data, affine=affine))  # type: ignore[no-untyped-call]
+            image = torchio.ScalarImage(tensor=data, affine=affine)  # type: ignore[no-untyped-call]
+            changed = self.change.transform()(image)
         return _scaled(changed.data[0].numpy())
 
 

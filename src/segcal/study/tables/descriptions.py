@@ -148,7 +148,9 @@ def _invariant(promised: Guarantees | None) -> Text:
 def _keeps(promised: Guarantees | None) -> Text:
     if promised is None:
         return Text("—")
-    return Text("Order" if promised.preserves_order != "no" else "Argmax" if promised.preserves_argmax != "no" else "×")
+    if promised.preserves_order != "no":
+        return Text("Order")
+    return Text("Argmax" if promised.preserves_argmax != "no" else "×")
 
 
 QUARTILES = ("p25", "p50", "p75")
