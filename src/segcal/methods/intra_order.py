@@ -34,7 +34,7 @@ from segcal.data.ranking import descending, winner
 from segcal.data.rows import Rows
 from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.errors import UsageError
-from segcal.fitting.evaluation import COLUMNS, Evaluation
+from segcal.fitting.evaluation import Evaluation, at_once
 from segcal.fitting.plans import Plan, Subset, Task, together
 from segcal.fitting.solvers.adam import Adam
 from segcal.methods.calibrator import Solution
@@ -175,10 +175,11 @@ class IntraOrderNLL:
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Sums over the rows of a block."""
         value, gradient = 0.0, torch.zeros(len(self.theta), dtype=torch.float64)
-        for low in range(0, rows.voxels, COLUMNS):
-            given = rows.log_probs[:, low : low + COLUMNS]
+        step = at_once(len(rows.log_probs))
+        for low in range(0, rows.voxels, step):
+            given = rows.log_probs[:, low : low + step]
             places = descending(given)
-            x, rank = given.gather(0, places), winner(places == rows.targets[None, low : low + COLUMNS])
+            x, rank = given.gather(0, places), winner(places == rows.targets[None, low : low + step])
             with torch.set_grad_enabled(self.order > 0):
                 theta = torch.tensor(self.theta, dtype=torch.float64, requires_grad=self.order > 0)
                 total = (

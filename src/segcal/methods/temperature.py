@@ -20,7 +20,7 @@ from segcal.data.rows import Rows
 from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.engine.ask import Level
 from segcal.errors import UsageError
-from segcal.fitting.evaluation import COLUMNS, Evaluation
+from segcal.fitting.evaluation import Evaluation, at_once
 from segcal.fitting.plans import Binding, Plan, Subset, Task, together
 from segcal.fitting.solvers.query import Query, Solved
 from segcal.fitting.solvers.scalar import ScalarNewton
@@ -104,9 +104,10 @@ class ScaleNLL:
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Sums over the rows of a block."""
         sums = torch.zeros(3, dtype=torch.float64)
-        for low in range(0, rows.voxels, COLUMNS):
-            x = rows.log_probs[:, low : low + COLUMNS].contiguous()
-            picked = x.gather(0, rows.targets[None, low : low + COLUMNS])[0]
+        step = at_once(len(rows.log_probs))
+        for low in range(0, rows.voxels, step):
+            x = rows.log_probs[:, low : low + step].contiguous()
+            picked = x.gather(0, rows.targets[None, low : low + step])[0]
             p = self.beta * x
             top = p.amax(0)
             p.sub_(top).exp_()

@@ -21,7 +21,7 @@ from torch import Tensor
 from segcal.data.rows import Rows
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.errors import UsageError
-from segcal.fitting.evaluation import COLUMNS, Evaluation, Vector
+from segcal.fitting.evaluation import COLUMNS, Evaluation, Vector, at_once
 
 
 def features(rows: Rows, logits: bool) -> Tensor:
@@ -77,7 +77,7 @@ class AffineNLL:
         value = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros(c, c + 1, dtype=torch.float64)
         curvature = torch.zeros((c - 1) * (c + 1), (c - 1) * (c + 1), dtype=torch.float64)
-        step = COLUMNS if self.order < 2 else max(256, min(COLUMNS, 2**18 // c**2))
+        step = at_once(c) if self.order < 2 else max(256, min(COLUMNS, 2**18 // c**2))
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
             at = rows.targets[None, low : low + step]

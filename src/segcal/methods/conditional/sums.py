@@ -37,7 +37,7 @@ from torch import Tensor
 from segcal.data.rows import Rows
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.engine.view import Group, View
-from segcal.fitting.evaluation import COLUMNS, Evaluation, Vector
+from segcal.fitting.evaluation import COLUMNS, Evaluation, Vector, at_once
 
 FAR = 2.0**13
 """Features count as no further out than this in their root mean square: squares of a block stay within exact sums."""
@@ -196,7 +196,9 @@ class ConditionalNLL:
         sums: dict[str, Tensor] = {
             name: torch.zeros(leaf.shape, dtype=torch.float64) for name, leaf in self.leaves.items() if name != "voxels"
         }
-        step = COLUMNS if self.order < 2 else max(256, min(COLUMNS, 2**19 // max(len(self.free), 1)))
+        step = (
+            at_once(len(rows.log_probs)) if self.order < 2 else max(256, min(COLUMNS, 2**19 // max(len(self.free), 1)))
+        )
         for low in range(0, rows.voxels, step):
             m = self.expert.coordinates.features(rows.log_probs[:, low : low + step], e)
             at = rows.targets[low : low + step]
