@@ -14,7 +14,7 @@ from segcal.cli.options import (
     SCORES_AS_THEY_ARE,
     Running,
     Scores,
-    check_there,
+    all_there,
     claim,
     cohort_of,
     engine_of,
@@ -67,7 +67,7 @@ def apply(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    check_there(new, scores)
+    all_there(new, scores)
     from segcal.methods.files import load
     from segcal.tasks.apply import prepare
 

@@ -15,7 +15,7 @@ from segcal.cli.options import (
     Labelled,
     Running,
     Seed,
-    check_there,
+    all_there,
     claim,
     cohort_of,
     engine_of,
@@ -72,7 +72,7 @@ def audit(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    check_there(results, scores)
+    all_there(results, scores)
     from segcal.methods.files import load
     from segcal.tasks import audit as auditing
     from segcal.tasks.audit.energy_maps import claim_maps

@@ -12,13 +12,13 @@ from segcal.cli.options import (
     LABELLED_AS_THEY_ARE,
     Labelled,
     Running,
-    check_there,
+    all_there,
     claim,
     cohort_of,
     engine_of,
     typed,
 )
-from segcal.cli.tables import listed, number, table
+from segcal.cli.tables import number, table
 
 if TYPE_CHECKING:
     from segcal.data.cohort import Cohort
@@ -40,7 +40,7 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     results
         One folder of predictions, or several: the members of an ensemble.
     """
-    check_there(results, scores)
+    all_there(results, scores)
     from segcal.data.formats.discover import layout_of
     from segcal.tasks import check as checking
 
@@ -114,7 +114,8 @@ def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -
 def _changing(methods: Sequence[str]) -> str:
     """Which of them may change labels, by what each promises."""
     from segcal.methods.registry import find
+    from segcal.tasks.check.finding import conjoined
 
     promised = {name: named.guarantees for name in methods if (named := find(name)) is not None}
     free = [name for name, found in promised.items() if found is None or found.preserves_argmax != "proven"]
-    return f", of which {listed(free)} may change labels" if free else ""
+    return f", of which {conjoined(free)} may change labels" if free else ""

@@ -17,7 +17,7 @@ from segcal.cli.options import (
     Labelled,
     Running,
     Seed,
-    check_there,
+    all_there,
     claim,
     cohort_of,
     engine_of,
@@ -147,7 +147,7 @@ def fit(
     among
         With auto: compare these methods only, with commas.
     """
-    check_there(results, scores)
+    all_there(results, scores)
     from segcal.tasks.fit import files_of, fit_chosen, methods_of
     from segcal.tasks.fit import fit as fit_methods
 

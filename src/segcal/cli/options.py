@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter, validators
 
 from segcal.cli.console import STDOUT, Output, bars
-from segcal.data.files import claims
+from segcal.data.files import claims, reading
 from segcal.data.files.claims import Mark
-from segcal.errors import MissingError, UsageError
+from segcal.errors import UsageError
 
 if TYPE_CHECKING:
     from segcal.data.cohort import Cohort, Damaged
@@ -198,14 +198,14 @@ MOST = 1 << 60
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def check_there(results: Sequence[Path], scores: Scores) -> None:
+def all_there(results: Sequence[Path], scores: Scores) -> None:
     """MissingError for predictions, labels or masks that are not there: what `cohort_of` says, before the seconds that
     importing torch takes.
     """
     maps = (scores.labels, scores.mask) if isinstance(scores, Labelled) else ()
     for path, expected in [*((p, "predictions") for p in results), *((p, "a folder of maps") for p in maps)]:
-        if path is not None and not path.exists():
-            raise MissingError(str(path), found="no such file or folder", expected=expected, do="Check the path.")
+        if path is not None:
+            reading.check_there(path, expected)
 
 
 def cohort_of(

@@ -66,11 +66,6 @@ def number(value: float | None, signed: bool = False) -> str:
     return format(value, ("+" if signed else "") + short)
 
 
-def listed(words: Sequence[str]) -> str:
-    """Words as a sentence names them: a, b and c."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
-
-
 def numbers(block: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of the table before and after: segcal's own numbers, then metrics from outside that the block holds."""
     from segcal.metrics.registry import added  # torch is left out of the help

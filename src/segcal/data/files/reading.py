@@ -235,6 +235,12 @@ def entries(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
+def check_there(path: Path, expected: str) -> None:
+    """MissingError for a path that a user named and that is not there."""
+    if not path.exists():
+        raise MissingError(str(path), found="no such file or folder", expected=expected, do="Check the path.")
+
+
 def listed(path: Path) -> bool:
     """Whether a folder has an entry of this name, be it a file, a broken link or something that cannot be read."""
     return os.path.lexists(path)

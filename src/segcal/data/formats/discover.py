@@ -13,7 +13,7 @@ from pathlib import Path
 from types import EllipsisType
 
 from segcal.data.cohort import Cohort, Damaged
-from segcal.data.files.reading import entries
+from segcal.data.files.reading import check_there, entries
 from segcal.data.formats import folder, nnunet, nnunet_results, zarr
 from segcal.data.formats import label_maps as maps
 from segcal.data.formats.request import Request
@@ -129,8 +129,7 @@ LAYOUTS = (
 
 def layout_of(path: Path) -> Layout:
     """How predictions lie in `path`. UsageError or MissingError where they do not."""
-    if not path.exists():
-        raise MissingError(str(path), found="no such file or folder", expected="predictions", do="Check the path.")
+    check_there(path, "predictions")
     for layout in LAYOUTS:
         if layout.matches(path):
             return layout

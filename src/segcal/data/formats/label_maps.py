@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcal.data.case import Field
-from segcal.data.files.reading import entries
+from segcal.data.files.reading import check_there, entries
 from segcal.data.formats import nifti
 from segcal.data.formats import pictures as images
 from segcal.data.formats.nifti import Axes, NiftiField
@@ -152,10 +152,7 @@ class Maps:
                     do="Check the folder.",
                 )
             return cls(where, files)
-        if not where.exists():
-            raise MissingError(
-                str(where), found="no such file or folder", expected="a folder of maps", do="Check the path."
-            )
+        check_there(where, "a folder of maps")
         return cls(where, {"": where})
 
     def path(self, case: str) -> Path | None:

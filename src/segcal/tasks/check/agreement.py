@@ -35,7 +35,7 @@ from segcal.data.cohort import CaseReader, Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.nifti import NiftiField
 from segcal.data.rows import Block
-from segcal.tasks.check.finding import SHOWN, Finding, count, some
+from segcal.tasks.check.finding import SHOWN, Finding, conjoined, count, some
 
 FEW = 6
 """Cases that are looked at."""
@@ -74,7 +74,7 @@ class Turn:
     def __str__(self) -> str:
         moved = self.order != tuple(range(len(self.order)))
         order = f"their axes in the order {self.order}" if moved else ""
-        flips = f"{'axis' if len(self.flips) == 1 else 'axes'} {_and(self.flips)} flipped" if self.flips else ""
+        flips = f"{'axis' if len(self.flips) == 1 else 'axes'} {conjoined(self.flips)} flipped" if self.flips else ""
         return "their axes reversed" if self.reverses else " and ".join(filter(None, (order, flips)))
 
 
@@ -373,7 +373,3 @@ def _zyx(cohort: Cohort) -> bool | None:
     if "folder" in case.files or not isinstance(case.labels, NiftiField) or isinstance(case.scores[0], NiftiField):
         return None
     return not case.labels.reversed
-
-
-def _and(values: Sequence[int]) -> str:
-    return " and ".join(filter(None, (", ".join(map(str, values[:-1])), str(values[-1]))))

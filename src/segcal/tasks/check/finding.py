@@ -27,6 +27,12 @@ SHOWN = 5
 """Cases or classes named in one finding."""
 
 
+def conjoined(words: Sequence[object]) -> str:
+    """Words as a sentence names them: a, b and c."""
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing worth saying.
