@@ -18,7 +18,7 @@ from benchmarks.fuzzing.words import COMMANDS, Input
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and memory of a child are measured on Linux")
 
 INPUTS = 500
-MANY = 1000
+MANY = 2000
 
 
 @pytest.fixture(scope="module")
