@@ -18,7 +18,7 @@ from benchmarks.fuzzing.words import COMMANDS, Input
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and memory of a child are measured on Linux")
 
 INPUTS = 500
-MANY = 2000
+MANY, PARTS = 2000, 8
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,9 @@ def test_hostile_inputs(fuzzer: Fuzzer) -> None:
 
 
 @pytest.mark.slow
-def test_many_hostile_inputs(fuzzer: Fuzzer) -> None:
-    no_fault([fuzzer.run(number) for number in range(INPUTS, INPUTS + MANY)])
+@pytest.mark.parametrize("part", range(PARTS))
+def test_many_hostile_inputs(fuzzer: Fuzzer, part: int) -> None:
+    no_fault([fuzzer.run(number) for number in range(INPUTS + part, INPUTS + MANY, PARTS)])
 
 
 def test_the_same_number_gives_the_same_input(fuzzer: Fuzzer, tmp_path: Path) -> None:

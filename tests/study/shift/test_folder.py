@@ -232,12 +232,31 @@ def test_volumes_that_cannot_be_used(tmp_path: Path) -> None:
             corrupt(tmp_path / folder, tmp_path / "out", Artefacts("motion"), overwrite=True)
 
 
-def test_a_volume_that_lies_nowhere_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at", "written", "error", "found"),
+    [
+        (280, np.float32(np.nan), UnreadableError, "an affine that is not finite"),
+        (70, np.int16(4096), UnreadableError, "data code 4096 not recognized"),
+        (70, np.int16(0), UnreadableError, "data code 0 not supported"),
+        (40, np.int16(-3), UnreadableError, "cannot be read"),
+        (42, np.int16(-4), UnreadableError, "shape"),
+        (108, np.float32(1e9), UnsafeFileError, "voxels that begin after 1000000000 bytes"),
+        (252, np.int16(9), None, ""),  # a code of the frame that no one knows: as good as none
+    ],
+)
+def test_a_header_that_is_damaged_is_named(
+    tmp_path: Path, at: int, written: np.generic, error: type[SegcalError] | None, found: str
+) -> None:
     pytest.importorskip("torchio")
     (tmp_path / "in").mkdir()
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), tmp_path / "in" / "a.nii")
+    volume = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "in" / "a.nii")
     data = bytearray((tmp_path / "in" / "a.nii").read_bytes())
-    data[280:284] = np.float32(np.nan).tobytes()
+    data[at : at + written.nbytes] = written.tobytes()
     (tmp_path / "in" / "a.nii").write_bytes(data)
-    with pytest.raises(UnreadableError, match=r"a\.nii: found .*an affine that is not finite"):
+    if error is None:
+        corrupt(tmp_path / "in", tmp_path / "out", Artefacts("bias"))
+        assert nibabel.load(tmp_path / "out" / "a.nii").shape == (4, 5, 6)
+        return
+    with pytest.raises(error, match=rf"a\.nii: found .*{found}"):
         corrupt(tmp_path / "in", tmp_path / "out", Artefacts("bias"))

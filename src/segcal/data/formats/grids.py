@@ -14,6 +14,7 @@ with `WithReorient` in their names turn images to the closest canonical axes (RA
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from segcal.data.formats.gathering import PIECE, Row
@@ -93,6 +95,15 @@ class VoxelGrid:
         return bytes(header.as_byteswapped("<").binaryblock) + bytes(4)  # four zeros: no extensions
 
 
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What nibabel says about a file, as a ValueError: its own errors have no common base but Exception."""
+    try:
+        yield
+    except (ImageFileError, HeaderDataError, HeaderTypeError, ImageDataError, WrapStructError) as error:
+        raise ValueError(str(error)) from error
+
+
 def is_nifti(path: Path) -> bool:
     """Whether a name ends as a NIfTI file's."""
     return path.name.lower().endswith(ENDINGS)
@@ -114,15 +125,16 @@ def grid_of(reference: Path, shape: tuple[int, ...], *, reversed_axes: bool, can
         )
     rank = len(shape)
     try:
-        image = nibabel.load(reference)
+        with refusals():
+            image = nibabel.load(reference)
         if not isinstance(image, nibabel.Nifti1Image):
-            raise ImageFileError(f"a file of type {type(image).__name__}")
+            raise ValueError(f"a file of type {type(image).__name__}")
         header, size = image.header.copy(), tuple(int(n) for n in image.shape)
         if header.get_data_dtype().kind not in "iuf":
-            raise ImageFileError(f"values of type {header.get_data_dtype()}")
+            raise ValueError(f"values of type {header.get_data_dtype()}")
         turned = np.column_stack([np.arange(rank), np.ones(rank)]) if not canonical else io_orientation(image.affine)
         axes, flips = tuple(int(a) for a in turned[:, 0]), tuple(bool(f < 0) for f in turned[:, 1])
-    except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         found = f"a file that is not a readable NIfTI image ({error})"
         raise UnreadableError(
             str(reference), found=found, expected="a .nii or .nii.gz file", do="Write the file again, or convert it."

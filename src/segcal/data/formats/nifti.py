@@ -31,7 +31,6 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from segcal.data.case import Case, Window
@@ -41,7 +40,7 @@ from segcal.data.files.reading import readable, too_much, unpacked
 from segcal.data.formats import streams
 from segcal.data.formats.dataset_json import turns_to_canonical_axes
 from segcal.data.formats.gathering import FLOAT, FileSink, Gathered, Row
-from segcal.data.formats.grids import VoxelGrid, grid_of, grid_without_reference, is_nifti
+from segcal.data.formats.grids import VoxelGrid, grid_of, grid_without_reference, is_nifti, refusals
 from segcal.data.formats.npz import RATIO
 from segcal.data.formats.raw import Grid, StoredField, grid, piece_size, pieces_of
 from segcal.data.formats.windows import open_file, open_stream
@@ -73,11 +72,10 @@ def read_header(path: Path) -> Header:
     with readable(path):
         with unpacked(path) as stream:
             block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
-        try:
+        with refusals():
             header: Any = _header(block)
             offset, (slope, intercept) = int(header.get_data_offset()), header.get_slope_inter()
-        except (ImageFileError, HeaderDataError) as error:
-            raise ValueError(str(error)) from error
+            dtype = np.dtype(header.get_data_dtype())
         if not 0 <= offset <= OFFSET:
             raise too_much(path, f"voxels that begin after {offset} bytes", f"at most {OFFSET}")
         shape = tuple(int(n) for n in header.get_data_shape())
@@ -88,7 +86,7 @@ def read_header(path: Path) -> Header:
             raise ValueError("an affine that is not finite")
         return Header(
             shape,
-            np.dtype(header.get_data_dtype()),
+            dtype,
             offset,
             1.0 if slope is None else float(slope),
             0.0 if intercept is None else float(intercept),

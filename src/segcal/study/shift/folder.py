@@ -26,13 +26,14 @@ from typing import Any, ClassVar
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image
 
 from segcal.data.files import journal
 from segcal.data.files.ledger import NAME
-from segcal.data.files.reading import readable, unpacked
+from segcal.data.files.reading import readable
+from segcal.data.formats.grids import refusals
+from segcal.data.formats.nifti import read_header
 from segcal.engine.engine import Progress, Silent
 from segcal.errors import (
     DataError,
@@ -276,17 +277,11 @@ def _picture(path: Path) -> NDArray[Any]:
 
 def _volume(path: Path) -> tuple[NDArray[Any], Any]:
     with _readable(path):
-        with unpacked(path) as stream:
-            block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
-        second = 540 in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
-        header = nibabel.Nifti2Header if second else nibabel.Nifti1Header
-        if len(block) >= header.sizeof_hdr:  # nibabel reads what lies before the voxels at once
-            _plausible(path, int(header(block[: header.sizeof_hdr], check=False).get_data_offset()))
-        image = nibabel.load(path)
-        _plausible(path, math.prod(image.shape) * image.get_data_dtype().itemsize)
-        if not np.isfinite(image.affine).all():
-            raise ValueError("an affine that is not finite")
-        volume = np.asarray(image.dataobj)
+        header = read_header(path)
+        _plausible(path, math.prod(header.shape) * header.dtype.itemsize)
+        with refusals():
+            image = nibabel.load(path)
+            volume = np.asarray(image.dataobj)
     if volume.ndim != 3 or not volume.size:
         raise DataError(
             str(path),
@@ -299,7 +294,7 @@ def _volume(path: Path) -> tuple[NDArray[Any], Any]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What Pillow, nibabel and the operating system say about a file, as an error that names it."""
+    """What Pillow and the operating system say about a file, as an error that names it."""
     with readable(path):
         try:
             with warnings.catch_warnings():
@@ -314,8 +309,6 @@ def _readable(path: Path) -> Iterator[None]:
                 expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
                 do="Cut the image into tiles.",
             ) from error
-        except ImageFileError as error:
-            raise ValueError(str(error)) from error
 
 
 def _plausible(path: Path, nbytes: int) -> None:
