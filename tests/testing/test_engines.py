@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
+from segcal.data.reader import CaseReader
 from segcal.engine.ask import Ask, Level
 from segcal.engine.engine import Engine, Outcome
 from segcal.engine.pinned import Pinned

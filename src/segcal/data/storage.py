@@ -37,7 +37,8 @@ from segcal.data.scores import FLOOR, FULL, LIKE, SUM_TOLERANCE, Kind, Resolutio
 from segcal.errors import KindWarning, SegcalError
 
 if TYPE_CHECKING:
-    from segcal.data.cohort import CaseReader, Cohort
+    from segcal.data.cohort import Cohort
+    from segcal.data.reader import CaseReader
     from segcal.data.rows import Record
 
 Array = NDArray[np.float64]

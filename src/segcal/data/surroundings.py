@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from segcal.data.case import PADDING, block_length
-from segcal.data.cohort import CaseReader
 from segcal.data.files.journal import Scratch
 from segcal.data.places.place import Place, Places
+from segcal.data.reader import CaseReader
 from segcal.errors import ShapeError
 
 MARGIN = 4

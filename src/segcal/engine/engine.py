@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Head
 from segcal.data.places.place import Places
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Prepared, Record, Rows
 from segcal.data.surroundings import Contexts
 from segcal.engine import accumulate

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from segcal.data.case import SCORED
-from segcal.data.cohort import CaseReader
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
 from segcal.data.ranking import winner
+from segcal.data.reader import CaseReader
 from segcal.data.splits import TEST
 from segcal.data.surroundings import Contexts
 from segcal.engine.engine import Engine

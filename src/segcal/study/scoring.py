@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from segcal.data.case import SCORED
-from segcal.data.cohort import CaseReader
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import readable, too_much
 from segcal.data.head import Head
 from segcal.data.places.distance import BoundaryDistance
 from segcal.data.places.place import Places
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Note, Rows
 from segcal.data.surroundings import Contexts
 from segcal.engine import accumulate

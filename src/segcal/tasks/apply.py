@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from segcal.data.case import PADDING, SCORED, Case, Window
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
 from segcal.data.files import claims, journal
 from segcal.data.files.journal import Scratch
 from segcal.data.files.ledger import Ledger, read_digest
@@ -39,6 +39,7 @@ from segcal.data.formats.registry import sink_for
 from segcal.data.formats.sink import Delivered, Sink, Writer
 from segcal.data.head import Head
 from segcal.data.padding import found_note
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block
 from segcal.data.scores import Resolution
 from segcal.data.surroundings import Contexts

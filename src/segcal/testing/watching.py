@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from segcal.data.case import BLOCK
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.data.head import Softmax
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Rows
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf, needs
 from segcal.engine.ask import Ask

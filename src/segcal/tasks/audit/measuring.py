@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from segcal.data.case import PADDING, SCORED, Case
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.places.label_map import NOWHERE
 from segcal.data.ranking import winner
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Rows
 from segcal.engine import accumulate
 from segcal.engine.accumulate import Mergeable, State

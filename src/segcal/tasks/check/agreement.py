@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from segcal.data.case import PADDING, SCORED, Case
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.nifti import NiftiField
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block
 from segcal.tasks.check.finding import SHOWN, Finding, conjoined, count, some
 

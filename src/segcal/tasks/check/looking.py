@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from segcal.data.case import PADDING, Window
-from segcal.data.cohort import CaseReader
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Head
 from segcal.data.places.place import Places
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Note
 from segcal.engine import accumulate
 from segcal.engine.accumulate import State
