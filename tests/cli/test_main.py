@@ -266,13 +266,60 @@ def test_a_wrong_argument_is_called_by_its_option(segcal: Any, heldout: Any, wor
     assert said.code == 2 and said.err.startswith(f"error: {option}: found ")
 
 
-@pytest.mark.parametrize("command", ["check", "fit", "evaluate", "apply", "audit"])
-def test_a_path_that_is_not_there_is_told_without_torch(command: str, tmp_path: Path) -> None:
-    """Importing torch takes seconds, which a slip of the finger is not worth."""
-    before = {"apply": ["cal.safetensors"], "audit": ["cal.safetensors"]}.get(command, [])
-    after = ["-o", "out"] if command in ("apply", "fit") else []
-    words = [command, *before, "nowhere", *after]
-    code = f"import sys\nfrom segcal.cli import run\nprint(run({words!r}), 'torch' in sys.modules)"
+SLIPS = {
+    "check nowhere": 3,
+    "check there --labels nowhere": 3,
+    "check there --max-memory nowhere": 2,
+    "fit nowhere -o out": 3,
+    "fit there -o out --method nowhere": 2,
+    "fit there -o out --method auto --among ts,nowhere": 2,
+    "fit there -o nowhere --method auto --lambda 3": 2,
+    "fit there -o nowhere --method ts --invariant": 2,
+    "fit there -o nowhere --method ts --trials 4": 2,
+    "fit there -o out --option nowhere": 2,
+    "evaluate nowhere": 3,
+    "evaluate there --calibrator nowhere": 3,
+    "apply nowhere there -o out": 3,
+    "audit nowhere there": 3,
+    "audit there nowhere": 3,
+    "audit there there --shifts nowhere": 2,
+    "inspect nowhere": 3,
+    "corrupt nowhere -o out --severity mild": 3,
+    "corrupt there -o nowhere": 2,
+    "study nowhere -o out": 3,
+    "merge nowhere -o out": 3,
+    "methods --classes nowhere": 2,
+    "nowhere": 2,
+}
+
+
+def test_a_slip_of_the_finger_is_told_without_torch(tmp_path: Path) -> None:
+    """Importing torch takes seconds. Last comes the list of methods, which has no need of it either."""
+    (tmp_path / "there").mkdir()
+    code = (
+        f"import sys\nfrom segcal.cli import run\nfor words in {[*SLIPS, 'methods']!r}:\n"
+        "    print('code', run(words.split()), 'torch' in sys.modules or 'numpy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["3", "False"], done.stderr
-    assert "nowhere: found no such file or folder" in done.stderr
+    told = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("code")]
+    assert told == [[str(code), "False"] for code in (*SLIPS.values(), 0)], done.stdout + done.stderr
+    assert done.stderr.count("error: ") == len(SLIPS)
+
+
+@pytest.mark.parametrize(
+    ("words", "see"),
+    [
+        (["aply", "--help"], "segcal apply --help"),
+        (["FIT", "x"], "segcal fit --help"),
+        (["evalute"], "segcal evaluate --help"),
+        (["fit", "--lables", "x"], "segcal fit --help"),
+        (["quux"], "segcal --help"),
+        (["--quux"], "segcal --help"),
+    ],
+)
+def test_a_mistyped_command_leads_to_the_help_of_one_that_there_is(
+    segcal: Any, words: list[str], see: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = segcal(*words)
+    assert said.code == 2 and said.err.splitlines()[-1] == f"See: {see}"
+    assert run(see.split()[1:]) == 0 and "Usage: " in capsys.readouterr().out

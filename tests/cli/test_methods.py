@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segcal.methods import methods
+from segcal.methods import BUILT_IN, methods
 
 
 def test_all_methods_are_listed(segcal: Any) -> None:
@@ -18,6 +18,20 @@ def test_all_methods_are_listed(segcal: Any) -> None:
         assert named.kind.__name__ in said.out
     assert "12 / 8 / 12" in said.out
     assert "C = 3" in said.out
+
+
+def test_the_list_without_counts_says_what_the_methods_are(segcal: Any) -> None:
+    said = segcal("methods")
+    for name, place in BUILT_IN.items():
+        line = next(line.split() for line in said.out.splitlines() if line.split()[:1] == [name])
+        assert line[1] == ("yes" if place.keeps else "no")
+        method = methods()[name]
+        promised = method.guarantees
+        assert promised is None or place.keeps == (promised.preserves_argmax == "proven")
+        for classes in (2, 3):
+            counted = method().counted(classes)
+            assert (counted is None) == (not place.numbers)
+            assert counted is None or counted.optimised == eval(place.numbers, {"C": classes})
 
 
 def test_json_holds_the_counts_asked_for(segcal: Any) -> None:

@@ -10,6 +10,7 @@ need when they run.
 
 from __future__ import annotations
 
+import difflib
 import inspect as inspect_
 import re
 import sys
@@ -115,8 +116,9 @@ def run(words: Sequence[str]) -> int:
             warnings.simplefilter("ignore", KindWarning)  # commands say it in words of their own
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as wrong:
-        command = [w for w in words[:1] if not w.startswith("-")]
-        error(f"{escaped(str(wrong))}\nSee: {' '.join(['segcal', *command, '--help'])}")
+        command = [c.__name__ for c in COMMANDS]
+        meant = difflib.get_close_matches(words[0].lower(), command, 1) if words else []
+        error(f"{escaped(str(wrong))}\nSee: {' '.join(['segcal', *meant, '--help'])}")
         return USAGE
     except SegcalError as wrong:
         if "--debug" in words:

@@ -67,7 +67,7 @@ def apply(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    all_there(new, scores)
+    all_there(running, new, scores, calibrator)
     from segcal.methods.files import load
     from segcal.tasks.apply import prepare
 

@@ -72,7 +72,8 @@ def audit(
         Go on although scores were made in another way than those of the fit (a single fold against a mean of five,
         another pooling), or only one side knows how many networks they average.
     """
-    all_there(results, scores)
+    all_there(running, results, scores, calibrator)
+    sizes = sizes_of(shifts)
     from segcal.methods.files import load
     from segcal.tasks import audit as auditing
     from segcal.tasks.audit.energy_maps import claim_maps
@@ -80,7 +81,6 @@ def audit(
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(results, scores, loaded)
-    sizes = sizes_of(shifts)
     claim(running, inputs=[calibrator, *results, *scores.read()], cohort=cohort)
     if energy_maps is not None:
         claim_maps(energy_maps, cohort, [*results, *scores.read()], overwrite=running.overwrite)

@@ -40,7 +40,7 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     results
         One folder of predictions, or several: the members of an ensemble.
     """
-    all_there(results, scores)
+    all_there(running, results, scores)
     from segcal.data.formats.discover import layout_of
     from segcal.tasks import check as checking
 

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from segcal.tasks.check.finding import Finding
 
 LOG_WIDTH = 120
-"""Columns of a log, which has no width of its own."""
+"""Columns of a log, which has no width of its own, unless COLUMNS says so."""
+
+LEAST_WIDTH = 20
+"""Columns below which nothing is set."""
 
 STDOUT = "-"
 
@@ -82,10 +85,16 @@ def console(stderr: bool = False) -> Console:
         markup=False,
         highlight=False,
         emoji=False,
-        width=None if terminal else LOG_WIDTH,
+        width=None if terminal else columns(),
         force_terminal=terminal,
         no_color=not terminal or None,
     )
+
+
+def columns() -> int:
+    """The columns of a log: what COLUMNS says, if it is a number that a table can be set in."""
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() and len(given) < 5 and int(given) >= LEAST_WIDTH else LOG_WIDTH
 
 
 def error(text: str) -> None:

@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 from segcal.cli.console import Output, bars
 from segcal.cli.options import AS_USUAL, Running, Seed, claim
 from segcal.cli.tables import table
+from segcal.data.files.reading import check_there
 from segcal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,11 +62,12 @@ def corrupt(
     seed
         Another seed chooses and draws anew.
     """
+    check_there(images, "a folder of images")
+    out = Output(running.quiet, running.json)
+    work = work_of(severity, kind, artefact, replicates, seed)
     from segcal.study.shift import folder
 
-    out = Output(running.quiet, running.json)
     claim(running, inputs=[images, *(images.iterdir() if images.is_dir() else ())])
-    work = work_of(severity, kind, artefact, replicates, seed)
     with bars(running.quiet) as progress:
         rows = folder.corrupt(images, output, work, overwrite=running.overwrite, progress=progress)
     shown = table("kind", "files", "parameters")
@@ -81,8 +83,6 @@ def work_of(
     severity: photometric.Severity | None, kind: str | None, artefact: str | None, replicates: int, seed: int
 ) -> folder.Work:
     """What the options ask for. UsageError where they contradict each other."""
-    from segcal.study.shift import artefacts, folder
-
     if (severity is None) == (artefact is None):
         found = "neither --severity nor --artefact" if severity is None else "--severity and --artefact"
         raise UsageError(
@@ -99,11 +99,15 @@ def work_of(
                 expected="1 for pictures",
                 do="Replicates are for --artefact; use another --seed for pictures.",
             )
+        from segcal.study.shift import folder
+
         return folder.Photometric(severity, kind, seed)
     if kind is not None:
         raise UsageError(
             "--kind", found=kind, expected="no kind with --artefact", do="Kinds are of pictures: use --severity."
         )
+    from segcal.study.shift import artefacts, folder
+
     if replicates < 1:
         raise UsageError(
             "--replicates", found=str(replicates), expected="1 or more", do=f"The papers use {artefacts.REPLICATES}."

@@ -66,7 +66,7 @@ def evaluate(
         The axis across the slices of a volume, counted from 0 in the order of the scores, for ece_roi. Default: that
         of the widest spacing, else z.
     """
-    all_there(heldout, scores)
+    all_there(running, heldout, scores, calibrator)
     from segcal.methods.files import load
     from segcal.tasks import evaluate as evaluation
     from segcal.tasks.matching import grouped_as_fitted

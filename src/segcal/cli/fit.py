@@ -26,7 +26,7 @@ from segcal.cli.options import (
 )
 from segcal.data.files import claims
 from segcal.errors import UsageError
-from segcal.methods import BUILT_IN
+from segcal.methods import BUILT_IN, flag, named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,7 +131,7 @@ def fit(
     patience
         Of methods that are trained: epochs without a better validation NLL that end the training.
     option
-        Another option of the method, NAME=VALUE; segcal methods lists them.
+        Another option of the method, NAME=VALUE; segcal methods --classes 5 lists them.
     folds
         Folds of cross-fitting and cross-validation; groups stay whole.
     seed
@@ -147,11 +147,12 @@ def fit(
     among
         With auto: compare these methods only, with commas.
     """
-    all_there(results, scores)
-    from segcal.tasks.fit import files_of, fit_chosen, methods_of
-    from segcal.tasks.fit import fit as fit_methods
-
-    out = Output(running.quiet, running.json)
+    all_there(running, results, scores)
+    for words, where in ((method, "method"), (among, "among")):
+        if words not in (AUTO, None):
+            named(words, where)
+    if solver != "recipe":
+        check_exact(trials, storage)
     options: dict[str, object] = {
         "lambda_": lambda_,
         "mu": mu,
@@ -159,7 +160,7 @@ def fit(
         "gauge": gauge,
         "experts": experts,
         "eps": eps,
-        "solver": recipe_of(solver, trials, storage, seed),
+        "solver": None if solver == "exact" else solver,
         "level": level,
         "slice_axis": slice_axis,
         "learning_rate": learning_rate,
@@ -171,9 +172,15 @@ def fit(
     choice = {"may_change_labels": may_change_labels, "invariant": invariant, "among": among is not None}
     given = {**{name: value is not None for name, value in options.items()}, "no_crossfit": no_crossfit}
     check_auto(method, choice, {**given, "free_decision": free_decision})
-    named = {} if method == AUTO else methods_of(method, options, seed)
+    from segcal.tasks.fit import files_of, fit_chosen, methods_of
+    from segcal.tasks.fit import fit as fit_methods
+
+    out = Output(running.quiet, running.json)
+    if solver == "recipe":
+        options["solver"] = recipe_of(trials, storage, seed)
+    chosen = {} if method == AUTO else methods_of(method, options, seed)
     compared = None if among is None else methods_of(among, {}, seed)
-    files = files_of(output, list(named) or [AUTO])
+    files = files_of(output, list(chosen) or [AUTO])
     cohort = cohort_of(results, scores).labelled()
     written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS)]
     claim(running, written, [*results, *scores.read()], cohort)
@@ -200,7 +207,7 @@ def fit(
         else:
             keep = False if free_decision else None
             done = fit_methods(
-                named, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep
+                chosen, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep
             )
     done.save(files)
     show(out, done, files, scores.advised(told))
@@ -209,15 +216,15 @@ def fit(
     return 0
 
 
-def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) -> Recipe | None:
-    """What `--solver`, `--trials` and `--storage` ask for; None: the exact solver.
-
-    UsageError for options of the recipe without it, or without Optuna.
-    """
+def recipe_of(trials: int | None, storage: Path | None, seed: int) -> Recipe:
+    """What `--solver recipe`, `--trials` and `--storage` ask for. UsageError without Optuna."""
     from segcal.study.recipe.recipe import Recipe
 
-    if solver == "recipe":
-        return Recipe(trials=Recipe.trials if trials is None else trials, seed=seed, storage=storage)
+    return Recipe(trials=Recipe.trials if trials is None else trials, seed=seed, storage=storage)
+
+
+def check_exact(trials: int | None, storage: Path | None) -> None:
+    """UsageError for options of the recipe beside the exact solver."""
     for option, value in (("trials", trials), ("storage", storage)):
         if value is not None:
             raise UsageError(
@@ -226,15 +233,12 @@ def recipe_of(solver: str, trials: int | None, storage: Path | None, seed: int) 
                 expected="--solver recipe",
                 do="The exact solver makes no trials: leave it out.",
             )
-    return None
 
 
 def further(words: Sequence[str], flags: Mapping[str, object]) -> dict[str, object]:
     """What `--option NAME=VALUE` gives, by name: a number, true, false or null is one, all else is text. UsageError for
     other words, or a name that has a flag of its own.
     """
-    from segcal.tasks.fit import flag
-
     out: dict[str, object] = {}
     own = {flag(option) for option in flags}
     for word in words:

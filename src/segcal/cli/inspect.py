@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segcal.cli.console import Output
-from segcal.cli.options import AS_USUAL, Running, claim
+from segcal.cli.options import AS_USUAL, Running, all_there, claim
 from segcal.cli.tables import before_after, number, table
 
 SMALL = 12
@@ -28,6 +28,7 @@ def inspect(calibrator: Path, /, *, running: Running = AS_USUAL) -> int:
     calibrator
         A file written by segcal fit.
     """
+    all_there(running, calibrator=calibrator)
     from segcal.methods.files import contents, load, ours
 
     out = Output(running.quiet, running.json)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from segcal.cli import study
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, claim, engine_of
+from segcal.data.files.reading import check_there
 
 
 def merge(
@@ -30,6 +31,8 @@ def merge(
     output
         Folder of the whole study.
     """
+    for part in parts:
+        check_there(part, "a folder written by segcal study")
     from segcal.study import study as studies
 
     out = Output(running.quiet, running.json)

@@ -13,6 +13,7 @@ from segcal.cli.options import AS_USUAL, Running, claim
 from segcal.cli.tables import table
 from segcal.data.files import claims, journal
 from segcal.errors import UsageError
+from segcal.methods import BUILT_IN, names
 
 if TYPE_CHECKING:
     from segcal.methods.parameterisation import ParameterCount
@@ -26,15 +27,16 @@ YES = {"proven": "yes", "no": "no", "measured": "measured"}
 
 def methods(
     *,
-    classes: str = "2,5,20",
+    classes: str | None = None,
     markdown: Annotated[Path | None, Parameter(show_default=False)] = None,
     running: Running = AS_USUAL,
 ) -> int:
-    """List the methods: what each is, what it promises, and how many parameters it has.
+    """List the methods of segcal fit: what each is, whether it keeps every label, how many numbers it fits.
 
-    Three counts, for each number of classes: optimised (as the method's paper writes it), identifiable (the rank of the
-    Jacobian of the probabilities, computed here), and varied by the exact solver. Promises are read off a map of the
-    family, not off its name.
+    With --classes, --markdown or --json more is said, which takes seconds: the options of each method, and three counts
+    for each number of classes. Optimised is what the method's paper fits; identifiable is how many of these the
+    probabilities can tell apart (the rank of their Jacobian, computed here); the last is what segcal's own exact solver
+    varies. What a method promises is read off a map of its family, not off its name.
 
         segcal methods
         segcal methods --classes 3 --json methods.json
@@ -42,14 +44,17 @@ def methods(
     Parameters
     ----------
     classes
-        Numbers of classes to count for, separated by commas.
+        Numbers of classes to count for, separated by commas; 2,5,20 where a file is asked for.
     markdown
         Also write the table to this file, as Markdown.
     """
+    out = Output(running.quiet, running.json)
+    numbers = numbers_of("2,5,20" if classes is None else classes)
+    if classes is None and markdown is None and running.json is None:
+        listed(out)
+        return 0
     from segcal.methods import parameters
 
-    out = Output(running.quiet, running.json)
-    numbers = numbers_of(classes)
     claim(running, [(markdown, claims.METHODS)])
     rows = parameters.table(numbers)
     show(out, rows, numbers)
@@ -57,6 +62,28 @@ def methods(
         write(markdown, rows, numbers)
     out.json(to_json(rows, numbers))
     return 0
+
+
+def listed(out: Output) -> None:
+    """Every method in a line, without what its module says: no torch, no package is imported."""
+    shown = table("method", "keeps labels", "numbers", "what it fits")
+    shown.columns[1].justify = shown.columns[2].justify = shown.columns[3].justify = "left"
+    shown.columns[3].no_wrap = False
+    for name in names():
+        place = BUILT_IN.get(name)
+        if place is None:
+            shown.add_row(name, "?", "?", "a method of an installed package")
+        else:
+            shown.add_row(name, "yes" if place.keeps else "no", place.numbers or "a table", place.gist)
+    shown.caption = (
+        "Keeps labels: the class given to a voxel never changes, only its percentage. Numbers: how many are fitted"
+        " for C classes; the more, the more cases that takes."
+    )
+    out.show(shown, "Methods for segcal fit --method")
+    out.text(
+        "Recommended: --method auto, which compares those that keep labels and takes the simplest as good as the best."
+    )
+    out.text("Their options and exact counts, which takes seconds: segcal methods --classes 5")
 
 
 def numbers_of(classes: str) -> tuple[int, ...]:

@@ -198,14 +198,21 @@ MOST = 1 << 60
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def all_there(results: Sequence[Path], scores: Scores) -> None:
-    """MissingError for predictions, labels or masks that are not there: what `cohort_of` says, before the seconds that
-    importing torch takes.
+def all_there(
+    running: Running, results: Sequence[Path] = (), scores: Scores = SCORES_AS_THEY_ARE, calibrator: Path | None = None
+) -> None:
+    """What is said of paths that are not there (MissingError) and of options that cannot be read (UsageError), before
+    the seconds that importing torch takes.
     """
+    memory_of(running.max_memory)
     maps = (scores.labels, scores.mask) if isinstance(scores, Labelled) else ()
     for path, expected in [*((p, "predictions") for p in results), *((p, "a folder of maps") for p in maps)]:
         if path is not None:
             reading.check_there(path, expected)
+    if calibrator is not None:
+        reading.check_there(
+            calibrator, "a calibrator written by segcal", "Fit one with `segcal fit ... -o cal.safetensors`."
+        )
 
 
 def cohort_of(

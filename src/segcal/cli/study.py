@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from segcal.cli import tables
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
+from segcal.data.files.reading import check_there
 from segcal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,13 +66,10 @@ def study(
     dry_run
         Check the configuration and its data, show what would be done and how long it may take, and stop.
     """
-    from segcal.study import study as studies
-    from segcal.study.configuration import read
-    from segcal.study.design import design
-    from segcal.study.example import EXAMPLE
-
     out = Output(running.quiet, running.json)
     if example:
+        from segcal.study.example import EXAMPLE
+
         sys.stdout.write(EXAMPLE)
         return 0
     if configuration is None:
@@ -88,6 +86,11 @@ def study(
             expected="a folder for the study",
             do="Name one with -o, or only look with --dry-run.",
         )
+    check_there(configuration, "a configuration", "Print one to begin with: segcal study --example.")
+    from segcal.study import study as studies
+    from segcal.study.configuration import read
+    from segcal.study.design import design
+
     found = design(read(configuration))
     claim(running, inputs=[configuration, *(p for one in found.cohorts.values() for case in one for p in case.paths)])
     show_design(out, found)

@@ -8,49 +8,99 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from segcal.errors import UsageError
+
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from segcal.methods.method import AnyMethod, Method, Trained
-    from segcal.methods.registry import find, methods, register
+    from segcal.methods.registry import Named, find, methods, register
+
+GROUP = "segcal.methods"
+"""Under which packages name their methods."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a method is, and what it is in a few words."""
+    """Where a method is, what it is in a few words, how many numbers its paper fits for C classes (a formula, empty
+    where their number is no matter of C alone), and whether it keeps the label of every voxel.
+    """
 
     module: str
     kind: str
     gist: str
+    numbers: str
+    keeps: bool
 
 
 _AFFINE, _EXPERTS = "segcal.methods.affine.fit", "segcal.methods.conditional.fit"
 _LOCAL = ("segcal.methods.local.fit", "LocalTemperatureScaling")
 
 BUILT_IN: dict[str, Place] = {
-    "ts": Place("segcal.methods.temperature", "TemperatureScaling", "one temperature"),
-    "ets": Place("segcal.methods.mixture", "EnsembleTemperatureScaling", "a mixture of three"),
-    "vs": Place(_AFFINE, "VectorScaling", "a factor and a bias a class"),
-    "ms": Place(_AFFINE, "MatrixScaling", "a matrix on logits"),
-    "ms-c": Place(_AFFINE, "ConstrainedMatrixScaling", "a matrix on logits, of equal row sums"),
-    "dc": Place(_AFFINE, "DirichletCalibration", "a matrix on log-probabilities"),
-    "cdc": Place(_EXPERTS, "ClassConditionalDirichlet", "a matrix for each predicted class"),
-    "cms-ap": Place(_EXPERTS, "ArgmaxPreservingMatrixScaling", "the same, and keeps the label"),
-    "cms-op": Place(_EXPERTS, "OrderPreservingMatrixScaling", "the same, and keeps the ranking of the classes"),
-    "isotonic": Place("segcal.methods.binned", "IsotonicRegression", "rising steps"),
-    "histogram": Place("segcal.methods.binned", "HistogramBinning", "steps"),
-    "iop": Place("segcal.methods.intra_order", "IntraOrderPreserving", "a small net that keeps the ranking"),
-    "lts": Place(*_LOCAL, "a temperature from each voxel's neighbourhood"),
-    "lts-raw": Place(*_LOCAL, "the same from raw logits"),
-    "lts-image": Place(*_LOCAL, "from the image too, which --images gives"),
+    "ts": Place("segcal.methods.temperature", "TemperatureScaling", "one temperature", "1", True),
+    "ets": Place("segcal.methods.mixture", "EnsembleTemperatureScaling", "a mixture of three", "4", True),
+    "vs": Place(_AFFINE, "VectorScaling", "a factor and a bias a class", "2*C", False),
+    "ms": Place(_AFFINE, "MatrixScaling", "a matrix on logits", "C*C + C", False),
+    "ms-c": Place(_AFFINE, "ConstrainedMatrixScaling", "a matrix on logits, of equal row sums", "C*C + 1", False),
+    "dc": Place(_AFFINE, "DirichletCalibration", "a matrix on log-probabilities", "C*C + C", False),
+    "cdc": Place(_EXPERTS, "ClassConditionalDirichlet", "a matrix for each predicted class", "C*C*C + C*C", False),
+    "cms-ap": Place(_EXPERTS, "ArgmaxPreservingMatrixScaling", "the same, and keeps the label", "C*C*C + C", True),
+    "cms-op": Place(_EXPERTS, "OrderPreservingMatrixScaling", "the same, and keeps the ranking", "C*C*C + C", True),
+    "isotonic": Place("segcal.methods.binned", "IsotonicRegression", "rising steps", "", False),
+    "histogram": Place("segcal.methods.binned", "HistogramBinning", "steps", "", False),
+    "iop": Place(
+        "segcal.methods.intra_order", "IntraOrderPreserving", "a small net that keeps the ranking", "21*C + 109", True
+    ),
+    "lts": Place(*_LOCAL, "a temperature from each voxel's neighbourhood", "175*C + 7", True),
+    "lts-raw": Place(*_LOCAL, "the same from raw logits", "175*C + 7", True),
+    "lts-image": Place(*_LOCAL, "from the image too, which --images gives", "200*C + 34", True),
 }
 """Methods of segcal by the name that `--method` takes, in the order in which they are listed."""
+
+REGISTERED: dict[str, Named] = {}
+"""Methods registered by a script, or of packages that have been asked for."""
+
+
+@cache
+def packaged() -> tuple[EntryPoint, ...]:
+    """What installed packages name as methods; none of them is imported."""
+    from importlib.metadata import entry_points  # a tenth of the time that a wrong word may take
+
+    return tuple(entry_points(group=GROUP))
+
+
+def names() -> list[str]:
+    """Every name of a method, as `methods` has them; nothing is imported."""
+    return list(dict.fromkeys([*BUILT_IN, *REGISTERED, *(entry.name for entry in packaged())]))
+
+
+def named(words: str, where: str = "method") -> list[str]:
+    """The names in a list with commas. UsageError, of the argument `where`, for a name that no method has."""
+    wanted = [word.strip() for word in words.split(",")]
+    for name in wanted:
+        if name not in BUILT_IN and name not in names():
+            raise UsageError(
+                where,
+                found=repr(name),
+                expected="one of " + ", ".join(names()) + ", or auto alone",
+                do="Separate several with commas.",
+            )
+    return wanted
+
+
+def flag(option: str) -> str:
+    """What a method's option is called on the command line."""
+    return f"--{option.rstrip('_').replace('_', '-')}"
+
 
 _HOME = {place.kind: place.module for place in BUILT_IN.values()}
 _HOME |= dict.fromkeys(("AnyMethod", "Method", "Trained"), "segcal.methods.method")
 _HOME |= dict.fromkeys(("find", "methods", "register"), "segcal.methods.registry")
 
-__all__ = ["BUILT_IN", "AnyMethod", "Method", "Place", "Trained", "find", "methods", "register"]
+__all__ = ["BUILT_IN", "AnyMethod", "Method", "Place", "Trained", "find", "methods", "named", "names", "register"]
 
 
 def __getattr__(name: str) -> Any:

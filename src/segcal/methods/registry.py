@@ -18,27 +18,21 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
-from functools import cache, cached_property
-from importlib.metadata import EntryPoint, entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoint
 from typing import Any, TypeVar
 
 from segcal.errors import UsageError
-from segcal.methods import BUILT_IN
+from segcal.methods import BUILT_IN, REGISTERED, packaged
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import KINDS, PartMap
 from segcal.methods.method import AnyMethod
-
-GROUP = "segcal.methods"
-"""Under which packages name their methods."""
 
 RESERVED = ("auto", "uncalibrated")
 """Names that say something else where a method is named."""
 
 FORM = re.compile(r"[a-z][a-z0-9-]*")
 """What a name looks like."""
-
-REGISTERED: dict[str, Named] = {}
-"""Methods registered by a script, or of packages that have been asked for."""
 
 M = TypeVar("M", bound=type[AnyMethod])
 
@@ -100,12 +94,6 @@ def find(name: str) -> Named | None:
         if entry.name == name and name not in REGISTERED:
             _load(entry)
     return REGISTERED.get(name)
-
-
-@cache
-def packaged() -> tuple[EntryPoint, ...]:
-    """What installed packages name as methods."""
-    return tuple(entry_points(group=GROUP))
 
 
 def kind_of_map(type_name: str) -> type[PartMap] | None:

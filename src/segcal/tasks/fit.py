@@ -16,6 +16,7 @@ from segcal.data.cohort import Cohort
 from segcal.data.padding import found_note, hidden_note
 from segcal.engine.engine import Engine
 from segcal.errors import OutputError, UsageError
+from segcal.methods import flag, named
 from segcal.methods.files import versions
 from segcal.methods.method import AnyMethod, Fit, fit_methods
 from segcal.methods.registry import find
@@ -141,35 +142,21 @@ def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, A
     `seed` goes to those that draw something at random.
     """
     given = {field: value for field, value in options.items() if value is not None}
-    wanted = [name.strip() for name in names.split(",")]
-    known = {name: find(name) for name in wanted}
-    unknown = [name for name, found in known.items() if found is None]
-    if unknown:
-        raise UsageError(
-            "method",
-            found=repr(unknown[0]),
-            expected="one of " + ", ".join(registered()) + ", or auto alone",
-            do="Separate several with commas.",
-        )
+    known = {name: find(name) for name in named(names)}
     for option in given:
         if not any(found is not None and option in found.options for found in known.values()):
-            takers = [name for name, named in registered().items() if option in named.options]
+            takers = [name for name, one in registered().items() if option in one.options]
             raise UsageError(
                 flag(option),
                 found=f"{given[option]!r} beside --method {names}",
                 expected=f"one of {', '.join(takers)}" if takers else "an option of the method",
-                do="Leave it out, or choose a method that takes it: segcal methods lists the options.",
+                do="Leave it out, or choose a method that takes it: segcal methods --classes 5 lists the options.",
             )
     return {
         name: found(**{o: v for o, v in {**given, "seed": seed}.items() if o in found.options})
         for name, found in known.items()
         if found is not None
     }
-
-
-def flag(option: str) -> str:
-    """What a method's option is called on the command line."""
-    return f"--{option.rstrip('_').replace('_', '-')}"
 
 
 def files_of(output: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -235,10 +235,10 @@ def entries(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
-def check_there(path: Path, expected: str) -> None:
+def check_there(path: Path, expected: str, do: str = "Check the path.") -> None:
     """MissingError for a path that a user named and that is not there."""
     if not path.exists():
-        raise MissingError(str(path), found="no such file or folder", expected=expected, do="Check the path.")
+        raise MissingError(str(path), found="no such file or folder", expected=expected, do=do)
 
 
 def listed(path: Path) -> bool:
