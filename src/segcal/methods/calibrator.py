@@ -125,6 +125,9 @@ class Calibrator(nn.Module):
     """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`, stored at
     `resolution`: what a probability that is stored as 0 counts as, here too. `unit`: logits are divided by it first.
 
+    Where other parameters are loaded into it (`load_state_dict`), `solution`, `data` and `crossfit` become None: they
+    speak of the fit.
+
     Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind
     (`check=False` skips that look).
     """
@@ -172,6 +175,7 @@ class Calibrator(nn.Module):
         self.crossfit = crossfit
         self.resolution = resolution
         self.unit = unit
+        self.register_load_state_dict_post_hook(_forget_another_fit)  # type: ignore[no-untyped-call]
         self.keep_decision = head.can_keep_decision if keep_decision is None else keep_decision
 
     @property
@@ -324,8 +328,14 @@ class Calibrator(nn.Module):
         save(self, path)
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
-        return f"method={self.method}, classes={list(self.head.classes)}, kind={self.kind}"
+        """What `print` shows, beside the maps."""
+        divided = "" if self.unit == 1 else f", logits divided by {self.unit:g} first"
+        return f"method={self.method}, classes={list(self.head.classes)}, kind={self.kind}{divided}"
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # called before the maps are loaded, also where the calibrator is a part of a larger module
+        self.__dict__["_before"] = {name: value.clone() for name, value in self.state_dict().items()}
+        super()._load_from_state_dict(*args)
 
     def network(self) -> Network:
         """Its network, if it has one, and how the scores of that are read."""
@@ -392,6 +402,14 @@ class Calibrator(nn.Module):
         if check:
             self.head.check(flat, kind, "scores")
         return flat, kind
+
+
+def _forget_another_fit(calibrator: Calibrator, keys: object) -> None:
+    """What was said of the fit is not true of other parameters: where some were loaded, nothing is said any more."""
+    before = calibrator.__dict__.pop("_before")
+    if all(torch.equal(before[name], value) for name, value in calibrator.state_dict().items()):
+        return
+    calibrator.solution, calibrator.data, calibrator.crossfit = None, None, None
 
 
 def _flat_field(name: str, value: Tensor, scores: Tensor) -> Tensor:

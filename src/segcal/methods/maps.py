@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -131,6 +132,12 @@ class PartMap(nn.Module, ABC):
         """
         self.register_buffer(name, value.detach().to(torch.float64, copy=True))
 
+    def extra_repr(self) -> str:
+        """What `print` shows: what it says of itself, long tables by their shape."""
+        if any(value.is_meta for value in self.state_dict().values()):
+            return ""  # there are no numbers
+        return ", ".join(f"{name}={_brief(value)}" for name, value in self.describe().items())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -196,6 +203,19 @@ class PartMap(nn.Module, ABC):
 def _derived_again(loaded: PartMap, keys: object) -> None:
     del keys
     loaded.derive()
+
+
+SHOWN = 12
+"""Numbers of a table that `print` shows; of a longer one it says the shape."""
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, list):
+        return str(value)
+    table = np.asarray(value)
+    return f"{table.shape}" if table.size > SHOWN else f"[{', '.join(_brief(v) for v in value)}]"
 
 
 class Map(PartMap):

@@ -16,7 +16,7 @@ from segcal.errors import ScoreError, ShapeError, UsageError
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.calibrator import Calibrator, Solution
 from segcal.methods.mixture import MixtureMap
-from segcal.methods.temperature import ScaleMap
+from segcal.methods.temperature import ScaleMap, TemperatureScaling
 
 HEAD = Softmax(("sky", "road", "tree"))
 SKEWED = AffineMap(
@@ -162,3 +162,19 @@ def test_a_solution_is_plain_data_and_back() -> None:
     assert Solution.from_json(json.loads(json.dumps(whole.to_json()))) == replace(
         whole, selection=[*part.selection], parts={"a": replace(part, selection=[*part.selection])}
     )
+
+
+def test_parameters_of_another_fit_leave_nothing_said_of_this_one() -> None:
+    z, y = torch.randn(4, 3, 50), torch.randint(3, (4, 50))
+    one, other = (TemperatureScaling().fit(scale * z, y) for scale in (2, 5))
+    assert one.solution is not None
+    whole = torch.nn.Sequential(one)
+    whole.load_state_dict(torch.nn.Sequential(copy.deepcopy(one)).state_dict())  # its own
+    assert one.solution is not None
+    assert one.data is not None
+    for into in (whole, torch.nn.Sequential(copy.deepcopy(one), torch.nn.Identity()), torch.nn.Sequential(other)):
+        into.load_state_dict(torch.nn.Sequential(other).state_dict())
+    assert other.solution is not None
+    assert one.solution is one.data is one.crossfit is None
+    assert torch.equal(one(z), other(z))
+    assert "logits divided by 1024 first" in repr(Calibrator(HEAD, "logits", [ScaleMap(0.5)], "ts", unit=1024.0))

@@ -84,3 +84,11 @@ def test_parameters_loaded_into_a_map_bring_their_own_promises() -> None:
     assert torch.equal(m(z - energy, energy), skewed(z - energy, energy))
     assert copy.deepcopy(m).needs.logits
     assert pickle.loads(pickle.dumps(m)).needs.logits
+
+
+def test_what_is_printed_are_parameters() -> None:
+    weight = torch.tensor([[1.0, 0.25], [0.0, 1.0]])
+    shown = repr(AffineMap(weight, torch.tensor([0.0, 1 / 3]), logits=True))
+    assert shown == "AffineMap(weight=[[1, 0.25], [0, 1]], bias=[0, 0.3333], acts_on=logits)"
+    assert repr(AffineMap(torch.eye(19), torch.zeros(19))).startswith("AffineMap(weight=(19, 19), bias=(19,)")
+    assert repr(AffineMap(torch.eye(2), torch.zeros(2)).to("meta")) == "AffineMap()"
