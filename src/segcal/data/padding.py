@@ -37,12 +37,14 @@ FEW_OF_A_FACE = 0.01
 
 @dataclass(eq=False)
 class UnrecordedBox:
-    """The crop box of one case whose `file`, which would record it, is missing; `box` once it has been found.
+    """The crop box of one case whose `file`, which would record it, is missing, or `replaced` by an array of
+    probabilities; `box` once it has been found.
 
     One for all copies of a case, so that it is looked for once.
     """
 
     file: str
+    replaced: bool = False
     box: Box | None = None
     _looked: bool = False
 
@@ -94,11 +96,12 @@ class UnrecordedBox:
         if masked:
             return None
         share = 100 * padded.total / padded.voxels
+        place = "stored in few digits, where" if coarse else "in no clear frame:"
         raise MissingError(
             where,
             found=(
-                f"no {self.file}, and {share:.1f} % of the voxels as nnU-Net writes padding,"
-                f" {'stored in few digits, where' if coarse else 'in no clear frame:'} certain predictions look alike"
+                f"no {'properties in ' * self.replaced}{self.file}, and {share:.1f} % of the voxels as nnU-Net writes"
+                f" padding, {place} certain predictions look alike"
             ),
             expected=f"{self.file}, in which nnU-Net says where its network looked",
             do=(
@@ -159,10 +162,24 @@ def _is_sharp(box: Box, shape: tuple[int, ...], zeros: Planes) -> bool:
 
 
 def found_note(cases: Iterable[Case]) -> list[str]:
-    """That boxes of cases read so far were found rather than read, in a sentence; nothing where none was."""
-    found = [c.id for c in cases if c.unrecorded is not None and c.unrecorded.box is not None]
-    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-    return [f"no .pkl for {named}: the box in which the network looked was found in the probabilities"] if found else []
+    """That boxes of cases read so far were found rather than read, and which .pkl were left aside, in a sentence each;
+    nothing where none was.
+    """
+    boxes = [(case.id, case.unrecorded) for case in cases if case.unrecorded is not None]
+    found, replaced = [i for i, box in boxes if box.box is not None], [box.file for _, box in boxes if box.replaced]
+    out = []
+    if replaced:
+        out.append(
+            f"{_some(replaced)}: the probabilities once more, as nnUNetv2_ensemble wrote in place of the properties;"
+            " left aside (a member's .pkl has the properties)"
+        )
+    if found:
+        out.append(f"no .pkl for {_some(found)}: the box in which the network looked was found in the probabilities")
+    return out
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def hidden_note(records: Sequence[Record]) -> list[str]:

@@ -3,7 +3,11 @@
 `labels` maps names to integers (softmax) or to lists of integers (regions, written over each other in
 `regions_class_order`); 'background' is left out of Dice and IoU; 'ignore' is never scored. Promises: labels must be
 numbered 0, 1, 2, ... without a gap, the ignored one last, as nnU-Net demands; anything else raises LabelError or
-UnreadableError naming the file. As in nnU-Net, a list with one label makes no region by itself.
+UnreadableError naming the file. As in nnU-Net, a list with one label makes no region by itself, and an integer may be
+written as a text ("1") or with a point (1.0).
+
+Beside plain scores a dataset.json may be somebody else's (`named_head`): the Decathlon's, whose `labels` map numbers to
+names, names the classes where there are as many; any other style is left alone.
 """
 
 from __future__ import annotations
@@ -25,15 +29,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def head_of(described: Mapping[str, Any], where: Path) -> Head:
     """The head that the contents of the dataset.json at `where` describe."""
-    labels = described.get("labels")
-    if (
-        not isinstance(labels, dict)
-        or not labels
-        or not all(_is_label(v) or (isinstance(v, list) and v and all(map(_is_label, v))) for v in labels.values())
-    ):
+    labels = _numbers(described.get("labels"))
+    if labels is None:
         raise UnreadableError(
             str(where),
-            found=f"labels {shown(labels)}",
+            found=f"labels {shown(described.get('labels'))}",
             expected='names with integers, such as {"background": 0, "tumour": 1}, or lists of integers for regions',
             do=(
                 "This is the format of nnU-Net version 2; convert older files with"
@@ -76,18 +76,57 @@ def head_of(described: Mapping[str, Any], where: Path) -> Head:
 def _regions(named: Mapping[str, Any], order: Any, ignore: int | None, where: Path) -> Regions:
     members = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in named.items()}
     members = {name: labels for name, labels in members.items() if set(labels) != {0}}
-    if not isinstance(order, list) or len(order) != len(members) or not all(map(_is_label, order)):
+    numbers = [_number(label) for label in order] if isinstance(order, list) else []
+    written = tuple(label for label in numbers if label is not None)
+    if len(written) != len(members) or len(numbers) != len(members):
         raise LabelError(
             str(where),
             found=f"regions_class_order {shown(order)}",
             expected=f"{len(members)} labels, one a region: {shown(list(members))}",
             do="Add `regions_class_order` to dataset.json as it was in training.",
         )
-    return Regions(tuple(members), tuple(members.values()), tuple(order), ignore)
+    return Regions(tuple(members), tuple(members.values()), written, ignore)
 
 
-def _is_label(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def named_head(described: object, where: Path, channels: int) -> Head | None:
+    """The head that a dataset.json beside plain scores of `channels` classes describes; None for one of another style,
+    or in the Decathlon's for another number of classes.
+    """
+    labels = described.get("labels") if isinstance(described, dict) else None
+    if isinstance(described, dict) and _numbers(labels) is not None:
+        return head_of(described, where)
+    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
+        return None
+    names = {number: name for key, name in labels.items() if (number := _number(key)) is not None}
+    if len(labels) != channels or channels < 2 or sorted(names) != list(range(channels)):
+        return None
+    if len(set(names.values())) != channels:
+        return None
+    background = next((k for k, name in names.items() if name.casefold() == "background"), None)
+    return Softmax(tuple(names[k] for k in range(channels)), background)
+
+
+def _numbers(labels: object) -> dict[str, int | list[int]] | None:
+    """The labels of each name as integers; None where they are none."""
+    if not isinstance(labels, dict) or not labels:
+        return None
+    out: dict[str, int | list[int]] = {}
+    for name, value in labels.items():
+        several = [_number(v) for v in value] if isinstance(value, list) else [_number(value)]
+        numbers = [n for n in several if n is not None]
+        if not numbers or len(numbers) != len(several):
+            return None
+        out[str(name)] = numbers if isinstance(value, list) else numbers[0]
+    return out
+
+
+def _number(value: object) -> int | None:
+    """A label, as nnU-Net takes it (it calls `int`); None for what is none."""
+    if isinstance(value, str):
+        return int(value) if value.strip().isdecimal() and len(value) < 10 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value >= 0 and value == value // 1 else None
 
 
 SETTINGS = {"dataset.json": "dataset", "plans.json": "plans", "predict_from_raw_data_args.json": "arguments"}

@@ -4,9 +4,9 @@ maps beside.
 Promises: the key of a .npz (or the array's name in a zarr group) declares the kind of scores, unless the caller does;
 any other file needs `kind`, and nothing is guessed from values. Every member must hold every case: one that lacks a
 case is a MissingError naming both. What is wrong with the files of one case costs that case (`Cohort.damaged`). Class
-names come from the caller or from a dataset.json in a member's folder or the one above, in nnU-Net's style; a
-dataset.json without `labels` is somebody else's and is left alone. A case without a label map has no labels; if no case
-has one, the folder of labels is refused.
+names come from the caller or from a dataset.json in a member's folder or the one above, in nnU-Net's style or the
+Decathlon's; of another style it is somebody else's and is left alone. A case without a label map has no labels; if no
+case has one, the folder of labels is refused.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from segcal.data.case import Case, Field, Provenance
 from segcal.data.cohort import Cohort, refusal
-from segcal.data.files.reading import entries, listed
+from segcal.data.files.reading import content, entries, json_value, listed
 from segcal.data.formats import label_maps as maps
 from segcal.data.formats import nifti, zarr
 from segcal.data.formats.case_images import CaseImages
-from segcal.data.formats.dataset_json import head_of, read_json
+from segcal.data.formats.dataset_json import named_head
 from segcal.data.formats.label_maps import Maps, by_case, ending, open_map
 from segcal.data.formats.nifti import NiftiField
 from segcal.data.formats.npz import NpyField, NpzField, keys
@@ -89,6 +89,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         return _case(case, paths, tuple(field for _, field in found), labels, masks, images, request)
 
     cases, damaged = opened(names, open_case)
+    channels = cases[0].scores[0].channels or 0
     if len(kinds) > 1:
         (one, here), (other, there) = list(kinds.items())[:2]
         raise UsageError(
@@ -99,7 +100,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         )
     return Cohort(
         cases,
-        request.head(_described([where for where, _ in members]), cases[0].scores[0].channels or 0),
+        request.head(_described([where for where, _ in members], channels), channels),
         next(iter(kinds)),
         request.pool,
         Provenance(members=len(members), origin="files").told(request.networks),
@@ -218,15 +219,15 @@ def _case(
     return Case(name, scores, target, mask=mask, spacing=spacing, fields=fields, files=files, slice_axis=across)
 
 
-def _described(folders: Sequence[Path]) -> Head | None:
-    """The head in the dataset.json of each member, which must agree; None if there is none."""
+def _described(folders: Sequence[Path], channels: int) -> Head | None:
+    """The head in the dataset.json of each member, which must agree; None if there is none that names the classes."""
     found: list[tuple[Path, Head]] = []
     for folder in folders:
         base = folder if folder.is_dir() and not ending(folder, (".zarr",)) else folder.parent
         path = next((p for p in (base / "dataset.json", base.parent / "dataset.json") if listed(p)), None)
-        described = {} if path is None else read_json(path)
-        if path is not None and "labels" in described:
-            found.append((path, head_of(described, path)))
+        head = None if path is None else named_head(json_value(content(path), path), path, channels)
+        if path is not None and head is not None:
+            found.append((path, head))
     return agreed(found)
 
 

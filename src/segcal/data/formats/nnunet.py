@@ -4,8 +4,9 @@ ensemble; and the same layout written, as its own `ensemble_folders` and `apply_
 Reading. Promises: arrays are (C, Z, Y, X) probabilities of a softmax or region head as dataset.json says, or what the
 caller's `kind` says (early versions stored logits); label maps are read in the same order of axes. The box in which the
 network looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells;
-outside is padding. Without a .pkl the box is found in the probabilities, or the case is refused when it is read
-(`segcal.data.padding`). Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a
+outside is padding. Without a .pkl, or with one that holds the probabilities once more (nnUNetv2_ensemble wrote those
+until 2026), the box is found in the probabilities, or the case is refused when it is read (`segcal.data.padding`).
+Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a
 MissingError with the command that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member;
 members of an ensemble have one each, of which none is the ensemble's. `files`: 'folder', 'dataset', 'plans',
 'properties' and 'label_map' of the first member, 'labels'. Spacing in mm is known for NIfTI. Where plans.json names a
@@ -16,8 +17,9 @@ Writing. For each case CASE.npz (`probabilities`, float32, channels first, in nn
 byte, never opened) and the label map: with one member the delivered file byte for byte, which may be post-processed and
 differ from the arg max; with several the decision of the pooled probabilities, on the grid and in the format of the
 first member's label map. `finish` copies dataset.json, plans.json and predict_from_raw_data_args.json from the first
-member. Maps go to subfolders, so that nnU-Net does not take them for cases: MAP/CASE.nii.gz on the grid of the label
-map, or MAP/CASE.tif for pictures, float32.
+member, and of one member also postprocessing.pkl and .json, never opened: nnU-Net applies them to the predictions of
+that network; for an ensemble it determines others. Maps go to subfolders, so that nnU-Net does not take them for cases:
+MAP/CASE.nii.gz on the grid of the label map, or MAP/CASE.tif for pictures, float32.
 
 Promises: a label map holds every label (its type is widened where a label would not fit); geometry is the reference's,
 bit for bit; readers of nnU-Net that turn images to canonical axes (`WithReorient` in plans.json) are undone. Costs: see
@@ -65,6 +67,15 @@ from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 KEY = "probabilities"
 ARGUMENTS = "predict_from_raw_data_args.json"
 CASCADE = "folder_with_segs_from_prev_stage"
+GATHERED = "crossval_results_folds_"
+"""How the folder begins into which nnUNetv2_find_best_configuration gathers label maps; the numbers of folds follow."""
+
+POSTPROCESSING = ("postprocessing.pkl", "postprocessing.json")
+"""The steps, and how they are told to a person; nnU-Net writes both among the predictions."""
+
+
+Record = Mapping[str, Any] | pickles.StoredArray | None
+"""What a .pkl holds: properties, or the shape of the array in their place; None where there is no .pkl."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,8 @@ class Member:
     all.
 
     `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`,
-    `tta`, `step_size`, `origin`, `recorded`: as in `Provenance`.
+    `tta`, `step_size`, `origin`, `recorded`: as in `Provenance`. `postprocessing`: what nnU-Net determined on these
+    predictions, if it did.
     """
 
     where: Path
@@ -88,6 +100,7 @@ class Member:
     step_size: float | None = None
     origin: Origin = "prediction"
     recorded: tuple[tuple[str, str], ...] | None = None
+    postprocessing: Path | None = None
 
     def map_of(self, case: str) -> Path | None:
         """The delivered label map, or None."""
@@ -98,6 +111,19 @@ class Member:
         """The .pkl, or None."""
         path = self.cases[case] / f"{case}.pkl"
         return path if listed(path) else None
+
+    def record_of(self, case: str, scores: Field) -> Record:
+        """What the .pkl says, or that it holds an array of the shape of the `scores`; None where there is none."""
+        path = self.properties_of(case)
+        found = None if path is None else pickles.load(path)
+        if isinstance(found, pickles.StoredArray) and found.shape != (scores.channels, *scores.shape):
+            raise UnreadableError(
+                str(path),
+                found=f"an array of shape {found.shape}",
+                expected="the properties that nnU-Net writes, or the probabilities once more",
+                do="Delete it, or copy the .pkl of this case from where it was predicted.",
+            )
+        return found
 
 
 def is_predictions(folder: Path) -> bool:
@@ -119,9 +145,11 @@ def _predictions(folder: Path) -> Member:
     settings = read_json(folder / ARGUMENTS) if listed(folder / ARGUMENTS) else None
     data = (planned or {}).get("dataset_name")
     data = data if isinstance(data, str) and data else "DATASET"
-    command = f"nnUNetv2_predict -i IMAGES -o {folder} -d {data} -c CONFIGURATION --save_probabilities"
+    do = f"Run: nnUNetv2_predict -i IMAGES -o {folder} -d {data} -c CONFIGURATION --save_probabilities"
+    if folder.name.startswith(GATHERED):
+        do = f"nnU-Net gathers label maps alone here: name the folder of the training, {folder.parent}"
     file_ending = ending_of(described, dataset)
-    cases = cases_in(folder, file_ending, command)
+    cases = cases_in(folder, file_ending, do)
     folds, tta, step = ((settings or {}).get(name) for name in ("use_folds", "use_mirroring", "tile_step_size"))
     return Member(
         folder,
@@ -135,7 +163,13 @@ def _predictions(folder: Path) -> Member:
         tta if isinstance(tta, bool) else None,
         float(step) if isinstance(step, int | float) and 0 < step <= 1 else None,
         recorded=None if settings is None else _recorded(settings),
+        postprocessing=postprocessing_in(folder),
     )
+
+
+def postprocessing_in(*folders: Path) -> Path | None:
+    """What `nnUNetv2_determine_postprocessing` left in the first of these folders that has it."""
+    return next((path for folder in folders if (path := folder / POSTPROCESSING[0]).is_file()), None)
 
 
 def _recorded(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -181,27 +215,28 @@ def axes_of(plans: Mapping[str, Any] | None) -> Axes:
     return Axes(reverse=True, canonical=str((plans or {}).get("image_reader_writer", "")).endswith("WithReorient"))
 
 
-def cases_in(folder: Path, file_ending: str, command: str) -> list[str]:
+def cases_in(folder: Path, file_ending: str, do: str) -> list[str]:
     """Cases of a folder, sorted.
 
-    MissingError, with the `command` that helps, if one has a label map or a .pkl but no .npz, or if there is none.
+    MissingError, with what to `do`, if one has a label map but no .npz, or if there is none. A .pkl beside
+    neither is no case: nnU-Net writes postprocessing.pkl among its predictions.
     """
     names = [p.name for p in entries(folder)]
-    stems = {
-        e: {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", ".pkl", file_ending)
-    }
-    lacking = sorted((stems[".pkl"] | stems[file_ending]) - stems[".npz"])
+    found, delivered = (
+        {n[: -len(e)] for n in names if n.endswith(e) and len(n) > len(e)} for e in (".npz", file_ending)
+    )
+    lacking = sorted(delivered - found)
     if lacking:
         raise MissingError(
             str(folder),
             found=f"no {lacking[0]}.npz"
             + (f" (and {len(lacking) - 1} more cases without one)" if len(lacking) > 1 else ""),
             expected="the probabilities of every case",
-            do=f"Run: {command}",
+            do=do,
         )
-    if not stems[".npz"]:
-        raise MissingError(str(folder), found="no case", expected="CASE.npz files", do=f"Run: {command}")
-    return sorted(stems[".npz"])
+    if not found:
+        raise MissingError(str(folder), found="no case", expected="CASE.npz files", do=do)
+    return sorted(found)
 
 
 def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
@@ -233,7 +268,8 @@ def _case(
         NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members
     )
     first, shape = members[0], scores[0].shape
-    crop, spacing = _geometry(name, members, scores)
+    records = [m.record_of(name, field) for m, field in zip(members, scores, strict=True)]
+    crop, spacing = _geometry(name, members, scores, records)
     label_path = None if labels is None else labels.path(name)
     delivered = [path for m in members if (path := m.map_of(name)) is not None]
     volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, nifti.ENDINGS)]
@@ -244,9 +280,14 @@ def _case(
         zooms = nifti.read_header(volumes[0]).zooms[::-1]
         spacing = zooms if len(zooms) == 3 else None
     files = {"folder": first.cases[name], "dataset": first.dataset}
+    replaced = isinstance(records[0], pickles.StoredArray)
     files |= {
         role: path
-        for role, path in (("plans", first.plans), ("properties", first.properties_of(name)))
+        for role, path in (
+            ("plans", first.plans),
+            ("properties", None if replaced else first.properties_of(name)),
+            ("postprocessing", first.postprocessing if len(members) == 1 else None),
+        )
         if path is not None
     }
     for number, member in enumerate(members[1:], 1):
@@ -266,7 +307,7 @@ def _case(
     if images is not None:
         fields["image"] = images.of(name, shape, first.axes)
     mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
-    unrecorded = UnrecordedBox(f"{name}.pkl") if crop is None else None
+    unrecorded = UnrecordedBox(f"{name}.pkl", replaced) if crop is None else None
     return Case(
         name,
         scores,
@@ -282,16 +323,15 @@ def _case(
 
 
 def _geometry(
-    name: str, members: Sequence[Member], scores: Sequence[Field]
+    name: str, members: Sequence[Member], scores: Sequence[Field], records: Sequence[Record]
 ) -> tuple[Box | None, tuple[float, ...] | None]:
     """The box in which the networks looked and the spacing, from the members' .pkl files; None where there is none."""
     box: Box | None = None
     spacing: tuple[float, ...] | None = None
-    for member, field in zip(members, scores, strict=True):
+    for member, field, properties in zip(members, scores, records, strict=True):
         path = member.properties_of(name)
-        if path is None:
+        if path is None or not isinstance(properties, Mapping):
             continue
-        properties = pickles.load(path)
         found = _box(properties, member, field, path)
         if box is not None and found != box:
             raise ShapeError(
@@ -429,13 +469,14 @@ class NnunetSink:
 
     def finish(self, cohort: Cohort) -> None:
         """Copy what describes the folder, as far as it is there."""
+        sources = _describing(cohort.cases[0])
         with placed(self.shared(cohort)) as parts:
-            for part in parts:
-                shutil.copyfile(setting(cohort.cases[0], part.name), part)
+            for source, part in zip(sources, parts, strict=True):
+                shutil.copyfile(source, part)
 
     def shared(self, cohort: Cohort) -> list[Path]:
         """Copies of what describes the folder."""
-        return [self._folder / name for name in SETTINGS if setting(cohort.cases[0], name).is_file()]
+        return [self._folder / source.name for source in _describing(cohort.cases[0])]
 
     def outputs(self, case: Case) -> list[Path]:
         """Files that `case` will leave: npz, pkl, label map, maps.
@@ -456,6 +497,14 @@ class NnunetSink:
         return own + [
             output(self._folder, case, ".nii.gz" if is_nifti(label_map) else ".tif", m.folder) for m in self._maps.maps
         ]
+
+
+def _describing(case: Case) -> list[Path]:
+    """The files that describe the folder of a case, and the post-processing that belongs to its predictions."""
+    files = [setting(case, name) for name in SETTINGS]
+    if "postprocessing" in case.files:
+        files += [case.files["postprocessing"].parent / name for name in POSTPROCESSING]
+    return [path for path in files if path.is_file()]
 
 
 def _frame(case: Case) -> VoxelGrid | Picture:

@@ -20,7 +20,16 @@ from pathlib import Path
 from segcal.data.cohort import Cohort
 from segcal.data.files.reading import listed
 from segcal.data.formats.dataset_json import read_json
-from segcal.data.formats.nnunet import Member, assemble, axes_of, backward_of, cases_in, ending_of
+from segcal.data.formats.nnunet import (
+    GATHERED,
+    Member,
+    assemble,
+    axes_of,
+    backward_of,
+    cases_in,
+    ending_of,
+    postprocessing_in,
+)
 from segcal.data.formats.request import Request
 from segcal.errors import MissingError, UsageError
 
@@ -112,7 +121,7 @@ def _member(training: Path, folds: Sequence[Path]) -> Member:
                 expected="the validation predictions of this fold",
                 do=f"Run: {command}, or name the finished folds one by one.",
             )
-        for case in cases_in(validation, file_ending, command):
+        for case in cases_in(validation, file_ending, f"Run: {command}"):
             if case in cases:
                 raise UsageError(
                     str(validation),
@@ -131,7 +140,18 @@ def _member(training: Path, folds: Sequence[Path]) -> Member:
         axes_of(planned),
         folds=1,
         origin="validation",
+        postprocessing=_postprocessing(training, folds),
     )
+
+
+def _postprocessing(training: Path, folds: Sequence[Path]) -> Path | None:
+    """What nnU-Net determined on the validation of exactly these folds: among the predictions of one fold, or where
+    nnUNetv2_find_best_configuration gathers those of several.
+    """
+    numbers = sorted(int(fold.name.removeprefix("fold_")) for fold in set(folds))
+    gathered = training / (GATHERED + "_".join(map(str, numbers)))
+    alone = [fold / "validation" for fold in folds] if len(numbers) == 1 else []
+    return postprocessing_in(*alone[:1], gathered)
 
 
 def _command(training: Path, fold: Path) -> str:

@@ -2,10 +2,11 @@
 
 Promises: the instructions are followed by a small interpreter of our own, which knows numbers, strings, containers and
 NumPy's scalars and arrays, and calls nothing that a file names: anything else raises UnsafeFileError naming the file
-and what it asked for. It follows at most `INSTRUCTIONS` instructions of at most `LIMIT` bytes; each makes at most one
-small value, so neither time nor memory can be asked for. What is returned is plain Python: NumPy scalars become
-numbers, arrays nested lists, and an array of more than `LISTED` numbers (nnU-Net's samples of each class) stays an
-array. What is shared in the file is shared in the result.
+and what it asked for. It follows at most `INSTRUCTIONS` instructions, each makes at most one small value, and at most
+`LIMIT` bytes of a file are held, so neither time nor memory can be asked for. What is returned is plain Python: NumPy
+scalars become numbers, arrays nested lists. Of an array of more than `LISTED` numbers (the locations of each class in
+validations, which grow with the image; the probabilities that `nnUNetv2_ensemble` wrote where the properties belong)
+only the shape is kept: its bytes are passed over, however many. What is shared in the file is shared in the result.
 """
 
 from __future__ import annotations
@@ -14,22 +15,26 @@ import math
 import pickletools
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from segcal.data.files.reading import DEPTH, content, readable, shown, too_much
+from segcal.data.files.reading import DEPTH, readable, shown, too_much
 from segcal.errors import UnreadableError, UnsafeFileError
 
-LIMIT = 64 << 20
-"""Largest .pkl read, in bytes: predictions have about a thousand, validations with samples of each class many more."""
+LIMIT = 16 << 20
+"""Most bytes held of a .pkl; nnU-Net's have about a thousand beside arrays that are passed over."""
+
+BLOCK = 1 << 16
+"""Longest run of bytes held: `LISTED` of the widest numbers."""
 
 INSTRUCTIONS = 100_000
 """Most instructions followed; nnU-Net's files have a few hundred, and a dozen a class."""
 
 LISTED = 4_096
-"""Largest array that becomes a list, in numbers."""
+"""Largest array that becomes a list, in numbers; of a larger one only the shape is kept."""
 
 KEYS = 1_000
 """Most entries of a dictionary or set."""
@@ -56,27 +61,91 @@ _LITERALS = {
     "BINUNICODE",
     "SHORT_BINUNICODE",
     "BINUNICODE8",
-    "BINBYTES",
     "SHORT_BINBYTES",
-    "BINBYTES8",
-    "BYTEARRAY8",
 }
+_INSTRUCTIONS = {known.code.encode("latin-1"): known for known in pickletools.opcodes}
+_BLOCKS = {"BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}
+"""Instructions that are followed by a run of bytes, and how many bytes say how long it is."""
 _MARK = object()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The dictionary in `path`. Raises MissingError, UnreadableError or UnsafeFileError."""
-    data = content(path, LIMIT)
-    with readable(path):
-        value = _Plain().convert(_Machine(path).run(data))
-    if not isinstance(value, dict):
+def load(path: Path) -> dict[str, Any] | StoredArray:
+    """The dictionary in `path`, or the shape of the array that is there instead.
+
+    Raises MissingError, UnreadableError or UnsafeFileError.
+    """
+    with readable(path), path.open("rb") as file:
+        made = _Machine(path).run(_Held(path, file))
+        value = StoredArray(made.shape) if isinstance(made, _Array) else _Plain().convert(made)
+    if not isinstance(value, dict | StoredArray):
         raise UnreadableError(
             str(path),
             found=f"a {type(value).__name__}",
             expected="the dictionary of properties that nnU-Net writes",
-            do="Predict this case again.",
+            do=(
+                "Delete it if nnU-Net did not write it: the box in which the network looked is then found in the"
+                " probabilities. Else predict this case again."
+            ),
         )
     return value
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of more than `LISTED` numbers, or one in place of the properties: its shape alone."""
+
+    shape: tuple[int, ...]
+
+
+class _Held:
+    """A file of which at most `LIMIT` bytes are read; runs of bytes longer than `BLOCK` are passed over."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file, self._held = path, file, 0
+        self._size = path.stat().st_size
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes."""
+        return self._counted(self._file.read(min(count, LIMIT - self._held + 1)))
+
+    def readline(self) -> bytes:
+        """The next line."""
+        return self._counted(self._file.readline(LIMIT - self._held + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._held += len(data)
+        if self._held > LIMIT:
+            raise too_much(self._path, f"more than {LIMIT} bytes beside arrays", f"at most {LIMIT}")
+        return data
+
+    def block(self, width: int) -> bytes | _Block:
+        """A run of bytes that begins with its length, in `width` bytes."""
+        count = int.from_bytes(self.read(width), "little")
+        if count <= BLOCK:
+            return bytes(self.read(count))
+        if count > self._size - self._file.tell():
+            raise EOFError("it ends early")
+        self._file.seek(count, 1)
+        return _Block(count)
+
+    def instructions(self) -> Iterator[tuple[str, Any]]:
+        """Each instruction with its argument, up to the last."""
+        while (code := self.read(1)) != b".":
+            known = _INSTRUCTIONS[code]
+            if known.name in _BLOCKS:
+                yield known.name, self.block(_BLOCKS[known.name])
+            else:
+                yield known.name, None if known.arg is None else known.arg.reader(self)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A run of bytes that was passed over."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class _Dtype:
@@ -100,20 +169,31 @@ class _Array:
 
     def __init__(self, *_: object) -> None:
         self.value: Any = ()
+        self.shape: tuple[int, ...] = ()
 
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
     def fill(self, data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
-        sizes = [n for n in shape if isinstance(n, int) and 0 <= n <= len(data)]
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(sizes) != len(shape) or len(sizes) > 32:
+        sizes = tuple(n for n in shape if isinstance(n, int) and n >= 0)
+        if (
+            not isinstance(dtype, _Dtype)
+            or not isinstance(data, bytes | _Block)
+            or len(sizes) != len(shape)
+            or len(sizes) > 32
+        ):
             raise ValueError("an array that is not plain numbers")
-        made = np.frombuffer(data, dtype.kind)
-        if math.prod(sizes) != made.size:
-            raise ValueError(f"an array of {made.size} numbers for another shape")
-        made = made.reshape(sizes, order="F" if order == "F" else "C")
-        self.value = made if made.size > LISTED else made.tolist()
+        count, left = divmod(len(data), dtype.kind.itemsize)
+        if left or math.prod(sizes) != count:
+            raise ValueError(f"an array of {count} numbers for another shape")
+        self.shape = sizes
+        if isinstance(data, _Block) or count > LISTED:
+            self.value = StoredArray(sizes)
+        elif not count:
+            self.value = []
+        else:
+            self.value = np.frombuffer(data, dtype.kind).reshape(sizes, order="F" if order == "F" else "C").tolist()
         return self
 
 
@@ -176,17 +256,17 @@ class _Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
+    def run(self, file: _Held) -> Any:
         """Follow the instructions up to the last, and return what they leave."""
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        for count, (name, argument) in enumerate(file.instructions()):
             if count >= INSTRUCTIONS:
                 raise too_much(self._path, f"more than {INSTRUCTIONS} instructions", "a few hundred, as nnU-Net writes")
-            if opcode.name in _LITERALS:
-                self._stack.append(bytes(argument) if isinstance(argument, bytearray) else _bounded(argument))
-            elif opcode.name in _DO_BY_NAME:
-                _DO_BY_NAME[opcode.name](self, argument)
-            elif opcode.name not in ("PROTO", "FRAME", "STOP"):
-                raise self._unsafe(f"the instruction {opcode.name}, which makes objects")
+            if name in _LITERALS or name in _BLOCKS:
+                self._stack.append(_bounded(argument))
+            elif name in _DO_BY_NAME:
+                _DO_BY_NAME[name](self, argument)
+            elif name not in ("PROTO", "FRAME"):
+                raise self._unsafe(f"the instruction {name}, which makes objects")
         return self._stack.pop()
 
     def _unsafe(self, found: str) -> UnsafeFileError:
@@ -370,4 +450,4 @@ class _Plain:
             return value
         if isinstance(value, _Array):
             return value.value
-        raise ValueError(f"a {type(value).__name__}")
+        raise ValueError("bytes of no array" if isinstance(value, _Block) else f"a {type(value).__name__}")

@@ -149,8 +149,11 @@ def test_dataset_json_names_the_classes(tmp_path: Path, rng: np.random.Generator
     (tmp_path / "m1" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "y": 1, "x": 2}}))
     with pytest.raises(ShapeError, match=r"m1/dataset\.json: found classes background, y, x"):
         open_cohort(both)
-    (tmp_path / "dataset.json").write_text(json.dumps({"classes": {"0": "else"}}))
-    assert open_cohort(both[0]).head == Softmax(("0", "1", "2"), None, None)
+    for another in ({"classes": {"0": "else"}}, {"labels": {"0": "background", "1": "x"}}, {"labels": ["x"]}, ["x"]):
+        (tmp_path / "dataset.json").write_text(json.dumps(another))
+        assert open_cohort(both[0]).head == Softmax(("0", "1", "2"), None, None)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "x", "2": "y"}}))
+    assert open_cohort(both[0]).head == Softmax(("background", "x", "y"), 0, None)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"a": 0, "b": 1}}))
     with pytest.raises(ShapeError, match=r"a\.npz: found 3 classes; expected 2 \(a, b\)"):
         open_cohort(both[0])

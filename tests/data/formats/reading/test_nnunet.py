@@ -18,6 +18,7 @@ from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.discover import open_cohort
 from segcal.data.head import Regions, Softmax
+from segcal.data.padding import found_note
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 
 CLASSES = {"background": 0, "a": 1, "b": 2}
@@ -193,6 +194,47 @@ def test_missing_probabilities_come_with_the_command(predict: Any, tmp_path: Pat
         path.unlink()
     with pytest.raises(MissingError, match=r"no case.*--save_probabilities"):
         open_cohort(tmp_path / "m0")
+
+
+def test_post_processing_among_the_predictions_is_no_case(predict: Any, tmp_path: Path) -> None:
+    predict(2)
+    for name in ("postprocessing.pkl", "postprocessing.json", "summary.json"):
+        (tmp_path / "m0" / name).write_bytes(b"never opened")
+    (tmp_path / "m0" / "postprocessed").mkdir()
+    cohort = open_cohort(tmp_path / "m0")
+    assert [c.id for c in cohort] == ["a", "b"]
+    assert {c.files["postprocessing"] for c in cohort} == {tmp_path / "m0" / "postprocessing.pkl"}
+    pooled = open_cohort([tmp_path / "m0", tmp_path / "m1"])
+    assert all("postprocessing" not in c.files for c in pooled)  # that of one member is not the ensemble's
+    (tmp_path / "m0" / "b.npz").unlink()
+    with pytest.raises(MissingError, match=r"found no b\.npz; "):
+        open_cohort(tmp_path / "m0")
+
+
+def test_folders_that_nnunetv2_ensemble_wrote(predict: Any, tmp_path: Path) -> None:
+    """CASE.pkl holds the probabilities: left aside with a note; the box is found as without it."""
+    made = predict()
+    for name in ("plans.json", "predict_from_raw_data_args.json"):
+        (tmp_path / "m0" / name).unlink()
+    for case in "ab":
+        (tmp_path / "m0" / f"{case}.pkl").write_bytes(pickle.dumps(made[f"m0/{case}"]))
+    cohort = open_cohort(tmp_path / "m0", tmp_path / "y")
+    assert cohort[0].crop is None and cohort[0].spacing == (3.0, 2.0, 1.5) and "properties" not in cohort[0].files
+    assert roles(cohort, 0) == (120, 0, 0, 0)
+    (note,) = found_note(cohort)
+    assert note.startswith("a.pkl, b.pkl: the probabilities once more, as nnUNetv2_ensemble wrote")
+    (tmp_path / "m0" / "b.pkl").write_bytes(pickle.dumps(np.zeros((3, 4, 5, 5), np.float32)))
+    with pytest.raises(UnreadableError, match=r"b\.pkl: found an array of shape \(3, 4, 5, 5\); .*Delete it"):
+        open_cohort(tmp_path / "m0")
+
+
+def test_gathered_label_maps_are_told_from_predictions(predict: Any, tmp_path: Path) -> None:
+    predict()
+    gathered = (tmp_path / "m0").rename(tmp_path / "crossval_results_folds_0_1")
+    for path in [*gathered.glob("*.npz"), *gathered.glob("?.pkl")]:
+        path.unlink()
+    with pytest.raises(MissingError, match=rf"name the folder of the training, {tmp_path}$"):
+        open_cohort(gathered)
 
 
 def test_members_with_other_classes_or_settings(predict: Any, writers: ModuleType, tmp_path: Path) -> None:

@@ -127,3 +127,16 @@ def test_what_is_refused(training: Path, writers: ModuleType, rng: np.random.Gen
     ):
         open_cohort(training)
     assert len(open_cohort([training / "fold_0", training / "fold_2"])) == 4
+
+
+def test_post_processing_of_exactly_these_folds(training: Path) -> None:
+    for place in ("fold_0/validation", "crossval_results_folds_0_1_2"):
+        (training / place).mkdir(exist_ok=True)
+        (training / place / "postprocessing.pkl").write_bytes(b"never opened")
+
+    def carried(*folds: str) -> Path | None:
+        return open_cohort([training / f for f in folds] or training)[0].files.get("postprocessing")
+
+    assert carried() == training / "crossval_results_folds_0_1_2" / "postprocessing.pkl"
+    assert carried("fold_0") == training / "fold_0" / "validation" / "postprocessing.pkl"
+    assert carried("fold_0", "fold_1") is None and carried("fold_1") is None

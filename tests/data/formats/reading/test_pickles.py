@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segcal.data.formats import pickles
+from segcal.data.formats.pickles import StoredArray
 from segcal.errors import DataError, MissingError, UnreadableError, UnsafeFileError
 
 
@@ -47,6 +49,39 @@ def test_what_nnunet_writes(protocol: int, load: Any) -> None:
     assert got["bbox"] == [[0, 7], [1, 2], [1, 2]]
     assert got["affine"] == [[0, 1, 2], [3, 4, 5]] == got["fortran"]
     assert (got["big"], got["nested"], got["name"]) == (2.5, {"a": {"b": b"raw"}}, "text")
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_locations_of_each_class_may_be_of_any_size(
+    protocol: int, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nnU-Net's validations carry a share of all voxels; their bytes are neither counted nor held."""
+    monkeypatch.setattr(pickles, "LIMIT", 10_000)
+    written = {
+        "spacing": [1.0],
+        "class_locations": {k: np.zeros((100_000, 4), np.int64) for k in (1, (1, 2))},
+        "empty": np.zeros((0, 4), np.int64),
+    }
+    (tmp_path / "large.pkl").write_bytes(pickle.dumps(written, protocol))
+    tracemalloc.start()
+    got = pickles.load(tmp_path / "large.pkl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    located = StoredArray((100_000, 4))
+    assert got == {"spacing": [1.0], "class_locations": {1: located, (1, 2): located}, "empty": []}
+    assert peak < 1 << 20
+    for cut in (3_000_000, 5_000):
+        with pytest.raises(UnreadableError, match=r"case\.pkl"):
+            load(pickle.dumps(written, protocol)[:cut])
+    with pytest.raises(UnreadableError, match="bytes of no array"):
+        load(pickle.dumps({"a": bytes(100_000)}, protocol))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 30, 40, 20)])
+def test_an_array_in_place_of_the_properties(protocol: int, shape: tuple[int, ...], load: Any) -> None:
+    for order in "CF":
+        assert load(pickle.dumps(np.zeros(shape, np.float32, order), protocol)) == StoredArray(shape)
 
 
 def test_the_name_numpy_had_before_version_2(load: Any) -> None:
@@ -137,4 +172,4 @@ def test_any_bytes_give_a_dictionary_or_an_error_of_ours(tmp_path_factory: pytes
     path = tmp_path_factory.getbasetemp() / "any.pkl"
     path.write_bytes(data)
     with contextlib.suppress(UnreadableError, UnsafeFileError):
-        assert isinstance(pickles.load(path), dict)
+        assert isinstance(pickles.load(path), dict | StoredArray)

@@ -45,6 +45,20 @@ def test_one_member_leaves_the_delivered_files_byte_for_byte(kit, head, scratch,
         assert stored.dtype == np.float32 and np.array_equal(stored, content.probabilities)
 
 
+def test_post_processing_is_carried_over(kit, head, scratch, tmp_path):
+    files = kit.nnunet_folder(tmp_path / "in", ["a"], post_processed(kit))
+    for name in ("postprocessing.pkl", "postprocessing.json"):
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    known = {**files("a"), "postprocessing": tmp_path / "in" / "postprocessing.pkl"}
+    for k, present in enumerate((known, files("a"))):
+        sink = NnunetSink(tmp_path / f"out{k}")
+        cohort = kit.cohort_of(SHAPE, head, ["a"], lambda _, present=present: present)
+        kit.deliver(sink, cohort, 0, kit.Content.random(head, SHAPE), scratch)
+        sink.finish(cohort)
+        carried = {p.name: p.read_bytes() for p in (tmp_path / f"out{k}").glob("postprocessing.*")}
+        assert carried == {n: n.encode() for n in ("postprocessing.json", "postprocessing.pkl") if present is known}
+
+
 @pytest.mark.parametrize(("qform_code", "sform_code"), [(1, 1), (1, 4), (2, 0), (0, 2)])
 def test_maps_lie_exactly_on_the_delivered_label_map(kit, head, scratch, tmp_path, qform_code, sform_code):
     files = kit.nnunet_folder(tmp_path / "in", ["a"], post_processed(kit, qform_code=qform_code, sform_code=sform_code))
