@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segcal.data.cohort import Cohort
 from segcal.data.formats.nifti import NiftiSink
-from segcal.data.formats.nnunet import ROLES, NnunetSink
+from segcal.data.formats.nnunet_sink import ROLES, NnunetSink
 from segcal.data.formats.npz import NpySink, NpzSink
 from segcal.data.formats.sink import Sink
 from segcal.data.formats.zarr import ZarrSink

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segcal.data.formats.nnunet import NnunetSink
+from segcal.data.formats.nnunet_sink import NnunetSink
 from segcal.data.formats.npz import NpzSink
 from segcal.data.formats.registry import FORMATS, sink_for
 from segcal.errors import UsageError

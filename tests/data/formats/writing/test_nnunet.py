@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcal.data.formats.nnunet import NnunetSink
+from segcal.data.formats.nnunet_sink import NnunetSink
 from segcal.data.head import Regions, Softmax
 from segcal.errors import MissingError, UnreadableError, UsageError
 

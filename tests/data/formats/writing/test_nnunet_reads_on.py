@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from segcal.data.files.journal import Scratch
-from segcal.data.formats.nnunet import NnunetSink
+from segcal.data.formats.nnunet_sink import NnunetSink
 from segcal.data.head import Regions, Softmax
 
 pytestmark = [
