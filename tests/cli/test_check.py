@@ -117,7 +117,21 @@ def test_axes_in_another_order_are_seen_and_what_to_type_helps(segcal: Any, tmp_
 
 def test_every_option_is_carried_into_the_next_command() -> None:
     given = Labelled(
-        *("logits", "probs", ("a*",), ("x", "y"), True, 1, 5, Path("i"), Path("l"), "-(.)", Path("m"), 9, 0),
+        kind="logits",
+        pool="probs",
+        cases=("a*",),
+        exclude=("ab",),
+        classes=("x", "y"),
+        zyx=True,
+        channel_axis=1,
+        networks=5,
+        images=Path("i"),
+        labels=Path("l"),
+        groups="-(.)",
+        mask=Path("m"),
+        ignore_index=(9, 8),
+        label_map=("255:1",),
+        background=0,
     )
     assert all(getattr(given, f.name) != f.default for f in fields(Labelled))
     words = given.words()
@@ -126,7 +140,7 @@ def test_every_option_is_carried_into_the_next_command() -> None:
     assert "--groups=-(.)" in words
     assert given.elsewhere(labelled=True) == [
         *("--kind", "logits", "--groups=-(.)", "--mask", "MASKS", "--networks", "5"),
-        *("--images", "IMAGES", "--zyx", "--channel-axis", "1"),
+        *("--images", "IMAGES", "--ignore-index", "9", "8", "--label-map", "255:1", "--zyx", "--channel-axis", "1"),
     ]
     assert Labelled().elsewhere(labelled=True) == Labelled().elsewhere(labelled=False) == []
 
@@ -148,3 +162,33 @@ def test_what_cannot_be_used_is_said_with_quiet_too(segcal: Any, fitting: Any, t
         said = segcal("check", tmp_path / "results", "--labels", fitting.labels, *more)
         assert said.code == 3
         assert said.err.startswith("error: ") and first.name in said.err
+
+
+def test_masks_of_0_and_255(segcal: Any, cohort_writer: Any, tmp_path: Path) -> None:
+    """The advice is followed: the foreground is fitted, as of masks of 0 and 1."""
+    folder = cohort_writer(tmp_path / "plain", ["a", "b", "c"], classes=2)
+    other = tmp_path / "masks"
+    other.mkdir()
+    for path in folder.labels.iterdir():
+        np.save(other / path.name, np.load(path) * np.uint8(255))
+    said = segcal("check", *folder.words, "--labels", other)
+    assert said.code == 3
+    assert "(--label-map 255:1)" in said.out
+    assert "--ignore-index" not in said.out
+    told = segcal("check", *folder.words, "--labels", other, "--label-map", "255:1", "--json").json
+    plain = segcal("check", *folder.labelled, "--json").json
+    assert told["uncalibrated"] == plain["uncalibrated"]
+    assert " --label-map 255:1" in told["next"]
+    ignored = segcal("check", *folder.words, "--labels", other, "--ignore-index", "255", "--json").json
+    finding = next(f for f in ignored["findings"] if f["topic"] == "classes")
+    assert finding["do"].endswith("If the ignored 255 is this class, give --label-map 255:1 instead.")
+
+
+def test_cases_are_left_out_by_name(segcal: Any, fitting: Any) -> None:
+    found = segcal("check", *fitting.labelled, "--cases", "p0[0-3]", "--exclude", "p01", "p03", "--json").json
+    assert found["cases"] == 2
+    assert found["next"].count("--exclude p01 p03") == 1
+    for word, why in (("x*", "names no case"), ("p*", "leaves no case")):
+        said = segcal("check", *fitting.labelled, "--exclude", word)
+        assert said.code == 2
+        assert why in said.err

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.cli.options import Labelled, Running, Scores, cohort_of, engine_of, memory_of, typed
+from segcal.cli import app, several
+from segcal.cli.options import Labelled, Running, Scores, cohort_of, engine_of, memory_of, numbers_of, typed
 from segcal.data.head import Softmax
 from segcal.data.splits import grouped
 from segcal.errors import MissingError, UsageError
@@ -115,7 +116,9 @@ def test_options_can_be_typed_again() -> None:
         labels=Path("my labels"),
         pool="logits",
         groups=r"s_(\d+)",
-        ignore_index=255,
+        ignore_index=(255, -1),
+        label_map=("254:1", "3:ignore"),
+        exclude=("ab",),
         background=0,
         cases=("a*",),
         zyx=True,
@@ -124,8 +127,42 @@ def test_options_can_be_typed_again() -> None:
     )
     words = given.words()
     assert typed("segcal", "fit", words).startswith(
-        "segcal fit --labels 'my labels' --pool logits --groups 's_(\\d+)' --ignore-index 255"
+        "segcal fit --labels 'my labels' --pool logits --groups 's_(\\d+)' --ignore-index 255 -1 --label-map 254:1 3:"
     )
     assert words[words.index("--cases") + 1] == "a*"
+    assert words[words.index("--exclude") + 1] == "ab"
     assert "--zyx" in words
     assert Labelled().words() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["--label-map", "255:1", "3:ignore"], {255: 1, 3: None}),
+        (["--label-map", "-1:0,4:3"], {-1: 0, 4: 3}),
+        (["--label-map=4:3", "--label-map=4:3"], {4: 3}),
+    ],
+)
+def test_label_maps_and_ignored_labels_are_several_words(
+    words: list[str], read: dict[int, int | None], fitting: Any
+) -> None:
+    """Paths may come after them, as before."""
+    given = several(["check", "--ignore-index", "254", "-1", *words, *fitting.labelled])
+    _, bound, _ = app.parse_args(given, exit_on_error=False, print_error=False)
+    scores = bound.arguments["scores"]
+    assert scores.ignore_index == (254, -1)
+    assert numbers_of(scores.label_map) == read
+    assert bound.arguments["results"] == list(fitting.results)
+
+
+@pytest.mark.parametrize("word", ["255", "255:", "a:1", "1:2,1:3", "255:1,", f"1:{'9' * 30}"])
+def test_label_maps_that_cannot_be_read(word: str) -> None:
+    with pytest.raises(UsageError, match=r"--label-map: found .*expected OLD:NEW or OLD:ignore"):
+        numbers_of([word])
+
+
+def test_what_a_label_map_says_goes_along_where_labels_are_read() -> None:
+    given = Labelled(label_map=("255:1",), ignore_index=(254, 253), exclude=("a",), zyx=True)
+    assert given.elsewhere(labelled=False) == ["--zyx"]
+    assert given.elsewhere(labelled=True) == ["--ignore-index", "254", "253", "--label-map", "255:1", "--zyx"]
+    assert Labelled(ignore_index=(255,)).elsewhere(labelled=True) == []  # a calibrator remembers it

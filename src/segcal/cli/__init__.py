@@ -110,7 +110,7 @@ def main() -> None:
 
 def run(words: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    words = json_to_stdout(words)
+    words = several(json_to_stdout(words))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KindWarning)  # commands say it in words of their own
@@ -149,6 +149,27 @@ def as_option(wrong: SegcalError, words: Sequence[str]) -> SegcalError:
     option = f"--{wrong.where.rstrip('_').replace('_', '-')}"
     known = {name for argument in app[words[0]].assemble_argument_collection() for name in argument.names}
     return UsageError(option, found=wrong.found, expected=wrong.expected, do=wrong.do) if option in known else wrong
+
+
+VALUES = {"--ignore-index": r"-?\d+(,-?\d+)*", "--label-map": r"-?\d+:\S+"}
+"""Options that take several values, and what these look like, which no name of an option does."""
+
+
+def several(words: Sequence[str]) -> list[str]:
+    """`--ignore-index 254 255` as `--ignore-index=254 --ignore-index=255`: what follows such an option belongs to it as
+    long as it looks like its values, so that paths may come after it.
+    """
+    out: list[str] = []
+    left = list(words)
+    while left:
+        option = left.pop(0)
+        looks = VALUES.get(option)
+        if looks is None or not left or not re.fullmatch(looks, left[0]):
+            out.append(option)
+            continue
+        while left and re.fullmatch(looks, left[0]):
+            out += [f"{option}={value}" for value in left.pop(0).split(",")]
+    return out
 
 
 def json_to_stdout(words: Sequence[str]) -> list[str]:

@@ -43,6 +43,12 @@ GROUPS = (
     " files say; or else a regular expression on the names, such as 'subject_(\\d+)'."
 )
 
+LABEL_MAP = (
+    "What labels are read as, OLD:NEW, where label maps do not number the classes as the channels do, from 0: 255:1 for"
+    " masks of 0 and 255; 4:3 for BraTS labels 0, 1, 2, 4; 1:0 2:1 for labels counted from 1. Two labels may become one"
+    " class; OLD:ignore leaves one out. Others keep their number. Not remembered by calibrators."
+)
+
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]
 """Which random numbers are drawn."""
 
@@ -64,6 +70,9 @@ class Scores:
 
     cases: Annotated[tuple[str, ...], Several] = ()
     """Only the cases with these names; shell patterns such as 'patient_0*' are allowed."""
+
+    exclude: Annotated[tuple[str, ...], Several] = ()
+    """Leave out the cases with these names, or patterns."""
 
     classes: Annotated[tuple[str, ...], Several] = ()
     """Names of the classes, in the order of the channels, where no dataset.json names them."""
@@ -99,8 +108,10 @@ class Labelled(Scores):
     mask: Annotated[Path | None, Parameter(group=LABELS)] = None
     """Folder of masks, one a case; only voxels where the mask is not 0 are scored."""
 
-    ignore_index: Annotated[int | None, Parameter(group=LABELS)] = None
-    """Label that marks voxels without a label, never scored."""
+    ignore_index: Annotated[tuple[int, ...], Parameter(group=LABELS, negative="")] = ()
+    """Label that marks voxels without a label, never scored; several, as in --ignore-index 254 255."""
+
+    label_map: Annotated[tuple[str, ...], Parameter(group=LABELS, negative="", help=LABEL_MAP)] = ()
 
     background: Annotated[int | Literal["none"] | None, Parameter(group=LABELS)] = None
     """Index of the class left out of Dice and IoU, or 'none'. Default: as dataset.json or the calibrator says,
@@ -119,15 +130,16 @@ class Labelled(Scores):
             ("pool", self.pool),
             ("groups", self.groups),
             ("mask", self.mask),
-            ("ignore-index", self.ignore_index),
             ("networks", self.networks),
             ("images", self.images),
         ):
             out += [] if value is None else _option(name, str(value))
+        out += ["--ignore-index", *map(str, self.ignore_index)] if self.ignore_index else []
+        out += ["--label-map", *self.label_map] if self.label_map else []
         out += [] if self.background is None else ["--background", str(self.background)]
         out += ["--zyx"] if self.zyx else []
         out += [] if self.channel_axis == 0 else ["--channel-axis", str(self.channel_axis)]
-        for name, values in (("cases", self.cases), ("classes", self.classes)):
+        for name, values in (("cases", self.cases), ("exclude", self.exclude), ("classes", self.classes)):
             out += [f"--{name}", *values] if values else []
         return out
 
@@ -141,6 +153,9 @@ class Labelled(Scores):
         kept = kept if self.images is None else replace(kept, images=Path("IMAGES"))
         if labelled:
             kept = replace(kept, groups=self.groups, mask=None if self.mask is None else Path("MASKS"))
+            # one ignored label is remembered; how label maps are numbered is a matter of files
+            several = self.ignore_index if len(self.ignore_index) > 1 else ()
+            kept = replace(kept, label_map=self.label_map, ignore_index=several)
         return kept.words()
 
 
@@ -237,6 +252,7 @@ def cohort_of(
         classes=scores.classes or None,
         background=background,
         ignore_index=labelled.ignore_index,
+        label_map=numbers_of(labelled.label_map),
         mask=labelled.mask,
         zyx=scores.zyx,
         channel_axis=scores.channel_axis,
@@ -248,8 +264,29 @@ def cohort_of(
         cohort = replace(cohort, head=cohort.head.completed(calibrator.head, background=labelled.background is None))
     if scores.cases:
         cohort = cohort.select(scores.cases)
+    if scores.exclude:
+        cohort = cohort.exclude(scores.exclude)
     cohort = cohort if damaged == "exclude" else cohort.whole()
     return cohort if labelled.groups is None else splits.grouped(cohort, labelled.groups)
+
+
+def numbers_of(words: Sequence[str]) -> dict[int, int | None]:
+    """What `--label-map` says: numbers of classes by labels, None for one that is left out. UsageError for words that
+    are no OLD:NEW, or name a label twice.
+    """
+    out: dict[int, int | None] = {}
+    for word in (part for text in words for part in text.split(",")):
+        found = re.fullmatch(r"(-?\d{1,19}):(?:(-?\d{1,19})|ignore)", word)
+        old, new = (None, None) if found is None else (int(found[1]), None if found[2] is None else int(found[2]))
+        if old is None or out.get(old, new) != new:
+            raise UsageError(
+                "--label-map",
+                found=repr(word),
+                expected="OLD:NEW or OLD:ignore in numbers, each label once",
+                do="For example --label-map 255:1 for masks of 0 and 255.",
+            )
+        out[old] = new
+    return out
 
 
 def claim(

@@ -17,7 +17,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segcal.data.axes import likely
 from segcal.data.files.journal import Scratch
+from segcal.data.numbering import Numbering
 from segcal.data.padding import Box, UnrecordedBox
 from segcal.errors import MissingError, ShapeError, UsageError
 
@@ -84,7 +86,8 @@ class Case:
     spatial shape. `crop`: outside that box the network never looked and the scores are padding; `unrecorded`: finds
     such a box where there may be one that no file names. `spacing`: per axis, in mm, or None. `files`: what a sink may
     want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no
-    neighbours. `slice_axis`: the axis across which the slices of a volume lie.
+    neighbours. `slice_axis`: the axis across which the slices of a volume lie. `numbering`: how labels are read; None:
+    as they are stored.
     """
 
     id: str
@@ -99,6 +102,7 @@ class Case:
     table: bool = False
     unrecorded: UnrecordedBox | None = None
     slice_axis: int = 0
+    numbering: Numbering | None = None
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -126,7 +130,8 @@ class Case:
                     other.where,
                     found=f"{name} of shape {other.shape}",
                     expected=f"{first.shape} as the scores in {first.where}",
-                    do=(
+                    do=likely(first.channels, first.shape, other.shape)
+                    or (
                         "Predictions and labels must be on the same grid; export probabilities at the original"
                         " resolution."
                     ),

@@ -16,6 +16,7 @@ from typing import Literal, overload
 from segcal.data.case import Case, Provenance, block_length
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Head
+from segcal.data.numbering import Numbering, Numbers
 from segcal.data.pooling import Pool, pooled_kind
 from segcal.data.reader import CaseReader, FieldWindows
 from segcal.data.scores import Kind, Resolution
@@ -88,7 +89,8 @@ class Cohort(Sequence[Case]):
                     case.scores[0].where,
                     found=f"{channels} classes",
                     expected=f"{self.head.channels} ({', '.join(self.head.classes)})",
-                    do="Check that these predictions belong to this data set, and the class axis.",
+                    do=_class_axis(case, self.head.channels)
+                    or "Check that these predictions belong to this data set, and the class axis.",
                 )
         # a selection of cases shares it: what is said of storage does not change with what is selected
         if self.sampling is None or not self.sampling.covers(self):
@@ -166,23 +168,48 @@ class Cohort(Sequence[Case]):
 
         A pattern that matches nothing is a UsageError.
         """
+        return self._of(self._named(patterns, "cases"))
+
+    def exclude(self, patterns: Iterable[str]) -> Cohort:
+        """All cases but those that `select` would choose.
+
+        A pattern that matches nothing is a UsageError; so is no case left.
+        """
         wanted = list(patterns)
-        for pattern in wanted:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in [*(c.id for c in self.cases), *self.damaged]):
+        named = self._named(wanted, "exclude")
+        if named >= {c.id for c in self.cases}:
+            raise UsageError(
+                "exclude",
+                found=f"{', '.join(map(repr, wanted[:NAMED]))}, which leaves no case",
+                expected="at least one case left",
+                do="Name fewer.",
+            )
+        return self._of(self._names - named)
+
+    @property
+    def _names(self) -> set[str]:
+        return {*(c.id for c in self.cases), *self.damaged}
+
+    def _named(self, patterns: Iterable[str], option: str) -> set[str]:
+        """Names that equal or match one of `patterns`; UsageError for a pattern of `option` that matches none."""
+        found, names = set[str](), self._names
+        for pattern in patterns:
+            matching = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+            if not matching:
                 raise UsageError(
-                    "cases",
+                    option,
                     found=f"{pattern!r}, which names no case",
                     expected=f"names or patterns of cases such as {self.cases[0].id!r}",
                     do="List the cases with `segcal check`.",
                 )
+            found |= matching
+        return found
 
-        def chosen(name: str) -> bool:
-            return any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
-
+    def _of(self, names: set[str]) -> Cohort:
         return replace(
             self,
-            cases=tuple(c for c in self.cases if chosen(c.id)),
-            damaged={name: error for name, error in self.damaged.items() if chosen(name)},
+            cases=tuple(c for c in self.cases if c.id in names),
+            damaged={name: error for name, error in self.damaged.items() if name in names},
         )
 
     def without(self, damaged: Mapping[str, DataError]) -> Cohort:
@@ -196,7 +223,7 @@ class Cohort(Sequence[Case]):
     def whole(self) -> Cohort:
         """Itself, if no case is damaged; otherwise the error of the first that is, which names the others."""
         if self.damaged:
-            raise refusal(self.damaged, "Or leave them out: choose the others with --cases.")
+            raise refusal(self.damaged, "Or leave them out with --exclude.")
         return self
 
     def grouped(self, group_of: Mapping[str, str], by: str = "") -> Cohort:
@@ -220,6 +247,16 @@ class Cohort(Sequence[Case]):
             )
         return replace(self, cases=tuple(replace(c, slice_axis=axis) for c in self.cases))
 
+    def numbered(self, label_map: Numbers | None, ignored: Sequence[int] = ()) -> Cohort:
+        """The same cases, whose labels are read under other numbers: as `label_map` says, and those of `ignored` left
+        out beside the head's own. Nothing said: itself. Raises as `Numbering.of`.
+        """
+        own = self.head.ignore
+        found = Numbering.of(label_map, [label for label in ignored if label != own], self.head.labels - 1, own)
+        if not found.pairs:
+            return self
+        return replace(self, cases=tuple(replace(c, numbering=found) for c in self.cases))
+
     def labelled(self) -> Cohort:
         """Itself, if every case has labels; otherwise MissingError naming the first that has none."""
         bare = [c.id for c in self.cases if c.labels is None]
@@ -228,7 +265,7 @@ class Cohort(Sequence[Case]):
                 f"case {bare[0]}",
                 found="no label file" + (f" (and {len(bare) - 1} more cases without one)" if len(bare) > 1 else ""),
                 expected="one label map a case",
-                do="Give the folder of labels with --labels, or leave the case out with --cases.",
+                do="Give the folder of labels with --labels, or leave the case out with --exclude.",
             )
         return self
 
@@ -264,6 +301,14 @@ class Cohort(Sequence[Case]):
                     case.scores[0].where, case.shape, windows, self.cuts(index), self.head, masked=mask is not None
                 )
             yield CaseReader(self, index, windows, labels, mask, FieldWindows(case, stack, scratch), crop)
+
+
+def _class_axis(case: Case, channels: int) -> str:
+    """What to do about scores of a case whose `channels` lie on another axis; '' where they lie on none."""
+    if case.shape[-1] == channels:
+        return "The classes seem to be on the last axis: say so with channel_axis=-1 (--channel-axis -1)."
+    batch = case.scores[0].channels == 1 and case.shape[0] == channels
+    return "The scores seem to have a batch axis before their classes: save scores[0]." if batch else ""
 
 
 def refusal(damaged: Mapping[str, DataError], do: str = "") -> DataError:

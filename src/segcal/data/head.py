@@ -13,7 +13,7 @@ Ties go to the lowest index (the first maximum, as np.argmax has it), so a regio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, ClassVar
@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcal.data import scores as scores_
+from segcal.data.numbering import Numbering, counted, out_of_range
 from segcal.data.ranking import winner
-from segcal.data.region_head import NO_TARGET, Regions, check_ignored, same_ignored
+from segcal.data.region_head import NO_TARGET, UNNAMED, Regions, check_ignored, same_ignored
 from segcal.data.scores import FULL, KINDS, Kind, Resolution
-from segcal.errors import LabelError, UsageError
+from segcal.errors import UsageError
 
-__all__ = ["NO_TARGET", "Head", "Regions", "Softmax", "check_labels", "from_json"]
+__all__ = ["NO_TARGET", "Head", "Regions", "Softmax", "check_labels", "from_json", "undescribed"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Softmax:
                 "classes",
                 found=f"{len(self.classes)} class(es)",
                 expected="at least 2",
-                do="A single sigmoid output is a region head: Regions(...).",
+                do="One sigmoid channel is a region head: segcal.Regions(('lesion',), ((1,),), (1,)).",
             )
         check_ignored(self.ignore)
 
@@ -110,10 +111,11 @@ class Softmax:
         return len(self.classes) - 1
 
     def declared(
-        self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | None
+        self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | Sequence[int] | None
     ) -> Softmax:
         """The head with what a user declares beside it; None (of `background`: ...): as it is. UsageError where that
-        contradicts it.
+        contradicts it. Of several ignored labels it keeps its own, or else the first: the others are a matter of
+        reading (`segcal.data.numbering`).
         """
         names = self.classes if classes is None else tuple(classes)
         if len(names) != len(self.classes):
@@ -133,6 +135,15 @@ class Softmax:
                 do="Name the index of the background class.",
             )
         return Softmax(names, background, same_ignored(self.ignore, ignore))
+
+    def of_channels(self, channels: int) -> Head:
+        """The same for scores of so many channels: of one channel for two classes, the sigmoid of the class that is not
+        the background; the first, where none is declared.
+        """
+        if channels != 1 or self.channels != 2:
+            return self
+        inside = 0 if self.background == 1 else 1
+        return Regions((self.classes[inside],), ((inside,),), (inside,), self.ignore)
 
     def completed(self, other: Head, *, background: bool) -> Softmax:
         """The head with names, ignored label and, if asked for, `background` of `other`, where its own classes are only
@@ -262,6 +273,31 @@ class Softmax:
 Head = Softmax | Regions
 
 
+def undescribed(
+    channels: int,
+    classes: Sequence[str] | None = None,
+    background: int | EllipsisType | None = ...,
+    ignore: int | Sequence[int] | None = None,
+) -> Head:
+    """The head of scores that nothing describes but what a user declares (`Softmax.declared`): a softmax; of one
+    channel, one sigmoid, whose region is label 1.
+
+    Of one channel `classes` name the region, or the background too, before it.
+    """
+    if channels != 1:
+        names = tuple(classes) if classes is not None else tuple(str(k) for k in range(channels))
+        return Softmax(names).declared(None, background, ignore)
+    names = UNNAMED if classes is None else tuple(classes)
+    if not 1 <= len(names) <= 2 or background not in (..., None, 0):
+        raise UsageError(
+            "classes" if background in (..., None, 0) else "background",
+            found=f"{len(names)} names" if background in (..., None, 0) else str(background),
+            expected="the name of the region of one sigmoid, which label 1 is inside of and 0 outside",
+            do="Name the region only; read other labels as 0 and 1 with label_map= (--label-map).",
+        )
+    return Regions(names[-1:], ((1,),), (1,)).declared(None, ..., ignore)
+
+
 def from_json(described: dict[str, Any]) -> Head:
     """The head that `to_json` described."""
     if described["type"] == "softmax":
@@ -274,19 +310,21 @@ def from_json(described: dict[str, Any]) -> Head:
     )
 
 
-def check_labels(head: Head, labels: Tensor, where: str) -> None:
+def check_labels(
+    head: Head,
+    labels: Tensor,
+    where: str,
+    whole: Callable[[], Mapping[int, int]] | None = None,
+    numbering: Numbering | None = None,
+) -> None:
     """Raise LabelError, naming `where`, if a label is neither the ignored one nor in 0 .. head.labels - 1.
 
-    No voxel: nothing to check.
+    `whole`: counts the labels of the whole case, of which `labels` are some; `numbering`: how they were read. No voxel:
+    nothing to check.
     """
     known = (labels >= 0) & (labels < head.labels)
     if head.ignore is not None:
         known |= labels == head.ignore
     if not bool(known.all()):
-        strange = torch.unique(labels[~known])[:5].tolist()
-        raise LabelError(
-            where,
-            found=f"labels {strange}",
-            expected=f"0 to {head.labels - 1}" + (f" or the ignored {head.ignore}" if head.ignore is not None else ""),
-            do="If one of these marks voxels without a label, name it with ignore_index (--ignore-index).",
-        )
+        counts = counted(labels) if whole is None else whole()
+        raise out_of_range(counts, head.labels, head.ignore, where, numbering)

@@ -8,6 +8,7 @@ blocks.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from segcal.data.case import IGNORED, OUTSIDE, PADDING, ROLES, SCORED, Case, Win
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
 from segcal.data.head import NO_TARGET, check_labels
+from segcal.data.numbering import NO_LABEL, counted
 from segcal.data.padding import Box
 from segcal.data.places.label_map import LabelMap
 from segcal.data.places.place import Places
@@ -109,11 +111,18 @@ class CaseReader:
         if case.labels is None:
             raise MissingError(f"case {case.id}", found="no labels", expected="labels", do="Give them with --labels.")
         given = self.role(start, stop) if role is None else role
-        labels = self._labels(start, stop)
-        check_labels(head, labels[given != OUTSIDE] if self.mask_window is not None else labels, case.labels.where)
+        labels, left_out = self._labels(start, stop, given)
+        within = (given != OUTSIDE) & ~left_out
+        check_labels(
+            head,
+            labels if bool(within.all()) else labels[within],
+            case.labels.where,
+            self._counts,
+            case.numbering,
+        )
         if head.ignore is not None:
-            given = torch.where((given == SCORED) & (labels == head.ignore), IGNORED, given).to(torch.uint8)
-        return labels, given
+            left_out = left_out | (labels == head.ignore)
+        return labels, torch.where((given == SCORED) & left_out, IGNORED, given).to(torch.uint8)
 
     @property
     def label_map(self) -> LabelMap:
@@ -250,7 +259,7 @@ class CaseReader:
                 case.labels.where,
                 found=f"no voxel to score ({counts})",
                 expected="at least one labelled voxel",
-                do="Leave this case out with --cases, or check the ignore label and the mask.",
+                do="Leave this case out with --exclude, or check the ignore label and the mask.",
             )
         shape = repr(case.shape).encode()
         constant = not ordered or min(n.low for n in ordered) >= max(n.high for n in ordered)
@@ -274,22 +283,35 @@ class CaseReader:
         self.cohort.head.check(scores if bool(inside.all()) else scores[:, inside], self.cohort.kind, where)
         return scores
 
-    def _labels(self, start: int, stop: int) -> Tensor:
+    def _labels(self, start: int, stop: int, role: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels of voxels start..stop as their case numbers them, and which of them are left out.
+
+        Outside the mask there may be anything: what is no whole number is left out there.
+        """
         assert self.label_window is not None
+        case = self.cohort.cases[self.index]
+        where = "labels" if case.labels is None else case.labels.where
         raw = self.label_window.read(start, stop)
+        labels = torch.from_numpy(_whole(raw))
+        left_out = torch.zeros(len(labels), dtype=torch.bool)
         if raw.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):  # NaN becomes some integer, and differs from it below
-                whole = raw.astype(np.int64)
-            field_ = self.cohort.cases[self.index].labels
-            if field_ is not None and not np.array_equal(whole, raw):
-                raise LabelError(
-                    field_.where,
-                    found=f"a label of {raw[whole != raw][0]}",
-                    expected="whole numbers",
-                    do="Labels must not be interpolated; resample them with nearest neighbour.",
-                )
-            return torch.from_numpy(whole)
-        return torch.from_numpy(raw.astype(np.int64))
+            broken = torch.from_numpy(labels.numpy() != raw)
+            if bool((broken & (role != OUTSIDE)).any()):
+                raise _no_label(float(raw[(broken & (role != OUTSIDE)).numpy()][0]), where)
+            labels, left_out = torch.where(broken, NO_LABEL, labels), broken
+        if case.numbering is not None:
+            labels, named = case.numbering.read(labels, role != OUTSIDE, where)
+            left_out = left_out | named
+        return labels, left_out
+
+    def _counts(self) -> dict[int, int]:
+        """Voxels by label of the whole case, as its numbering reads them; what is left out is left out."""
+        counts = Counter[int]()
+        for start, stop in self.cohort.cuts(self.index):
+            role = self.role(start, stop)
+            labels, left_out = self._labels(start, stop, role)
+            counts.update(counted(labels[(role != OUTSIDE) & ~left_out]))
+        return counts
 
     def role(self, start: int, stop: int) -> Tensor:
         """Roles of voxels start..stop, (n,) uint8, as far as they are known without labels: scored, padding or
@@ -308,6 +330,23 @@ class CaseReader:
                 inside &= (at >= low) & (at < high)
             role[~inside] = PADDING
         return torch.from_numpy(role)
+
+
+def _whole(raw: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels as integers; NaN and what else is none becomes some integer."""
+    with np.errstate(invalid="ignore"):
+        return raw.astype(np.int64)
+
+
+def _no_label(value: float, where: str) -> LabelError:
+    """What is said of a label that is no whole number."""
+    resampled = "Labels must not be interpolated; resample them with nearest neighbour."
+    return LabelError(
+        where,
+        found=f"a label of {value}",
+        expected="whole numbers",
+        do=resampled if np.isfinite(value) else "Leave voxels without a label out with a mask (--mask).",
+    )
 
 
 def _own(array: NDArray[Any]) -> NDArray[Any]:

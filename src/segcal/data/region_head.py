@@ -17,33 +17,38 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from segcal.data import scores as scores_
+from segcal.data.numbering import checked, listed
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.errors import UsageError
 
 NO_TARGET = -1
 
+UNNAMED = ("foreground",)
+"""What the region of one sigmoid is called where nobody names it."""
+
 
 def check_ignored(label: int | None) -> None:
     """UsageError for a label that no array of integers can hold."""
-    if label is not None and not -(2**63) <= label < 2**63:
-        raise UsageError(
-            "ignore_index",
-            found="a number of more than 64 bits",
-            expected="a label of 64 bits or fewer",
-            do="Give the label that marks voxels without one, such as 255.",
-        )
+    if label is not None:
+        checked(label, "ignore_index")
 
 
-def same_ignored(described: int | None, given: int | None) -> int | None:
-    """The ignored label that files describe, or that is given; UsageError where the two are different."""
-    if given is not None and described not in (None, given):
+def same_ignored(described: int | None, given: int | Sequence[int] | None) -> int | None:
+    """The ignored label that files describe, or the first that is given; UsageError where the first is not among the
+    second.
+    """
+    several = listed(given)
+    if several and described not in (None, *several):
         raise UsageError(
             "ignore_index",
-            found=str(given),
+            found=", ".join(map(str, several)),
             expected=f"{described} as in dataset.json",
-            do="Leave --ignore-index out.",
+            do=(
+                "Leave --ignore-index out, or name both if both are never scored: --ignore-index"
+                f" {' '.join(map(str, (described, *several)))}."
+            ),
         )
-    return described if given is None else given
+    return several[0] if several and described is None else described
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Regions:
         return max(self.order)
 
     def declared(
-        self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | None
+        self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | Sequence[int] | None
     ) -> Regions:
         """The head with the ignored label that a user declares. UsageError for names or a background."""
         if classes is not None or background is not ...:
@@ -143,9 +148,17 @@ class Regions:
             )
         return replace(self, ignore=same_ignored(self.ignore, ignore))
 
-    def completed(self, other: object, *, background: bool) -> Regions:
-        """The head as it is: regions are always named."""
+    def of_channels(self, channels: int) -> Regions:
+        """The head as it is."""
         return self
+
+    def completed(self, other: object, *, background: bool) -> Regions:
+        """The head with the ignored label of `other`, and its names where its own region has none, where both are
+        regions of the same labels; else as it is.
+        """
+        if not isinstance(other, Regions) or other.members != self.members or self.names not in (UNNAMED, other.names):
+            return self
+        return replace(self, names=other.names, ignore=other.ignore if self.ignore is None else self.ignore)
 
     def check(self, scores: Tensor, kind: Kind, where: str) -> None:
         """Raise ScoreError if `scores` (R, n) cannot be of `kind`; region probabilities need not sum to one."""

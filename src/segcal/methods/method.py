@@ -22,6 +22,7 @@ from segcal.data import splits
 from segcal.data.cohort import Cohort
 from segcal.data.files.reading import shown
 from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.numbering import Numbers
 from segcal.data.rows import Record
 from segcal.data.scores import Kind
 from segcal.data.storage import doubt
@@ -163,7 +164,8 @@ class AnyMethod(ABC):
         *,
         mask: Tensor | ArrayLike | None = None,
         kind: Kind = "logits",
-        ignore_index: int | None = None,
+        ignore_index: int | Sequence[int] | None = None,
+        label_map: Numbers | None = None,
         groups: Sequence[Any] | None = None,
         validation: Cohort | None = None,
         engine: Engine | None = None,
@@ -171,8 +173,10 @@ class AnyMethod(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled cases of other groups, to
-        stop or choose by) and `fields` (image=...) are for methods that use them; others raise UsageError.
+        `ignore_index`: a label, or several, never scored; `label_map`: classes by the numbers that labels give them
+        (`cohort_from_arrays`). `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled
+        cases of other groups, to stop or choose by) and `fields` (image=...) are for methods that use them; others
+        raise UsageError.
         """
         unused = [name for name in fields if name not in self.fields] + (
             ["validation"] if validation is not None and not self.takes_validation else []
@@ -185,19 +189,27 @@ class AnyMethod(ABC):
                 do=f"{type(self).__name__} with these options has no use for it; leave it out.",
             )
         if isinstance(scores, Cohort):
-            if labels is not None or mask is not None or groups is not None or fields:
+            beside = (labels, mask, groups, ignore_index, label_map)
+            if fields or any(value is not None for value in beside):
                 raise UsageError(
-                    "labels, mask, groups, fields",
+                    "labels, mask, groups, ignore_index, label_map, fields",
                     found="a value beside a cohort",
                     expected="nothing",
-                    do="A cohort brings its own labels, masks, groups and fields.",
+                    do="A cohort brings its own labels, masks, groups and fields; open_cohort takes the rest.",
                 )
             cohort = scores
         else:
             if labels is None:
                 raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
             cohort = cohort_from_arrays(
-                scores, labels, kind=kind, mask=mask, ignore_index=ignore_index, groups=groups, fields=fields
+                scores,
+                labels,
+                kind=kind,
+                mask=mask,
+                ignore_index=ignore_index,
+                label_map=label_map,
+                groups=groups,
+                fields=fields,
             )
         fit = fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[self.method]
         return _told(fit.calibrator, cohort)

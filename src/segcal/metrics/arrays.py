@@ -1,15 +1,16 @@
-"""The same numbers straight from arrays: probabilities (B, C, *spatial) and labels (B, *spatial), without sources or
-files.
+"""The same numbers straight from arrays: scores (B, C, *spatial) and labels (B, *spatial), without sources or files.
 
 Promises: what `evaluate` reports for the same voxels; images are cut into blocks of `segcal.data.case.block_length`, so
 memory beyond the arrays is a block, and up to 20 bytes a voxel of one image while its distances to label boundaries are
-found. Voxels outside `mask` or carrying `ignore_index` are not scored. An image without any scored voxel: LabelError.
+found. Voxels outside `mask` or carrying `ignore_index` are not scored, and need neither a valid score nor, outside the
+mask, a valid label. An image without any scored voxel: LabelError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segcal.data.axes import likely
 from segcal.data.case import block_length
 from segcal.data.files.journal import Scratch
-from segcal.data.head import Softmax, check_labels
+from segcal.data.head import Head, check_labels, undescribed
+from segcal.data.numbering import Numbering, Numbers, listed
 from segcal.data.places.label_map import LabelMap
 from segcal.data.places.place import Place, Places
-from segcal.data.rows import Rows
+from segcal.data.rows import Prepared
+from segcal.data.scores import Kind, check_kind
 from segcal.engine.accumulate import Accumulator, State, fold, merge, needs, zero
 from segcal.errors import LabelError, ShapeError, UsageError
-from segcal.metrics.summary import suite, summarise
+from segcal.metrics.summary import combine_parts, suite, summarise
 
 IN_MEMORY = 2**62
 """Scratch limit for images that are in memory already: nothing goes to a file."""
@@ -35,20 +39,24 @@ def evaluate_arrays(
     probs: Any,
     labels: Any,
     *,
+    kind: str = "probs",
     mask: Any | None = None,
-    ignore_index: int | None = None,
+    ignore_index: int | Sequence[int] | None = None,
+    label_map: Numbers | None = None,
     background: int | None = None,
     reference: Any | None = None,
 ) -> dict[str, Any]:
     """The block of numbers of `segcal.metrics.summary` for a batch of images; `cases` are its images.
 
-    probs: (B, C, *spatial) array or tensor, summing to one over C. labels: (B, *spatial) integers. mask: same shape,
-    non-zero where voxels count. reference: (B, *spatial), the labels before any calibrator, for flips; without it,
-    flips are zero. background: the class left out of Dice and IoU. Images without spatial axes have no boundaries: what
-    depends on them is None. Free energy is not known from probabilities: its spread is None. Errors: UsageError,
-    ShapeError, LabelError, ScoreError.
+    probs: (B, C, *spatial) array or tensor, of the `kind` that is said: probabilities that sum to one over C, unless
+    it is 'logits', 'log_probs' or 'scores'; one channel is a sigmoid, whose region is label 1. labels: (B, *spatial)
+    integers. mask: same shape, non-zero where voxels count. ignore_index: a label, or several, never scored. label_map:
+    classes by the numbers that labels give them, as in `open_cohort`. reference: (B, *spatial), the labels before any
+    calibrator, for flips; without it, flips are zero. background: the class left out of Dice and IoU. Images without
+    spatial axes have no boundaries: what depends on them is None. Free energy is known from logits only: its spread is
+    None. Errors: UsageError, ShapeError, LabelError, ScoreError.
     """
-    scores = _tensor(probs)
+    scores, checked, ignored = _tensor(probs), check_kind(kind), listed(ignore_index)
     if scores.ndim < 2 or scores.shape[0] == 0:
         raise ShapeError(
             "probs",
@@ -56,47 +64,59 @@ def evaluate_arrays(
             expected="(B, C, *spatial) with at least one image",
             do="Put images on the first axis and classes on the second.",
         )
-    head = Softmax(tuple(str(k) for k in range(scores.shape[1])), background, ignore_index)
-    images, spatial = scores.shape[0], tuple(scores.shape[2:])
+    images, channels, *spatial = scores.shape
+    named: int | EllipsisType = ... if background is None else background
+    head = undescribed(channels, None, named, ignored)
+    numbering = Numbering.of(label_map, ignored[1:], head.labels - 1, head.ignore)
     shape = (images, *spatial)
-    scores = scores.reshape(images, head.channels, -1)
-    fields = {
-        name: _field(name, value, shape)
-        for name, value in (("labels", labels), ("mask", mask), ("reference", reference))
-        if value is not None
-    }
-    if "labels" not in fields:
+    scores = scores.reshape(images, channels, -1)
+    if labels is None:
         raise UsageError(
             "labels", found="None", expected=f"integers of shape {shape}", do="Metrics need the true labels."
         )
-    metrics = suite(head.channels, background)
-    states = {
-        str(i): _image(metrics, _Image(head, i, scores[i], {name: field[i] for name, field in fields.items()}, spatial))
-        for i in range(images)
+    fields = {
+        name: _field(name, value, shape, channels)
+        for name, value in (("labels", labels), ("mask", mask), ("reference", reference))
+        if value is not None
     }
-    block: dict[str, Any] = summarise(metrics, states).block
+    parts = range(len(head.parts))
+    suites = [suite(len(head.part_classes(part)), head.part_background(part)) for part in parts]
+    states: list[dict[str, dict[str, State]]] = [{} for _ in parts]
+    for i in range(images):
+        one = {name: values[i] for name, values in fields.items()}
+        found = _image(suites, _Image(head, checked, i, scores[i], one, tuple(spatial), numbering))
+        for part in parts:
+            states[part][str(i)] = found[part]
+    summaries = [summarise(suites[part], states[part]) for part in parts]
+    whole = summaries[0] if head.sums_to_one else combine_parts(summaries, head.parts)
+    block: dict[str, Any] = whole.block
     return block
 
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """One image: `scores` (C, n), and `fields` (n,)."""
+    """One image: `scores` (C, n) of `kind`, and `fields` (n,)."""
 
-    head: Softmax
+    head: Head
+    kind: Kind
     index: int
     scores: Tensor
     fields: Mapping[str, Tensor]
     spatial: tuple[int, ...]
+    numbering: Numbering
 
     def labels(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Labels and whether they count, of voxels start..stop, checked."""
-        labels = self.fields["labels"][start:stop].long()
+        where, labels = f"labels of image {self.index}", self.fields["labels"][start:stop].long()
         keep = (
             self.fields["mask"][start:stop] != 0 if "mask" in self.fields else torch.ones_like(labels, dtype=torch.bool)
         )
+        if self.numbering.pairs:
+            labels, left_out = self.numbering.read(labels, keep, where)
+            keep = keep & ~left_out
         if self.head.ignore is not None:
             keep = keep & (labels != self.head.ignore)
-        check_labels(self.head, labels[keep], f"labels of image {self.index}")
+        check_labels(self.head, labels[keep], where, numbering=self.numbering)
         return labels, keep
 
     @property
@@ -109,30 +129,33 @@ class _Image:
 
         return LabelMap(f"labels of image {self.index}", self.spatial, self.head, read, table=not self.spatial)
 
-    def rows(self, start: int, stop: int, places: Places) -> Rows:
-        """The voxels that count."""
+    def prepared(self, start: int, stop: int, places: Places) -> tuple[Prepared, Tensor]:
+        """The voxels that count, and what was decided for each part before any calibrator (parts, n)."""
         labels, keep = self.labels(start, stop)
-        p, labels = self.scores[:, start:stop][:, keep], labels[keep]
-        self.head.check(p, "probs", f"probs of image {self.index}")
-        decision = self.head.decide(p, "probs")[0]
-        reference = self.fields["reference"][start:stop][keep].long() if "reference" in self.fields else decision
+        s, labels = self.scores[:, start:stop][:, keep], labels[keep]
+        self.head.check(s, self.kind, f"probs of image {self.index}")
+        decision = self.head.decide(s, self.kind)
+        reference = (
+            self.head.targets(self.fields["reference"][start:stop][keep]) if "reference" in self.fields else decision
+        )
         lie: dict[Place, Tensor] = {place: value[keep] for place, value in places.of(start, stop).items()}
-        return Rows(self.index, start, self.head.canonical(p, "probs"), labels, decision, reference, places=lie)
+        rows, energy = self.head.canonical(s, self.kind), self.head.free_energy(s, self.kind)
+        return Prepared(self.index, start, rows, self.head.targets(labels), decision, energy, lie), reference
 
 
-def _image(metrics: dict[str, Accumulator], image: _Image) -> dict[str, State]:
-    states, step, scored, voxels = (
-        {name: zero(m) for name, m in metrics.items()},
-        block_length(image.head.rows),
-        0,
-        image.scores.shape[1],
-    )
+def _image(suites: Sequence[Mapping[str, Accumulator]], image: _Image) -> list[dict[str, State]]:
+    """The states of each part."""
+    head, voxels, scored = image.head, image.scores.shape[1], 0
+    states = [{name: zero(metric) for name, metric in metrics.items()} for metrics in suites]
     with Scratch(IN_MEMORY) as scratch:
-        places = Places(image.label_map, scratch, (place for m in metrics.values() for place in needs(m)))
-        for start in range(0, voxels, step):
-            rows = image.rows(start, min(start + step, voxels), places)
-            states = {name: merge(m, states[name], fold(m, rows)) for name, m in metrics.items()}
-            scored += rows.voxels
+        wanted = (place for metrics in suites for metric in metrics.values() for place in needs(metric))
+        lie = Places(image.label_map, scratch, wanted)
+        for start in range(0, voxels, step := block_length(head.rows)):
+            found, reference = image.prepared(start, min(start + step, voxels), lie)
+            for part, metrics in enumerate(suites):
+                rows = replace(found.part(head, part), reference=reference[part].long())
+                states[part] = {name: merge(m, states[part][name], fold(m, rows)) for name, m in metrics.items()}
+            scored += found.log_probs.shape[1]
     if scored == 0:
         raise LabelError(
             f"labels of image {image.index}",
@@ -152,14 +175,14 @@ def _tensor(value: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
 
 
-def _field(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+def _field(name: str, value: Any, shape: tuple[int, ...], channels: int) -> Tensor:
     field = _tensor(value)
     if tuple(field.shape) != shape:
         raise ShapeError(
             name,
             found=f"shape {tuple(field.shape)}",
             expected=f"{shape}, as the probabilities without their class axis",
-            do="Bring both on the same grid.",
+            do=likely(channels, shape[1:], tuple(field.shape[1:])) or "Bring both on the same grid.",
         )
     if name != "mask" and field.is_floating_point():
         raise LabelError(

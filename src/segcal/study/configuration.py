@@ -57,14 +57,18 @@ class Data(Section):
     """Names of the classes, where no dataset.json names them."""
     background: Index | Literal["none"] | None = None
     """Index of the class left out of Dice and IoU, or none. Default: as dataset.json says."""
-    ignore_index: Index | None = None
-    """Label that marks voxels never scored."""
+    ignore_index: Index | tuple[Index, ...] | None = None
+    """Label, or labels, that mark voxels never scored."""
+    label_map: dict[Index, Index | Literal["ignore"]] = {}
+    """What labels are read as, where they do not number the classes as the channels do."""
     mask: str | None = None
     """Folder of masks; only voxels where the mask is not 0 are scored."""
     images: str | None = None
     """Folder of the images, for pictures and for methods that look at them."""
     cases: tuple[str, ...] = ()
     """Only the cases with these names; shell patterns are allowed."""
+    exclude: tuple[str, ...] = ()
+    """Not the cases with these names, or patterns."""
     zyx: bool = False
     """Arrays have their axes as SimpleITK gives them, (z, y, x)."""
     channel_axis: int = Field(0, ge=-16, lt=16)
@@ -76,14 +80,14 @@ class Data(Section):
     groups: str | None = None
     """Of a further cohort: cases that belong together, as in split. Cases named as clean ones have their groups."""
 
-    @field_validator("results", "classes", "cases", mode="before")
+    @field_validator("results", "classes", "cases", "exclude", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     def as_beside(self, clean: Data) -> Data:
         """With what the clean data say of their files where this says nothing."""
-        inherited = ("kind", "classes", "background", "ignore_index", "zyx", "channel_axis")
+        inherited = ("kind", "classes", "background", "ignore_index", "label_map", "zyx", "channel_axis")
         return self.model_copy(
             update={name: getattr(clean, name) for name in inherited if name not in self.model_fields_set}
         )

@@ -189,6 +189,7 @@ def _cohort(data: Data) -> Cohort:
         classes=data.classes or None,
         background=background,
         ignore_index=data.ignore_index,
+        label_map={old: None if new == "ignore" else new for old, new in data.label_map.items()},
         mask=data.mask,
         zyx=data.zyx,
         channel_axis=data.channel_axis,
@@ -200,7 +201,8 @@ def _cohort(data: Data) -> Cohort:
 
 
 def _selected(cohort: Cohort, data: Data) -> Cohort:
-    return (cohort.select(data.cases) if data.cases else cohort).whole()
+    chosen = cohort.select(data.cases) if data.cases else cohort
+    return (chosen.exclude(data.exclude) if data.exclude else chosen).whole()
 
 
 def _grouped(name: str, cohort: Cohort, data: Data, clean: Cohort) -> Cohort:

@@ -12,9 +12,11 @@ data:
   # kind: logits                    # logits, log_probs, probs or scores, where the files do not say
   # classes: [sky, road, car]       # where no dataset.json names them
   # background: 0                   # left out of Dice and IoU; none if there is none
-  # ignore_index: 255               # a label that is never scored
+  # ignore_index: 255               # a label that is never scored; [254, 255] for several
+  # label_map: {4: 3}               # labels 4 are class 3; for labels that are not numbered as the channels
   # images: images                  # for pictures, and for methods that look at images
   # cases: ['patient_0*']           # only these
+  # exclude: ['patient_07']         # not these
 
 split:                              # in each repeat; whole groups are dealt out in a random order
   calibration: 50                   # fitted on

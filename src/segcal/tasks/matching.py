@@ -17,6 +17,7 @@ from segcal.data import splits
 from segcal.data.case import Origin, Provenance
 from segcal.data.cohort import Cohort
 from segcal.data.pooling import Pool
+from segcal.data.region_head import UNNAMED
 from segcal.data.rows import Record
 from segcal.errors import MismatchError, UsageError
 from segcal.methods.calibrator import Calibrator
@@ -212,8 +213,9 @@ def _check_head(calibrator: Calibrator, cohort: Cohort) -> None:
 
 
 def _numbered(names: Sequence[str]) -> bool:
-    """Whether the names are only the default numbers, which say nothing."""
-    return all(n == str(i) or n == f"class {i}" or n == f"class_{i}" for i, n in enumerate(names))
+    """Whether the names are only the default ones, which say nothing."""
+    numbered = all(n == str(i) or n == f"class {i}" or n == f"class_{i}" for i, n in enumerate(names))
+    return numbered or tuple(names) == UNNAMED
 
 
 _FITTED = "the calibrator was fitted on"

@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segcal.data import numbering
 from segcal.data.case import Case, Field, Provenance, Window
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.windows import ArrayWindow
-from segcal.data.head import Head, Softmax
+from segcal.data.head import Head, undescribed
+from segcal.data.numbering import Numbers
 from segcal.data.scores import check_kind
 from segcal.errors import LabelError, ScoreError, ShapeError, UsageError
 
@@ -122,7 +124,8 @@ def cohort_from_arrays(
     head: Head | None = None,
     classes: Sequence[str] | None = None,
     background: int | EllipsisType | None = ...,
-    ignore_index: int | None = None,
+    ignore_index: int | Sequence[int] | None = None,
+    label_map: Numbers | None = None,
     mask: Any = None,
     groups: Sequence[object] | None = None,
     ids: Sequence[str] | None = None,
@@ -131,15 +134,16 @@ def cohort_from_arrays(
 ) -> Cohort:
     """A cohort from arrays or tensors; shapes as in the module's docstring.
 
-    `head` describes the network's output; without it a softmax head is made from `classes` (names; default '0', '1',
-    ...), `background` and `ignore_index`. `mask`: non-zero where voxels count, shaped as the labels. `groups`: for a
-    batch or a list one name a case, cases of one group are kept together; for a table the case of each row. `ids`:
-    names of the cases (default '0', '1', ... with leading zeros). `fields`: more arrays by name, shaped as the labels,
-    or with channels as the scores. `networks`: how many networks each probability averages, to be remembered by
-    calibrators.
+    `head` describes the network's output; without it a softmax head, or that of one sigmoid for one channel, is made
+    from `classes` (names; default '0', '1', ...), `background` and `ignore_index` (a label, or several, never scored).
+    `label_map`: classes by the numbers that labels give them, as in `open_cohort`. `mask`: non-zero where voxels count,
+    shaped as the labels. `groups`: for a batch or a list one name a case, cases of one group are kept together; for a
+    table the case of each row. `ids`: names of the cases (default '0', '1', ... with leading zeros). `fields`: more
+    arrays by name, shaped as the labels, or with channels as the scores. `networks`: how many networks each probability
+    averages, to be remembered by calibrators.
     """
-    checked = check_kind(kind)
-    if head is not None and (classes is not None or background is not ... or ignore_index is not None):
+    checked, ignored = check_kind(kind), numbering.listed(ignore_index)
+    if head is not None and (classes is not None or background is not ... or ignored):
         raise UsageError(
             "head",
             found="a head beside classes, background or ignore_index",
@@ -176,13 +180,10 @@ def cohort_from_arrays(
         for name, group, case in zip(names, cohort_groups, batch, strict=True)
     )
     if head is None:
-        channels = cases[0].scores[0].channels if cases else 2
-        head = Softmax(
-            tuple(classes) if classes is not None else tuple(str(i) for i in range(channels or 0)),
-            None if background is ... else background,
-            ignore_index,
-        )
-    return Cohort(cases, head, checked, provenance=Provenance().told(networks), name="scores")
+        channels = (cases[0].scores[0].channels or 0) if cases else 2
+        head = undescribed(channels, classes, background, ignored)
+    found = Cohort(cases, head, checked, provenance=Provenance().told(networks), name="scores")
+    return found.numbered(label_map, ignored)
 
 
 def _array(value: Any, name: str) -> Array:

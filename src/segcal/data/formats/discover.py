@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 
+from segcal.data import numbering
 from segcal.data.cohort import Cohort, Damaged
 from segcal.data.files.reading import check_there, entries
 from segcal.data.formats import folder, nnunet, nnunet_results, zarr
 from segcal.data.formats import label_maps as maps
 from segcal.data.formats.request import Request
+from segcal.data.numbering import Numbers
 from segcal.data.pooling import Pool
 from segcal.data.scores import check_kind
 from segcal.errors import MissingError, UsageError
@@ -41,7 +43,8 @@ def open_cohort(
     pool: Pool = "probs",
     classes: Sequence[str] | None = None,
     background: int | EllipsisType | None = ...,
-    ignore_index: int | None = None,
+    ignore_index: int | Sequence[int] | None = None,
+    label_map: Numbers | None = None,
     mask: PathLike | None = None,
     zyx: bool = False,
     channel_axis: int = 0,
@@ -55,7 +58,10 @@ def open_cohort(
     single such file; several folders are members of an ensemble, several files cases. `labels`, `mask`: a folder of
     maps named as the cases, or the one file of a single case. `kind`: what the scores are, where the files do not say.
     `pool`: how members are averaged. `classes`: names. `background`: index left out of Dice and IoU, None for none;
-    left out, what dataset.json says, else none. `ignore_index`: label never scored. `zyx`: arrays of a plain folder
+    left out, what dataset.json says, else none. `ignore_index`: label, or labels, never scored. `label_map`: classes by
+    the numbers label maps give them, where these are not those of the channels: {255: 1} for masks of 0 and 255, {1: 0,
+    2: 1} for labels counted from 1; two labels may be one class, None leaves one out, and what is not named keeps its
+    number. `zyx`: arrays of a plain folder
     have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis
     of arrays in a plain folder. `images`: a folder of the images that were segmented, named as the cases, for methods
     that look at them. `networks`: how many networks each path's probabilities average, where the files do not say.
@@ -73,13 +79,14 @@ def open_cohort(
             expected="at least one folder of predictions",
             do="Name the folder that holds the model's scores.",
         )
+    ignored = numbering.listed(ignore_index)
     request = Request(
         None if labels is None else Path(labels),
         None if kind is None else check_kind(kind),
         pool,
         classes,
         background,
-        ignore_index,
+        ignored,
         None if mask is None else Path(mask),
         zyx,
         channel_axis,
@@ -98,7 +105,7 @@ def open_cohort(
     twice = [p for k, p in enumerate(listed) if p.resolve() in {q.resolve() for q in listed[:k]}]
     if twice:
         raise UsageError(str(twice[0]), found="a path named twice", expected="each member once", do="Leave it out.")
-    cohort = layouts[0].open(listed, request)
+    cohort = layouts[0].open(listed, request).numbered(label_map, ignored)
     return cohort if damaged == "exclude" else cohort.whole()
 
 

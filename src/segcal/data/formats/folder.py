@@ -211,7 +211,7 @@ def _case(
         files["geometry"] = volumes[0]
         zooms = nifti.read_header(volumes[0]).zooms
         spacing = (zooms[::-1] if request.zyx else zooms) if len(zooms) == len(shape) else None
-    target = None if label_path is None else open_map(label_path, shape, request.axes)
+    target = None if label_path is None else open_map(label_path, shape, request.axes, scores[0].channels)
     for other in volumes[1:]:
         nifti.check_geometry(other, volumes[0])
     fields = {} if images is None else {"image": images.of(name, shape, request.axes)}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from segcal.data.axes import likely
 from segcal.data.case import Field
 from segcal.data.files.reading import check_there, entries
 from segcal.data.formats import nifti
@@ -102,8 +103,10 @@ ENDINGS = tuple(_OPENERS)
 """Endings of files that hold one value a voxel."""
 
 
-def open_map(path: Path, shape: tuple[int, ...], axes: Axes) -> Field:
-    """The map in `path` for scores of spatial `shape`; `axes`: the order in which a NIfTI's are wanted."""
+def open_map(path: Path, shape: tuple[int, ...], axes: Axes, channels: int | None = None) -> Field:
+    """The map in `path` for scores of spatial `shape`, and so many `channels`; `axes`: the order in which a NIfTI's are
+    wanted.
+    """
     known = ending(path, ENDINGS)
     if not known:
         raise UsageError(
@@ -125,7 +128,8 @@ def open_map(path: Path, shape: tuple[int, ...], axes: Axes) -> Field:
             if not axes.reverse
             else "The arrays seem to be in the order (x, y, z): leave zyx=True (--zyx) out."
         )
-    raise ShapeError(str(path), found=f"shape {field.shape}", expected=f"{shape} as the scores", do=hint)
+    do = likely(channels, shape, field.shape) or hint
+    raise ShapeError(str(path), found=f"shape {field.shape}", expected=f"{shape} as the scores", do=do)
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -251,7 +251,7 @@ def _case(
     label_path = None if labels is None else labels.path(name)
     delivered = [path for m in members if (path := m.map_of(name)) is not None]
     volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, nifti.ENDINGS)]
-    target = None if label_path is None else open_map(label_path, shape, first.axes)
+    target = None if label_path is None else open_map(label_path, shape, first.axes, scores[0].channels)
     for other in volumes[1:]:
         nifti.check_geometry(other, volumes[0])
     if volumes and spacing is None and len(shape) == 3 and not first.axes.canonical:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import EllipsisType
 
 from segcal.data.formats.nifti import Axes
-from segcal.data.head import Head, Softmax
+from segcal.data.head import Head, undescribed
 from segcal.data.pooling import POOLS, Pool
 from segcal.data.scores import Kind
 from segcal.errors import UsageError
@@ -25,7 +25,7 @@ class Request:
     pool: Pool = "probs"
     classes: Sequence[str] | None = None
     background: int | EllipsisType | None = ...
-    ignore_index: int | None = None
+    ignore_index: Sequence[int] = ()
     mask: Path | None = None
     zyx: bool = False
     channel_axis: int = 0
@@ -47,10 +47,9 @@ class Request:
         return Axes(reverse=self.zyx)
 
     def head(self, described: Head | None, channels: int) -> Head:
-        """The head: as `described` by the files, if they do, else a softmax over `channels` classes, with what the
-        caller said.
+        """The head of `channels`: as `described` by the files, if they do, else as `undescribed`, with what the caller
+        said.
         """
         if described is None:
-            names = tuple(self.classes) if self.classes is not None else tuple(str(k) for k in range(channels))
-            return Softmax(names).declared(None, self.background, self.ignore_index)
-        return described.declared(self.classes, self.background, self.ignore_index)
+            return undescribed(channels, self.classes, self.background, self.ignore_index)
+        return described.declared(self.classes, self.background, self.ignore_index).of_channels(channels)

@@ -34,6 +34,7 @@ from segcal.data.case import PADDING, SCORED, Case
 from segcal.data.cohort import Cohort
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.nifti import NiftiField
+from segcal.data.numbering import LEFT_OUT
 from segcal.data.reader import CaseReader
 from segcal.data.rows import Block
 from segcal.tasks.check.finding import SHOWN, Finding, conjoined, count, some
@@ -361,11 +362,12 @@ def _remedy(reading: Reading, cohort: Cohort) -> tuple[str, dict[str, Any]]:
         turn = f"y.transpose{reading.order}" if reading.order != tuple(range(len(reading.order))) else "y"
         turn = f"np.flip({turn}, {reading.flips})" if reading.flips else turn
         return f"Look at one case in a viewer; as scores lie, its label map would be {turn} in NumPy.", {}
-    if isinstance(reading, int):
-        step = f"y {'+' if reading > 0 else '-'} 1"
-        gone = " (0 becomes 255 in 8 bits: then give --ignore-index 255)" if reading < 0 else ""
-        return f"Label k must be class k of the scores, from 0: write label maps again as {step}{gone}.", {}
-    return "Label k must be class k of the scores: write the label maps again, or the scores.", {}
+    numbers = range(cohort.head.labels)
+    moved = [k + reading for k in numbers] if isinstance(reading, int) else list(reading)
+    words = tuple(f"{k}:{to if to in numbers else LEFT_OUT}" for k, to in enumerate(moved) if k != to)
+    if any(case.numbering is not None for case in cohort):
+        return "Label k must be class k of the scores, from 0: see whether --label-map is right.", {}
+    return f"Label k must be class k of the scores, from 0: add --label-map {' '.join(words)}.", {"label_map": words}
 
 
 def _zyx(cohort: Cohort) -> bool | None:

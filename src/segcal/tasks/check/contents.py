@@ -66,12 +66,9 @@ def labels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether every case has labels."""
     bare = facts["unlabelled"]
     if not bare:
-        yield Finding(
-            "ok",
-            "labels",
-            "a label map for every"
-            f" case{'' if cohort.head.ignore is None else f'; label {cohort.head.ignore} is never scored'}",
-        )
+        ignored = "" if cohort.head.ignore is None else f"label {cohort.head.ignore} is never scored"
+        said = ["a label map for every case", ignored, *{str(c.numbering) for c in cohort if c.numbering is not None}]
+        yield Finding("ok", "labels", "; ".join(filter(None, said)))
     elif len(bare) == len(cohort):
         yield Finding(
             "note",
@@ -84,7 +81,7 @@ def labels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "warning",
             "labels",
             f"no label map for {len(bare)} of {len(cohort)} cases: {some(bare)}",
-            "Add them, or choose the others with --cases.",
+            "Add them, or leave these cases out with --exclude.",
         )
 
 
@@ -141,7 +138,11 @@ def classes(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     rare = [f"{r['name']} ({r['cases']})" for r in rows if 0 < r["cases"] < FEW_CASES]
     if absent:
         text = f"in no label map: {some(absent)}; their calibration rests on the penalty alone"
-        yield Finding("warning", "classes", text, "Add cases that show them, or check the numbering of the labels.")
+        do = "Add cases that show them, or check the numbering of the labels."
+        if cohort.head.ignore is not None and facts["voxels"]["ignored"] and len(absent) == 1:
+            renumbered = f"{cohort.head.ignore}:{[str(r['name']) for r in rows].index(absent[0])}"
+            do += f" If the ignored {cohort.head.ignore} is this class, give --label-map {renumbered} instead."
+        yield Finding("warning", "classes", text, do)
     if rare:
         yield Finding(
             "warning" if len(cohort) >= FEW_CASES else "note",
