@@ -156,7 +156,7 @@ class Regions:
         """The head with the ignored label of `other`, and its names where its own region has none, where both are
         regions of the same labels; else as it is.
         """
-        if not isinstance(other, Regions) or other.members != self.members or self.names not in (UNNAMED, other.names):
+        if type(other) is not Regions or other.members != self.members or self.names not in (UNNAMED, other.names):
             return self
         return replace(self, names=other.names, ignore=other.ignore if self.ignore is None else self.ignore)
 
