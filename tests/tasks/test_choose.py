@@ -68,8 +68,8 @@ def test_scores_that_are_right_are_left_as_they_are(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("cases", [5, 12])
 def test_scores_that_are_right_are_left_as_they_are_for_most_seeds(cases: int) -> None:
-    chosen = [recommend(simulated(Truth.temperature(3, 1.0), seed, cases), Serial()).chosen for seed in range(8)]
-    assert chosen.count(UNCALIBRATED) >= 7
+    chosen = [recommend(simulated(Truth.temperature(3, 1.0), seed, cases), Serial()).chosen for seed in range(6)]
+    assert chosen.count(UNCALIBRATED) >= 5
 
 
 @pytest.mark.parametrize("beta", [0.6, 1.5])
