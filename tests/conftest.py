@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # the same examples in every run, so that a failure is somebody's change (HYPOTHESIS_PROFILE=explore looks further); no
 # deadline: a loaded machine is slow for reasons of its own
-settings.register_profile("same", derandomize=True, deadline=None, database=None)
-settings.register_profile("explore", deadline=None)
+settings.register_profile("same", max_examples=50, derandomize=True, deadline=None, database=None)
+settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
