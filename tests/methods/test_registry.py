@@ -145,6 +145,15 @@ def test_every_method_says_what_it_is_and_takes_options_with_defaults() -> None:
         )
 
 
+@pytest.mark.parametrize(("option", "value"), [("ridge", "1e-6"), ("ridge", True), ("ridge", None), ("ridge", [1.0])])
+def test_an_option_takes_what_its_class_declares(option: str, value: object, outside: Outside) -> None:
+    found = find("bcts")
+    assert found is not None
+    assert found(ridge=1) == found(ridge=1.0)
+    with pytest.raises(UsageError, match=rf"{option}: found .*expected a number"):
+        found(**{option: value})
+
+
 def test_an_installed_package_brings_a_method_and_the_files_it_fits(outside: Outside, tmp_path: Path) -> None:
     assert "bcts" in methods()
     found = find("bcts")

@@ -84,6 +84,17 @@ def test_what_is_wrong_is_named(
         read(path).chosen()
 
 
+def test_a_number_with_an_exponent_is_a_number(write: Make) -> None:
+    path = write(pipelines=["zbar", "DC(zbar)"], methods={"dc": {"lambda": 12345}})
+    for text, value in (("1e-3", 1e-3), ("+2E4", 2e4), ("5.0e-3", 5e-3)):
+        path.write_text(path.read_text().replace("12345", text))
+        assert read(path).methods == {"dc": {"lambda": value}}
+        path.write_text(path.read_text().replace(text, "12345"))
+    path.write_text(path.read_text().replace("12345", "1e-3x"))
+    with pytest.raises(UsageError, match="1e-3x"):
+        read(path).chosen()[1].make()
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [

@@ -22,6 +22,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import Any, TypeVar
 
+from segcal.data.files.reading import shown
 from segcal.errors import UsageError
 from segcal.methods import BUILT_IN, REGISTERED, packaged
 from segcal.methods.guarantees import Guarantees
@@ -33,6 +34,9 @@ RESERVED = ("auto", "uncalibrated")
 
 FORM = re.compile(r"[a-z][a-z0-9-]*")
 """What a name looks like."""
+
+PLAIN: dict[type, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+"""Types of options that can be told from a value alone, and what each is called."""
 
 M = TypeVar("M", bound=type[AnyMethod])
 
@@ -46,7 +50,14 @@ class Named:
     settled: Mapping[str, Any]
 
     def __call__(self, *given: Any, **options: Any) -> AnyMethod:
-        """The method with these options. TypeError for one it does not have."""
+        """The method with these options. TypeError for one it does not have, UsageError for a value that is not of the
+        plain type (`float`, `int`, `bool`, `str`) that the class declares.
+        """
+        for option, value in options.items():
+            declared = self.options[option].type if option in self.options else None
+            wanted = next((t for t in PLAIN if declared in (t, t.__name__)), None)
+            if wanted is not None and not _is(value, wanted):
+                raise UsageError(option, found=shown(value), expected=PLAIN[wanted], do="Leave it out for the default.")
         return self.kind(*given, **{**self.settled, **options})
 
     @property
@@ -144,6 +155,12 @@ def _check(kind: type[AnyMethod]) -> None:
         expected=expected,
         do="See docs/how-to/extend.md for an example.",
     )
+
+
+def _is(value: object, wanted: type) -> bool:
+    if isinstance(value, bool):  # Python takes it for a whole number
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
 
 
 def _check_name(kind: type[AnyMethod], name: str) -> None:

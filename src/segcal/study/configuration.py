@@ -24,6 +24,9 @@ with extra("study"):
     import yaml
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
+"""A number such as 1e-6, which is one to everybody, but not to PyYAML."""
+
 LIMIT = 1 << 18
 """Largest configuration, in bytes."""
 
@@ -281,6 +284,9 @@ class _Once(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML publishes no types
             found = f"the entry {shown(twice[0])} stands twice"
             raise yaml.constructor.ConstructorError(None, None, found, node.start_mark)
         super().flatten_mapping(node)
+
+
+_Once.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def read(path: str | os.PathLike[str]) -> Configuration:
