@@ -87,6 +87,10 @@ class Scores:
     """How many networks each folder's probabilities average, where nnU-Net does not record it (2.2 and later):
     5 for the mean of five folds, 1 for one fold. A calibrator is bound to the number."""
 
+    geometry: Literal["strict", "nnunet", "ignore"] = "strict"
+    """What to do where label map and prediction lie at different places in the files' millimetres: strict refuses the
+    case, nnunet goes on with a warning if the voxels are as large, ignore does not compare. The shape always counts."""
+
     images: Path | None = None
     """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz,
     ...), for calibrators that look at them: lts-image."""
@@ -132,6 +136,7 @@ class Labelled(Scores):
             ("mask", self.mask),
             ("networks", self.networks),
             ("images", self.images),
+            ("geometry", None if self.geometry == "strict" else self.geometry),
         ):
             out += [] if value is None else _option(name, str(value))
         out += ["--ignore-index", *map(str, self.ignore_index)] if self.ignore_index else []
@@ -149,7 +154,13 @@ class Labelled(Scores):
 
     def elsewhere(self, *, labelled: bool) -> list[str]:
         """The options with which other cases of the same kind are read, beside a calibrator that remembers the rest."""
-        kept = Labelled(kind=self.kind, networks=self.networks, zyx=self.zyx, channel_axis=self.channel_axis)
+        kept = Labelled(
+            kind=self.kind,
+            networks=self.networks,
+            zyx=self.zyx,
+            channel_axis=self.channel_axis,
+            geometry=self.geometry,
+        )
         kept = kept if self.images is None else replace(kept, images=Path("IMAGES"))
         if labelled:
             kept = replace(kept, groups=self.groups, mask=None if self.mask is None else Path("MASKS"))
@@ -258,6 +269,7 @@ def cohort_of(
         channel_axis=scores.channel_axis,
         images=scores.images,
         networks=scores.networks,
+        geometry=scores.geometry,
         damaged="exclude",
     )
     if calibrator is not None:  # a plain folder does not name its classes, background and ignored label

@@ -87,7 +87,7 @@ class Case:
     such a box where there may be one that no file names. `spacing`: per axis, in mm, or None. `files`: what a sink may
     want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no
     neighbours. `slice_axis`: the axis across which the slices of a volume lie. `numbering`: how labels are read; None:
-    as they are stored.
+    as they are stored. `elsewhere`: how its files lie apart, in words, where that was let pass.
     """
 
     id: str
@@ -103,6 +103,7 @@ class Case:
     unrecorded: UnrecordedBox | None = None
     slice_axis: int = 0
     numbering: Numbering | None = None
+    elsewhere: str = ""
 
     def __post_init__(self) -> None:
         if not self.scores:

@@ -78,6 +78,9 @@ class Data(Section):
     """The class axis of arrays."""
     networks: int | None = None
     """How many networks each folder's probabilities average, where nnU-Net does not record it (2.2 and later)."""
+    geometry: Literal["strict", "nnunet", "ignore"] = "strict"
+    """What to do where label map and prediction lie at different places: refuse the case, go on where the voxels are as
+    large, or not compare."""
     go_on: bool = False
     """Of a further cohort: score it although its scores were made in another way than those of data."""
     groups: str | None = None
@@ -90,7 +93,7 @@ class Data(Section):
 
     def as_beside(self, clean: Data) -> Data:
         """With what the clean data say of their files where this says nothing."""
-        inherited = ("kind", "classes", "background", "ignore_index", "label_map", "zyx", "channel_axis")
+        inherited = ("kind", "classes", "background", "ignore_index", "label_map", "zyx", "channel_axis", "geometry")
         return self.model_copy(
             update={name: getattr(clean, name) for name in inherited if name not in self.model_fields_set}
         )

@@ -195,6 +195,7 @@ def _cohort(data: Data) -> Cohort:
         channel_axis=data.channel_axis,
         images=data.images,
         networks=data.networks,
+        geometry=data.geometry,
         damaged="exclude",
     )
     return cohort.labelled()

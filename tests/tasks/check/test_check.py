@@ -338,7 +338,8 @@ def test_every_finder_is_heard() -> None:
     doubtful = cohort(list(p[1:]), list(y[1:]), kind="logits")
     with pytest.warns(KindWarning, match="declared as logits, but all lie in"):
         doubtful.sampled()
-    every = (data, bare, turned, coarse, doubtful)
+    apart = replace(data, cases=(replace(data[0], elsewhere="an affine that differs"), *data.cases[1:]))
+    every = (data, bare, turned, coarse, doubtful, apart)
     told = {f.__name__ for d in every for f in FINDERS if list(f(d, check(d, Serial()).facts))}
     assert told == {f.__name__ for f in FINDERS}
 

@@ -17,6 +17,7 @@ from segcal.data.cohort import Cohort, Damaged
 from segcal.data.files.reading import check_there, entries
 from segcal.data.formats import folder, nnunet, nnunet_results, zarr
 from segcal.data.formats import label_maps as maps
+from segcal.data.formats.geometry import Geometry
 from segcal.data.formats.request import Request
 from segcal.data.numbering import Numbers
 from segcal.data.pooling import Pool
@@ -50,6 +51,7 @@ def open_cohort(
     channel_axis: int = 0,
     images: PathLike | None = None,
     networks: int | None = None,
+    geometry: Geometry = "strict",
     damaged: Damaged = "refuse",
 ) -> Cohort:
     """Find the cases in `paths` and describe them; no voxel is read.
@@ -65,6 +67,8 @@ def open_cohort(
     have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis
     of arrays in a plain folder. `images`: a folder of the images that were segmented, named as the cases, for methods
     that look at them. `networks`: how many networks each path's probabilities average, where the files do not say.
+    `geometry`: what to do where files of one case lie at different places: 'strict' refuses the case, 'nnunet' goes on
+    where the sizes of voxels agree, as nnU-Net does, 'ignore' does not compare (`segcal.data.formats.geometry`).
     `damaged`: cases with a file that cannot be used (truncated, of another shape than the scores) are refused, or
     'exclude' leaves them out, each with its error in the cohort's `damaged`.
 
@@ -92,6 +96,7 @@ def open_cohort(
         channel_axis,
         None if images is None else Path(images),
         networks,
+        geometry,
     )
     layouts = [layout_of(p) for p in listed]
     for path, layout in zip(listed, layouts, strict=True):

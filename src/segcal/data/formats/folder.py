@@ -17,8 +17,8 @@ from pathlib import Path
 from segcal.data.case import Case, Field, Provenance
 from segcal.data.cohort import Cohort, refusal
 from segcal.data.files.reading import content, entries, json_value, listed
+from segcal.data.formats import geometry, nifti, zarr
 from segcal.data.formats import label_maps as maps
-from segcal.data.formats import nifti, zarr
 from segcal.data.formats.case_images import CaseImages
 from segcal.data.formats.dataset_json import named_head
 from segcal.data.formats.label_maps import Maps, by_case, ending, open_map
@@ -212,11 +212,20 @@ def _case(
         zooms = nifti.read_header(volumes[0]).zooms
         spacing = (zooms[::-1] if request.zyx else zooms) if len(zooms) == len(shape) else None
     target = None if label_path is None else open_map(label_path, shape, request.axes, scores[0].channels)
-    for other in volumes[1:]:
-        nifti.check_geometry(other, volumes[0])
+    elsewhere = geometry.compared([nifti.placement(p) for p in volumes], request.geometry)
     fields = {} if images is None else {"image": images.of(name, shape, request.axes)}
     across = slice_axis(shape, spacing, 0 if request.zyx else 2)
-    return Case(name, scores, target, mask=mask, spacing=spacing, fields=fields, files=files, slice_axis=across)
+    return Case(
+        name,
+        scores,
+        target,
+        mask=mask,
+        spacing=spacing,
+        fields=fields,
+        files=files,
+        slice_axis=across,
+        elsewhere=elsewhere,
+    )
 
 
 def _described(folders: Sequence[Path], channels: int) -> Head | None:

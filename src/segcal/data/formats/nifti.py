@@ -40,6 +40,7 @@ from segcal.data.files.reading import readable, too_much, unpacked
 from segcal.data.formats import streams
 from segcal.data.formats.dataset_json import turns_to_canonical_axes
 from segcal.data.formats.gathering import FLOAT, FileSink, Gathered, Row
+from segcal.data.formats.geometry import Placement, usable
 from segcal.data.formats.grids import VoxelGrid, grid_of, grid_without_reference, is_nifti, refusals
 from segcal.data.formats.npz import RATIO
 from segcal.data.formats.raw import Grid, StoredField, grid, piece_size, pieces_of
@@ -50,13 +51,12 @@ ENDINGS = (".nii.gz", ".nii")
 OFFSET = 16 << 20
 """Most bytes before the voxels of a volume: its header and extensions."""
 
-TOLERANCE = 1e-3
-"""How far entries of two affines (mm) may be apart for the same geometry."""
-
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a NIfTI header says: `shape` as stored, `affine` (4, 4) voxel to mm, `zooms` in mm for the spatial axes."""
+    """What a NIfTI header says: `shape` as stored, `affine` (4, 4) voxel to mm, `stated`: those of sform and qform that
+    have a code and state a place, `zooms` in mm for the spatial axes.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -64,6 +64,7 @@ class Header:
     slope: float
     intercept: float
     affine: NDArray[np.float64]
+    stated: tuple[NDArray[np.float64], ...]
     zooms: tuple[float, ...]
 
 
@@ -91,6 +92,7 @@ def read_header(path: Path) -> Header:
             1.0 if slope is None else float(slope),
             0.0 if intercept is None else float(intercept),
             affine,
+            tuple(_stated(header)),
             tuple(float(z) for z in header.get_zooms()[:3]),
         )
 
@@ -107,24 +109,25 @@ def _header(block: bytes) -> nibabel.Nifti1Header:
     raise ImageFileError("no NIfTI header")
 
 
+def _stated(header: Any) -> Iterator[NDArray[np.float64]]:
+    sform, code = header.get_sform(coded=True)
+    if code and usable(sform):
+        yield np.asarray(sform, np.float64)
+    quaternion = float(sum(float(header[f"quatern_{name}"]) ** 2 for name in "bcd"))
+    if int(header["qform_code"]) and quaternion <= 1 + 1e-6:  # beyond, it is no rotation
+        qform = np.asarray(header.get_qform(), np.float64)
+        if usable(qform):
+            yield qform
+
+
 def _packed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def check_geometry(path: Path, reference: Path) -> None:
-    """Raise ShapeError unless two NIfTI files have the same affine within `TOLERANCE`."""
-    here, there = read_header(path).affine, read_header(reference).affine
-    apart = float(np.abs(here - there).max())
-    if not apart <= TOLERANCE:
-        raise ShapeError(
-            str(path),
-            found=f"an affine that differs by {apart:.3g} mm from that of {reference}",
-            expected=f"the same geometry within {TOLERANCE:g}",
-            do=(
-                "Labels and predictions must lie on the same grid: resample neither, and check that both belong to this"
-                " case."
-            ),
-        )
+def placement(path: Path) -> Placement:
+    """Where a NIfTI file says that it lies."""
+    head = read_header(path)
+    return Placement(path, head.shape[:3], head.zooms, head.stated)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ caller's `kind` says (early versions stored logits); label maps are read in the 
 network looked comes from the .pkl (through `pickles`, which runs nothing), whose axes are permuted as plans.json tells;
 outside is padding. Without a .pkl, or with one that holds the probabilities once more (nnUNetv2_ensemble wrote those
 until 2026), the box is found in the probabilities, or the case is refused when it is read (`segcal.data.padding`).
-Label maps must have the affine of the delivered map within 1e-3. A case without .npz is a MissingError with the command
+Label maps must lie where the delivered map lies (`geometry`). A case without .npz is a MissingError with the command
 that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member; members of an ensemble have one
 each, of which none is the ensemble's. `files`: 'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first
 member, 'postprocessing' of the only one, 'labels'. Spacing in mm is known for NIfTI. Where plans.json names a reader
@@ -29,8 +29,8 @@ from typing import Any
 from segcal.data.case import Case, Field, Origin, Provenance
 from segcal.data.cohort import Cohort
 from segcal.data.files.reading import entries, listed, shown
+from segcal.data.formats import geometry, nifti, pickles
 from segcal.data.formats import label_maps as maps
-from segcal.data.formats import nifti, pickles
 from segcal.data.formats.case_images import CaseImages
 from segcal.data.formats.dataset_json import head_of, read_json
 from segcal.data.formats.folder import agreed, opened, same_cases
@@ -227,7 +227,7 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     images = None if request.images is None else CaseImages.find(request.images)
     if labels is not None:
         labels.check(names)
-    cases, damaged = opened(names, lambda case: _case(case, members, labels, masks, images))
+    cases, damaged = opened(names, lambda case: _case(case, members, labels, masks, images, request.geometry))
     return Cohort(
         cases,
         request.head(described, cases[0].scores[0].channels or 0),
@@ -240,7 +240,12 @@ def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
 
 
 def _case(
-    name: str, members: Sequence[Member], labels: Maps | None, masks: Maps | None, images: CaseImages | None
+    name: str,
+    members: Sequence[Member],
+    labels: Maps | None,
+    masks: Maps | None,
+    images: CaseImages | None,
+    wanted: geometry.Geometry,
 ) -> Case:
     scores: tuple[Field, ...] = tuple(
         NpzField.find(m.cases[name] / f"{name}.npz", KEY, channel_axis=0) for m in members
@@ -252,8 +257,7 @@ def _case(
     delivered = [path for m in members if (path := m.map_of(name)) is not None]
     volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, nifti.ENDINGS)]
     target = None if label_path is None else open_map(label_path, shape, first.axes, scores[0].channels)
-    for other in volumes[1:]:
-        nifti.check_geometry(other, volumes[0])
+    elsewhere = geometry.compared([nifti.placement(p) for p in volumes], wanted)
     if volumes and spacing is None and len(shape) == 3 and not first.axes.canonical:
         zooms = nifti.read_header(volumes[0]).zooms[::-1]
         spacing = zooms if len(zooms) == 3 else None
@@ -297,6 +301,7 @@ def _case(
         files=files,
         unrecorded=unrecorded,
         slice_axis=slice_axis(shape, spacing, 0),
+        elsewhere=elsewhere,
     )
 
 

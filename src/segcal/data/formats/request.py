@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 
+from segcal.data.formats.geometry import GEOMETRIES, Geometry
 from segcal.data.formats.nifti import Axes
 from segcal.data.head import Head, undescribed
 from segcal.data.pooling import POOLS, Pool
@@ -31,6 +32,7 @@ class Request:
     channel_axis: int = 0
     images: Path | None = None
     networks: int | None = None
+    geometry: Geometry = "strict"
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
@@ -39,6 +41,14 @@ class Request:
                 found=repr(self.pool),
                 expected="one of " + ", ".join(POOLS),
                 do="'probs' averages probabilities, 'logits' averages logits.",
+            )
+
+        if self.geometry not in GEOMETRIES:
+            raise UsageError(
+                "geometry",
+                found=repr(self.geometry),
+                expected="one of " + ", ".join(GEOMETRIES),
+                do="'strict' refuses files of one case that lie elsewhere, 'nnunet' warns, 'ignore' does not look.",
             )
 
     @property

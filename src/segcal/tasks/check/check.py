@@ -27,7 +27,7 @@ from segcal.tasks.check.finding import SEVERITIES, Finder, Finding
 from segcal.tasks.check.looking import Look, suites
 from segcal.tasks.evaluate import scoring_need
 
-TRAPS: tuple[Finder, ...] = (contents.kind, agreement, grouping.names)
+TRAPS: tuple[Finder, ...] = (contents.kind, contents.geometry, agreement, grouping.names)
 """What is said wherever predictions are read."""
 
 FINDERS: tuple[Finder, ...] = (
@@ -36,6 +36,7 @@ FINDERS: tuple[Finder, ...] = (
         contents.data,
         contents.labels,
         contents.kind,
+        contents.geometry,
         agreement,
         contents.voxels,
         contents.storage,

@@ -119,6 +119,19 @@ def voxels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "one-hot", text, do)
 
 
+def geometry(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Files of one case that lie at different places."""
+    apart = [case for case in cohort if case.elsewhere]
+    if apart:
+        yield Finding(
+            "warning",
+            "geometry",
+            f"files of {len(apart)} of {len(cohort)} cases lie at different places, and are taken voxel for voxel"
+            f" ({some([case.id for case in apart])}); the first: {apart[0].elsewhere}",
+            "Make sure that label maps and predictions belong together.",
+        )
+
+
 def kind(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether scores can be of the kind they are declared to be."""
     for text in cohort.doubts:
