@@ -36,7 +36,8 @@ class Cohort(Sequence[Case]):
 
     `sampling`: how its storage is found out; a cohort made without one looks at its own cases. `grouping`: the word by
     which their groups were made (`segcal.data.splits.grouped`), '' where nobody said one. `unit`: what logits are
-    divided by when they are read. `damaged`: cases left out because their data cannot be used, each with its error.
+    divided by when they are read. `damaged`: cases left out because their data cannot be used, each with its error;
+    `unscored`: cases left out because no voxel of them counts.
     """
 
     cases: tuple[Case, ...]
@@ -49,6 +50,7 @@ class Cohort(Sequence[Case]):
     grouping: str = ""
     unit: float = 1.0
     damaged: Mapping[str, DataError] = field(default_factory=dict)
+    unscored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -220,6 +222,12 @@ class Cohort(Sequence[Case]):
         cases = tuple(c for c in self.cases if c.id not in damaged)
         return replace(self, cases=cases, damaged={**self.damaged, **found})
 
+    @property
+    def notes(self) -> list[str]:
+        """That cases were left out since none of their voxels counts, in a sentence; nothing where none was."""
+        shown = ", ".join(self.unscored[:NAMED]) + (", ..." if len(self.unscored) > NAMED else "")
+        return [f"no voxel to score (all ignored, or outside the mask), so left out: {shown}"] if self.unscored else []
+
     def whole(self) -> Cohort:
         """Itself, if no case is damaged; otherwise the error of the first that is, which names the others."""
         if self.damaged:
@@ -286,6 +294,14 @@ class Cohort(Sequence[Case]):
         """How a case is cut into blocks: (start, stop) of the flattened voxel index."""
         n, step = self.cases[index].voxels, block_length(self.head.rows)
         return [(a, min(a + step, n)) for a in range(0, n, step)]
+
+    @contextlib.contextmanager
+    def open_labels(self, index: int, scratch: Scratch) -> Iterator[CaseReader]:
+        """Open one labelled case for what labels and mask say of its voxels; its scores are not there."""
+        case = self.labelled().cases[index]
+        with contextlib.ExitStack() as stack:
+            fields = (None if f is None else stack.enter_context(f.open(scratch)) for f in (case.labels, case.mask))
+            yield CaseReader(self, index, [], *fields, None, case.crop)
 
     @contextlib.contextmanager
     def open(self, index: int, scratch: Scratch) -> Iterator[CaseReader]:

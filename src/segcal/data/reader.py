@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segcal.data import scores as scores_
 from segcal.data.case import IGNORED, OUTSIDE, PADDING, ROLES, SCORED, Case, Window
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
@@ -80,6 +81,8 @@ class CaseReader:
         """Read, check and pool voxels start..stop; `keep_members` keeps what was pooled, too."""
         cohort = self.cohort
         role, labels = self.role(start, stop), None
+        if self.label_window is not None:
+            labels, role = self.labels(start, stop, role)
         kept = tuple(self._member(k, start, stop, role) for k in range(len(self.windows))) if keep_members else ()
         scores = (
             pool_members(kept, len(self.windows), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
@@ -87,16 +90,16 @@ class CaseReader:
             else self.scores(start, stop, role)
         )
         scores = scores / cohort.unit if keep_members and cohort.unit != 1 else scores
-        if self.label_window is not None:
-            labels, role = self.labels(start, stop, role)
         return Block(self.index, start, scores, cohort.pooled_kind, labels, role, kept)
 
     def scores(self, start: int, stop: int, role: Tensor | None = None) -> Tensor:
         """Read, check and pool the scores of voxels start..stop:
 
-        (channels, n) of the cohort's pooled kind. `role`: theirs, if known already.
+        (channels, n) of the cohort's pooled kind. `role`: theirs, if known already, ignored ones among them. Only
+        voxels that are scored need valid scores: others that have none decide for no class (`scores.undecided`), but
+        for padding, which stays as it is.
         """
-        given = self.role(start, stop) if role is None else role
+        given = self.roles(start, stop) if role is None else role
         members = (self._member(k, start, stop, given) for k in range(len(self.windows)))
         cohort = self.cohort
         pooled = pool_members(members, len(self.windows), cohort.kind, cohort.pool, cohort.head, cohort.resolution)
@@ -153,7 +156,7 @@ class CaseReader:
         with kept.filling():
             for start, stop in self.cohort.cuts(self.index):
                 role = self.role(start, stop)
-                labels = head.predicted(self.scores(start, stop, role), kind)
+                labels = head.predicted(self.scores(start, stop), kind)
                 kept.put(start, torch.where(role == SCORED, labels, NOT_LOOKED_AT).numpy())
 
         def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -279,9 +282,12 @@ class CaseReader:
     def _member(self, k: int, start: int, stop: int, role: Tensor) -> Tensor:
         scores = torch.from_numpy(_own(self.windows[k].read(start, stop)))
         where = self.cohort.cases[self.index].scores[k].where
-        inside = role != PADDING
-        self.cohort.head.check(scores if bool(inside.all()) else scores[:, inside], self.cohort.kind, where)
-        return scores
+        head, kind, scored = self.cohort.head, self.cohort.kind, role == SCORED
+        if bool(scored.all()):
+            head.check(scores, kind, where)
+            return scores
+        head.check(scores[:, scored], kind, where)
+        return scores_.undecided(scores, kind, ~scored & (role != PADDING), classes_sum=head.sums_to_one)
 
     def _labels(self, start: int, stop: int, role: Tensor) -> tuple[Tensor, Tensor]:
         """Labels of voxels start..stop as their case numbers them, and which of them are left out.
@@ -312,6 +318,18 @@ class CaseReader:
             labels, left_out = self._labels(start, stop, role)
             counts.update(counted(labels[(role != OUTSIDE) & ~left_out]))
         return counts
+
+    @property
+    def is_scorable(self) -> bool:
+        """Whether a voxel of this labelled case is left to score, as far as labels and masks say; the first one ends
+        the search.
+        """
+        cuts = self.cohort.cuts(self.index)
+        return any(bool((self.labels(start, stop)[1] == SCORED).any()) for start, stop in cuts)
+
+    def roles(self, start: int, stop: int) -> Tensor:
+        """Roles of voxels start..stop, (n,) uint8, ignored ones among them where there are labels."""
+        return self.role(start, stop) if self.label_window is None else self.labels(start, stop)[1]
 
     def role(self, start: int, stop: int) -> Tensor:
         """Roles of voxels start..stop, (n,) uint8, as far as they are known without labels: scored, padding or

@@ -172,6 +172,26 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
             )
 
 
+def undecided(scores: Tensor, kind: Kind, where: Tensor, *, classes_sum: bool = True) -> Tensor:
+    """Scores (C, n), with those of the voxels `where` (n,) that cannot be of `kind` (`check`) put in place of which
+    decide for no class: of voxels that do not count, in which there may be anything.
+    """
+    bad = ~torch.isfinite(scores)
+    if kind in ("logits", "log_probs"):
+        bad &= scores != -torch.inf
+    wrong = bad.any(0)
+    if kind in ("logits", "log_probs"):
+        wrong |= (scores == -torch.inf).all(0) & classes_sum
+    else:
+        wrong |= (scores < 0).any(0) | (scores.sum(0) <= 0 if kind == "scores" else (scores > 1 + SUM_TOLERANCE).any(0))
+    if classes_sum and kind in ("probs", "log_probs"):
+        total = scores.double().sum(0) if kind == "probs" else scores.double().logsumexp(0).exp()
+        wrong |= (total - 1).abs() > SUM_TOLERANCE
+    classes = len(scores) if classes_sum else 2
+    even = {"logits": 0.0, "log_probs": -math.log(classes), "probs": 1 / classes, "scores": 1.0}[kind]
+    return torch.where(wrong & where, even, scores)
+
+
 def _otherwise(low: float, kind: Kind, classes_sum: bool) -> str:
     """What else scores of `low` and more may be declared as, in words that are then taken."""
     if low < 0:

@@ -172,6 +172,31 @@ class Engine(ABC):
         finally:
             self._most_workers, self._lent = before
 
+    def scorable(self, cohort: Cohort) -> Cohort:
+        """The cohort without labelled cases of which no voxel counts, all being ignored or outside the mask: they are
+        its `unscored`. Reads label maps and masks, as far as the first voxel that counts; nothing where every label
+        counts. Where no other case is left, itself: reading it tells why.
+        """
+        anything = cohort.head.ignore is None and all(c.mask is None and c.numbering is None for c in cohort)
+        if anything or any(case.labels is None for case in cohort):
+            return cohort
+
+        def work(index: int) -> bool:
+            self.progress.step()
+            try:
+                with self.scratch(cohort) as reading, cohort.open_labels(index, reading) as reader:
+                    return reader.is_scorable
+            except DataError:  # raised again, and told, by the pass that reads the case whole
+                return True
+
+        self.progress.start("looking for cases to score", len(cohort))
+        found = self.gather(work, range(len(cohort)))
+        empty = tuple(case.id for case, scored in zip(cohort, found, strict=True) if not scored)
+        if not empty or len(empty) == len(cohort):
+            return cohort
+        kept = tuple(case for case in cohort if case.id not in set(empty))
+        return replace(cohort, cases=kept, unscored=(*cohort.unscored, *empty))
+
     def pin(self, cohort: Cohort) -> Pinned:
         """Read a labelled cohort once and keep its scored rows.
 

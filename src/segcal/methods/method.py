@@ -173,10 +173,9 @@ class AnyMethod(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        `ignore_index`: a label, or several, never scored; `label_map`: classes by the numbers that labels give them
-        (`cohort_from_arrays`). `groups` keeps cases of one patient or sequence in one fold. `validation` (labelled
-        cases of other groups, to stop or choose by) and `fields` (image=...) are for methods that use them; others
-        raise UsageError.
+        Arguments as `cohort_from_arrays` takes them. `groups` keeps cases of one patient or sequence in one fold.
+        `validation` (labelled cases of other groups, to stop or choose by) and `fields` (image=...) are for methods
+        that use them; others raise UsageError. A case of which no voxel counts is left out.
         """
         unused = [name for name in fields if name not in self.fields] + (
             ["validation"] if validation is not None and not self.takes_validation else []
@@ -188,30 +187,19 @@ class AnyMethod(ABC):
                 expected="nothing",
                 do=f"{type(self).__name__} with these options has no use for it; leave it out.",
             )
+        said: dict[str, Any] = {"mask": mask, "ignore_index": ignore_index, "label_map": label_map, "groups": groups}
         if isinstance(scores, Cohort):
-            beside = (labels, mask, groups, ignore_index, label_map)
-            if fields or any(value is not None for value in beside):
+            if fields or any(value is not None for value in (labels, *said.values())):
                 raise UsageError(
-                    "labels, mask, groups, ignore_index, label_map, fields",
-                    found="a value beside a cohort",
-                    expected="nothing",
-                    do="A cohort brings its own labels, masks, groups and fields; open_cohort takes the rest.",
+                    "labels", found="a value beside a cohort", expected="nothing", do="A cohort brings its own."
                 )
             cohort = scores
+        elif labels is None:
+            raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
         else:
-            if labels is None:
-                raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
-            cohort = cohort_from_arrays(
-                scores,
-                labels,
-                kind=kind,
-                mask=mask,
-                ignore_index=ignore_index,
-                label_map=label_map,
-                groups=groups,
-                fields=fields,
-            )
-        fit = fit_methods({self.method: self}, cohort, engine or Threads(), validation=validation)[self.method]
+            cohort = cohort_from_arrays(scores, labels, kind=kind, fields=fields, **said)
+        cohort = (engine := engine or Threads()).scorable(cohort)
+        fit = fit_methods({self.method: self}, cohort, engine, validation=validation)[self.method]
         return _told(fit.calibrator, cohort)
 
 
@@ -219,7 +207,7 @@ def _told(calibrator: Calibrator, cohort: Cohort) -> Calibrator:
     """`calibrator`, whose message also says what must be known of the scores."""
     if calibrator.solution is not None and calibrator.data is not None:
         doubts = (doubt(cohort.head),) if cohort.storage.doubtful else ()
-        message = "; ".join((calibrator.solution.message, *calibrator.data.notes, *doubts))
+        message = "; ".join((calibrator.solution.message, *calibrator.data.notes, *doubts, *cohort.notes))
         calibrator.solution = replace(calibrator.solution, message=message)
     return calibrator
 

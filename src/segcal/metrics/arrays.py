@@ -3,7 +3,7 @@
 Promises: what `evaluate` reports for the same voxels; images are cut into blocks of `segcal.data.case.block_length`, so
 memory beyond the arrays is a block, and up to 20 bytes a voxel of one image while its distances to label boundaries are
 found. Voxels outside `mask` or carrying `ignore_index` are not scored, and need neither a valid score nor, outside the
-mask, a valid label. An image without any scored voxel: LabelError.
+mask, a valid label. An image without any scored voxel is left out; LabelError where no other is left.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def evaluate_arrays(
     background: int | None = None,
     reference: Any | None = None,
 ) -> dict[str, Any]:
-    """The block of numbers of `segcal.metrics.summary` for a batch of images; `cases` are its images.
+    """The block of numbers of `segcal.metrics.summary` for a batch of images; `cases` are its images with a voxel that
+    counts.
 
     probs: (B, C, *spatial) array or tensor, of the `kind` that is said: probabilities that sum to one over C, unless
     it is 'logits', 'log_probs' or 'scores'; one channel is a sigmoid, whose region is label 1. labels: (B, *spatial)
@@ -85,8 +86,15 @@ def evaluate_arrays(
     for i in range(images):
         one = {name: values[i] for name, values in fields.items()}
         found = _image(suites, _Image(head, checked, i, scores[i], one, tuple(spatial), numbering))
-        for part in parts:
-            states[part][str(i)] = found[part]
+        for part, states_ in enumerate(found or ()):
+            states[part][str(i)] = states_
+    if not states[0]:
+        raise LabelError(
+            "labels",
+            found="no voxel to score",
+            expected="at least one labelled voxel inside the mask",
+            do="Check ignore_index, label_map and mask.",
+        )
     summaries = [summarise(suites[part], states[part]) for part in parts]
     whole = summaries[0] if head.sums_to_one else combine_parts(summaries, head.parts)
     block: dict[str, Any] = whole.block
@@ -143,8 +151,8 @@ class _Image:
         return Prepared(self.index, start, rows, self.head.targets(labels), decision, energy, lie), reference
 
 
-def _image(suites: Sequence[Mapping[str, Accumulator]], image: _Image) -> list[dict[str, State]]:
-    """The states of each part."""
+def _image(suites: Sequence[Mapping[str, Accumulator]], image: _Image) -> list[dict[str, State]] | None:
+    """The states of each part; None where no voxel counts."""
     head, voxels, scored = image.head, image.scores.shape[1], 0
     states = [{name: zero(metric) for name, metric in metrics.items()} for metrics in suites]
     with Scratch(IN_MEMORY) as scratch:
@@ -156,14 +164,7 @@ def _image(suites: Sequence[Mapping[str, Accumulator]], image: _Image) -> list[d
                 rows = replace(found.part(head, part), reference=reference[part].long())
                 states[part] = {name: merge(m, states[part][name], fold(m, rows)) for name, m in metrics.items()}
             scored += found.log_probs.shape[1]
-    if scored == 0:
-        raise LabelError(
-            f"labels of image {image.index}",
-            found="no voxel to score",
-            expected="at least one labelled voxel inside the mask",
-            do="Leave this image out, or check ignore_index and mask.",
-        )
-    return states
+    return states if scored else None
 
 
 def _tensor(value: Any) -> Tensor:

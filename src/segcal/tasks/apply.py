@@ -80,7 +80,9 @@ def apply(
     _known(maps)
     check_match(calibrator, cohort, go_on=go_on)
     calibrator, cohort, _ = level(calibrator, cohort)
-    outcomes = engine.map(cohort, Application(calibrator, sink, maps, ledger))
+    # whatever counts elsewhere, here every voxel needs a score
+    bare = replace(cohort, cases=tuple(replace(case, labels=None, mask=None) for case in cohort))
+    outcomes = engine.map(bare, Application(calibrator, sink, maps, ledger))
     if any(o.error is None for o in outcomes):
         sink.finish(cohort)
     return outcomes

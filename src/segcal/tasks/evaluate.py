@@ -247,6 +247,7 @@ def evaluate(
     of a case, unless `damaged` says to leave such cases out, which are then the evaluated cohort's `damaged`.
     """
     notes: list[str] = []
+    cohort = engine.scorable(cohort)
     failed: dict[str, DataError] | None = {} if damaged == "exclude" else None
     if calibrator is not None:
         notes += check_match(calibrator, cohort, go_on=go_on)
@@ -264,7 +265,7 @@ def evaluate(
     if mates:
         notes.append(f"{_mates_are(mates)} are in-sample too")
     before = found["uncalibrated"]
-    notes += [*hidden_note(records), *found_note(cohort), *cohort.storage.notes(records)]
+    notes += [*cohort.notes, *hidden_note(records), *found_note(cohort), *cohort.storage.notes(records)]
     notes += _without_boundary(before.summary)
     return Evaluation(cohort, before, found.get("calibrated"), records, [*seen, *mates], notes)
 

@@ -45,7 +45,8 @@ class Fitted:
         """What a reader of the numbers must know."""
         data = next((f.calibrator.data for f in self.fits.values() if f.calibrator.data is not None), None)
         unknown = [f"{f.text}. {f.do}" for f in unrecorded(self.cohort, {})]
-        return [*([] if data is None else hidden_note(data.records)), *found_note(self.cohort), *unknown]
+        hidden = [] if data is None else hidden_note(data.records)
+        return [*self.cohort.notes, *hidden, *found_note(self.cohort), *unknown]
 
     @property
     def best(self) -> str:
@@ -97,6 +98,7 @@ def fit(
 
     `keep_decision`: as a calibrator's. Raises UsageError where there is not enough memory, what the methods raise.
     """
+    cohort = engine.scorable(cohort)
     groups = len(set(cohort.groups))
     why_not = ""
     if not crossfit:
@@ -128,6 +130,7 @@ def fit_chosen(
     seed: int = 0,
 ) -> Fitted:
     """The method that `recommend` chooses, as a fit. Arguments and errors: as there."""
+    cohort = engine.scorable(cohort)
     found = recommend(cohort, engine, keep_map=keep_map, invariant=invariant, methods=methods, folds=folds, seed=seed)
     reasons = {name: value for name, value in found.to_json().items() if name != "candidates"}
     found.calibrator.crossfit = {**_kept(found.evaluation, found.folds, seed), "recommendation": reasons}

@@ -58,7 +58,8 @@ def audit(
     plain arrays are reversed, which NIfTI has to know). Raises MismatchError as `check_match`, UsageError for sizes or
     for maps where there is no free energy, and the first error of a case that cannot be read.
     """
-    notes: list[str] = [*cohort.doubts]
+    cohort = engine.scorable(cohort)
+    notes: list[str] = [*cohort.doubts, *cohort.notes]
     if isinstance(subject, Calibrator):
         notes += check_match(subject, cohort, go_on=go_on)
         subject, cohort, said = level(subject, cohort)

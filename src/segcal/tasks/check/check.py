@@ -72,6 +72,7 @@ class Checkup:
 
 def check(cohort: Cohort, engine: Engine) -> Checkup:
     """Read `cohort` once and say what is there. Never raises for a single case: what is wrong with it is a finding."""
+    cohort = engine.scorable(cohort)
     scores, few = Scores(cohort), frozenset(case.id for case in looked_at(cohort))
     look = Look(suites(cohort.head), Glance(turns(cohort)), few)
     with engine.within(cohort, scoring_need(cohort, 1), "checking", fitting=False):

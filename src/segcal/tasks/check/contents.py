@@ -101,6 +101,8 @@ def voxels(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"{share} of the voxels lie outside the box in which the network looked: neither fitted nor scored, passed"
             " through unchanged",
         )
+    for text in cohort.notes:
+        yield Finding("note", "cases", text)
     for text in facts["hidden"]:
         yield Finding("warning", "padding", text)
     for text in facts["found"]:
