@@ -146,3 +146,21 @@ def test_a_case_that_is_left_out_is_no_test_case_either(segcal: Any, three: Any,
     alone = segcal("evaluate", *three.labelled, "--cases", "x0", "x2", "--json", "-").json
     assert whole.pop("failed") and not alone.pop("failed")
     assert whole == alone and np.isfinite(whole["uncalibrated"]["nll"])
+
+
+def test_a_case_of_which_nothing_counts_is_left_out_with_a_note(segcal: Any, three: Any, tmp_path: Path) -> None:
+    """Nothing is lost that could have been used: exit 0, unlike a file that cannot be read."""
+    path = three.labels / "x1.npy"
+    np.save(path, np.full_like(np.load(path), 255))
+    given = [*three.labelled, "--ignore-index", "255"]
+    said = segcal("check", *given)
+    assert said.code == 0
+    assert "so left out: x1" in said.out
+    fitted = segcal("fit", *given, "-o", tmp_path / "cal.safetensors", "--json").json
+    assert fitted["cases"] == 2
+    assert any("so left out: x1" in note for note in fitted["notes"])
+    for words in (["evaluate"], ["audit", tmp_path / "cal.safetensors"]):
+        told = segcal(*words, *given, "--json")
+        assert told.code == 0, told.err
+        assert any("so left out: x1" in note for note in told.json["notes"])
+        assert told.json["cases"] == 2

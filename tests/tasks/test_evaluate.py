@@ -201,6 +201,10 @@ def test_ignored_voxels_are_not_counted(fitted):
     ]
     assert found.uncalibrated.block["ece"] == pytest.approx(np.mean([image["ece"] for image in images]), rel=1e-9)
     y[5] = 255
+    less = evaluate(cohort(range(4, 8), y=y, ignore_index=255), fitted, Serial())
+    assert (len(less.cohort), len(less.cohort.unscored), less.to_json()["failed"]) == (3, 1, {})
+    assert "no voxel to score" in less.notes[0]
+    y[4:] = 255
     with pytest.raises(LabelError, match="no voxel to score"):
         evaluate(cohort(range(4, 8), y=y, ignore_index=255), fitted, Serial())
 

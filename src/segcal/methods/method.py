@@ -190,9 +190,7 @@ class AnyMethod(ABC):
         said: dict[str, Any] = {"mask": mask, "ignore_index": ignore_index, "label_map": label_map, "groups": groups}
         if isinstance(scores, Cohort):
             if fields or any(value is not None for value in (labels, *said.values())):
-                raise UsageError(
-                    "labels", found="a value beside a cohort", expected="nothing", do="A cohort brings its own."
-                )
+                raise UsageError("labels", found="a value beside a cohort", expected="nothing", do="It brings its own.")
             cohort = scores
         elif labels is None:
             raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
