@@ -55,10 +55,11 @@ def test_too_little_memory_is_said_before_any_work() -> None:
 
 
 def test_no_bars_in_a_log() -> None:
-    with engine_of(Running(workers=1)) as engine:
-        engine.progress.start("nothing", 1)
-        engine.progress.step()
-        assert type(engine.progress).__name__ == "Silent"
+    for quiet, kind in ((False, "Lines"), (True, "Silent")):
+        with engine_of(Running(workers=1, quiet=quiet)) as engine:
+            engine.progress.start("nothing", 1)
+            engine.progress.step()
+            assert type(engine.progress).__name__ == kind
 
 
 def test_groups_by_pattern_table_and_runs(fitting: Any, tmp_path: Path) -> None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.cli.console import Output
-from segcal.cli.tables import interval, number, table, write_cases
+from segcal.cli.console import Lines, Output, bars
+from segcal.cli.tables import (
+    MOST_DECIMALS,
+    Numbers,
+    before_after,
+    cell,
+    interval,
+    number,
+    style,
+    table,
+    words,
+    write_cases,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,10 +39,102 @@ def test_a_shown_number_is_the_number(value: float) -> None:
 
 
 def test_intervals() -> None:
-    assert interval("nll", {"low": -0.01, "high": 0.02, "groups": 4}) == "-0.0100 to +0.0200"
-    assert interval("nll", {"low": None, "high": None, "groups": 1}) == "none: one group"
+    def said(key: str, low: float | None, high: float | None, groups: int) -> str:
+        found = interval(key, {"low": low, "high": high, "groups": groups})
+        return found if isinstance(found, str) else found.set(style([found]))
+
+    assert said("nll", -0.01, 0.02, 4) == "-0.0100 to +0.0200"
+    assert said("nll", -0.00001, 0.02, 4) == "-0.0000 to +0.0200"
+    assert said("nll", None, None, 1) == "none: one group"
     assert interval("nll", None) == "-"
-    assert interval("flip_rate", {"low": -0.01, "high": 0.02, "groups": 4}) == "-1.0000 to +2.0000"
+    assert said("flip_rate", -0.01, 0.02, 4) == "-1.0000 to +2.0000"
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(-1e3, 1e3, allow_nan=False)), min_size=1, max_size=6))
+def test_a_column_has_one_notation_and_keeps_two_digits_of_the_smallest(values: list[float | None]) -> None:
+    cells = [cell(v, signed=True) for v in values]
+    how = style(cells)
+    shown = [c.set(how) for c in cells]
+    numbers = [text for text in shown if text not in ("-", "0")]
+    assert len({("e" in text, len(text.partition("e")[0].partition(".")[2])) for text in numbers}) <= 1
+    for value, text in zip(values, shown, strict=True):
+        assert value is None or float(text) == pytest.approx(value, rel=0.11, abs=5e-5 if abs(value) >= 5e-4 else 0)
+    assert "e" in how or int(how[1:-1]) <= MOST_DECIMALS
+
+
+EVALUATION = {
+    "uncalibrated": dict.fromkeys(
+        ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"), 0.123456
+    ),
+    "calibrated": dict.fromkeys(
+        ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"), 0.000123
+    ),
+    "differences": {"nll": {"mean": -0.123333, "low": -0.2, "high": -0.05, "level": 0.95, "groups": 4}},
+    "verdict": {
+        where: {
+            metric: {
+                "before": 0.5,
+                "after": 0.25,
+                "change": {"mean": -0.25, "low": -0.3, "high": -0.2, "level": 0.95, "groups": 4},
+            }
+            for metric in ("nll", "ece")
+        }
+        for where in ("overall", "foreground", "boundary")
+    },
+}
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_no_digit_is_cut_at_any_width(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Output(False, None).show(before_after(EVALUATION))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    for value in ("0.123456", "0.00012", "-0.1233", "-0.2000 to -0.0500", "-0.3000 to -0.2000"):
+        assert value.replace("0.123456", "0.1235") in out
+    assert columns < 80 or [line.split(",")[0] for line in out.splitlines() if ", boundary" in line] == ["NLL", "ECE"]
+
+
+def test_long_words_are_folded_and_numbers_go_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    shown = words(table("class", "first", "second", "said"), 3)
+    shown.add_row("a name of many words", cell(0.5), Numbers((1.25, 2.5), form="{} to {}"), "some words, folded")
+    Output(False, None).show(shown)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 30
+    assert "0.5000" in out and "1.2500 to 2.5000" in out
+    assert all(word in out for word in ["a", "name", "of", "many", "words", "some", "folded"])
+
+
+def test_a_log_is_told_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Lines()
+    now = time.monotonic()
+    assert lines.line(now).startswith("preparing: begun; 0 s")
+    lines.start("reading cases", 40)
+    assert "reading cases: 0 of 40" in lines.line(now)
+    for _ in range(10):
+        lines.step()
+    assert lines.line(now + 600) in (
+        "reading cases: 10 of 40, about 30 min left of this; 10 min in all",
+        "reading cases: 10 of 40, about 29 min left of this; 10 min in all",
+    )
+    lines.start("fitting", 0)
+    lines.step()
+    assert "fitting: 1 so far, 7200.0 s each: 100 take 200 h" in lines.line(time.monotonic() + 7200)
+    monkeypatch.setattr("segcal.cli.console.EVERY", 0.001)
+    with bars(quiet=False) as told, bars(quiet=True) as silent:
+        assert silent is None and told is not None
+        told.start("reading\x1b cases", 2)
+        while "reading\\x1b cases: 0 of 2" not in capsys.readouterr().err:
+            time.sleep(0.001)
+    assert "reading" not in capsys.readouterr().out
 
 
 def test_cases_as_csv(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from segcal.cli.options import (
     cohort_of,
     engine_of,
 )
-from segcal.cli.tables import number, table
+from segcal.cli.tables import cell, number, table, words
 from segcal.errors import UsageError
 
 BROKEN = 1
@@ -115,9 +115,7 @@ def show(out: Output, found: Mapping[str, Any]) -> None:
     )
     out.notes(found["notes"])
     promised = table("promise", "parameters", "what was seen", "verdict")
-    for column in promised.columns:
-        column.justify = "left"
-    promised.columns[2].no_wrap = False
+    words(promised, 0, 1, 2, 3)
     promised.caption = "A shift is a constant added to all scores of a voxel, which a softmax does not see."
     for finding in found["findings"]:
         verdict = finding["verdict"]
@@ -176,9 +174,9 @@ def _shifts(out: Output, shifts: list[Mapping[str, Any]]) -> None:
     for row in shifts:
         moved.add_row(
             f"{row['size']:g} a {row['unit']}",
-            f"{row['largest']:.2g}",
-            f"{row['plain']:.2g}",
-            f"{row['mean']:.2g}",
+            cell(row["largest"]),
+            cell(row["plain"]),
+            cell(row["mean"]),
             f"{row['labels_changed']:,}",
         )
     out.show(moved, "Constants added to all scores before pooling")

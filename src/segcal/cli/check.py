@@ -18,7 +18,7 @@ from segcal.cli.options import (
     engine_of,
     typed,
 )
-from segcal.cli.tables import number, table
+from segcal.cli.tables import cell, table
 
 if TYPE_CHECKING:
     from segcal.data.cohort import Cohort
@@ -78,7 +78,7 @@ def show(out: Output, layout: str, found: Checkup) -> None:
         for row in found.facts["classes"]:
             name = f"{row['name']} (background)" if row["background"] else str(row["name"])
             classes.add_row(
-                name, str(row["cases"]), f"{row['voxels']:,}", number(row["dice"]), number(row["classwise_ece"])
+                name, str(row["cases"]), f"{row['voxels']:,}", cell(row["dice"]), cell(row["classwise_ece"])
             )
         out.show(classes)
 

@@ -1,6 +1,7 @@
 """What a command shows: results on stdout, errors on stderr, progress on a terminal only, JSON where it is asked for.
 
-Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours; with JSON on
+Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours, and on stderr a
+line a minute of what is being done; with JSON on
 stdout nothing else is there. A JSON file is complete or absent, and its first entry says that segcal wrote it. Where
 stdout cannot be written to (a reader that has gone, a full disk) the work goes on, so that files are written all the
 same, and `Standard.failed` says why. Nothing to show: nothing is printed.
@@ -14,6 +15,8 @@ import io
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,12 @@ LEAST_WIDTH = 20
 """Columns below which nothing is set."""
 
 STDOUT = "-"
+
+EVERY = 60.0
+"""Seconds from one line about progress in a log to the next."""
+
+MANY = 100
+"""Steps for which a time is told where nobody knows how many there will be."""
 
 SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 """Styles of findings."""
@@ -174,6 +183,59 @@ class Output:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
+class Lines:
+    """Progress of an engine in a log: what is being done and how long it will take, a line on stderr every
+    `EVERY` seconds. Nothing begun yet, or all steps done: what was last begun.
+    """
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._what, self._total, self._done, self._since = "preparing", 0, 0, self._begun
+        self._end = threading.Event()
+
+    def start(self, what: str, total: int) -> None:
+        """What is done from now on."""
+        self._what, self._total, self._done, self._since = what, total, 0, time.monotonic()
+
+    def step(self) -> None:
+        """One step."""
+        self._done += 1
+
+    def line(self, now: float) -> str:
+        """What is said at a time of `time.monotonic`."""
+        done, each = self._done, (now - self._since) / max(self._done, 1)
+        if self._total == 0:
+            left = f"{done} so far, {each:.1f} s each: {MANY} take {spell(MANY * each)}" if done else "begun"
+        elif done == 0:
+            left = f"0 of {self._total}"
+        else:
+            left = f"{done} of {self._total}, about {spell(each * (self._total - done))} left of this"
+        return f"{self._what}: {left}; {spell(now - self._begun)} in all"
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[Lines]:
+        """Inside, it is said."""
+        teller = threading.Thread(target=self._tell, daemon=True)
+        teller.start()
+        try:
+            yield self
+        finally:
+            self._end.set()
+            teller.join()
+
+    def _tell(self) -> None:
+        while not self._end.wait(EVERY):
+            console(stderr=True).print(Text(escaped(self.line(time.monotonic()))), soft_wrap=True)
+
+
+def spell(seconds: float) -> str:
+    """A time in words: '40 s', '12 min', '3 h 20 min'."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class Bars:
     """Progress of an engine as bars."""
 
@@ -188,7 +250,7 @@ class Bars:
         """A new bar takes the place of the last."""
         if self._task is not None:
             self.progress.remove_task(self._task)
-        self._task = self.progress.add_task(what, total=total)
+        self._task = self.progress.add_task(what, total=total or None)
 
     def step(self) -> None:
         """One step."""
@@ -197,10 +259,14 @@ class Bars:
 
 
 @contextlib.contextmanager
-def bars(quiet: bool) -> Iterator[Bars | None]:
-    """Bars on stderr if that is a terminal and `quiet` is not asked for; else None."""
-    if quiet or not sys.stderr.isatty():
+def bars(quiet: bool) -> Iterator[Bars | Lines | None]:
+    """Bars on stderr if that is a terminal, else lines; None if `quiet` is asked for."""
+    if quiet:
         yield None
+        return
+    if not sys.stderr.isatty():
+        with Lines().told() as lines:
+            yield lines
         return
     shown = Bars()
     with shown.progress:

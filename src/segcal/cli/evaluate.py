@@ -92,7 +92,10 @@ def evaluate(
     if found.verdict is not None:
         out.text(found.verdict.sentence, "bold")
     title = what + f" in {len(set(found.cohort.groups))} groups, {result['voxels']:,} voxels"
-    out.show(tables.before_after(result["uncalibrated"], result["calibrated"], result["differences"]), title)
+    out.show(
+        tables.before_after(result),
+        title,
+    )
     if found.verdict is not None:
         out.show(tables.verdict(result["verdict"]), "Verdict")
     out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))

@@ -312,7 +312,7 @@ def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled)
         out.text(f"{f'{name}: ' if len(done.evaluations) > 1 else ''}{evaluation.verdict.sentence}", "bold")
     if len(done.evaluations) == 1:
         only = next(iter(done.evaluations.values())).to_json()
-        out.show(tables.before_after(only["uncalibrated"], only["calibrated"], only["differences"]), title)
+        out.show(tables.before_after(only), title)
         out.show(tables.verdict(only["verdict"]), "Verdict")
     elif done.evaluations:
         found = {name: e.to_json() for name, e in done.evaluations.items()}
@@ -356,14 +356,14 @@ def comparison(found: Recommendation) -> Table:
     from segcal.tasks.choose import UNCALIBRATED
 
     out = tables.table("method", "params", "NLL", "gain", "+-", "ECE", "Dice", "flip %", "")
-    out.columns[-1].justify, out.collapse_padding = "left", True
+    tables.words(out, 8)
     few = len(set(found.evaluation.cohort.groups)) < LEAST_GROUPS
     for name, c in found.candidates.items():
         block, change = c.after.block, c.evaluation.differences["nll"]
         gain = (
             ("", "")
             if name == UNCALIBRATED
-            else (tables.number(-change.mean, True), tables.number(None if few else change.standard_error))
+            else (tables.cell(-change.mean, True), tables.cell(None if few else change.standard_error))
         )
         verdict = (
             "chosen"
@@ -378,7 +378,7 @@ def comparison(found: Recommendation) -> Table:
         )
         numbers = (tables.shown(key, block[key]) for key in ("ece", "dice", "flip_rate"))
         shown = name if c.keeps_map else f"{name} *"
-        out.add_row(shown, f"{c.parameters:,}", tables.number(c.nll), *gain, *numbers, verdict)
+        out.add_row(shown, f"{c.parameters:,}", tables.cell(c.nll), *gain, *numbers, verdict)
     out.caption = (
         "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. "
         "As good: within one standard error of the best, or closer than anyone would notice. * may change labels."

@@ -8,7 +8,7 @@ from typing import Any
 
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, all_there, claim
-from segcal.cli.tables import before_after, number, table
+from segcal.cli.tables import before_after, cell, number, table, words
 
 SMALL = 12
 """Classes up to which a matrix is shown whole."""
@@ -51,7 +51,7 @@ def show(out: Output, described: Mapping[str, Any]) -> None:
         for line in _parameters(parameters, described["classes"]):
             out.text(f"{name}: {line}" if len(described["parameters"]) > 1 else line)
     promised = table("", "status", "because")
-    promised.columns[2].justify, promised.columns[2].no_wrap = "left", False
+    words(promised, 2)
     guarantees = described["guarantees"]
     for name in ("translation_invariant", "preserves_argmax", "preserves_order"):
         promised.add_row(name.replace("_", " "), guarantees[name], guarantees["reasons"].get(name, ""))
@@ -65,7 +65,10 @@ def show(out: Output, described: Mapping[str, Any]) -> None:
         out.text("No cross-fitted numbers.")
     else:
         title = f"Cross-fitted over {crossfit['cases']} cases in {crossfit['groups']} groups, {crossfit['folds']} folds"
-        out.show(before_after(crossfit["uncalibrated"], crossfit["calibrated"], crossfit["differences"]), title)
+        out.show(
+            before_after(crossfit),
+            title,
+        )
         if "verdict" in crossfit:  # files written before have none
             out.text(crossfit["verdict"]["sentence"], "bold")
         for reason in crossfit.get("recommendation", {}).get("reasons", ()):
@@ -114,7 +117,7 @@ def _solution(out: Output, solution: Mapping[str, Any]) -> None:
                     f"{row['learning_rate']:.3g}",
                     str(row["patience"]),
                     *strengths,
-                    number(row["validation_nll"]),
+                    cell(row["validation_nll"]),
                 )
             out.show(tried, f"Trials of the papers' recipe{': ' + name if name else ''}")
         elif path:
@@ -123,9 +126,9 @@ def _solution(out: Output, solution: Mapping[str, Any]) -> None:
                 strength = "ts" if row["lambda"] is None else f"{row['lambda']:g}"
                 chosen.add_row(
                     strength,
-                    number(row["nll"]),
-                    number(row["gain"], True),
-                    number(row["standard_error"]),
+                    cell(row["nll"]),
+                    cell(row["gain"], True),
+                    cell(row["standard_error"]),
                     f"{100 * row['weight']:.0f}",
                 )
             out.show(chosen, f"Strengths by cross-validation over cases{': ' + name if name else ''}")

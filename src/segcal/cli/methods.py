@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, claim
-from segcal.cli.tables import table
+from segcal.cli.tables import table, words
 from segcal.data.files import claims, journal
 from segcal.errors import UsageError
 from segcal.methods import BUILT_IN, names
@@ -67,8 +67,7 @@ def methods(
 def listed(out: Output) -> None:
     """Every method in a line, without what its module says: no torch, no package is imported."""
     shown = table("method", "keeps labels", "numbers", "what it fits")
-    shown.columns[1].justify = shown.columns[2].justify = shown.columns[3].justify = "left"
-    shown.columns[3].no_wrap = False
+    words(shown, 1, 2, 3)
     for name in names():
         place = BUILT_IN.get(name)
         if place is None:

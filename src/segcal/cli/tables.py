@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from segcal.data.files import journal
 from segcal.errors import visible
@@ -36,23 +40,124 @@ NUMBERS = (
 
 SHORT = (("nll", "NLL"), ("ece", "ECE"), ("ace", "ACE"), ("dice", "Dice"), ("flip_rate", "flips %"))
 
+STRATA = ("foreground", "boundary")
+IN_STRATA = {"nll": "NLL", "ece": "ECE"}
+"""Where else, by the prediction, and which numbers are shown there, too."""
+
+MEANING = (
+    "NLL, Brier: how wrong the stated probabilities are. ECE, ACE, BA-ECE: how far they lie from how often they are"
+    " right (0.05: five points in a hundred); class-wise, for every class. Lower is better. Dice, IoU: overlap of the"
+    " label maps; higher is better. Flips: voxels whose label changes, in per cent. Means over cases, or pooled over"
+    " all voxels; foreground and boundary are those of the prediction."
+)
+INTERVALS = "Intervals: where the change lies with 95 % confidence for such patients (groups of cases), not for voxels."
+"""What the numbers are, for who has not met them."""
+
 PER_CENT = ("flip_rate",)
 """Numbers shown times 100."""
 
+MOST_DECIMALS = 6
+"""Decimals of a column beyond which all its numbers have exponents."""
+
+FOLDED, GAP = 14, 2
+"""Columns of a terminal that a folded column of words keeps, and those between two columns."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A cell of numbers (None: not defined) in the words `form`; `signed`: with their signs. All numbers of a column
+    are set alike: see `Rows`.
+    """
+
+    values: tuple[float | None, ...]
+    signed: bool = False
+    form: str = "{}"
+
+    def set(self, style: str) -> str:
+        """The cell in a format such as '.4f'."""
+        sign = "+" if self.signed else ""
+        shown = ("-" if v is None else "0" if v == 0 else format(v, sign + style) for v in self.values)
+        return self.form.format(*shown)
+
+
+def cell(value: float | None, signed: bool = False, form: str = "{}") -> Numbers:
+    """A cell of one number."""
+    return Numbers((value,), signed, form)
+
+
+def style(cells: Iterable[Numbers]) -> str:
+    """How the numbers of a column are set, all of them: four decimals, or as many as give the smallest cell two digits
+    (an interval is as large as its larger end); with exponents where that is more than `MOST_DECIMALS`.
+    """
+    sizes = [size for c in cells if (size := max((abs(v) for v in c.values if v is not None), default=0))]
+    decimals = 4 if not sizes or min(sizes) >= 5e-4 else 1 - math.floor(math.log10(min(sizes)))
+    return f".{decimals}f" if decimals <= MOST_DECIMALS else ".2e"
+
 
 class Rows(Table):
-    """A table in which no name can steer the terminal or end its line."""
+    """A table whose digits are never cut, and in which no name can steer the terminal or end its line.
 
-    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
-        """Cells as they are seen."""
-        super().add_row(*(visible(c) if isinstance(c, str) else c for c in cells), **how)
+    The numbers of a column have one notation. Where it is wider than the terminal, columns of words are folded, then
+    the table is set as several below one another, each with the first column.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+        self.caption_justify = "left"
+        self._cells: list[tuple[str | Numbers, ...]] = []
+        self._how: list[dict[str, Any]] = []
+
+    def add_row(self, *cells: Any, **how: Any) -> None:
+        """Cells as they are seen, text or `Numbers`; `how` as rich has it."""
+        self._cells.append(tuple(visible(c) if isinstance(c, str) else c for c in cells))
+        self._how.append(how)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table in the width there is."""
+        columns = [[str(self.columns[k].header), *self._set(k)] for k in range(len(self.columns))]
+        widths = [max(map(cell_len, column)) for column in columns]
+        least = [
+            width if shown.no_wrap else max(min(FOLDED, cell_len(w)) for text in column for w in text.split() or [""])
+            for shown, column, width in zip(self.columns, columns, widths, strict=True)
+        ]
+        pieces: list[list[int]] = [[0]]
+        for k in range(1, len(columns)):
+            if len(pieces[-1]) > 1 and sum(least[c] + GAP for c in (*pieces[-1], k)) - GAP > options.max_width:
+                pieces.append([0])
+            pieces[-1].append(k)
+        for place, piece in enumerate(pieces):
+            shown = Table(box=self.box, pad_edge=False, show_edge=False, collapse_padding=True)
+            room = options.max_width - sum(least[k] + GAP for k in piece) + GAP
+            for k in piece:
+                more = max(0, min(room, widths[k] - least[k]))
+                room -= more
+                shown.add_column(columns[k][0], justify=self.columns[k].justify, width=least[k] + more, overflow="fold")
+            for row, how in enumerate(self._how, 1):
+                shown.add_row(*(Text(columns[k][row]) for k in piece), **how)
+            yield shown
+            if place < len(pieces) - 1:
+                yield Text()
+        if self.caption:
+            yield Text(str(self.caption), style="dim")
+
+    def _set(self, column: int) -> list[str]:
+        cells = [row[column] if column < len(row) else "" for row in self._cells]
+        how = style(c for c in cells if isinstance(c, Numbers))
+        return [c.set(how) if isinstance(c, Numbers) else c for c in cells]
 
 
-def table(*columns: str) -> Table:
+def table(*columns: str) -> Rows:
     """An empty table: the first column to the left, numbers to the right."""
-    out = Rows(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    out = Rows()
     for k, name in enumerate(columns):
-        out.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
+        out.add_column(name, justify="left" if k == 0 else "right", no_wrap=k > 0)
+    return out
+
+
+def words(out: Rows, *columns: int) -> Rows:
+    """The table with these columns set as words, which may be folded."""
+    for k in columns:
+        out.columns[k].justify, out.columns[k].no_wrap = "left", False
     return out
 
 
@@ -74,116 +179,119 @@ def numbers(block: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*NUMBERS, *((key, name) for key, name in more if key in block)]
 
 
-def shown(key: str, value: float | None, signed: bool = False) -> str:
+def shown(key: str, value: float | None, signed: bool = False) -> Numbers:
     """A number as it is shown under its name."""
-    return number(100 * value if value is not None and key in _per_cent() else value, signed)
+    return cell(_scaled(key, value), signed)
 
 
-def _per_cent() -> list[str]:
+def _scaled(key: str, value: float | None) -> float | None:
     from segcal.metrics.registry import added  # torch is left out of the help
 
-    return [*PER_CENT, *(key for key, kind in added().items() if kind.per_cent)]
+    per_cent = key in PER_CENT or any(key == name and kind.per_cent for name, kind in added().items())
+    return 100 * value if value is not None and per_cent else value
 
 
-def interval(key: str, difference: Mapping[str, Any] | None) -> str:
+def interval(key: str, difference: Mapping[str, Any] | None) -> Numbers | str:
     """The interval of a difference, or why there is none."""
     if difference is None:
         return "-"
     if difference["low"] is None:
         return "none: one group" if difference["groups"] == 1 else "-"
-    return f"{shown(key, difference['low'], True)} to {shown(key, difference['high'], True)}"
+    return Numbers((_scaled(key, difference["low"]), _scaled(key, difference["high"])), True, "{} to {}")
 
 
-def before_after(
-    before: Mapping[str, Any], after: Mapping[str, Any] | None, differences: Mapping[str, Mapping[str, Any]]
-) -> Table:
-    """One row a number; with `after`, its change and interval."""
+def before_after(found: Mapping[str, Any]) -> Rows:
+    """An evaluation as JSON, one row a number; calibrated, with its change and interval, and with a verdict those of
+    its strata, too.
+    """
+    before, after, differences = found["uncalibrated"], found["calibrated"], found["differences"]
     if after is None:
         out = table("", "uncalibrated")
         for key, name in numbers(before):
             out.add_row(name, shown(key, before[key]))
+        out.caption = MEANING
         return out
     level = next((f"{100 * d['level']:.0f} % interval" for d in differences.values()), "interval")
     out = table("", "before", "after", "change", level)
-    out.caption = (
-        "Means over cases, or pooled over all voxels; ECE has 50 bins, ACE and class-wise ECE have 15. Intervals are"
-        " over groups; flips are of scored voxels."
-    )
+    out.caption = f"{MEANING} {INTERVALS}"
     for key, name in numbers(before):
-        change = differences.get(key)
-        out.add_row(
-            name,
-            shown(key, before[key]),
-            shown(key, after[key]),
-            shown(key, None if change is None else change["mean"], True),
-            interval(key, change),
-        )
+        _row(out, name, key, before[key], after[key], differences.get(key))
+    for where in STRATA:
+        stratum = (found.get("verdict") or {}).get(where, {})
+        for key, metric in IN_STRATA.items():
+            if key in stratum:
+                one = stratum[key]
+                _row(out, f"{metric}, {where}", key, one["before"], one["after"], one["change"])
     return out
 
 
-def verdict(found: Mapping[str, Any]) -> Table:
+def _row(
+    out: Rows, name: str, key: str, before: float | None, after: float | None, change: Mapping[str, Any] | None
+) -> None:
+    mean = None if change is None else change["mean"]
+    out.add_row(name, shown(key, before), shown(key, after), shown(key, mean, True), interval(key, change))
+
+
+def verdict(found: Mapping[str, Any]) -> Rows:
     """Metrics by strata, each in a word with its change; where it cannot be told, the change that would be seen."""
     from segcal.metrics.statistics.verdict import METRICS, OVERALL, UNKNOWN, WHERE
     from segcal.metrics.strata import NEAR
 
     out = table("", *METRICS.values())
-    out.collapse_padding = True
     for where in (w for w in WHERE if w in found):
         stratum = found[where]
-        words, numbers = [], []
+        told, sizes = [], []
         for metric in METRICS:
-            cell = stratum[metric]
-            words.append(cell["verdict"])
-            unknown = cell["verdict"] == UNKNOWN and cell["seen"] is not None
-            numbers.append(f"needs {number(cell['seen'])}" if unknown else number(cell["change"]["mean"], True))
+            one = stratum[metric]
+            told.append(one["verdict"])
+            unknown = one["verdict"] == UNKNOWN and one["seen"] is not None
+            sizes.append(cell(one["seen"], form="needs {}") if unknown else cell(one["change"]["mean"], True))
         share = "" if where == OVERALL else f" {100 * stratum['share']:.3g} %"
-        out.add_row(where, *words)
-        out.add_row(share, *numbers, end_section=True)
+        out.add_row(where, *told)
+        out.add_row(share, *sizes, end_section=True)
     out.caption = (
-        "Foreground and boundary (share of voxels): where the uncalibrated scores predict foreground, or lie closer"
-        f" than {NEAR:g} voxels to a predicted boundary. Better, worse: the 95 % interval over groups excludes 0."
-        f" 'needs': the change that {found['groups']} such groups would show {100 * found['power']:.0f} times in 100."
+        "Foreground: where the scores predict anything but background; boundary: closer than"
+        f" {NEAR:g} voxels to a predicted border; per cent: their share of the voxels. Better, worse: the 95 % interval"
+        " of the change excludes 0. 'needs': how large a change has to be for"
+        f" {found['groups']} such groups to show it {100 * found['power']:.0f} times in 100."
     )
     return out
 
 
 def methods(
     before: Mapping[str, Any], rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]
-) -> Table:
+) -> Rows:
     """One row a method (block after, differences), the uncalibrated first."""
-    out = table("method", *(name for _, name in SHORT), "d NLL", "95 % interval")
+    out = table("method", *(name for _, name in SHORT), "change of NLL", "95 % interval")
     out.add_row("uncalibrated", *(shown(key, before[key]) for key, _ in SHORT), "", "")
     for name, (after, differences) in rows.items():
         change = differences["nll"]
         out.add_row(
-            name, *(shown(key, after[key]) for key, _ in SHORT), number(change["mean"], True), interval("nll", change)
+            name, *(shown(key, after[key]) for key, _ in SHORT), cell(change["mean"], True), interval("nll", change)
         )
+    out.caption = f"{MEANING} {INTERVALS}"
     return out
 
 
-def distances(rows: Sequence[Mapping[str, Any]]) -> Table:
+def distances(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """One row a method of a demonstration, with its distance to the truth and standard error."""
-    out = table("method", *(name for _, name in SHORT), "distance", "standard error")
+    out = table("method", *(name for _, name in SHORT), "distance", "+-")
     for row in rows:
-        out.add_row(
-            row["method"],
-            *(shown(key, row[key]) for key, _ in SHORT),
-            f"{row['distance']:.5f}",
-            f"{row['distance_se']:.5f}",
-        )
+        numbers = (shown(key, row[key]) for key, _ in SHORT)
+        out.add_row(row["method"], *numbers, cell(row["distance"]), cell(row["distance_se"]))
+    out.caption = MEANING
     return out
 
 
-def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Table:
+def per_class(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> Rows:
     """One row a class."""
     columns = ["class", "cases", "voxels", "Dice", "class-wise ECE"]
     out = table(*columns, *(["after"] if after is not None else []))
-    out.columns[0].no_wrap = False
     rows_after = [None] * len(before["per_class"]) if after is None else after["per_class"]
     for one, two in zip(before["per_class"], rows_after, strict=True):
         name = f"{one['name']} (background)" if one["background"] else str(one["name"])
-        entries = [name, str(one["cases"]), f"{one['voxels']:,}", number(one["dice"]), number(one["classwise_ece"])]
-        out.add_row(*entries, *([number(two["classwise_ece"])] if two is not None else []))
+        entries = [name, str(one["cases"]), f"{one['voxels']:,}", cell(one["dice"]), cell(one["classwise_ece"])]
+        out.add_row(*entries, *([cell(two["classwise_ece"])] if two is not None else []))
     return out
 
 

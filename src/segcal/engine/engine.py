@@ -47,7 +47,7 @@ class Progress(Protocol):
     """Told what is being done and how far it is; what is shown, if anything, is the caller's choice."""
 
     def start(self, what: str, total: int) -> None:
-        """A piece of work of `total` steps begins."""
+        """A piece of work of `total` steps begins; 0: of nobody knows how many."""
 
     def step(self) -> None:
         """One step is done."""

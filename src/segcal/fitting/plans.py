@@ -36,11 +36,13 @@ def drive(plan: Plan[R], engine: Engine, pinned: Pinned) -> R:
 
     The plan's own arithmetic runs on one thread too.
     """
+    engine.progress.start("fitting, most often in 10 to 100 passes over the cases", 0)
     try:
         with one_thread():
             asks = next(plan)
             while True:
                 asks = plan.send(engine.reduce(pinned, asks))
+                engine.progress.step()
     except StopIteration as stop:
         result: R = stop.value
         return result
