@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from dataclasses import fields
@@ -14,7 +13,6 @@ import numpy as np
 
 from segcal.cli import run
 from segcal.cli.options import Labelled
-from segcal.methods import find
 
 
 def test_the_command_to_type_next_works(segcal: Any, fitting: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -26,9 +24,14 @@ def test_the_command_to_type_next_works(segcal: Any, fitting: Any, tmp_path: Pat
     assert words[:2] == ["segcal", "fit"]
     assert run([*words[1:], "--quiet", "--workers", "1"]) == 0
     assert (tmp_path / "cal.safetensors").is_file()
-    compare = next(line for line in said.out.splitlines() if line.startswith("or compare")).partition(": ")[2]
-    assert "ts,ets" in compare
-    assert "--groups consecutive:2" in compare
+    assert words[words.index("--method") + 1] == "auto"
+    assert words[words.index("--groups") + 1] == "consecutive:2"
+
+
+def test_of_one_group_no_choice_is_advised(segcal: Any, fitting: Any) -> None:
+    """Nothing can be held out, which auto refuses."""
+    found = segcal("check", *fitting.labelled, "--groups", "(p)", "--json").json
+    assert "--method ts " in found["next"]
 
 
 def test_json(segcal: Any, fitting: Any) -> None:
@@ -143,15 +146,6 @@ def test_every_option_is_carried_into_the_next_command() -> None:
         *("--images", "IMAGES", "--ignore-index", "9", "8", "--label-map", "255:1", "--zyx", "--channel-axis", "1"),
     ]
     assert Labelled().elsewhere(labelled=True) == Labelled().elsewhere(labelled=False) == []
-
-
-def test_which_of_the_compared_methods_may_change_labels_is_what_they_promise(segcal: Any, fitting: Any) -> None:
-    said = segcal("check", *fitting.labelled)
-    compared = json.loads(segcal("check", *fitting.labelled, "--json", "-").out)["compare"]
-    names = compared.split("--method ")[1].split()[0].split(",")
-    free = [n for n in names if find(n).guarantees.preserves_argmax != "proven"]
-    told = f", of which {', '.join(free[:-1])} and {free[-1]} may change labels: segcal fit"
-    assert len(free) > 1 and told in " ".join(said.out.split())
 
 
 def test_what_cannot_be_used_is_said_with_quiet_too(segcal: Any, fitting: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import cyclopts
 
@@ -25,31 +26,23 @@ from segcal.cli import apply, audit, check, corrupt, demo, ending, evaluate, fit
 from segcal.cli.console import error, escaped, standard_streams
 from segcal.errors import DataError, KindWarning, OutputError, SegcalError, UsageError
 
+if TYPE_CHECKING:
+    from cyclopts.help import HelpPanel
+    from rich.console import Console, ConsoleOptions
+
 USAGE = 2
 INTERRUPTED = 130
 
-app = cyclopts.App(
-    name="segcal",
-    version=__version__,
-    help="""Class probabilities of segmentation models that mean what they say, without retraining and without
-changing the label map.
 
-The usual order, on a folder RESULTS of predictions with probabilities and a folder LABELS of label maps of held-out
-cases:
+def panel(console: Console, options: ConsoleOptions, shown: HelpPanel) -> None:
+    """A panel of the help, with the text of each option on one line for a terminal to wrap."""
+    from cyclopts.help import DefaultFormatter
 
-    segcal check RESULTS --labels LABELS
-    segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
-    segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
-    segcal apply cal.safetensors NEW -o OUT --maps entropy,error
-    segcal audit cal.safetensors RESULTS
-
-Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 1 audit found a broken promise, 2 wrong usage,
-3 bad data, 4 partly done.""",
-    help_format="plaintext",
-    default_parameter=cyclopts.Parameter(negative=""),
-    # run() says what an interruption leaves behind
-    suppress_keyboard_interrupt=False,
-)
+    for entry in shown.entries:
+        text = getattr(entry.description, "primary_renderable", None)
+        if text is not None:
+            text.plain = " ".join(text.plain.split())
+    DefaultFormatter()(console, options, shown)
 
 
 def reflowed(docstring: str) -> tuple[str, str]:
@@ -64,6 +57,34 @@ def reflowed(docstring: str) -> tuple[str, str]:
 
 def _one_line(found: re.Match[str]) -> str:
     return found.group(1) + re.sub(r"\n {4}", " ", found.group(2))
+
+
+HELP = """Your segmentation network says "90 % sure". segcal checks on cases you have labelled whether it is right
+nine times in ten, and corrects the percentages. The network is not retrained; its masks stay as they are unless you ask
+otherwise.
+
+The usual order: RESULTS holds the network's saved probabilities (nnU-Net: --save_probabilities) and LABELS the label
+maps of cases it was not trained on; HELDOUT further such cases, NEW cases without labels. Name the patient of a case
+with --groups where there are several of one.
+
+    segcal check RESULTS --labels LABELS
+    segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
+    segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
+    segcal apply cal.safetensors NEW -o OUT --maps error
+
+Each command explains itself: segcal COMMAND --help. Exit codes: 0 done, 1 audit found a broken promise, 2 wrong usage,
+3 bad data, 4 partly done."""
+
+app = cyclopts.App(
+    name="segcal",
+    version=__version__,
+    help=reflowed(HELP)[0],
+    help_format="plaintext",
+    help_formatter=panel,
+    default_parameter=cyclopts.Parameter(negative=""),
+    # run() says what an interruption leaves behind
+    suppress_keyboard_interrupt=False,
+)
 
 
 COMMANDS: tuple[Callable[..., int], ...] = (

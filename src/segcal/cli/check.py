@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcal.cli.console import Output
+from segcal.cli.fit import AUTO
 from segcal.cli.options import (
     AS_USUAL,
     LABELLED_AS_THEY_ARE,
@@ -56,8 +57,6 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     compare = compare_command(results, advised, found)
     if command is not None:
         out.next(typed(command))
-    if compare is not None:
-        out.text(f"or compare methods{_changing(found.methods)}: {typed(compare)}")
     out.json(
         {
             "layout": layout,
@@ -90,7 +89,8 @@ def next_command(results: Sequence[Path], scores: Labelled, cohort: Cohort, foun
         return None
     if len(found.facts["unlabelled"]) == len(cohort):
         return ["segcal", "check", *words, "--labels", "LABELS", *scores.words()]
-    return ["segcal", "fit", *words, *scores.words(), "--method", "ts", "-o", "cal.safetensors"]
+    method = AUTO if found.facts["groups"] > 1 else "ts"  # of one group nothing can be held out, and auto not chosen
+    return ["segcal", "fit", *words, *scores.words(), "--method", method, "-o", "cal.safetensors"]
 
 
 def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -> list[str] | None:
@@ -109,13 +109,3 @@ def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -
         "-o",
         "calibrators",
     ]
-
-
-def _changing(methods: Sequence[str]) -> str:
-    """Which of them may change labels, by what each promises."""
-    from segcal.methods.registry import find
-    from segcal.tasks.check.finding import conjoined
-
-    promised = {name: named.guarantees for name in methods if (named := find(name)) is not None}
-    free = [name for name, found in promised.items() if found is None or found.preserves_argmax != "proven"]
-    return f", of which {conjoined(free)} may change labels" if free else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Group, Parameter, validators
 
 from segcal.cli import tables
 from segcal.cli.console import Output
@@ -37,9 +37,19 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 
-METHOD = f"""One or several, with commas: {", ".join(f"{name} ({place.gist})" for name, place in BUILT_IN.items())}; or
-that of an installed package. Or auto: of those that are solved exactly (all but iop and the lts) the simplest that
-keeps the segmentation map and is as good as the best; none, if none gains.""".replace("\n", " ")
+PAPERS = Group(
+    "Reproducing papers",
+    help="How a method is fitted, for comparison with publications. Nobody needs them for a good calibrator.",
+    sort_key=4,
+)
+
+METHOD = (
+    "auto, which is recommended: of those that keep every label and are solved exactly (all but iop and the lts) the"
+    " simplest that is as good as the best; none, if none gains. Or one or several, with commas; ts unless given: "
+    + ", ".join(f"{name} ({place.gist})" for name, place in BUILT_IN.items())
+    + "; or that of an installed package. A temperature is a number by which all scores of a voxel are divided; logits"
+    " are scores before they become probabilities."
+)
 
 
 def fit(
@@ -47,23 +57,23 @@ def fit(
     /,
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
-    method: Annotated[str, Parameter(help=METHOD)] = "ts",
-    lambda_: Annotated[float | Literal["cv"] | None, Parameter(name="--lambda")] = None,
-    mu: float | None = None,
-    penalty: Literal["ts", "odir"] | None = None,
-    gauge: Literal["free", "pinned"] | None = None,
-    experts: Literal["joint", "independent"] | None = None,
-    eps: float | None = None,
-    solver: Literal["exact", "recipe"] = "exact",
-    trials: Annotated[int | None, Parameter(validator=validators.Number(lte=10_000))] = None,
-    storage: Path | None = None,
-    level: Literal["voxel", "image"] | None = None,
-    slice_axis: int | None = None,
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    epochs: Annotated[int | None, Parameter(validator=validators.Number(lte=100_000))] = None,
-    patience: int | None = None,
-    option: tuple[str, ...] = (),
+    method: Annotated[str, Parameter(help=METHOD, show_default=False)] = "ts",
+    lambda_: Annotated[float | Literal["cv"] | None, Parameter(group=PAPERS, name="--lambda")] = None,
+    mu: Annotated[float | None, Parameter(group=PAPERS)] = None,
+    penalty: Annotated[Literal["ts", "odir"] | None, Parameter(group=PAPERS)] = None,
+    gauge: Annotated[Literal["free", "pinned"] | None, Parameter(group=PAPERS)] = None,
+    experts: Annotated[Literal["joint", "independent"] | None, Parameter(group=PAPERS)] = None,
+    eps: Annotated[float | None, Parameter(group=PAPERS)] = None,
+    solver: Annotated[Literal["exact", "recipe"], Parameter(group=PAPERS)] = "exact",
+    trials: Annotated[int | None, Parameter(group=PAPERS, validator=validators.Number(lte=10_000))] = None,
+    storage: Annotated[Path | None, Parameter(group=PAPERS)] = None,
+    level: Annotated[Literal["voxel", "image"] | None, Parameter(group=PAPERS)] = None,
+    slice_axis: Annotated[int | None, Parameter(group=PAPERS)] = None,
+    learning_rate: Annotated[float | None, Parameter(group=PAPERS)] = None,
+    weight_decay: Annotated[float | None, Parameter(group=PAPERS)] = None,
+    epochs: Annotated[int | None, Parameter(group=PAPERS, validator=validators.Number(lte=100_000))] = None,
+    patience: Annotated[int | None, Parameter(group=PAPERS)] = None,
+    option: Annotated[tuple[str, ...], Parameter(group=PAPERS)] = (),
     folds: int = 5,
     seed: Seed = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
@@ -74,16 +84,15 @@ def fit(
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
 ) -> int:
-    """Fit a calibrator on labelled held-out cases and report how it does on cases it did not see.
+    """Fit a calibrator on labelled cases that the network was not trained on, and report how it does on new ones.
 
-    Use cases the network was not trained on. Each case is also scored by a calibrator fitted without it and its group
-    (cross-fitting): the table before and after is held out by construction, with an interval over groups. The
-    calibrator remembers its cases and how their scores were made. A calibrator that is there already is replaced,
-    whole; any other file only with --overwrite.
+    A calibrator is what corrects the probabilities. Each case is also scored by one fitted without it and the cases of
+    its group (cross-fitting), so the table before and after is of cases that the correction did not see, with intervals
+    over groups. The calibrator remembers its cases and how their scores were made. A calibrator that is there already
+    is replaced, whole; any other file only with --overwrite.
 
         segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
-        segcal fit RESULTS --labels LABELS --method dc -o cal.safetensors
-        segcal fit RESULTS --labels LABELS --method ts,ets,dc -o CALIBRATORS
+        segcal fit member0 member1 --labels LABELS --groups 'patient(\\d+)' --method auto -o cal.safetensors
 
     Give --groups where several cases are of one patient or sequence. Afterwards: segcal evaluate on other cases, segcal
     apply on new ones.
@@ -95,8 +104,8 @@ def fit(
     output
         The file to write; with several methods a folder, one METHOD.safetensors each.
     lambda_
-        Of methods with a penalty: its strength, a number, or 'cv' (default) to choose it by cross-validation over
-        cases.
+        Of methods with a penalty, which holds back what few cases cannot tell: its strength, a number, or 'cv'
+        (default) to choose it by cases left out in turn.
     mu
         Strength of the penalty on the biases; as --lambda unless given.
     penalty
@@ -108,7 +117,7 @@ def fit(
         'joint' (default) weighs the penalty of a predicted class by how rare it is, 'independent' does not;
         of methods with a matrix for each predicted class.
     eps
-        A small ridge that makes the optimum unique.
+        A small penalty on all numbers that makes the best ones unique (a ridge).
     solver
         'exact' (default), or 'recipe': as the papers train, by Adam, early stopping on a third of the groups and a
         search by Optuna. For comparison; slow.
@@ -127,23 +136,24 @@ def fit(
     weight_decay
         Of methods that are trained: weight decay on all parameters; none unless given.
     epochs
-        Of methods that are trained: most epochs.
+        Of methods that are trained: most rounds over the data.
     patience
-        Of methods that are trained: epochs without a better validation NLL that end the training.
+        Of methods that are trained: rounds over the data (epochs) that may pass without a gain before training ends.
     option
         Another option of the method, NAME=VALUE; segcal methods --classes 5 lists them.
     folds
-        Folds of cross-fitting and cross-validation; groups stay whole.
+        Into how many parts the cases are dealt for cross-fitting; groups stay whole.
     seed
         Seed of the folds, of the recipe, and of what a method draws at random.
     no_crossfit
         Leave out the cross-fitted numbers.
     free_decision
-        Region heads: let probabilities cross 0.5, which changes label maps.
+        Of networks that give each region (such as the whole tumour, and its core in it) a probability of its own: let
+        it cross 0.5, which changes label maps.
     may_change_labels
         With auto: allow methods that change the segmentation map.
     invariant
-        With auto: only methods that an offset of all logits of a voxel does not move.
+        With auto: only methods whose result does not change where one number is added to all raw scores of a voxel.
     among
         With auto: compare these methods only, with commas.
     """

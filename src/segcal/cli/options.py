@@ -52,7 +52,7 @@ LABEL_MAP = (
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]
 """Which random numbers are drawn."""
 
-Several = Parameter(consume_multiple=True, negative="")
+Several = Parameter(consume_multiple=True, negative="", show_default=False)
 
 
 @Parameter(name="*", group=SCORES)
@@ -61,8 +61,9 @@ class Scores:
     """What the files of scores do not say themselves."""
 
     kind: Literal["logits", "log_probs", "probs", "scores"] | None = None
-    """What the scores are, where the files do not say or say something else (nnU-Net's are probabilities; the key of
-    an npz declares it). 'scores' are positive and need not sum to 1. Never guessed."""
+    """What the network's outputs are, where the files do not say or say something else (nnU-Net's are probabilities;
+    the key of an npz declares it): probabilities, their logarithms, logits (raw, before they become probabilities), or
+    positive scores that need not sum to 1. Never guessed."""
 
     pool: Literal["probs", "logits"] | None = None
     """How members of an ensemble are averaged: their probabilities or their logits. Default: as the calibrator

@@ -128,10 +128,14 @@ class Rows(Table):
         for place, piece in enumerate(pieces):
             shown = Table(box=self.box, pad_edge=False, show_edge=False, collapse_padding=True)
             room = options.max_width - sum(least[k] + GAP for k in piece) + GAP
+            given = dict.fromkeys(piece, 0)
+            for k in sorted(piece, key=lambda k: widths[k] - least[k]):  # what needs least is folded last
+                given[k] = max(0, min(room, widths[k] - least[k]))
+                room -= given[k]
             for k in piece:
-                more = max(0, min(room, widths[k] - least[k]))
-                room -= more
-                shown.add_column(columns[k][0], justify=self.columns[k].justify, width=least[k] + more, overflow="fold")
+                shown.add_column(
+                    columns[k][0], justify=self.columns[k].justify, width=least[k] + given[k], overflow="fold"
+                )
             for row, how in enumerate(self._how, 1):
                 shown.add_row(*(Text(columns[k][row]) for k in piece), **how)
             yield shown
