@@ -42,7 +42,9 @@ def test_table_has_a_row_a_method(result: demonstration.DemoResult) -> None:
     by_name = {row["method"]: row for row in rows}
     assert by_name["ts"]["flip_rate"] == by_name["ets"]["flip_rate"] == 0
     assert by_name[result.best]["nll"] < by_name["uncalibrated"]["nll"]
-    assert by_name[result.best]["distance"] < by_name["ts"]["distance"] < by_name["uncalibrated"]["distance"]
+    assert by_name[result.best]["distance"] < by_name["uncalibrated"]["distance"]
+    assert by_name[result.best]["flip_rate"] == 0
+    assert by_name["dc"]["distance"] < by_name["ts"]["distance"]
 
 
 def test_json_is_plain(result: demonstration.DemoResult) -> None:
@@ -128,7 +130,7 @@ def test_at_full_size_it_ends_in_time_and_finds_the_truth(tmp_path: Path) -> Non
     result = demonstration.run(tmp_path / "out", segcal.Threads())
     assert time.monotonic() - began < 120
     rows = {row["method"]: row for row in result.table()}
-    assert result.best == "dc"
+    assert result.best in ("ts", "ets") and rows[result.best]["ece"] < 0.3 * rows["uncalibrated"]["ece"]
     assert rows["dc"]["distance"] < 0.01 * rows["uncalibrated"]["distance"]
     assert rows["dc"]["ece"] < 0.3 * rows["uncalibrated"]["ece"]
     assert result.evaluations["dc"].differences["nll"].high < 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from segcal.cli import check, tables
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
+
+if TYPE_CHECKING:
+    from segcal.tasks.demo import DemoResult
 
 FOLDER = "segcal-demo"
 
@@ -20,8 +23,9 @@ def demo(
     """Try everything on made-up predictions whose true probabilities are known: about a minute, no data needed.
 
     Five networks' predictions are made in nnU-Net's layout, with labels drawn from a known posterior. They are checked,
-    six methods are fitted on some cases and evaluated on others, and the best is applied. The table tells how far each
-    method is from the truth; figures, calibrators and calibrated files stay in the folder to look at.
+    six methods are fitted on some cases and evaluated on others, and the best of those that keep every label is
+    applied. The table tells how far each method is from the truth; figures, calibrators and calibrated files stay in
+    the folder to look at.
 
         segcal demo
         segcal demo -o FOLDER
@@ -46,15 +50,16 @@ def demo(
     out.text("\nWhat check says of the cases to fit on", "bold")
     check.show(out, layout_of(folder / "fitting" / "member0").name, checked)
     out.text("The same, typed:", "bold")
-    for command in commands(folder, list(result.calibrators), result.best):
+    for command in commands(folder, list(result.calibrators)):
         out.text(f"  {command}")
     for name, path in result.figures.items():
         out.text(f"figure: {path} ({name.replace('_', ' ')})")
     out.show(
         tables.distances(result.table()),
-        f"{len(result.held_out)} held-out cases; distance: Kullback-Leibler divergence from the true probabilities, in"
-        " nats a voxel",
+        f"{len(result.held_out)} held-out cases; distance: how far from the true probabilities, +- its standard error"
+        " (Kullback-Leibler divergence, nats a voxel)",
     )
+    out.text(closing(result), "bold")
     out.json({**result.to_json(), "check": checked.to_json()})
     return 0
 
@@ -68,26 +73,36 @@ def free(folder: Path) -> Path:
     return tried
 
 
-def commands(folder: Path, methods: list[str], best: str) -> list[str]:
+def closing(result: DemoResult) -> str:
+    """What was chosen, and what changing labels would gain."""
+    rows = {row["method"]: row for row in result.table()}
+    told = f"Chosen: {result.best}, which keeps every label."
+    nearest = min(rows, key=lambda name: float(rows[name]["distance"]))
+    if not rows[nearest]["flip_rate"]:
+        return told
+    return (
+        f"{told} {nearest} comes closer to the truth and changes {100 * rows[nearest]['flip_rate']:.1f} % of the"
+        " labels: segcal fit --method auto --may-change-labels would take such a one."
+    )
+
+
+def commands(folder: Path, methods: list[str]) -> list[str]:
     """What a user types for what the demonstration did, with other places for the outputs."""
 
     def of(part: str) -> str:
         return f"{typed(folder / part)}/member*"
 
     pool, labels = "--pool logits", "--labels"
-    calibrators = folder / "typed" / "calibrators"
+    calibrator = typed(folder / "typed" / "cal.safetensors")
     return [
         f"segcal check {of('fitting')} {labels} {typed(folder / 'fitting' / 'labelsTr')} {pool}",
         (
-            f"segcal fit {of('fitting')} {labels} {typed(folder / 'fitting' / 'labelsTr')} {pool} --method"
-            f" {','.join(methods)} -o {typed(calibrators)}"
+            f"segcal fit {of('fitting')} {labels} {typed(folder / 'fitting' / 'labelsTr')} {pool} --method auto"
+            f" --among {','.join(methods)} -o {calibrator}"
         ),
         (
             f"segcal evaluate {of('heldout')} {labels} {typed(folder / 'heldout' / 'labelsTr')} --calibrator"
-            f" {typed(calibrators / f'{best}.safetensors')}"
+            f" {calibrator}"
         ),
-        (
-            f"segcal apply {typed(calibrators / f'{best}.safetensors')} {of('heldout')} -o"
-            f" {typed(folder / 'typed' / 'calibrated')} --maps entropy,error"
-        ),
+        (f"segcal apply {calibrator} {of('heldout')} -o {typed(folder / 'typed' / 'calibrated')} --maps entropy,error"),
     ]
