@@ -128,6 +128,7 @@ def test_every_option_is_carried_into_the_next_command() -> None:
         zyx=True,
         channel_axis=1,
         networks=5,
+        geometry="nnunet",
         images=Path("i"),
         labels=Path("l"),
         groups="-(.)",
@@ -143,7 +144,8 @@ def test_every_option_is_carried_into_the_next_command() -> None:
     assert "--groups=-(.)" in words
     assert given.elsewhere(labelled=True) == [
         *("--kind", "logits", "--groups=-(.)", "--mask", "MASKS", "--networks", "5"),
-        *("--images", "IMAGES", "--ignore-index", "9", "8", "--label-map", "255:1", "--zyx", "--channel-axis", "1"),
+        *("--images", "IMAGES", "--geometry", "nnunet", "--ignore-index", "9", "8", "--label-map", "255:1"),
+        *("--zyx", "--channel-axis", "1"),
     ]
     assert Labelled().elsewhere(labelled=True) == Labelled().elsewhere(labelled=False) == []
 
