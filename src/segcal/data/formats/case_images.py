@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from segcal.data.case import Field, Window
 from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import entries, readable
-from segcal.data.formats import nifti, npz
+from segcal.data.formats import npz
 from segcal.data.formats import pictures as images
-from segcal.data.formats.label_maps import ending, open_map
+from segcal.data.formats.label_maps import VOLUMES, ending, open_map
 from segcal.data.formats.nifti import Axes
 from segcal.data.formats.npz import NpyField, NpzField
 from segcal.data.formats.raw import StoredField, grid, octets
@@ -31,10 +31,10 @@ from segcal.data.formats.windows import Reshaped, open_stream
 from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 
 PICTURES = (*images.READ_ENDINGS, ".jpg", ".jpeg")
-ENDINGS = (*PICTURES, *nifti.ENDINGS, ".npy", ".npz")
+ENDINGS = (*PICTURES, *VOLUMES, ".npy", ".npz")
 """Endings of files that hold an image."""
 
-_FORMATS = ("PNG", "TIFF", "JPEG")
+_FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
 GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
 
 
@@ -98,7 +98,7 @@ def _opened(path: Path, shape: tuple[int, ...], axes: Axes) -> Field:
     field: Field
     if known in PICTURES:
         field = Picture.find(path)
-    elif known in nifti.ENDINGS:
+    elif known in VOLUMES:
         return open_map(path, shape, axes)
     else:
         field = _array(path, known, None)

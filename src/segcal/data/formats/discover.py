@@ -169,5 +169,8 @@ def layout_of(path: Path) -> Layout:
             "CASE.npz, .npy, .zarr or NIfTI scores; an nnU-Net prediction folder (dataset.json, plans.json, CASE.npz);"
             " or an nnU-Net results folder (fold_0/validation, ...)"
         ),
-        do="Name the folder that holds the model's scores.",
+        do=(
+            "Name the folder that holds the model's scores; scores in another format are to be saved as one of these,"
+            " such as numpy.savez_compressed('CASE.npz', logits=array) with the classes on the first axis."
+        ),
     )

@@ -203,16 +203,17 @@ def _case(
     shape = scores[0].shape
     label_path = None if labels is None else labels.path(name)
     mask = None if masks is None else open_map(masks.required(name), shape, request.axes)
-    volumes = [p for p in [*paths, label_path] if p is not None and ending(p, nifti.ENDINGS)]
+    volumes = [p for p in [*paths, label_path] if p is not None and ending(p, maps.VOLUMES)]
     files, spacing = {"scores": paths[0]}, None
     if label_path is not None:
         files["labels"] = label_path
+    placements = [maps.placement(p) for p in volumes]
     if volumes:
         files["geometry"] = volumes[0]
-        zooms = nifti.read_header(volumes[0]).zooms
+        zooms = placements[0].spacing
         spacing = (zooms[::-1] if request.zyx else zooms) if len(zooms) == len(shape) else None
     target = None if label_path is None else open_map(label_path, shape, request.axes, scores[0].channels)
-    elsewhere = geometry.compared([nifti.placement(p) for p in volumes], request.geometry)
+    elsewhere = geometry.compared(placements, request.geometry)
     fields = {} if images is None else {"image": images.of(name, shape, request.axes)}
     across = slice_axis(shape, spacing, 0 if request.zyx else 2)
     return Case(

@@ -14,8 +14,10 @@ from pathlib import Path
 from segcal.data.axes import likely
 from segcal.data.case import Field
 from segcal.data.files.reading import check_there, entries
-from segcal.data.formats import nifti
+from segcal.data.formats import itk, nifti
 from segcal.data.formats import pictures as images
+from segcal.data.formats.geometry import Placement
+from segcal.data.formats.itk import ItkField
 from segcal.data.formats.nifti import Axes, NiftiField
 from segcal.data.formats.npz import NpyField, NpzField, keys
 from segcal.data.formats.windows import Reshaped
@@ -25,6 +27,9 @@ from segcal.errors import MissingError, ShapeError, UnreadableError, UsageError
 SCORES = (".npz", ".npy", ".zarr", *nifti.ENDINGS)
 """Endings of files of scores, by precedence: where a folder has files of several, the first one's are the scores."""
 
+VOLUMES = (*nifti.ENDINGS, *itk.ENDINGS)
+"""Endings of files that say where they lie, with axes (X, Y, Z)."""
+
 
 def ending(path: Path, endings: tuple[str, ...]) -> str:
     """The first of `endings` that the file's name has, or ''."""
@@ -33,9 +38,10 @@ def ending(path: Path, endings: tuple[str, ...]) -> str:
 
 
 def stem(path: Path) -> str:
-    """The name of the case: the file's name without its ending."""
+    """The name of the case: the file's name without its ending, and without the '.ome' that OME's formats add."""
     known = ending(path, ENDINGS)
-    return path.name[: -len(known)] if known else path.name
+    name = path.name[: -len(known)] if known else path.name
+    return name[:-4] if known in (".zarr", ".tif", ".tiff") and name[1:].lower().endswith(".ome") else name
 
 
 def by_case(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -92,15 +98,28 @@ def _npz(path: Path, axes: Axes) -> Field:
 _OPENERS: Mapping[str, Callable[[Path, Axes], Field]] = {
     ".nii.gz": lambda path, axes: NiftiField.find(path, axes=axes),
     ".nii": lambda path, axes: NiftiField.find(path, axes=axes),
+    **dict.fromkeys(itk.ENDINGS, lambda path, axes: ItkField.find(path, axes=axes)),
     ".png": lambda path, axes: images.ImageField.find(path),
     ".tif": lambda path, axes: images.ImageField.find(path),
     ".tiff": lambda path, axes: images.ImageField.find(path),
+    ".bmp": lambda path, axes: images.ImageField.find(path),
     ".npy": lambda path, axes: NpyField.find(path, channel_axis=None),
     ".npz": _npz,
     ".zarr": lambda path, axes: ZarrField.find(path, channel_axis=None),
 }
 ENDINGS = tuple(_OPENERS)
 """Endings of files that hold one value a voxel."""
+
+
+def placement(path: Path) -> Placement:
+    """Where a file with one of `VOLUMES` lies."""
+    return nifti.placement(path) if ending(path, nifti.ENDINGS) else itk.placement(path)
+
+
+def unread(folder: Path) -> str:
+    """Names of files that are there and not read, for a message."""
+    names = [p.name for p in entries(folder)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def open_map(path: Path, shape: tuple[int, ...], axes: Axes, channels: int | None = None) -> Field:
@@ -121,7 +140,7 @@ def open_map(path: Path, shape: tuple[int, ...], axes: Axes, channels: int | Non
     if _long(field.shape) == _long(shape):
         return Reshaped(field, shape)
     hint = "Predictions and labels must be on the same grid; export probabilities at the original resolution."
-    if _long(field.shape) == _long(shape)[::-1] and known in nifti.ENDINGS:
+    if _long(field.shape) == _long(shape)[::-1] and known in VOLUMES:
         hint = (
             "NIfTI axes are read as (x, y, z); if the arrays are in SimpleITK's order (z, y, x), say so with zyx=True"
             " (--zyx)."
@@ -151,9 +170,9 @@ class Maps:
             if not files:
                 raise MissingError(
                     str(where),
-                    found="no label map",
+                    found="no label map" + (f" that is read, but {inside}" if (inside := unread(where)) else ""),
                     expected="files named as the cases, ending in one of " + ", ".join(ENDINGS),
-                    do="Check the folder.",
+                    do="Name the folder of the label maps, or convert them to one of these formats.",
                 )
             return cls(where, files)
         check_there(where, "a folder of maps")

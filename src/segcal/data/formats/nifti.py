@@ -189,7 +189,7 @@ class NiftiField(StoredField):
         )
         lies = replace(lies, slope=head.slope, intercept=head.intercept)
         if axes.canonical:
-            lies = _canonical(lies, head.affine, axes.reverse)
+            lies = canonical(lies, head.affine, axes.reverse)
         size = path.stat().st_size
         if _packed(path) and lies.nbytes > RATIO * size:
             raise UnsafeFileError(
@@ -221,7 +221,7 @@ class NiftiField(StoredField):
             stream.read(1)  # at the end of the file its checksum is verified
 
 
-def _canonical(lies: Grid, affine: NDArray[np.float64], reverse: bool) -> Grid:
+def canonical(lies: Grid, affine: NDArray[np.float64], reverse: bool) -> Grid:
     """The grid of a map of three axes turned to the closest canonical ones."""
     turn: NDArray[np.float64] = io_orientation(affine)
     if lies.channelled or len(lies.stored) != 3 or np.isnan(turn).any():

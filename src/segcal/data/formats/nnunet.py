@@ -9,7 +9,7 @@ until 2026), the box is found in the probabilities, or the case is refused when 
 Label maps must lie where the delivered map lies (`geometry`). A case without .npz is a MissingError with the command
 that makes it. `fields['delivered']` is the label map nnU-Net wrote, for one member; members of an ensemble have one
 each, of which none is the ensemble's. `files`: 'folder', 'dataset', 'plans', 'properties' and 'label_map' of the first
-member, 'postprocessing' of the only one, 'labels'. Spacing in mm is known for NIfTI. Where plans.json names a reader
+member, 'postprocessing' of the only one, 'labels'. Spacing in mm is known for volumes. Where plans.json names a reader
 that turns images to canonical axes (`WithReorient`), label maps are turned alike. A delivered map in a format that
 segcal does not read is in `files` and not in `fields`.
 
@@ -29,7 +29,7 @@ from typing import Any
 from segcal.data.case import Case, Field, Origin, Provenance
 from segcal.data.cohort import Cohort
 from segcal.data.files.reading import entries, listed, shown
-from segcal.data.formats import geometry, nifti, pickles
+from segcal.data.formats import geometry, pickles
 from segcal.data.formats import label_maps as maps
 from segcal.data.formats.case_images import CaseImages
 from segcal.data.formats.dataset_json import head_of, read_json
@@ -255,11 +255,12 @@ def _case(
     crop, spacing = _geometry(name, members, scores, records)
     label_path = None if labels is None else labels.path(name)
     delivered = [path for m in members if (path := m.map_of(name)) is not None]
-    volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, nifti.ENDINGS)]
+    volumes = [p for p in [*delivered, label_path] if p is not None and ending(p, maps.VOLUMES)]
     target = None if label_path is None else open_map(label_path, shape, first.axes, scores[0].channels)
-    elsewhere = geometry.compared([nifti.placement(p) for p in volumes], wanted)
+    placements = [maps.placement(p) for p in volumes]
+    elsewhere = geometry.compared(placements, wanted)
     if volumes and spacing is None and len(shape) == 3 and not first.axes.canonical:
-        zooms = nifti.read_header(volumes[0]).zooms[::-1]
+        zooms = placements[0].spacing[::-1]
         spacing = zooms if len(zooms) == 3 else None
     files = {"folder": first.cases[name], "dataset": first.dataset}
     replaced = isinstance(records[0], pickles.StoredArray)
@@ -325,7 +326,7 @@ def _geometry(
             )
         box = found
         value = properties.get("spacing")
-        if member.file_ending.lower() in nifti.ENDINGS and value is not None:
+        if member.file_ending.lower() in maps.VOLUMES and value is not None:
             spacing = _spacing(value, len(field.shape), path)
     return box, spacing
 

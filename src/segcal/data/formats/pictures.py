@@ -34,7 +34,8 @@ from segcal.data.formats.raw import StoredField, grid, octets
 from segcal.data.formats.windows import open_stream
 from segcal.errors import MissingError, ShapeError, UnreadableError, UnsafeFileError
 
-READ_ENDINGS = (".png", ".tif", ".tiff")
+READ_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+_READ = ("PNG", "TIFF", "BMP")
 _GREY = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -99,6 +100,8 @@ def _bits(image: Image.Image, path: Path) -> int:
         with path.open("rb") as file:
             start = file.read(26)
         return start[24]
+    if image.format == "BMP":
+        return 8
     tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF has them
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         raise UnreadableError(
@@ -127,7 +130,7 @@ def _page(image: Image.Image, path: Path) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ImageField(StoredField):
-    """One PNG or TIFF file."""
+    """One PNG, TIFF or BMP file."""
 
     @classmethod
     def find(cls, path: Path) -> ImageField:
@@ -135,7 +138,7 @@ class ImageField(StoredField):
 
         (H, W), or (pages, H, W) for a TIFF of several pages. Reads the header, and decodes nothing.
         """
-        with opened(path, "PNG", "TIFF") as image, readable(path):
+        with opened(path, *_READ) as image, readable(path):
             if image.mode not in _GREY:
                 _page(image, path)
             pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
@@ -149,7 +152,7 @@ class ImageField(StoredField):
 
     def _pages(self) -> Iterator[memoryview]:
         pages, size = (1, self.shape) if len(self.shape) == 2 else (self.shape[0], self.shape[1:])
-        with opened(self.path, "PNG", "TIFF") as image:
+        with opened(self.path, *_READ) as image:
             for k in range(pages):
                 with readable(self.path):
                     image.seek(k)

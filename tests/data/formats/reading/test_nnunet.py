@@ -358,12 +358,12 @@ def test_arguments_that_contradict_the_files(predict: Any, tmp_path: Path) -> No
 def test_maps_in_a_format_that_is_not_read(predict: Any, tmp_path: Path) -> None:
     predict()
     described = json.loads((tmp_path / "m0" / "dataset.json").read_text())
-    (tmp_path / "m0" / "dataset.json").write_text(json.dumps({**described, "file_ending": ".mha"}))
+    (tmp_path / "m0" / "dataset.json").write_text(json.dumps({**described, "file_ending": ".vtk"}))
     for case in "ab":
-        (tmp_path / "m0" / f"{case}.nii.gz").rename(tmp_path / "m0" / f"{case}.mha")
+        (tmp_path / "m0" / f"{case}.nii.gz").rename(tmp_path / "m0" / f"{case}.vtk")
     cohort = open_cohort(tmp_path / "m0")
     assert (
-        cohort[0].files["label_map"].name == "a.mha"
+        cohort[0].files["label_map"].name == "a.vtk"
         and "delivered" not in cohort[0].fields
         and cohort[0].spacing is None
     )
