@@ -13,7 +13,6 @@ EXTRAS = {
     "zarr": ("zarr", "numcodecs"),
     "recipe": ("optuna",),
     "torchio": ("torchio",),
-    "sitk": ("SimpleITK",),
 }
 """Packages of extras that segcal itself imports."""
 
@@ -21,7 +20,6 @@ NEEDS = {
     "study": "from segcal.study.study import run",
     "zarr": "from segcal.data.formats.zarr import ZarrSink; ZarrSink('out')",
     "recipe": "import segcal; segcal.Recipe()",
-    "sitk": "from pathlib import Path; from segcal.data.formats import itk; itk.placement(Path('a.mha'))",
     "torchio": "from segcal.study.shift.artefacts import require_torchio; require_torchio()",
 }
 """What cannot be done without each."""

@@ -1,62 +1,69 @@
-"""Label maps and masks that SimpleITK reads and nnU-Net writes beside NIfTI: MetaImage (.mha), NRRD (.nrrd), GIPL
-(.gipl); and where they lie.
+"""Label maps and masks that nnU-Net writes through SimpleITK beside NIfTI, and where they lie: MetaImage (.mha), NRRD
+(.nrrd), GIPL (.gipl).
 
-Promises: the reader is the one of the ending, whatever the file holds; a header that names another file is refused, so
-that nothing but the file is ever opened. The header alone is read to find a field; a map that claims more than its file
-can hold raises UnsafeFileError or UnreadableError. Axes are as in NIfTI: (X, Y, Z) as stored, (Z, Y, X) or canonical
-(`Axes`); world coordinates are turned to NIfTI's, right-anterior-superior. Costs: a map is held whole while it is
-opened. Needs the extra `sitk`; without it, UsageError with its install line. One value a voxel: anything else is a
-ShapeError. Source: itk.org; nnU-Net 2.8.1, nnunetv2/imageio/simpleitk_reader_writer.py.
+Promises: headers are read here and not by ITK, which follows them to other files and can be brought down by them; a
+header that names another file is an UnsafeFileError. The header alone is read to find a field, voxels are unpacked
+piece by piece; a map that claims more than its file can hold raises UnsafeFileError or UnreadableError. Axes are as in
+NIfTI: (X, Y, Z) as stored, (Z, Y, X) or canonical (`Axes`); places are turned to NIfTI's, right-anterior-superior. One
+value a voxel, raw or packed by zlib, as ITK writes: anything else is an UnreadableError that says so. When there is
+nothing: without directions of axes (a GIPL file has none, an NRRD file need not) a file states no place. Source:
+itk.org/Wiki/MetaIO, teem.sourceforge.net/nrrd, ITK's GiplImageIO.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcal.data.case import Window
 from segcal.data.files.journal import Scratch
-from segcal.data.files.reading import readable
+from segcal.data.files.reading import PACKED, readable, shown
 from segcal.data.formats.geometry import Placement, usable
 from segcal.data.formats.nifti import Axes, canonical
 from segcal.data.formats.npz import RATIO
-from segcal.data.formats.raw import StoredField, grid, octets
-from segcal.data.formats.windows import open_stream
-from segcal.errors import ShapeError, UnreadableError, UnsafeFileError, extra
-
-_READERS = {".mha": "MetaImageIO", ".nrrd": "NrrdImageIO", ".gipl": "GiplImageIO"}
-ENDINGS = tuple(_READERS)
+from segcal.data.formats.raw import StoredField, grid, piece_size
+from segcal.data.formats.windows import open_file, open_stream
+from segcal.errors import UnreadableError, UnsafeFileError
 
 HEAD = 1 << 16
 """Most bytes of a header."""
 
-_GIPL = 256
-"""Bytes before the voxels of a GIPL file, which ITK does not hold against its size."""
+MOST = 1e15
+"""Beyond any number of a header."""
 
-_TYPES = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
-
-
-def _library() -> Any:
-    with extra("sitk"):
-        import SimpleITK
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    return SimpleITK
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From ITK's world to NIfTI's."""
 
 
-def _header(path: Path) -> Any:
-    """A reader of `path` that has read the header, and that alone."""
-    library, known = _library(), path.suffix.lower()
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a header says: `shape` (X, Y, Z); `offset`, bytes before the voxels; whether they are `packed`; `spacing` in
+    mm; `affine` (4, 4), voxel to mm in NIfTI's world, or None where no directions are stated.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    offset: int
+    packed: bool
+    spacing: tuple[float, ...]
+    affine: NDArray[np.float64] | None
+
+
+def read_header(path: Path) -> Header:
+    """The header of `path`, by its ending. Raises MissingError, UnreadableError or UnsafeFileError."""
+    known = path.suffix.lower()
     with readable(path):
         with path.open("rb") as file:
             head = file.read(HEAD)
-        lies_in = _metaimage(head) if known == ".mha" else _nrrd(head) if known == ".nrrd" else LOCAL
-        if lies_in is None:
+        if not re.match(_BEGINNINGS[known], head, re.DOTALL):
             raise UnreadableError(
                 str(path),
                 found=f"no header of a {known} file",
@@ -66,115 +73,214 @@ def _header(path: Path) -> Any:
                     " SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'CASE.nii.gz')."
                 ),
             )
-        if lies_in != LOCAL:
-            raise UnsafeFileError(
-                str(path),
-                found="a header that names another file for its voxels",
-                expected="voxels in the file itself",
-                do="Write the map again as one file.",
-            )
-        reader = library.ImageFileReader()
-        reader.SetImageIO(_READERS[known])
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-    return reader
+        return _PARSERS[known](path, head)
 
 
-LOCAL = "here"
-"""Where the voxels lie: in the file itself."""
+def _elsewhere(path: Path, name: str) -> UnsafeFileError:
+    return UnsafeFileError(
+        str(path),
+        found=f"a header that takes its voxels from {shown(name, 60)}",
+        expected="voxels in the file itself",
+        do="Write the map again as one file.",
+    )
 
 
-def _metaimage(head: bytes) -> str | None:
-    """Where a MetaImage header says that the voxels lie; None for what is no such header."""
-    for line in head.split(b"\n"):
-        parts = re.fullmatch(rb"\s*(\w+)\s*[=:]([^\r]*)\r?", line)
-        if parts is None:
-            return None
-        if parts[1].lower() == b"elementdatafile":
-            return LOCAL if parts[2].strip().lower() == b"local" else "elsewhere"
-    return None
+def _metaimage(path: Path, head: bytes) -> Header:
+    fields: dict[str, str] = {}
+    offset = 0
+    while "elementdatafile" not in fields:
+        end = head.index(b"\n", offset)
+        key, _, value = head[offset:end].decode("latin-1").partition("=")
+        fields[key.strip().lower()] = value.strip()
+        offset = end + 1
+    if fields["elementdatafile"].lower() != "local":
+        raise _elsewhere(path, fields["elementdatafile"])
+    _plain(fields, binarydata="true", elementnumberofchannels="1", headersize="0")
+    shape = _shape(fields["dimsize"], int(fields["ndims"]))
+    dtype = np.dtype(_META[fields["elementtype"].upper()])
+    big = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false")).lower() == "true"
+    n = len(shape)
+    spacing = _numbers(fields.get("elementspacing", fields.get("elementsize", "1 " * n)), n)
+    turn = fields.get("transformmatrix", fields.get("rotation", fields.get("orientation")))
+    rows = np.eye(n) if turn is None else np.reshape(_numbers(turn, n * n), (n, n))  # a row a direction
+    origin = _numbers(fields.get("offset", fields.get("position", fields.get("origin", "0 " * n))), n)
+    packed = fields.get("compresseddata", "false").lower() == "true"
+    affine = LPS @ _affine(rows.T * np.array(spacing), origin)
+    return Header(shape, dtype.newbyteorder(">" if big else "<"), offset, packed, spacing, affine)
 
 
-def _nrrd(head: bytes) -> str | None:
-    """Where an NRRD header says that the voxels lie; None for what is no such header."""
-    lines = [line.strip() for line in head.split(b"\n")]
-    if not lines[0].startswith(b"NRRD000") or b"" not in lines:
-        return None
-    fields = {line.split(b":")[0].replace(b" ", b"").lower() for line in lines[: lines.index(b"")]}
-    return "elsewhere" if b"datafile" in fields else LOCAL
+def _nrrd(path: Path, head: bytes) -> Header:
+    end = re.search(rb"\n\r?\n", head)
+    if end is None:
+        raise ValueError("a header without an end")
+    pairs = [line.strip().partition(":") for line in head[: end.start()].decode("latin-1").split("\n")[1:]]
+    fields = {key.replace(" ", "").lower(): value.strip() for key, _, value in pairs if not value.startswith("=")}
+    if "datafile" in fields:
+        raise _elsewhere(path, fields["datafile"])
+    _plain(fields, byteskip="0", lineskip="0")
+    if set(fields.get("kinds", "domain").lower().split()) - {"domain", "space", "none", "???"}:
+        raise ValueError(f"kinds of axes {shown(fields['kinds'], 60)}, where one value a voxel is wanted")
+    if fields["encoding"].lower() not in ("raw", "gzip", "gz"):
+        raise ValueError(f"encoding {shown(fields['encoding'], 40)}, of which raw and gzip are read")
+    shape = _shape(fields["sizes"], int(fields["dimension"]))
+    dtype = np.dtype(_NRRD[fields["type"].lower().replace("_t", "").replace(" int", "").removeprefix("signed ")])
+    n, affine = len(shape), None
+    spacing = _numbers(fields.get("spacings", "1 " * n), n)
+    if "spacedirections" in fields:
+        vectors = np.reshape(_numbers(re.sub(r"[(),]", " ", fields["spacedirections"]), n * n), (n, n)).T
+        spacing = tuple(float(s) for s in np.linalg.norm(vectors, axis=0))
+        origin = _numbers(re.sub(r"[(),]", " ", fields.get("spaceorigin", "0 " * n)), n)
+        turn = _SPACES.get(fields.get("space", "").lower())
+        affine = None if turn is None else turn @ _affine(vectors, origin)
+    packed = fields["encoding"].lower() != "raw"
+    big = fields.get("endian", "little").lower() == "big"
+    return Header(shape, dtype.newbyteorder(">" if big else "<"), end.end(), packed, spacing, affine)
+
+
+def _gipl(path: Path, head: bytes) -> Header:
+    sizes = [n for n in struct.unpack(">4H", head[:8]) if n]
+    kind, *spacing = struct.unpack(">H4f", head[8:26])
+    shape = _shape(" ".join(map(str, sizes)), len(sizes))
+    return Header(shape, np.dtype(_GIPL[kind]), 256, False, tuple(float(s) for s in spacing[: len(shape)]), None)
+
+
+def _plain(fields: Mapping[str, str], **only: str) -> None:
+    """ValueError for a field that has another value than the one that is read."""
+    for name, value in only.items():
+        if fields.get(name, value).lower() != value:
+            raise ValueError(f"{name} {shown(fields[name], 40)}, of which {value} is read")
+
+
+def _shape(text: str, count: int) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in text.split())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape, count = shape[:-1], count - 1
+    if len(shape) != count or not 1 <= count <= 3 or not all(0 < n < 2**31 for n in shape):
+        raise ValueError(f"shape {shown(shape, 60)}, where one value a voxel of (X, Y, Z) is wanted")
+    return shape
+
+
+def _numbers(text: str, count: int) -> tuple[float, ...]:
+    numbers = tuple(float(n) for n in text.split())[:count]
+    if len(numbers) != count or not all(abs(n) < MOST for n in numbers):
+        raise ValueError(f"{shown(text, 60)}, where {count} numbers are wanted")
+    return numbers
+
+
+def _affine(turn: NDArray[np.float64], origin: tuple[float, ...]) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[: len(origin), : len(origin)], affine[: len(origin), 3] = turn, origin
+    return affine
+
+
+_BEGINNINGS = {
+    ".mha": rb"\s*\w+ *= *[^\n\0]*\r?\n",
+    ".nrrd": rb"NRRD000\d\r?\n",
+    ".gipl": rb".{252}(\xef\xff\xe9\xb0|\x2a\xe3\x89\xb8)",
+}
+_PARSERS: Mapping[str, Callable[[Path, bytes], Header]] = {".mha": _metaimage, ".nrrd": _nrrd, ".gipl": _gipl}
+ENDINGS = tuple(_PARSERS)
+_META = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_NRRD = {
+    "char": "i1",
+    "int8": "i1",
+    "unsigned char": "u1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "unsigned short": "u2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "unsigned": "u4",
+    "uint": "u4",
+    "uint32": "u4",
+    "longlong": "i8",
+    "long long": "i8",
+    "int64": "i8",
+    "ulonglong": "u8",
+    "unsigned long long": "u8",
+    "uint64": "u8",
+    "float": "f4",
+    "double": "f8",
+}
+_GIPL = {7: ">i1", 8: ">u1", 15: ">i2", 16: ">u2", 31: ">u4", 32: ">i4", 64: ">f4", 65: ">f8"}
+_SPACES = {
+    **dict.fromkeys(("left-posterior-superior", "lps"), LPS),
+    **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
+    **dict.fromkeys(("left-anterior-superior", "las"), np.diag([-1.0, 1.0, 1.0, 1.0])),
+}
 
 
 @dataclass(frozen=True)
 class ItkField(StoredField):
-    """One file."""
+    """One file; its voxels begin at `offset`, and may be `packed`."""
+
+    offset: int
+    packed: bool
 
     @classmethod
     def find(cls, path: Path, *, axes: Axes) -> ItkField:
         """The map in `path`, with its axes in the order `axes`. Reads the header only."""
-        reader = _header(path)
-        shape = tuple(int(n) for n in reader.GetSize())
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) > 3 or reader.GetNumberOfComponents() != 1:
-            raise ShapeError(
-                str(path),
-                found=f"a volume of shape {shape} with {reader.GetNumberOfComponents()} values a voxel",
-                expected="one value a voxel: (X, Y, Z)",
-                do="Save one label map a case.",
-            )
-        library = _library()
-        types = {getattr(library, f"sitk{name}"): np.dtype(name.lower()) for name in _TYPES}
-        dtype = types.get(reader.GetPixelID())
-        if dtype is None:
-            kind = library.GetPixelIDValueAsString(reader.GetPixelID())
-            raise UnreadableError(
-                str(path), found=f"values of type {kind}", expected="real numbers", do="Store labels as integers."
-            )
-        lies = grid(shape, dtype, str(path), fortran=True, channel_axis=None, reverse=axes.reverse)
+        head = read_header(path)
+        lies = grid(head.shape, head.dtype, str(path), fortran=True, channel_axis=None, reverse=axes.reverse)
         size = path.stat().st_size
-        if lies.nbytes > RATIO * size:
+        if head.packed and lies.nbytes > RATIO * size:
             raise UnsafeFileError(
                 str(path),
                 found=f"{size} bytes that claim to unpack to {lies.nbytes}",
                 expected=f"at most {RATIO} times as many",
-                do="The file is damaged or made to fill the memory; do not use it.",
+                do="The file is damaged or made to fill the disk; do not use it.",
             )
-        if path.suffix.lower() == ".gipl" and _GIPL + lies.nbytes > size:
+        if not head.packed and head.offset + lies.nbytes > size:
             raise UnreadableError(
                 str(path),
                 found=f"{size} bytes",
-                expected=f"{_GIPL + lies.nbytes} for shape {shape} of {dtype}",
+                expected=f"{head.offset + lies.nbytes} for shape {head.shape} of {head.dtype}",
                 do="It may be truncated: copy this file again.",
             )
         if axes.canonical:
-            lies = canonical(lies, _affine(reader), axes.reverse)
-        return cls(path, lies)
+            lies = canonical(lies, LPS if head.affine is None else head.affine, axes.reverse)
+        return cls(path, lies, head.offset, head.packed)
 
     def open(self, scratch: Scratch) -> contextlib.AbstractContextManager[Window]:
         """Open for reading by windows."""
-        return open_stream(self._values(), self.grid, scratch, self.where)
+        if self.packed:
+            return open_stream(self._pieces(piece_size(scratch)), self.grid, scratch, self.where)
+        return open_file(self.path, self.offset, self.grid, scratch, self.where)
 
-    def _values(self) -> Iterator[memoryview]:
-        reader = _header(self.path)
-        with readable(self.path):
-            image = reader.Execute()
-            values = _library().GetArrayViewFromImage(image).reshape(self.grid.stored)
-            yield octets(np.ascontiguousarray(values, self.grid.dtype))
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        left, stream = self.grid.nbytes, zlib.decompressobj(47)  # zlib or gzip, as the data say
+        with readable(self.path), self.path.open("rb") as file:
+            file.seek(self.offset)
+            while not stream.eof:
+                data = stream.unconsumed_tail or file.read(PACKED)
+                if not data:
+                    raise EOFError("packed data that end early")
+                piece = stream.decompress(data, min(size, left + 1))  # at the end the checksum is verified
+                left -= len(piece)
+                if left < 0:
+                    raise ValueError("more voxels than its header says")
+                yield piece
 
 
 def placement(path: Path) -> Placement:
-    """Where a file lies, in NIfTI's coordinates. A GIPL file has no directions of axes, and so states no place."""
-    reader = _header(path)
-    affine, states = _affine(reader), path.suffix.lower() != ".gipl"
-    shape, sizes = (tuple(int(n) for n in reader.GetSize()[:3]), tuple(float(s) for s in reader.GetSpacing()[:3]))
-    return Placement(path, shape, sizes, (affine,) if states and usable(affine) else ())
-
-
-def _affine(reader: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Voxel to mm, (4, 4), right-anterior-superior: ITK's are left-posterior-superior."""
-    count = len(reader.GetSize())
-    turn = np.reshape(reader.GetDirection(), (count, count)) * np.array(reader.GetSpacing())
-    affine = np.eye(4)
-    kept = min(count, 3)
-    affine[:kept, :kept], affine[:kept, 3] = turn[:kept, :kept], reader.GetOrigin()[:kept]
-    return np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    """Where a file lies."""
+    head = read_header(path)
+    stated = () if head.affine is None or not usable(head.affine) else (head.affine,)
+    return Placement(path, head.shape, head.spacing, stated)

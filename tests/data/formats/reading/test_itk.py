@@ -74,12 +74,15 @@ def test_hostile_and_damaged_files(tmp_path: Path, read: Callable[..., Any]) -> 
             read(maps.open_map(tmp_path / name, (8, 8, 8), AS_STORED))
 
     pipe = str(tmp_path / "pipe").encode()
-    for other in (b"= " + pipe, b": LIST", b"=x.raw\r"):
+    for other in (b"= " + pipe, b"= LIST", b"=x.raw\r"):
         head = good.partition(b"ElementDataFile")[0] + b"elementDataFile " + other + b"\n"
-        refused("a.mha", head + b"ElementDataFile = LOCAL\n", UnsafeFileError, "names another file")
-    refused("a.mha", b"Comment = x\rElementDataFile = /a\nElementDataFile = LOCAL\n", UnreadableError, "no header")
+        refused("a.mha", head + b"ElementDataFile = LOCAL\n", UnsafeFileError, "takes its voxels from")
+    refused("a.mha", b"Comment = x\rElementDataFile = /a\nElementDataFile = LOCAL\n", UnreadableError, r"a\.mha: ")
     nrrd = save(tmp_path / "good.nrrd", np.zeros((8, 8, 8), np.uint8)).read_bytes()
-    refused("a.nrrd", nrrd.replace(b"encoding", b"Data File: " + pipe + b"\nencoding"), UnsafeFileError, "another file")
+    detached = nrrd.replace(b"encoding", b"Data File: " + pipe + b"\nencoding")
+    refused("a.nrrd", detached, UnsafeFileError, "takes its voxels from")
+    refused("a.nrrd", nrrd.replace(b"encoding: gzip", b"encoding: bzip2"), UnreadableError, "of which raw and gzip are")
+    refused("a.mha", good.replace(b"NDims = 3", b"NDims =-3"), UnreadableError, "where one value a voxel")
     refused("a.nrrd", nrrd.replace(b"sizes: 8 8 8", b"sizes: 99999 99999 9"), UnsafeFileError, "claim to unpack")
     refused("a.mha", good.replace(b"DimSize = 8 8 8", b"DimSize = 99999 99999 9"), UnsafeFileError, "claim to unpack")
     refused("a.nrrd", nrrd[:-8], UnreadableError, r"a\.nrrd: found a file that cannot be read")
@@ -89,7 +92,7 @@ def test_hostile_and_damaged_files(tmp_path: Path, read: Callable[..., Any]) -> 
         refused(name, b"\x1f\x8b" + bytes(400), UnreadableError, f"{name}: ")
         refused(name, b"", UnreadableError, f"{name}: ")
     save(tmp_path / "a.mha", np.zeros((8, 8, 8, 2), np.uint8), vector=True)
-    with pytest.raises(ShapeError, match="with 2 values a voxel"):
+    with pytest.raises(UnreadableError, match="elementnumberofchannels '2', of which 1 is read"):
         maps.open_map(tmp_path / "a.mha", (8, 8, 8), AS_STORED)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import zarr
 from PIL import Image
 
@@ -27,6 +28,8 @@ def save(path: Path, labels: np.ndarray[Any, Any]) -> None:
         np.savez_compressed(path, y=labels)
     elif known == ".zarr":
         zarr.create_array(path, shape=labels.shape, chunks=(2, 2), dtype=labels.dtype)[...] = labels
+    elif known in (".mha", ".nrrd", ".gipl"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels.T), str(path))
     else:
         Image.fromarray(labels).save(path)
 
@@ -95,5 +98,5 @@ def test_folders_that_serve_no_case(tmp_path: Path) -> None:
     assert single.path("b") == tmp_path / "a.npy"
     with pytest.raises(UsageError, match="one file for 2 cases"):
         single.check(["b", "c"])
-    with pytest.raises(UsageError, match=r"'\.bmp'"):
-        open_map(tmp_path / "a.bmp", (3,), AS_STORED)
+    with pytest.raises(UsageError, match=r"'\.gif'"):
+        open_map(tmp_path / "a.gif", (3,), AS_STORED)
