@@ -18,7 +18,7 @@ from segcal import evaluate_arrays
 from segcal.errors import ShapeError, UsageError
 from segcal.metrics.statistics.clustered import clustered_mean
 from segcal.metrics.statistics.estimate import Estimate
-from segcal.report import figures
+from segcal.report import figures, slices
 
 
 def block(sharpness: float, seed: int = 0) -> dict[str, Any]:
@@ -37,12 +37,22 @@ def estimate(mean: float, spread: float = 0.02) -> Estimate:
 BEFORE, AFTER = block(2.5), block(1.0)
 FOUND = {"uncalibrated": estimate(0.2), "ts": estimate(0.03, 0.005), "dc": estimate(0.004, 0.001)}
 SLICE = np.arange(24).reshape(4, 6) % 3
+NAMES = ("air", "bone", "fat")
+
+
+def a_slice(**given: Any) -> slices.Slice:
+    wrong = {"before": SLICE / 9, "truth": np.where(SLICE == 1, np.nan, SLICE / 5)}
+    shown = {"labels": SLICE, "predicted": SLICE[::-1], "errors": wrong, "caption": "case_1\nslice 3 of 9", **given}
+    return slices.Slice(**{"aspect": 1.3, **shown})
+
+
 DRAW: dict[str, Callable[[Path], Path]] = {
     "reliability": lambda path: figures.reliability(BEFORE, AFTER, path, title="made up"),
     "gains": lambda path: figures.gains({"ts": estimate(-0.1), "dc": estimate(-0.15)}, path, highlight="dc"),
     "distances": lambda path: figures.distances(FOUND, path, highlight="dc"),
-    "error_maps": lambda path: figures.error_maps(
-        SLICE, SLICE, {"before": SLICE / 9, "truth": SLICE / 5}, ("air", "bone", "fat"), path, aspect=1.3
+    "slices": lambda path: slices.slices([a_slice(), a_slice(image=SLICE / 2)], NAMES, path, title="made up"),
+    "places": lambda path: figures.places(
+        {"": [figures.Panel("all voxels", BEFORE, AFTER), figures.Panel("boundary", BEFORE, AFTER)]}, path
     ),
     "field": lambda path: figures.field(np.where(SLICE > 1, np.nan, SLICE), path, title="made up", label="F"),
 }
@@ -82,6 +92,27 @@ def test_reliability_says_the_numbers(tmp_path: Path) -> None:
     assert BEFORE["ece"] > 2 * AFTER["ece"]
 
 
+def test_a_slice_says_where_it_is_and_what_is_seen(tmp_path: Path) -> None:
+    said = ["case_1", "slice 3 of 9", "error probability,", "before", "truth", "bone", "fat"]
+    text = slices.slices([a_slice()], NAMES, tmp_path / "s.svg").read_text()
+    assert all(f"<!-- {one} -->" in text for one in [*said, "air"])
+    over = slices.slices([a_slice(image=SLICE / 2)], NAMES, tmp_path / "o.svg").read_text()
+    assert all(f"<!-- {one} -->" in over for one in [*said, "image"])
+    assert "<!-- air -->" not in over  # the background lets the image through
+    many = slices.slices(
+        [a_slice(labels=np.arange(24).reshape(4, 6))], [f"n{k}" for k in range(24)], tmp_path / "m.svg"
+    )
+    assert "<!-- n11 -->" in many.read_text() and "<!-- and 12 more -->" in many.read_text()
+
+
+def test_places_stand_beside_each_other_with_their_numbers(tmp_path: Path) -> None:
+    panels = [figures.Panel("all voxels", BEFORE, AFTER), figures.Panel("foreground", AFTER, None)]
+    text = figures.places({"core": panels, "<whole>": panels[:1]}, tmp_path / "p.svg").read_text()
+    for said in ("core: all voxels", "core: foreground", f"ECE  {BEFORE['ece']:.1%}", f"ECE  {AFTER['ece']:.1%}"):
+        assert f"<!-- {said} -->" in text
+    assert "<whole>" not in text
+
+
 def test_methods_are_named(tmp_path: Path) -> None:
     text = figures.distances(FOUND, tmp_path / "d.svg").read_text()
     assert all(f"<!-- {name} -->" in text for name in FOUND)
@@ -104,13 +135,15 @@ def test_nothing_to_draw_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
         lambda: figures.reliability(empty, AFTER, tmp_path / "f.png"),
         lambda: figures.gains({}, tmp_path / "f.png"),
         lambda: figures.distances({"a": clustered_mean([0.0, 0.0], ["a", "b"])}, tmp_path / "f.png"),
-        lambda: figures.error_maps(SLICE, SLICE, {}, ("a", "b", "c"), tmp_path / "f.png"),
+        lambda: a_slice(errors={}),
+        lambda: slices.slices([], NAMES, tmp_path / "f.png"),
+        lambda: figures.places({"": []}, tmp_path / "f.png"),
         lambda: figures.gains(FOUND, tmp_path / "f.docx"),
     ):
         with pytest.raises(UsageError):
             attempt()
     with pytest.raises(ShapeError, match="predicted: found shape"):
-        figures.error_maps(SLICE, SLICE[:2], {"e": SLICE / 9}, ("a", "b", "c"), tmp_path / "f.png")
+        a_slice(predicted=SLICE[:2])
     assert list(tmp_path.iterdir()) == []
 
 

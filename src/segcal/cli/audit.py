@@ -12,6 +12,7 @@ from segcal.cli.console import Output
 from segcal.cli.options import (
     AS_USUAL,
     LABELLED_AS_THEY_ARE,
+    Figures,
     Labelled,
     Running,
     Seed,
@@ -42,6 +43,7 @@ def audit(
     shifts: str = "1,10,100",
     seed: Seed = 0,
     energy_maps: Path | None = None,
+    figures: Figures = None,
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
@@ -54,7 +56,7 @@ def audit(
     changed labels are also compared with the truth.
 
         segcal audit cal.safetensors RESULTS
-        segcal audit cal.safetensors RESULTS --labels LABELS --energy-maps MAPS
+        segcal audit cal.safetensors RESULTS --labels LABELS --energy-maps MAPS --figures FIGURES
 
     Parameters
     ----------
@@ -82,16 +84,27 @@ def audit(
     loaded = load(calibrator)
     cohort = cohort_of(results, scores, loaded)
     claim(running, inputs=[calibrator, *results, *scores.read()], cohort=cohort)
+    if figures is not None:
+        from segcal.tasks import figures as drawing  # matplotlib takes a second
+        from segcal.tasks.evaluate import evaluate
+
+        cohort = cohort.labelled()
+        drawing.claim([figures], cohort, [calibrator, *results, *scores.read()], overwrite=running.overwrite)
     if energy_maps is not None:
         claim_maps(energy_maps, cohort, [*results, *scores.read()], overwrite=running.overwrite)
     with engine_of(running) as engine:
         found = auditing.audit(
             loaded, cohort, engine, shifts=sizes, seed=seed, energy_maps=energy_maps, zyx=scores.zyx, go_on=go_on
         )
-    result = found.to_json()
+        drawn = {}
+        if figures is not None:
+            scored = evaluate(cohort, loaded, engine, fitted="include", go_on=go_on)
+            used = {case.id: loaded for case in scored.cohort}
+            drawn = drawing.draw(figures, scored, used, engine, name=loaded.method, zyx=scores.zyx)
+    result = {**found.to_json(), "figures": {name: str(path) for name, path in drawn.items()}}
     show(out, result)
-    if energy_maps is not None:
-        out.text(f"written: {energy_maps}")
+    for path in [*([] if energy_maps is None else [energy_maps]), *drawn.values()]:
+        out.text(f"written: {path}")
     out.json(result)
     return BROKEN if found.broken else 0
 

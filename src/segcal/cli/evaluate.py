@@ -13,6 +13,7 @@ from segcal.cli.options import (
     AS_USUAL,
     LABELLED_AS_THEY_ARE,
     PARTLY,
+    Figures,
     Labelled,
     Running,
     all_there,
@@ -32,6 +33,7 @@ def evaluate(
     fitted: Literal["refuse", "exclude", "include"] = "refuse",
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     csv: Path | None = None,
+    figures: Figures = None,
     slice_axis: int | None = None,
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
@@ -74,14 +76,23 @@ def evaluate(
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)
     cohort = cohort_of(heldout, scores, loaded, damaged="exclude").labelled()
-    claim(running, [(csv, claims.CASES)], [calibrator, *heldout, *scores.read()], cohort)
+    read = [*([] if calibrator is None else [calibrator]), *heldout, *scores.read()]
+    claim(running, [(csv, claims.CASES)], read, cohort)
+    if figures is not None:
+        from segcal.tasks import figures as drawing  # matplotlib takes a second
+
+        drawing.claim([figures], cohort, read, overwrite=running.overwrite)
     cohort = cohort if slice_axis is None else cohort.sliced(slice_axis)
     cohort, regrouped = grouped_as_fitted(cohort, loaded)
     out.notes(regrouped)
     told = warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude")
-    result = found.to_json()
+        drawn = {}
+        if figures is not None:
+            used, method = {case.id: loaded for case in found.cohort}, "" if loaded is None else loaded.method
+            drawn = drawing.draw(figures, found, used, engine, name=method, zyx=scores.zyx)
+    result = {**found.to_json(), "figures": {name: str(path) for name, path in drawn.items()}}
     out.notes(found.notes)
     result["notes"] = [*map(str, told), *regrouped, *result["notes"]]
     what = (
@@ -101,7 +112,8 @@ def evaluate(
     out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))
     if csv is not None:
         tables.write_cases(csv, result["per_case"])
-        out.text(f"written: {csv}")
+    for path in [*([] if csv is None else [csv]), *drawn.values()]:
+        out.text(f"written: {path}")
     out.json(result)
     failed = found.cohort.damaged
     failures(failed, len(found.cohort) + len(failed), "not scored; the numbers are those of the others.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +14,7 @@ from segcal.cli.console import Output
 from segcal.cli.options import (
     AS_USUAL,
     LABELLED_AS_THEY_ARE,
+    Figures,
     Labelled,
     Running,
     Seed,
@@ -77,6 +78,7 @@ def fit(
     folds: int = 5,
     seed: Seed = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
+    figures: Figures = None,
     free_decision: Annotated[bool, Parameter(show_default=False)] = False,
     may_change_labels: Annotated[bool, Parameter(show_default=False)] = False,
     invariant: Annotated[bool, Parameter(show_default=False)] = False,
@@ -182,6 +184,13 @@ def fit(
     choice = {"may_change_labels": may_change_labels, "invariant": invariant, "among": among is not None}
     given = {**{name: value is not None for name, value in options.items()}, "no_crossfit": no_crossfit}
     check_auto(method, choice, {**given, "free_decision": free_decision})
+    if figures is not None and no_crossfit:
+        raise UsageError(
+            "--figures",
+            found="--no-crossfit beside it",
+            expected="cross-fitted numbers, which the figures show",
+            do="Leave --no-crossfit out, or draw other cases with segcal evaluate --figures.",
+        )
     from segcal.tasks.fit import files_of, fit_chosen, methods_of
     from segcal.tasks.fit import fit as fit_methods
 
@@ -194,6 +203,12 @@ def fit(
     cohort = cohort_of(results, scores).labelled()
     written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS)]
     claim(running, written, [*results, *scores.read()], cohort)
+    if figures is not None:
+        from segcal.tasks import figures as drawing  # matplotlib takes a second
+
+        # of several methods each has a folder
+        folders = {name: figures / name if len(files) > 1 else figures for name in files}
+        drawing.claim(list(folders.values()), cohort, [*results, *scores.read()], overwrite=running.overwrite)
     told = warn(out, cohort, running)
     if free_decision and not cohort.head.can_keep_decision:
         raise UsageError(
@@ -219,10 +234,17 @@ def fit(
             done = fit_methods(
                 chosen, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep
             )
-    done.save(files)
-    show(out, done, files, scores.advised(told))
+        done.save(files)
+        drawn: dict[str, Path] = {}
+        if figures is not None:
+            for name, evaluation in done.evaluations.items():
+                folder = folders[AUTO if method == AUTO else name]
+                new = drawing.draw(folder, evaluation, done.held_out(name), engine, name=name, zyx=scores.zyx)
+                drawn |= {f"{name}.{what}" if len(folders) > 1 else what: path for what, path in new.items()}
+    show(out, done, files, scores.advised(told), drawn.values())
     why = {} if done.choice is None else {"recommendation": done.choice.to_json()}
-    out.json({**done.to_json(files), "notes": [*map(str, told), *done.notes], **why})
+    found = {**done.to_json(files), "figures": {name: str(path) for name, path in drawn.items()}}
+    out.json({**found, "notes": [*map(str, told), *done.notes], **why})
     return 0
 
 
@@ -293,10 +315,10 @@ def check_auto(method: str, choice: Mapping[str, bool], given: Mapping[str, bool
             )
 
 
-def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled) -> None:
+def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled, drawn: Collection[Path] = ()) -> None:
     """What was compared and why one was chosen, how each fit ended, tables, and what to type next.
 
-    `scores`: options as the next commands carry them.
+    `scores`: options as the next commands carry them; `drawn`: figures that were written.
     """
     how = "Cross-fitted: every case scored by a fit without it and its group"
     if done.choice is not None:
@@ -338,7 +360,7 @@ def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled)
                 " delivered label map as it is"
             ]
         )
-    for path in files.values():
+    for path in (*files.values(), *drawn):
         out.text(f"written: {path}")
     out.next(
         typed(

@@ -52,6 +52,17 @@ LABEL_MAP = (
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]
 """Which random numbers are drawn."""
 
+Figures = Annotated[
+    Path | None,
+    Parameter(
+        help="Folder for two pictures: reliability.png, confidence against what was right, for all voxels, for the"
+        " predicted foreground and at its boundary; and worst_cases.png, a slice of the cases with the worst"
+        " probabilities: labels, prediction and probability of an error, before and after; with --images over the"
+        " image."
+    ),
+]
+"""Where pictures of what was measured go."""
+
 Several = Parameter(consume_multiple=True, negative="", show_default=False)
 
 

@@ -110,6 +110,11 @@ class Softmax:
         """The highest label that a label map of decisions can hold."""
         return len(self.classes) - 1
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What each label from 0 on stands for."""
+        return self.classes
+
     def declared(
         self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | Sequence[int] | None
     ) -> Softmax:

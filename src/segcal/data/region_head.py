@@ -135,6 +135,15 @@ class Regions:
         """The highest label that a label map of decisions can hold."""
         return max(self.order)
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What each label from 0 on stands for: the regions it is in."""
+        inside = [
+            [name for name, members in zip(self.names, self.members, strict=True) if label in members]
+            for label in range(max(self.labels - 1, self.highest) + 1)
+        ]
+        return tuple(" + ".join(names) or "in no region" for names in inside)
+
     def declared(
         self, classes: Sequence[str] | None, background: int | EllipsisType | None, ignore: int | Sequence[int] | None
     ) -> Regions:

@@ -1,5 +1,5 @@
-"""Figures of an evaluation: reliability before and after, gains by method with their intervals, distances to a known
-truth, and maps of one slice.
+"""Figures of an evaluation: reliability before and after, overall and by place, gains by method with their intervals,
+distances to a known truth, and a field.
 
 Each takes numbers that were already computed and writes one file, whose ending (.png, .svg, .pdf) chooses the format;
 it returns the path. Promises: colours that colour-blind readers can tell apart (Okabe and Ito), text of at least 7
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from segcal.data.files import journal
@@ -31,7 +31,6 @@ from segcal.errors import ShapeError, UsageError, visible
 from segcal.metrics.statistics.estimate import Estimate
 
 BEFORE, AFTER, TRUTH, GREY = "#D55E00", "#0072B2", "#009E73", "#6b6b6b"
-CLASSES = ("#f2f2f2", "#56B4E9", "#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -90,7 +89,7 @@ def reliability(
                 do="For regions, draw the own block of each, under 'regions'.",
             )
     top = max(max(_shares(b)) for b in (before, after))
-    with _drawing(path, 6.4, 4.3 if title else 4.1) as figure:
+    with drawing(path, 6.4, 4.3 if title else 4.1) as figure:
         grid = figure.add_gridspec(2, 2, height_ratios=(4.5, 1), wspace=0.07)
         for column, (block, name, colour) in enumerate(((before, names[0], BEFORE), (after, names[1], AFTER))):
             upper = figure.add_subplot(grid[0, column])
@@ -110,6 +109,65 @@ def reliability(
     return Path(path)
 
 
+@dataclass(frozen=True)
+class Panel:
+    """Reliability in one place: the block `before`, and `after` where there is a calibrator. A block holds a
+    `reliability` curve, and an `ece` that is written beside it.
+    """
+
+    title: str
+    before: Block
+    after: Block | None
+
+
+def places(
+    rows: Mapping[str, Sequence[Panel]], path: StrPath, *, names: tuple[str, str] = ("uncalibrated", "calibrated")
+) -> Path:
+    """Reliability before and after in each place, a place a column, a region (by name) a row.
+
+    Places without voxels are left out by the caller; rows may differ in length. No panel: UsageError.
+    """
+    wide = max((len(panels) for panels in rows.values()), default=0)
+    if not wide:
+        raise UsageError(
+            "rows", found="no place", expected="at least one with voxels", do="Evaluate at least one labelled case."
+        )
+    width, tall = WIDE / 3 * wide + (0.4 if wide == 1 else 0), 2.55 * len(rows) + 0.75
+    with drawing(path, width, tall) as figure:
+        grid = figure.add_gridspec(2 * len(rows), wide, height_ratios=(4.5, 1.1) * len(rows))
+        for row, (region, panels) in enumerate(rows.items()):
+            both = [b for panel in panels for b in (panel.before, panel.after) if b is not None]
+            top = max(max(_shares(block)) for block in both)
+            for column, panel in enumerate(panels):
+                upper = figure.add_subplot(grid[2 * row, column])
+                lower = figure.add_subplot(grid[2 * row + 1, column], sharex=upper)
+                blocks = [(panel.before, BEFORE)] + ([] if panel.after is None else [(panel.after, AFTER)])
+                for k, (block, colour) in enumerate(blocks):
+                    _points(upper, block, colour)
+                    _outline(lower, block, colour, top)
+                    upper.text(
+                        *(0.97, 0.05 + 0.1 * (len(blocks) - 1 - k), f"ECE  {block['ece']:.1%}"),
+                        transform=upper.transAxes,
+                        ha="right",
+                        color=colour,
+                    )
+                upper.set_title(words(f"{region}: {panel.title}" if region else panel.title), fontsize=8.5)
+                for axes in (upper, lower):
+                    axes.tick_params(labelleft=not column)
+                if not column:
+                    upper.set_ylabel("labelled correctly")
+                    lower.set_ylabel("voxels")
+                if row == len(rows) - 1:
+                    lower.set_xlabel("confidence in the predicted label")
+        keys = [Line2D([], [], color=GREY, lw=0.9, ls=DASHED, label="confidence as it should be")]
+        shown = zip(names, (BEFORE, AFTER), strict=True)
+        keys += [
+            Line2D([], [], color=c, marker="o", ms=4, lw=1.5, label=words(n)) for n, c in list(shown)[: len(blocks)]
+        ]
+        figure.legend(handles=keys, loc="outside upper center", ncols=3, frameon=False)
+    return Path(path)
+
+
 def gains(
     differences: Mapping[str, Estimate], path: StrPath, *, what: str = "NLL", highlight: str | None = None
 ) -> Path:
@@ -118,7 +176,7 @@ def gains(
     """
     drawn = _known(differences)
     level = next(iter(drawn.values())).level
-    with _drawing(path, 4.6, 0.75 + 0.27 * len(drawn)) as figure:
+    with drawing(path, 4.6, 0.9 + 0.27 * len(drawn)) as figure:
         axes = figure.add_subplot()
         axes.axvline(0, color=GREY, lw=0.8, ls=DASHED)
         for row, (name, e) in enumerate(drawn.items()):
@@ -127,7 +185,9 @@ def gains(
                 axes.plot([e.low, e.high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
             axes.plot(e.mean, row, "o", color=colour, ms=4.5)
         _rows(axes, list(drawn), highlight)
-        axes.set_xlabel(f"change in {what} from uncalibrated, mean over cases ({level:.0%} interval)")
+        axes.set_xlabel(
+            f"change in {what} from uncalibrated, mean over cases ({level:.0%} interval);\nleft of 0 is better"
+        )
     return Path(path)
 
 
@@ -150,7 +210,7 @@ def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | 
         )
         / 1.6
     )
-    with _drawing(path, 4.6, 0.75 + 0.27 * len(drawn)) as figure:
+    with drawing(path, 4.6, 0.9 + 0.27 * len(drawn)) as figure:
         axes = figure.add_subplot()
         axes.set_xscale("log")
         for row, (name, e) in enumerate(drawn.items()):
@@ -168,78 +228,7 @@ def distances(found: Mapping[str, Estimate], path: StrPath, *, highlight: str | 
         axes.set_xlim(left=low)
         axes.xaxis.set_minor_formatter(NullFormatter())
         _rows(axes, list(drawn), highlight)
-        axes.set_xlabel("KL divergence from the truth, nats a voxel (± standard error)")
-    return Path(path)
-
-
-def error_maps(
-    labels: NDArray[Any],
-    predicted: NDArray[Any],
-    errors: Mapping[str, NDArray[Any]],
-    classes: Sequence[str],
-    path: StrPath,
-    *,
-    aspect: float = 1.0,
-) -> Path:
-    """One slice: the labels, the predicted map, and the probability that the predicted label is wrong, by name, all on
-    one scale.
-
-    All arrays (rows, columns); `aspect`: height of a pixel over its width. Shapes that differ: ShapeError. More than
-    `len(CLASSES)` classes repeat colours.
-    """
-    for name, image in {"predicted": predicted, **errors}.items():
-        if image.shape != labels.shape:
-            raise ShapeError(
-                name,
-                found=f"shape {image.shape}",
-                expected=f"{labels.shape} as the labels",
-                do="Give the same slice of each.",
-            )
-    if not errors:
-        raise UsageError("errors", found="no map", expected="at least one", do="Give the probability of error by name.")
-    count = len(errors) + 2
-    size = WIDE / count
-    colours = ListedColormap([CLASSES[k % len(CLASSES)] for k in range(len(classes))])
-    top = max(float(np.nanmax(image)) for image in errors.values())
-    tall = size * aspect * labels.shape[0] / labels.shape[1]
-    with _drawing(path, WIDE, tall + 0.8) as figure:
-        grid = figure.add_gridspec(2, count, height_ratios=(tall, 0.13))
-        axes = [figure.add_subplot(grid[0, k]) for k in range(count)]
-        for axis, (name, image) in zip(axes, (("labels", labels), ("predicted", predicted)), strict=False):
-            axis.imshow(image, cmap=colours, vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest", aspect=aspect)
-            axis.set_title(name)
-        for axis, (name, image) in zip(axes[2:], errors.items(), strict=True):
-            shown = axis.imshow(image, cmap="magma", vmin=0, vmax=top, interpolation="nearest", aspect=aspect)
-            axis.set_title(name)
-        for axis in axes:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        below = figure.add_subplot(grid[1, :2])
-        below.set_axis_off()
-        keys = [
-            Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=words(name))
-            for k, name in enumerate(classes)
-        ]
-        legend = below.legend(
-            handles=keys,
-            loc="upper center",
-            ncols=min(len(classes), 4),
-            frameon=False,
-            handlelength=0.9,
-            handletextpad=0.4,
-            columnspacing=0.9,
-            borderaxespad=0,
-        )
-        legend.set_in_layout(False)
-        bar = figure.colorbar(
-            shown,
-            cax=figure.add_subplot(grid[1, 2:]),
-            orientation="horizontal",
-            format=PercentFormatter(1, 0),
-            ticks=MaxNLocator(5),
-        )
-        bar.set_label("probability that the predicted label is wrong")
-        bar.outline.set_visible(False)
+        axes.set_xlabel("KL divergence from the truth, nats a voxel (± standard error);\nfurther left is better")
     return Path(path)
 
 
@@ -256,7 +245,7 @@ def field(values: NDArray[Any], path: StrPath, *, title: str = "", label: str = 
             do="Draw a case of two axes.",
         )
     width = 4.2
-    with _drawing(path, width, width * values.shape[0] / values.shape[1] * 0.85 + 0.4) as figure:
+    with drawing(path, width, width * values.shape[0] / values.shape[1] * 0.85 + 0.4) as figure:
         axis = figure.add_subplot()
         shown = axis.imshow(values, cmap="viridis", interpolation="nearest")
         axis.set(xticks=[], yticks=[], title=words(title))
@@ -268,6 +257,16 @@ def field(values: NDArray[Any], path: StrPath, *, title: str = "", label: str = 
 
 
 def _curve(axes: Axes, block: Block, colour: str) -> None:
+    _points(axes, block, colour)
+    numbers = [
+        (name, block.get(key), form)
+        for name, key, form in (("ECE", "ece", "{:.1%}"), ("ACE", "ace", "{:.1%}"), ("NLL", "nll", "{:.3f}"))
+    ]
+    lines = "\n".join(f"{name}  {form.format(value)}" for name, value, form in numbers if value is not None)
+    axes.text(0.97, 0.05, lines, transform=axes.transAxes, ha="right", va="bottom", linespacing=1.45, color="#202020")
+
+
+def _points(axes: Axes, block: Block, colour: str) -> None:
     _, confidence, accuracy = _bins(block)
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=DASHED, zorder=1)
     share = np.array(_shares(block))
@@ -295,12 +294,6 @@ def _curve(axes: Axes, block: Block, colour: str) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.tick_params(labelbottom=False)
-    numbers = [
-        (name, block.get(key), form)
-        for name, key, form in (("ECE", "ece", "{:.1%}"), ("ACE", "ace", "{:.1%}"), ("NLL", "nll", "{:.3f}"))
-    ]
-    lines = "\n".join(f"{name}  {form.format(value)}" for name, value, form in numbers if value is not None)
-    axes.text(0.97, 0.05, lines, transform=axes.transAxes, ha="right", va="bottom", linespacing=1.45, color="#202020")
 
 
 def _histogram(axes: Axes, block: Block, colour: str, top: float) -> None:
@@ -309,6 +302,18 @@ def _histogram(axes: Axes, block: Block, colour: str, top: float) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.08 * top))
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.locator_params(axis="y", nbins=2)
+
+
+def _outline(axes: Axes, block: Block, colour: str, top: float) -> None:
+    """Shares of the voxels by confidence, so that two lie over each other."""
+    edges, _, _ = _bins(block)
+    axes.stairs(_shares(block), edges, fill=True, color=colour, alpha=0.2, lw=0)
+    axes.stairs(_shares(block), edges, color=colour, lw=1.0)
+    axes.set(xlim=(0, 1), ylim=(0, 1.08 * top))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.locator_params(axis="x", nbins=5)
     axes.locator_params(axis="y", nbins=2)
 
 
@@ -349,7 +354,7 @@ def _rows(axes: Axes, names: Sequence[str], highlight: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _drawing(path: StrPath, width: float, height: float) -> Iterator[Figure]:
+def drawing(path: StrPath, width: float, height: float) -> Iterator[Figure]:
     """A figure of this size in inches that no window system knows of; written to `path` when the block ends without an
     error.
     """

@@ -37,10 +37,11 @@ from segcal.methods.registry import methods
 from segcal.metrics.statistics.clustered import clustered_mean
 from segcal.metrics.statistics.estimate import Estimate
 from segcal.metrics.truth import DistanceToTruth
-from segcal.report import figures
+from segcal.report import figures, slices
 from segcal.tasks.apply import apply
 from segcal.tasks.choose import recommend
 from segcal.tasks.evaluate import Evaluation, evaluate
+from segcal.tasks.figures import told
 
 UNCALIBRATED = "uncalibrated"
 FITTING, HELD_OUT = 24, 12
@@ -227,6 +228,7 @@ def _draw(
             chosen.calibrated.block,
             folder / "reliability.png",
             names=("as predicted", f"calibrated ({best})"),
+            title="On held-out cases; the closer to the dashed line, the better",
         ),
         "gains": figures.gains(
             {name: e.differences["nll"] for name, e in evaluations.items()}, folder / "gains.png", highlight=best
@@ -237,19 +239,25 @@ def _draw(
 
 
 def _error_maps(path: Path, simulation: Simulation, calibrator: Calibrator, index: int) -> Path:
-    """The slice of case `index` with most foreground: the probability of an error as the networks have it, as
-    calibrated, and as it is.
+    """The slice of case `index` with most foreground, over an image as a scanner might show it: the probability of an
+    error as the networks have it, as calibrated, and as it is.
     """
     case = simulation.case(index)
     (low, high), rows, columns = case.crop
     at = low + int(np.argmax((case.labels[low:high] > 0).sum((1, 2))))
     window = (slice(None), at, slice(*rows), slice(*columns))
     x = case.log_probs[window]
-    predicted = x.argmax(0)
+    predicted, labels = x.argmax(0), case.labels[window[1:]].astype(np.int64)
     calibrated = calibrator.log_probs(torch.from_numpy(x.copy())[None], kind="log_probs")[0].numpy()
-    by_name = {"error, as predicted": x, "error, calibrated": calibrated, "error, truth": case.log_posterior[window]}
+    by_name = {"as predicted": x, "calibrated": calibrated, "truth": case.log_posterior[window]}
     wrong = {name: 1 - np.exp(np.take_along_axis(log_p, predicted[None], 0)[0]) for name, log_p in by_name.items()}
     spacing = simulation.design.spacing
-    return figures.error_maps(
-        case.labels[window[1:]], predicted, wrong, simulation.design.classes, path, aspect=spacing[1] / spacing[2]
+    shown = slices.Slice(
+        labels,
+        predicted,
+        wrong,
+        case.image[window[1:]],
+        f"{case.name}, slice {at + 1} of {case.labels.shape[0]}, simulated\n{told(labels, predicted, wrong)}",
+        spacing[1] / spacing[2],
     )
+    return slices.slices([shown], simulation.design.classes, path)

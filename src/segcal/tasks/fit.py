@@ -17,6 +17,7 @@ from segcal.data.padding import found_note, hidden_note
 from segcal.engine.engine import Engine
 from segcal.errors import OutputError, UsageError
 from segcal.methods import flag, named
+from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import versions
 from segcal.methods.method import AnyMethod, Fit, fit_methods
 from segcal.methods.registry import find
@@ -58,6 +59,19 @@ class Fitted:
             return float("inf") if value is None else float(value)
 
         return min(self.evaluations, key=nll) if self.evaluations else next(iter(self.fits))
+
+    def held_out(self, name: str) -> dict[str, Calibrator | None]:
+        """Of each case the calibrator that gave its cross-fitted numbers under `name`: fitted without its fold, and for
+        a choice chosen without it; None where that left the scores as they are.
+        """
+        if self.choice is None:
+            folds, held = self.fits[name].folds, list[Calibrator | None](self.fits[name].held_out)
+        else:
+            fits = {one: found.fit for one, found in self.choice.candidates.items()}
+            folds = next(fit.folds for fit in fits.values() if fit is not None)
+            chosen = [fits[one] if self.choice.gains else None for one in self.choice.by_fold]
+            held = [None if fit is None else fit.held_out[k] for k, fit in enumerate(chosen)]
+        return {self.cohort[case].id: one for fold, one in zip(folds, held, strict=True) for case in fold}
 
     def save(self, files: Mapping[str, Path]) -> None:
         """Write every calibrator; each file is complete or as it was."""

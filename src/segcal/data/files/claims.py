@@ -41,9 +41,9 @@ RESULT = Mark("a result of segcal's --json", re.compile(rb'\{\s*"segcal":'))
 CASES = Mark("a table of cases of segcal's --csv", re.compile(rb"case,group,in_sample,"))
 METHODS = Mark("a page of segcal methods", re.compile(rb"# Parameters of every method\n"))
 TRIALS = Mark("a journal of trials", re.compile(rb'\{"segcal_recipe":'))
-ENERGY = Mark(
-    "a map of segcal's --energy-maps", re.compile(rb".{328}free energy\0|\x89PNG.*tEXtSoftware\0segcal", re.DOTALL)
-)
+_PNG = rb"\x89PNG.*tEXtSoftware\0segcal"
+ENERGY = Mark("a map of segcal's --energy-maps", re.compile(rb".{328}free energy\0|" + _PNG, re.DOTALL))
+FIGURE = Mark("a figure of segcal's --figures", re.compile(_PNG, re.DOTALL))
 
 
 def claim(outputs: Sequence[tuple[Path, Mark]], inputs: Iterable[Path] = (), *, overwrite: bool = False) -> None:
@@ -105,7 +105,7 @@ def claim_folder(folder: Path, inputs: Iterable[Path]) -> None:
     UsageError where it is, or holds, a folder or file that is read; OutputError for anything but a folder or nothing.
     """
     if str(folder) == "-":
-        raise UsageError("-", found="'-' for a folder", expected="the name of a folder", do="Name one with -o.")
+        raise UsageError("-", found="'-' for a folder", expected="the name of a folder", do="Name one.")
     if folder.exists() and not folder.is_dir():
         raise OutputError(
             str(folder),

@@ -55,6 +55,19 @@ class VoxelGrid:
         stored: np.dtype[Any] = self.header.get_data_dtype()
         return stored.newbyteorder("<")
 
+    @property
+    def anatomy(self) -> tuple[tuple[int, bool], ...] | None:
+        """Of each axis of the case whether it runs along right (0), anterior (1) or superior (2), and whether towards
+        it; None where the place in space is not known.
+        """
+        if len(self.shape) != 3 or not (int(self.header["qform_code"]) or int(self.header["sform_code"])):
+            return None
+        turned = io_orientation(np.asarray(self.header.get_best_affine(), np.float64))
+        if np.isnan(turned).any():
+            return None
+        along = {a: (int(turned[i, 0]), bool(turned[i, 1] > 0) != self.flips[i]) for i, a in enumerate(self.axes)}
+        return tuple(along[a] for a in range(3))
+
     def volume(self, dtype: np.dtype[Any], intent: bool = False, name: bytes = b"") -> bytes:
         """Header of a file with one value of `dtype` a voxel; `intent` keeps the reference's intent (a label map's),
         else it says what the values are, by `name` (at most 15 bytes).
