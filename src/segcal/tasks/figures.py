@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from segcal.data.case import PADDING, SCORED, Case, Window
-from segcal.data.cohort import CaseReader, Cohort
+from segcal.data.cohort import Cohort
 from segcal.data.files import claims
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.nifti import grid_for
+from segcal.data.reader import CaseReader
 from segcal.data.rows import Block
 from segcal.data.surroundings import Contexts
 from segcal.engine.engine import Engine
