@@ -34,6 +34,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(segcal: Call, config
     assert "12 cases in 12 groups, 3 classes, 3 members" in said.out
     assert "2 repeats of 4 calibration, 3 validation and 5 test cases" in said.out
     assert "the study: about" in said.out
+    for pipeline in ("p0", "zbar", "TS(zbar)", "DC(zbar)"):
+        line = next(line for line in said.out.splitlines() if line.split()[:1] == [pipeline])
+        assert (" -" in line) == (pipeline in ("p0", "zbar"))  # nothing is fitted for them
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -49,6 +52,24 @@ def test_a_study_is_run_resumed_and_read(segcal: Call, configuration: Path, tmp_
     again = segcal("study", configuration, "-o", out)
     assert "left of a study begun earlier" in again.out
     assert segcal("study", configuration, "-o", out, "--json").json["tables"]["scores"] > 0
+
+
+def test_what_dataset_json_says_stands_in_table_1(segcal: Call, nnunet: Any, tmp_path: Path) -> None:
+    whole = {
+        "name": "tiny",
+        "data": {"results": nnunet.words, "labels": str(nnunet.labels)},
+        "split": {"calibration": 1, "validation": 1},
+        "repeats": 1,
+        "pipelines": ["zbar", "TS(zbar)"],
+    }
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(whole))
+    assert segcal("study", path, "-o", out).code == 0
+    assert "| tiny | 3D CT | 3 | 4 |" in (out / "tables" / "table1.md").read_text()
+    # they may be told later on, since no result depends on them
+    path.write_text(yaml.safe_dump({**whole, "modality": "3D MRI", "training_cases": 12}))
+    assert segcal("study", path, "-o", out).code == 0
+    assert "| tiny | 3D MRI | 3 | 12 |" in (out / "tables" / "table1.md").read_text()
 
 
 def test_parts_are_merged(segcal: Call, configuration: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from segcal.engine.engine import Engine
     from segcal.study.design import Design
+    from segcal.study.estimate import Estimate
     from segcal.study.results import Finished
 
 SHOWN = {"nll": "NLL", "dice": "Dice", "ece": "ECE", "ba_ece": "BA-ECE", "ace": "ACE", "flip_rate": "flips %"}
@@ -96,10 +97,10 @@ def study(
     show_design(out, found)
     chosen = part_of(part, found)
     with engine_of(running) as engine:
-        show_estimate(out, found, engine, chosen, output)
+        guess = show_estimate(out, found, engine, chosen, output)
         if output is None or dry_run:
             return 0
-        results = studies.run(found, output, engine, part=chosen)
+        results = studies.run(found, output, engine, part=chosen, expected=guess)
     if results is None:
         out.next(typed("segcal", "merge", output, "...", "-o", "STUDY"))
         return 0
@@ -148,15 +149,21 @@ def show_design(out: Output, found: Design) -> None:
         out.notes(f"{name}: {note}" for note in (*cohort.doubts, *cohort.storage.notes()))
 
 
-def show_estimate(out: Output, found: Design, engine: Engine, part: tuple[int, int], output: Path | None) -> None:
-    """How long what is left may take."""
+def show_estimate(out: Output, found: Design, engine: Engine, part: tuple[int, int], output: Path | None) -> Estimate:
+    """How long what is left may take, in all and by pipeline."""
     from segcal.study import study as studies
-    from segcal.study.estimate import estimate
+    from segcal.study.estimate import estimate, spoken
 
     there = output if output is not None and (output / studies.RECORD).is_file() else None
     guess = estimate(found, there, engine, studies.repeats_of(part, len(found.repeats)))
     what = "left of a study begun earlier" if there is not None else "the study"
     out.text(f"{what}: {guess.sentence()}, with {engine.workers} workers")
+    shown = tables.table("pipeline", "fits", "scores")
+    for name, times in guess.pipelines.items():
+        shown.add_row(name, *(spoken(seconds) if seconds else "-" for seconds in times))
+    shown.caption = "Without reading files, which pipelines share."
+    out.show(shown)
+    return guess
 
 
 def show(out: Output, results: Finished) -> None:

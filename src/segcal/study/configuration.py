@@ -138,6 +138,10 @@ class Configuration(Section):
 
     name: str
     """What tables call the data set."""
+    modality: str = ""
+    """What Table 1 says of the images, such as 3D CT. Default: as dataset.json says, where there is one."""
+    training_cases: int | None = Field(None, gt=0, le=10**9)
+    """How many cases the networks were trained on, for Table 1. Default: as dataset.json says."""
     data: Data
     split: Split
     repeats: int = Field(3, gt=0, le=1_000)

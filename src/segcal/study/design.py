@@ -17,9 +17,10 @@ from typing import Any
 
 from segcal.data import splits
 from segcal.data.cohort import Cohort
+from segcal.data.formats.dataset_json import read_json
 from segcal.data.formats.discover import open_cohort
 from segcal.data.splits import CALIBRATION, TEST, VALIDATION, Partition
-from segcal.errors import UsageError
+from segcal.errors import UsageError, visible
 from segcal.study.configuration import CLEAN, Configuration, Data
 from segcal.study.pipelines import VIEWS, Pipeline
 from segcal.tasks.matching import likeness
@@ -150,6 +151,7 @@ def design(configuration: Configuration) -> Design:
     pipelines = configuration.chosen()
     notes: list[str] = []
     whole = _cohort(configuration.data)
+    configuration = _presented(configuration, whole)
     clean = _spaced(_selected(whole, configuration.data), configuration, notes)
     cohorts = {CLEAN: clean}
     for name, data in configuration.cohorts.items():
@@ -175,6 +177,20 @@ def design(configuration: Configuration) -> Design:
     _check_pipelines(found)
     _check_arms(found)
     return replace(found, notes=(*notes, *_remarks(found)))
+
+
+def _presented(configuration: Configuration, cohort: Cohort) -> Configuration:
+    """With what a dataset.json beside the predictions says of the images and of training, where nothing else does."""
+    where = Path(configuration.data.results[0]) / "dataset.json"
+    described = read_json(where) if where.is_file() else {}
+    names, count = described.get("channel_names") or described.get("modality"), described.get("numTraining")
+    shape = tuple(n for n in cohort[0].shape if n > 1)
+    told: dict[str, Any] = {}
+    if not configuration.modality and isinstance(names, Mapping):
+        told["modality"] = f"{len(shape)}D {', '.join(dict.fromkeys(visible(str(name)) for name in names.values()))}"
+    if configuration.training_cases is None and isinstance(count, int) and count > 0:
+        told["training_cases"] = count
+    return configuration.model_copy(update=told)
 
 
 def _cohort(data: Data) -> Cohort:

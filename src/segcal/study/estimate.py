@@ -8,8 +8,8 @@ ensembles. Promises: an order of magnitude, within about a factor of two; no res
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,28 @@ BYTES = 1_500
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of work for fits and scores, divided by workers, and bytes of disk."""
+    """Seconds of work for fits and scores, divided by workers, and bytes of disk. `pieces`: those of the fits, by what
+    is fitted together; `pipelines`: what each pipeline takes of fits and scores, without reading files.
+    """
 
     fits: float
     scores: float
     disk: float
+    pieces: Mapping[str, float] = field(default_factory=dict)
+    pipelines: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def left(self, pieces: Sequence[str], done: int, seconds: float) -> str:
+        """For a person, what is left after the first `done` of these pieces, which took so many seconds; scores and
+        tables are thought to be off by as much as fits were.
+        """
+        behind = sum(self.pieces.get(name, 0.0) for name in pieces[:done])
+        rest = self.scores + sum(self.pieces.get(name, 0.0) for name in pieces[done:])
+        return f", about {spoken(rest * (seconds / behind if behind else 1.0))} left"
 
     def sentence(self) -> str:
         """For a person."""
         return (
-            f"about {_spoken(self.fits + self.scores)} (fits {_spoken(self.fits)}, scores {_spoken(self.scores)}) and"
+            f"about {spoken(self.fits + self.scores)} (fits {spoken(self.fits)}, scores {spoken(self.scores)}) and"
             f" {max(1, round(self.disk / 2**20))} MB in the study's folder"
         )
 
@@ -94,20 +106,25 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
         objective = AffineNLL(channels, tuple(flat.tolist()), 1, False)
         folding = min(_timed(lambda: accumulate.fold(objective, rows)) for _ in range(2)) / n * len(cohort.head.parts)
     voxels = {name: {c.id: c.voxels for c in one} for name, one in design.cohorts.items()}
-    fit_seconds = 0.0
+    fit_seconds, by_piece = 0.0, dict[str, float]()
+    of_fits, of_scores = (dict.fromkeys((p.name for p in design.pipelines), 0.0) for _ in range(2))
     for piece in fits.pieces(design) if folder is None else fits.missing(design, folder, repeats):
         if piece.arm.repeat not in repeats:
             continue
         size = sum(voxels["test"][i] for i in piece.arm.calibration)
         beside = sum(voxels["test"][i] for i in piece.arm.validation)
+        before = fit_seconds
         fit_seconds += (size + beside) * reading
         for p in piece.pipelines:
+            without = fit_seconds
             method = p.with_options()
             if isinstance(method, Trained):
                 fit_seconds += size * kept * folding * EPOCH * min(40, getattr(method, "epochs", 40))
             else:
                 trials = getattr(getattr(method, "solver", None), "trials", 0)
                 fit_seconds += size * kept * folding * (method.evaluations + 100 * trials)
+            of_fits[p.name] += (fit_seconds - without) / engine.workers
+        by_piece[piece.name] = by_piece.get(piece.name, 0.0) + (fit_seconds - before) / engine.workers
     score_seconds, files = 0.0, 0
     for name in design.cohorts:
         for repeat in repeats:
@@ -124,7 +141,15 @@ def estimate(design: Design, folder: Path | None, engine: Engine, repeats: froze
             )
             score_seconds += count * (3 * reading + kept * scoring * (len(design.pipelines) + sized))
             files += len(cases) * (len(design.pipelines) + sized)
-    return Estimate(fit_seconds / engine.workers, score_seconds / engine.workers, files * BYTES)
+            for p in design.pipelines:
+                of_scores[p.name] += count * kept * scoring / engine.workers
+    return Estimate(
+        fit_seconds / engine.workers,
+        score_seconds / engine.workers,
+        files * BYTES,
+        by_piece,
+        {name: (of_fits[name], of_scores[name]) for name in of_fits},
+    )
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -133,7 +158,8 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
+    """A time for a person."""
     return (
         f"{max(1, round(seconds))} s"
         if seconds < 90

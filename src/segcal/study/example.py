@@ -5,6 +5,8 @@ EXAMPLE = """\
 # with intervals.
 # Paths are relative to this file; $NAME is an environment variable; a pattern stands for the folders it matches.
 name: my data
+# modality: 3D CT                   # for Table 1, where no dataset.json tells it
+# training_cases: 210               # cases the networks were trained on, for Table 1; likewise
 
 data:
   results: predictions/member*      # folders of predictions, members of an ensemble (npz, npy, zarr, NIfTI, nnU-Net)
@@ -37,7 +39,7 @@ seed: 0
 
 # cohorts:                          # scored without refit; cases of the same names follow the partition, others are
 #                                   # always scored. mild: written after segcal corrupt images -o images-mild ...
-#   mild: {results: predictions-mild/member*, labels: labels}
+#   mild: {results: predictions-mild/member*, labels: labels, images: images-mild}   # images: for Figure 7
 #   other hospital: {results: elsewhere/member*, labels: elsewhere/labels}
 
 # sensitivity:

@@ -8,7 +8,7 @@ there and is not: MissingError that names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,15 @@ OF_CASE = ("nll", "brier", "ece", "dice", "iou", "flip_rate", *SPATIAL)
 """Metrics of a case, beside the ECE of further bin counts."""
 
 
-def gather(design: Design, folder: Path) -> dict[str, Any]:
-    """All tidy tables but the samples."""
+def gather(design: Design, folder: Path, done: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """All tidy tables but the samples; `done` is called after each repeat of each cohort."""
     found: dict[str, Rows] = {name: [] for name in ("scores", "pooled", "curves", "bands", "sizes", "sizes_pooled")}
     seen = Seen({})
     for cohort in design.cohorts:
         for repeat in design.repeats:
             for name, rows in _of_repeat(design, folder, cohort, repeat, seen).items():
                 found[name] += rows
+            done()
     found["fits"] = _fits(design, folder, seen)
     found["cases"] = seen.rows(_groups(design))
     found["energy"] = _energies(design, folder)

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from segcal.study import figures, fits, results
 from segcal.study.configuration import Configuration
 from segcal.study.corrupted import applied
 from segcal.study.design import Design, design
+from segcal.study.estimate import Estimate
 from segcal.study.gathering import gather
 from segcal.study.results import Finished
 from segcal.study.samples import sample
@@ -43,7 +45,7 @@ RECORD = "study.json"
 KEPT = ("fits", "scores", "energy")
 """What parts have to be joined of."""
 
-PLACES = ("results", "labels", "mask", "images", "groups", "replicates", "samples")
+PLACES = ("results", "labels", "mask", "images", "groups", "replicates", "samples", "modality", "training_cases")
 """Entries in which the same study may differ."""
 
 
@@ -53,8 +55,10 @@ def run(
     engine: Engine,
     *,
     part: tuple[int, int] = (1, 1),
+    expected: Estimate | None = None,
 ) -> Finished | None:
-    """Do what is not done yet; the results, or None where `part` is one of several.
+    """Do what is not done yet; the results, or None where `part` is one of several. With an `expected` time for this
+    part, what is shown says how much of it is left, corrected by how long fits really took.
 
     Raises what `design` raises before any work, UsageError for another study in `folder`, a part there cannot be or
     memory that is too short for a fit, and what reading raises.
@@ -66,8 +70,10 @@ def run(
     left = fits.missing(found, where, mine)
     for piece in left:
         fits.room_for(found, piece, engine)
+    begun = time.monotonic()
     for number, piece in enumerate(left, 1):
-        with _named(engine, f"fit {number} of {len(left)}, {piece.name}"):
+        rest = "" if expected is None else expected.left([p.name for p in left], number - 1, time.monotonic() - begun)
+        with _named(engine, f"fit {number} of {len(left)}{rest}, {piece.name}"):
             fits.fit(found, piece, where, engine)
     score(found, where, engine, mine)
     return finish(found, where, engine) if part[1] == 1 else None
@@ -137,13 +143,18 @@ def _named(engine: Engine, whole: str) -> Iterator[None]:
 
 def finish(found: Design, folder: Path, engine: Engine) -> Finished:
     """Make results, tables and figures from what is done."""
-    tables = gather(found, folder)
+    progress = engine.progress
+    progress.start("gathering numbers", len(found.cohorts) * len(found.repeats))
+    tables = gather(found, folder, progress.step)
+    progress.start("keeping samples", 1)
     tables["corruptions"] = results.table("corruptions", applied(found))
     tables["samples"] = results.table("samples", sample(found, folder, engine))
     results.write(folder / "results", tables)
     finished = Finished(folder, _told(folder), tables)
+    progress.start("making tables", 1)
     write_tables([Tabulated.of(finished)], folder / "tables")
-    drawn = figures.write(figures.Material.of(finished), folder / "figures")
+    progress.start("drawing figures", len(figures.FIGURES))
+    drawn = figures.write(figures.Material.of(finished), folder / "figures", done=progress.step)
     return replace(finished, notes=tuple(f"{name} is left out: {why}" for name, why in drawn.absent.items()))
 
 

@@ -41,6 +41,11 @@ def test_flips_are_shares_of_labelled_pixels(results: Material) -> None:
     assert np.isnan(flips.share(replace(e, labels=np.full_like(e.labels, 255)), 3))
 
 
+def test_flips_say_whose_they_are(results: Material) -> None:
+    figure = flips.draw(results.examples[:1], ("a", "b", "c"), 0, "MS(zbar)")
+    assert any(text.startswith(f"flipped by {style.named('MS(zbar)')}: ") for text in texts(figure))
+
+
 def test_energy_without_a_number(results: Material) -> None:
     with pytest.raises(Absent, match="no finite free energy"):
         energy.draw([replace(results.examples[0], energy=np.full((30, 40), np.nan))])
@@ -62,6 +67,16 @@ def test_sizes_are_paired_by_repeat_and_case(table_of: Table) -> None:
     pooled = table_of("size repeat value", [(5, 0, 3.0), (5, 1, 2.0), (50, 1, 0.5), (50, 0, 1.0), (5, 2, 9.0)])
     assert sizes.pooled(pooled, 5, 50).tolist() == [2.0, 1.5]
     assert (sizes.reference([5, 50, 99]), sizes.reference([5, 25, 40])) == (50, 40)
+
+
+def test_every_size_lies_where_it_is(results: Material) -> None:
+    figure = sizes.draw(results.table("sizes"), results.table("sizes_pooled"))
+    there = sorted(set(results.table("sizes")["size"].tolist()))
+    for axes in figure.axes:
+        assert axes.get_xscale() == "log"
+        assert axes.get_xticks().tolist() == there
+        named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+        assert named and all(line.get_xdata().tolist() == there for line in named)
 
 
 def test_one_size_is_no_figure(results: Material) -> None:

@@ -30,6 +30,7 @@ from segcal.data.files import journal
 from segcal.report.figures import RESOLUTION, STYLE
 from segcal.study.figures import bands, bins, corruption, energy, flips, gauge, reliability, samples, sizes, spread
 from segcal.study.figures.material import Absent, Columns, Example, Material, values
+from segcal.study.samples import FLIPPING
 
 __all__ = ["FIGURES", "Columns", "Example", "Material", "Written", "write"]
 
@@ -47,7 +48,7 @@ FIGURES: Mapping[str, Callable[[Material], Figure]] = {
     "figure1-gauge": lambda r: gauge.draw(r.of_clean("energy", "flipped")[0], len(r.classes)),
     "figure2-samples": lambda r: samples.draw(r.of_clean("image")[:MOST], r.classes, r.background),
     "figure3-energy": lambda r: energy.draw(r.of_clean("energy")[:MOST]),
-    "figure4-flips": lambda r: flips.draw(r.of_clean("flipped")[:MOST], r.classes, r.background),
+    "figure4-flips": lambda r: flips.draw(r.of_clean("flipped")[:MOST], r.classes, r.background, FLIPPING),
     "figure5-sizes": lambda r: sizes.draw(r.table("sizes"), r.table("sizes_pooled")),
     "figure6-bins": lambda r: bins.draw(r.table("scores"), r.table("pooled")),
     "figure7-corruption": lambda r: corruption.draw(
@@ -68,8 +69,15 @@ class Written:
     absent: Mapping[str, str]
 
 
-def write(results: Material, folder: str | os.PathLike[str], endings: tuple[str, ...] = tuple(METADATA)) -> Written:
-    """Draw every figure whose data are there into `folder`. OutputError where it cannot be written."""
+def write(
+    results: Material,
+    folder: str | os.PathLike[str],
+    endings: tuple[str, ...] = tuple(METADATA),
+    done: Callable[[], None] = lambda: None,
+) -> Written:
+    """Draw every figure whose data are there into `folder`, and call `done` after each of `FIGURES`. OutputError where
+    it cannot be written.
+    """
     paths: dict[str, tuple[Path, ...]] = {}
     absent: dict[str, str] = {}
     for name, draw in FIGURES.items():
@@ -77,8 +85,9 @@ def write(results: Material, folder: str | os.PathLike[str], endings: tuple[str,
             figure = _settled(draw(results))
         except Absent as why:
             absent[name] = str(why)
-            continue
-        paths[name] = tuple(_save(figure, Path(folder) / f"{name}{ending}") for ending in endings)
+        else:
+            paths[name] = tuple(_save(figure, Path(folder) / f"{name}{ending}") for ending in endings)
+        done()
     return Written(paths, absent)
 
 

@@ -1,5 +1,5 @@
-"""Figure 4: which labels matrix scaling of the mean logits flips, beside image and labels: where the label was right
-before, and where it was wrong.
+"""Figure 4: which labels one pipeline (matrix scaling of the mean logits) flips, beside image and labels: where the
+label was right before, and where it was wrong.
 
 Shares are of the pixels with a label; flips on ignored pixels are not drawn. A flip where the label was wrong may end
 in another wrong one. Source: K26 Figure 4.
@@ -46,8 +46,8 @@ def keys() -> list[Patch]:
 
 
 @style.styled
-def draw(examples: Sequence[Example], classes: Sequence[str], background: int | None) -> Figure:
-    """From examples of one cohort, an example a row."""
+def draw(examples: Sequence[Example], classes: Sequence[str], background: int | None, pipeline: str) -> Figure:
+    """From examples of one cohort, an example a row; `pipeline`: whose flips they are."""
     width, heights = style.cells(examples)
     figure = style.page(3 * width + 0.35, sum(heights) + 0.3 + 0.24 * len(examples))
     grid = figure.add_gridspec(len(examples), 3, height_ratios=heights, wspace=0.02)
@@ -56,7 +56,7 @@ def draw(examples: Sequence[Example], classes: Sequence[str], background: int | 
         style.picture(axes[0], e.seen, "image" if row == 0 else "")
         style.picture(axes[1], style.overlaid(e.seen, e.labels, len(classes), background), "labels" if row == 0 else "")
         overlay(axes[2], e, len(classes))
-        axes[2].set_title(f"flipped: {share(e, len(classes)):.2%} of the pixels")
+        axes[2].set_title(f"flipped by {style.named(pipeline)}: {share(e, len(classes)):.2%} of the pixels")
         axes[0].set_ylabel(style.words(e.case), fontsize=7)
     figure.legend(handles=keys(), loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segcal.study.figures import energy, flips, style
 from segcal.study.figures.material import Example
+from segcal.study.samples import FLIPPING
 
 OFFSETS = (-3.0, 0.0, 3.0)
 LOGITS = np.array([2.0, 1.0, 0.0])
@@ -89,6 +90,6 @@ def draw(example: Example, number_of_classes: int) -> Figure:
     bar = figure.colorbar(shown, ax=maps[1], shrink=0.85, pad=0.02)
     bar.outline.set_visible(False)
     flips.overlay(maps[2], example, number_of_classes)
-    maps[2].set_title(f"(c)  labels flipped by MS: {flips.share(example, number_of_classes):.2%}")
+    maps[2].set_title(f"(c)  labels flipped by {style.named(FLIPPING)}: {flips.share(example, number_of_classes):.2%}")
     figure.legend(handles=flips.keys(), loc="outside lower right", ncols=2, frameon=False)
     return figure

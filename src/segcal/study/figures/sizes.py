@@ -2,8 +2,8 @@
 case.
 
 NLL, ECE and BA-ECE: mean difference with a bootstrap interval over groups and repeats (95 %). ACE, one number a repeat:
-mean and [min, max]. The reference size is 50 where it was fitted, else the largest. A case that is missing on one side,
-or NaN, is dropped. Source: K26 Figure 5, Appendix F.
+mean and [min, max]. Sizes lie where they are on a logarithmic axis. The reference size is 50 where it was fitted, else
+the largest. A case that is missing on one side, or NaN, is dropped. Source: K26 Figure 5, Appendix F.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from segcal.study.figures import style
@@ -62,20 +63,21 @@ def draw(sizes: Columns, sizes_pooled: Columns) -> Figure:
     base = reference(every)
     figure = style.page(style.WIDE, 4.3)
     panels = [figure.add_subplot(2, 2, k + 1) for k in range(4)]
-    for place, pipeline in enumerate(pipelines):
-        dodge = (place - (len(pipelines) - 1) / 2) * 0.13
+    for pipeline in pipelines:
         for axes, metric in zip(panels, BY_CASE, strict=False):
             chosen = rows(sizes, pipeline=pipeline, metric=metric)
             found = [interval(paired(chosen, n, base)) for n in every]
-            _line(axes, pipeline, dodge, [e.mean for e in found], [e.low for e in found], [e.high for e in found])
+            _line(axes, pipeline, every, [e.mean for e in found], [e.low for e in found], [e.high for e in found])
         chosen = rows(sizes_pooled, pipeline=pipeline, metric="ace")
         spread = [pooled(chosen, n, base) for n in every]
         numbers = [(d.mean(), d.min(), d.max()) if d.size else (np.nan,) * 3 for d in spread]
-        _line(panels[3], pipeline, dodge, *(list(column) for column in zip(*numbers, strict=True)))
+        _line(panels[3], pipeline, every, *(list(column) for column in zip(*numbers, strict=True)))
     for axes, title in zip(panels, (*BY_CASE.values(), "ACE [min, max]"), strict=True):
         axes.axhline(0, color=style.GREY, lw=0.8, zorder=0)
         axes.set_title(title)
-        axes.set_xticks(range(len(every)), [str(n) for n in every])
+        axes.set_xscale("log")
+        axes.set_xticks(every, [str(n) for n in every])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y", color=style.GRID, lw=0.6)
         axes.set_axisbelow(True)
     for axes in panels[2:]:
@@ -87,9 +89,11 @@ def draw(sizes: Columns, sizes_pooled: Columns) -> Figure:
 
 
 def _line(
-    axes: Axes, pipeline: str, dodge: float, mean: Sequence[float], low: Sequence[float], high: Sequence[float]
+    axes: Axes, pipeline: str, every: Sequence[int], mean: Sequence[float], low: Sequence[float], high: Sequence[float]
 ) -> None:
+    """Points at the sizes themselves; intervals are bands, which may lie over each other."""
     how = style.look(pipeline)
-    x = np.arange(len(mean)) + dodge
-    axes.plot(x, mean, color=how.color, marker=how.marker, ms=4, lw=1, ls=how.line, label=style.named(pipeline))
-    axes.vlines(x, low, high, color=how.color, lw=1.3)
+    axes.plot(every, mean, color=how.color, marker=how.marker, ms=4, lw=1, ls=how.line, label=style.named(pipeline))
+    axes.fill_between(every, low, high, color=how.color, alpha=0.13, lw=0)
+    for edge in (low, high):
+        axes.plot(every, edge, color=how.color, lw=0.5, alpha=0.6)

@@ -25,9 +25,13 @@ PRINTED = ("TS", "ETS", "MS", "MSc", "DC", "LTS", "LTS(log S)", "CDC", "CMSap", 
 
 
 def splits(studies: Sequence[Results]) -> Table:
-    """Table 1: cases of each role in a repeat, [least, most] where repeats differ, and the pool."""
+    """Table 1: modality, classes and training cases, cases of each role in a repeat, [least, most] where repeats
+    differ, and the pool.
+    """
     columns = (
+        Column(Text("Modality")),
         Column(Text("Classes"), decimals=0),
+        Column(Text("Training"), decimals=0),
         *(Column(Text(role.capitalize()), decimals=1, beside=("least", "most")) for role in ROLES),
         Column(Text("Pool"), decimals=0),
         Column(Text("Groups"), decimals=0),
@@ -39,7 +43,9 @@ def splits(studies: Sequence[Results]) -> Table:
         repeats = frame.different("repeat")
         counts = [_least_most([len(frame.where(repeat=r, role=role)) for r in repeats]) for role in ROLES]
         cells = [
+            Text(study.modality or "—"),
             Number(study.classes),
+            NONE if study.training is None else Number(study.training),
             *counts,
             Number(len(frame.different("case"))),
             Number(len(frame.different("group"))),
@@ -48,8 +54,8 @@ def splits(studies: Sequence[Results]) -> Table:
         rows.append(Row(Text(study.name), tuple(Cell(c) for c in cells)))
     notes = (
         (
-            "Cases of a repeat. Groups stay together in one role. Seeds:"
-            f" {', '.join(f'{s.name} {s.seed}' for s in studies)}."
+            "Training: cases the networks were trained on. The others are of a repeat. Groups stay together in one"
+            f" role. Seeds: {', '.join(f'{s.name} {s.seed}' for s in studies)}."
         ),
     )
     return Table(

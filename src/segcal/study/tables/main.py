@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from segcal.study.tables.metrics import FLIPS, MAIN, Metric, Points, columns
 from segcal.study.tables.names import FURTHER, SECTIONS, is_crossed, keeps_labels, symbol
-from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text, best_in_bold
+from segcal.study.tables.table import NONE, Cell, Column, Number, Row, Section, Table, Text, best_in_bold, told_apart
 
 CONVENTIONS = "DSC and Flip in %. — does not apply; × not translation invariant; bold: best of a column, as printed."
 
@@ -50,7 +50,9 @@ def pipelines(
     if marked:
         notes = (f"{STOPPED} ended by a limit of steps or epochs, not by their own rule: {', '.join(marked)}.", *notes)
     return best_in_bold(
-        Table(name, caption, Text("Pipeline"), heads, tuple(s for s in sections if s.rows), (CONVENTIONS, *notes))
+        told_apart(
+            Table(name, caption, Text("Pipeline"), heads, tuple(s for s in sections if s.rows), (CONVENTIONS, *notes))
+        )
     )
 
 

@@ -49,7 +49,7 @@ class Grid:
 @dataclass(eq=False)
 class Results:
     """One study by its `name`; `tables` are the tidy tables (pyarrow or rows), `seed` that of its partitions and draws,
-    `replicates` those of a bootstrap.
+    `replicates` those of a bootstrap; `modality` of the images and number of `training` cases, where known.
     """
 
     name: str
@@ -57,6 +57,8 @@ class Results:
     seed: int
     tables: Mapping[str, Any]
     replicates: int = REPLICATES
+    modality: str = ""
+    training: int | None = None
     _frames: dict[str, Frame] = field(init=False, repr=False, default_factory=dict)
     _grids: dict[str, Grid] = field(init=False, repr=False, default_factory=dict)
     _resamples: dict[tuple[str, str], Resamples] = field(init=False, repr=False, default_factory=dict)
@@ -71,6 +73,8 @@ class Results:
             configuration["seed"],
             finished.tables,
             configuration["replicates"],
+            configuration.get("modality", ""),
+            configuration.get("training_cases"),
         )
 
     def frame(self, name: str) -> Frame:

@@ -7,6 +7,7 @@ Promises: every row has a cell for every column (UsageError).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -114,6 +115,32 @@ class Table:
             else:
                 out.append((column.group, 1))
         return out
+
+
+MORE = 3
+"""Most decimals that a column gets beyond its usual ones."""
+
+MOST = 0.75
+"""Share of a column's different numbers that print differently."""
+
+
+def told_apart(table: Table) -> Table:
+    """The table with as many decimals in each column as print `MOST` of its different numbers differently, from its
+    usual ones to `MORE` beyond. Numbers that differ by less than a millionth are the same.
+    """
+
+    def wide(k: int) -> Column:
+        column = table.columns[k]
+        contents = [row.cells[k].content for row in table.rows]
+        values = sorted(c.value for c in contents if isinstance(c, Number) and not math.isnan(c.value))
+        apart = [a for a, b in itertools.pairwise([*values, math.inf]) if b - a > 1e-6 * abs(a)]
+        for decimals in range(column.decimals, column.decimals + MORE):
+            printed = {round(column.scale * value, decimals) for value in apart}
+            if len(printed) >= MOST * len(apart):
+                return replace(column, decimals=decimals)
+        return replace(column, decimals=column.decimals + MORE)
+
+    return replace(table, columns=tuple(wide(k) for k in range(len(table.columns))))
 
 
 def best_in_bold(table: Table) -> Table:
