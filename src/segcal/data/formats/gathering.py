@@ -26,8 +26,9 @@ from segcal.data.cohort import Cohort
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.placing import check_targets, output
-from segcal.data.formats.requested import Map, Requested
+from segcal.data.formats.requested import Map, Requested, Shown
 from segcal.data.formats.sink import Delivered
+from segcal.data.head import Head
 from segcal.errors import UsageError
 
 PIECE = 1 << 22
@@ -83,12 +84,13 @@ class Held:
 class Row:
     """One value a voxel, of a complete case: a channel, a map, or the label map.
 
-    `slab` is how many bytes of it may be copied at a time.
+    `slab` is how many bytes of it may be copied at a time; `shown`: what a file may say of it.
     """
 
     held: Held
     index: int
     slab: int = PIECE
+    shown: Shown | None = None
 
     @property
     def voxels(self) -> int:
@@ -115,9 +117,9 @@ class Gathered:
     """The writer of every format here: takes blocks, gives back rows when the case is complete."""
 
     def __init__(
-        self, case: Case, channels: int, names: Sequence[str], floats: Held, labels: Held | None, slab: int
+        self, case: Case, head: Head, names: Sequence[str], floats: Held, labels: Held | None, slab: int
     ) -> None:
-        self._case, self._channels, self._names = case, channels, tuple(names)
+        self._case, self._head, self._channels, self._names = case, head, head.channels, tuple(names)
         self._floats, self._labels, self._slab = floats, labels, slab
         self._next = 0
 
@@ -178,6 +180,7 @@ class Gathered:
             self._floats,
             wanted.channel if wanted.channel is not None else self._channels + self._names.index(wanted.folder),
             self._slab,
+            wanted.shown(self._head),
         )
 
     def label_map(self) -> Row:
@@ -209,7 +212,7 @@ def gather(
             if labels is None
             else stack.enter_context(Held(1, voxels, labels, None if in_memory else scratch.path("label-map")))
         )
-        yield Gathered(case, channels, names, floats, kept, max(PIECE, scratch.limit // 8))
+        yield Gathered(case, cohort.head, names, floats, kept, max(PIECE, scratch.limit // 8))
 
 
 class FileSink(ABC):

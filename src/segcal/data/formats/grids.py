@@ -2,9 +2,9 @@
 
 A `VoxelGrid` is taken from a reference file (the delivered label map; of a file with channels, the first three axes)
 or, for a case without one, from its spacing alone. Written files carry the reference's header: qform, sform and their
-codes, pixel sizes, units, description; only the type of value, scaling, display range and intent are their own. NIfTI
-runs the first axis fastest; an nnU-Net case has its axes reversed (z, y, x), so its voxels are already in file order.
-Other orders are read slab by slab.
+codes, pixel sizes, units, description; only the type of value, scaling, display range and intent are their own, and the
+description of maps and probabilities. NIfTI runs the first axis fastest; an nnU-Net case has its axes reversed
+(z, y, x), so its voxels are already in file order. Other orders are read slab by slab.
 
 Promises: geometry bit for bit that of the reference. Costs: a case in file order is read once; another order is read
 once for every `Row.slab` bytes of the result. When there is nothing: no reference gives a grid whose form codes are 0,
@@ -30,11 +30,16 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from segcal.data.formats.gathering import PIECE, Row
+from segcal.data.formats.requested import Shown
 from segcal.errors import MissingError, ShapeError, UnreadableError
 
 ENDINGS = (".nii.gz", ".nii")
 _MOST = 32767
 """Most voxels along an axis of NIfTI-1; beyond, NIfTI-2."""
+
+
+PROBABILITIES = Shown("calibrated probabilities, a class after the other", 0, 1)
+"""Of the file of all channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +73,19 @@ class VoxelGrid:
         along = {a: (int(turned[i, 0]), bool(turned[i, 1] > 0) != self.flips[i]) for i, a in enumerate(self.axes)}
         return tuple(along[a] for a in range(3))
 
-    def volume(self, dtype: np.dtype[Any], intent: bool = False, name: bytes = b"") -> bytes:
+    def volume(
+        self, dtype: np.dtype[Any], intent: bool = False, name: bytes = b"", shown: Shown | None = None
+    ) -> bytes:
         """Header of a file with one value of `dtype` a voxel; `intent` keeps the reference's intent (a label map's),
-        else it says what the values are, by `name` (at most 15 bytes).
+        else it says what the values are, by `name` (at most 15 bytes). `shown`: the description, of which 79 bytes have
+        room, and display range; the reference's and none without it.
         """
-        return self._described(dtype, self.size, intent, name)
+        return self._described(dtype, self.size, intent, name, shown)
 
     def series(self, channels: int, dtype: np.dtype[Any]) -> bytes:
         """Header of a 4-D file, channels last."""
         spatial = tuple(self.shape[a] for a in self.axes)
-        return self._described(dtype, (*spatial, *(1,) * (3 - len(spatial)), channels), False, b"")
+        return self._described(dtype, (*spatial, *(1,) * (3 - len(spatial)), channels), False, b"", PROBABILITIES)
 
     def pieces(self, row: Row) -> Iterator[bytes | memoryview]:
         """A row of the case in the order of the file."""
@@ -91,7 +99,9 @@ class VoxelGrid:
             slab = _slab(row, self.shape, slow, low, min(low + step, length)).transpose(self.axes)
             yield slab[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)].tobytes("F")
 
-    def _described(self, dtype: np.dtype[Any], shape: Sequence[int], intent: bool, name: bytes) -> bytes:
+    def _described(
+        self, dtype: np.dtype[Any], shape: Sequence[int], intent: bool, name: bytes, shown: Shown | None
+    ) -> bytes:
         header = self.header.copy()
         if tuple(shape) != header.get_data_shape():
             spacing = header["pixdim"].copy()
@@ -100,7 +110,9 @@ class VoxelGrid:
             header["pixdim"][4:] = 1
         header.set_data_dtype(dtype)
         header["scl_slope"], header["scl_inter"] = 1, 0
-        header["cal_min"] = header["cal_max"] = 0
+        header["cal_min"], header["cal_max"] = (0, 0) if shown is None else (shown.low, shown.high)
+        if shown is not None:
+            header["descrip"] = shown.description.encode("utf-8", "replace")[:79].decode("utf-8", "ignore").encode()
         if not intent:
             header["intent_code"] = header["intent_p1"] = header["intent_p2"] = header["intent_p3"] = 0
             header["intent_name"] = name

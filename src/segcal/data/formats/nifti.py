@@ -262,7 +262,7 @@ class NiftiSink(FileSink):
 
     def write_map(self, part: Path, row: Row, case: Case, frame: Any) -> None:
         """One volume."""
-        streams.write_gzip(part, frame.volume(FLOAT), frame.pieces(row))
+        streams.write_gzip(part, frame.volume(FLOAT, shown=row.shown), frame.pieces(row))
 
 
 def grid_for(case: Case, zyx: bool) -> VoxelGrid:

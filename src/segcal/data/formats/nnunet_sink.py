@@ -71,7 +71,7 @@ class NnunetSink:
                 for part, wanted in zip(parts[3:], self._maps.maps, strict=True):
                     row = gathered.map(wanted)
                     if isinstance(frame, VoxelGrid):
-                        streams.write_gzip(part, frame.volume(FLOAT), frame.pieces(row))
+                        streams.write_gzip(part, frame.volume(FLOAT, shown=row.shown), frame.pieces(row))
                     else:
                         pictures.write_map(part, row, case.shape)
 

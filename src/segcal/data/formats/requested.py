@@ -8,15 +8,26 @@ asked for: no folder.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segcal.errors import UsageError
+from segcal.data.head import Head
+from segcal.errors import UsageError, visible
 
 PROBABILITY = "probability"
 """Name of the request for one map a channel."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a file may say of its numbers: a description, and the least and largest to be displayed."""
+
+    description: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,17 @@ class Map:
 
     folder: str
     channel: int | None = None
+
+    def shown(self, head: Head) -> Shown | None:
+        """What a viewer needs to know of it; None for a map that is not known here."""
+        if self.channel is not None:
+            return Shown(f"probability of {visible(head.classes[self.channel])}", 0, 1)
+        largest = math.log(max(len(head.part_classes(part)) for part in range(len(head.parts))))
+        return {
+            "entropy": Shown("entropy of the class probabilities, nats", 0, largest),
+            "confidence": Shown("probability of the decided label", 0, 1),
+            "error": Shown("probability that the delivered label is wrong", 0, 1),
+        }.get(self.folder)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,12 @@ from segcal.data.formats import streams
 from segcal.data.formats.gathering import FLOAT, Held, Row
 from segcal.data.formats.nifti import grid_for
 from segcal.data.formats.placing import check_targets, output
+from segcal.data.formats.requested import Shown
 from segcal.errors import ShapeError
 from segcal.report import figures
+
+FREE_ENERGY = Shown("free energy log sum exp of the logits, nats", 0, 0)
+"""Its range is that of the logits: none is named."""
 
 _DRAWING = threading.Lock()
 """matplotlib's settings belong to the process: one picture at a time."""
@@ -75,7 +79,7 @@ def energy_map(folder: Path, case: Case, scratch: Scratch, *, zyx: bool = False)
             return
         grid = grid_for(case, zyx)
         with placed([target]) as parts:
-            streams.write_gzip(parts[0], grid.volume(FLOAT, name=b"free energy"), grid.pieces(row))
+            streams.write_gzip(parts[0], grid.volume(FLOAT, name=b"free energy", shown=FREE_ENERGY), grid.pieces(row))
 
 
 def _is_flat(case: Case) -> bool:

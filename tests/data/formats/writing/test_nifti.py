@@ -3,7 +3,12 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 
+from segcal.data.formats.gathering import FLOAT
+from segcal.data.formats.grids import grid_without_reference
 from segcal.data.formats.nifti import NiftiSink
+from segcal.data.formats.requested import Requested
+from segcal.data.head import Regions, Softmax
+from segcal.tasks.apply import MAPS
 
 SHAPE = (6, 5, 4)
 
@@ -30,6 +35,34 @@ def test_native_axes_take_the_geometry_of_the_labels(kit, head, scratch, tmp_pat
         nibabel.load(tmp_path / "out" / "probability_anterior" / "a.nii.gz").get_fdata(dtype=np.float32),
         content.probabilities[1],
     )
+
+
+def test_maps_say_what_they_are_and_in_what_range(kit, head, scratch, tmp_path):
+    kit.nifti(tmp_path / "a.nii.gz", np.zeros(SHAPE, np.uint8), kit.OBLIQUE)
+    content, cohort = (
+        kit.Content.random(head, SHAPE),
+        kit.cohort_of(SHAPE, head, files=lambda name: {"labels": tmp_path / "a.nii.gz"}),
+    )
+    kit.deliver(NiftiSink(tmp_path / "out", ("entropy", "probability"), head.classes), cohort, 0, content, scratch)
+    for place, description, high in (
+        ("entropy", b"entropy of the class probabilities, nats", np.log(3)),
+        ("probability_anterior", b"probability of anterior", 1),
+        (".", b"calibrated probabilities, a class after the other", 1),
+    ):
+        header = nibabel.load(tmp_path / "out" / place / "a.nii.gz").header
+        assert header["descrip"].item() == description
+        assert (float(header["cal_min"]), float(header["cal_max"])) == (0, np.float32(high))
+
+
+def test_every_map_of_apply_has_a_description_that_fits():
+    long = "ä" * 60
+    for head in (Softmax((long, "b", "c")), Regions((long,), ((1,),), (1,))):
+        for wanted in Requested(MAPS, head.classes).maps:
+            shown = wanted.shown(head)
+            assert shown is not None and shown.low == 0 < shown.high <= np.log(3)
+            header = grid_without_reference((2, 2), None, reversed_axes=False).volume(FLOAT, shown=shown)
+            said = nibabel.Nifti1Header(header[:348])["descrip"].item().decode()
+            assert said and shown.description.startswith(said)
 
 
 def test_an_nnunet_case_is_turned_to_file_axes(kit, head, scratch, tmp_path):
