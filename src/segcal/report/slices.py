@@ -8,6 +8,7 @@ stay white. All probabilities of a figure share one scale. Promises and formats:
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ ERROR = LinearSegmentedColormap.from_list(
     "error", [(0, (0.8, 0.3, 0, 0)), (0.25, (0.84, 0.37, 0, 0.55)), (0.6, (0.9, 0.62, 0, 0.9)), (1, (1, 0.96, 0.4, 1))]
 )
 """Over an image: what is certain lets it through."""
+
+BROAD = 112
+"""Letters of a line of a caption."""
 
 TALLEST = 1.3
 """Height of a panel over its width, at most."""
@@ -91,17 +95,22 @@ def slices(
     names += [f"error probability,\n{name}" for name in shown[0].errors]
     size = WIDE / len(names)
     top = max(float(np.nanmax(e, initial=0.01)) for one in shown for e in one.errors.values())
-    lines = [one.caption.count("\n") + 1 if one.caption else 0 for one in shown]
-    heights = [h for one, n in zip(shown, lines, strict=True) for h in (0.16 * n + 0.02, size * one.height)]
+    captions = [
+        [part for line in one.caption.splitlines() for part in textwrap.wrap(words(line), BROAD)] for one in shown
+    ]
+    heights = [
+        h for one, said in zip(shown, captions, strict=True) for h in (0.16 * len(said) + 0.02, size * one.height)
+    ]
     with drawing(path, WIDE, sum(heights) + 0.1 * len(shown) + 1.15 + (0.25 if title else 0)) as figure:
         grid = figure.add_gridspec(len(heights) + 1, len(names), height_ratios=(*heights, 0.13))
         colours = _colours(len(classes))
         for row, one in enumerate(shown):
-            if one.caption:
+            if captions[row]:
                 text = figure.add_subplot(grid[2 * row, :])
                 text.set_axis_off()
-                said = "\n".join(map(words, one.caption.split("\n")))
-                text.text(0, 0.5, said, va="center", fontsize=8, linespacing=1.35).set_in_layout(False)
+                text.text(0, 0.5, "\n".join(captions[row]), va="center", fontsize=8, linespacing=1.35).set_in_layout(
+                    False
+                )
             axes = [figure.add_subplot(grid[2 * row + 1, k]) for k in range(len(names))]
             _panels(axes, one, with_image, colours, background, top)
             for axis, name in zip(axes, names, strict=True):

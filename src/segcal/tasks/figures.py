@@ -292,10 +292,12 @@ def told(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDA
         return "no voxel of this slice is scored"
     wrong = float((labels != predicted)[scored].mean())
     expected = {name: float(np.nanmean(error)) for name, error in errors.items()}
-    said = ", ".join(f"{value:.1%} {name}" for name, value in expected.items())
-    gaps = [(round(abs(value - wrong), 3), name) for name, value in expected.items()][:2]
-    better = f"; closer: {min(gaps)[1]}" if len({gap for gap, _ in gaps}) > 1 else ""
-    return f"predicted labels that are wrong: {wrong:.1%}; expected by the probabilities: {said}{better}"
+    gaps = [round(abs(value - wrong), 3) for value in list(expected.values())[:2]]
+    closer = gaps.index(min(gaps)) if len(set(gaps)) > 1 else -1
+    said = ", ".join(
+        f"{value:.1%} {name}{' (closer)' if k == closer else ''}" for k, (name, value) in enumerate(expected.items())
+    )
+    return f"wrong labels in this slice: {wrong:.1%}; expected {said}"
 
 
 def _box(cohort: Cohort, planes: Mapping[str, NDArray[Any]]) -> tuple[slice, slice]:
