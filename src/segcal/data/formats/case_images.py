@@ -23,7 +23,7 @@ from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import entries, readable
 from segcal.data.formats import npz
 from segcal.data.formats import pictures as images
-from segcal.data.formats.label_maps import VOLUMES, ending, open_map
+from segcal.data.formats.label_maps import VOLUMES, ending, open_map, stem
 from segcal.data.formats.nifti import Axes
 from segcal.data.formats.npz import NpyField, NpzField
 from segcal.data.formats.raw import StoredField, grid, octets
@@ -58,7 +58,7 @@ class CaseImages:
         files: dict[str, Path] = {}
         for path in entries(where):
             known = ending(path, ENDINGS)
-            name = path.name[: -len(known)] if known else ""
+            name = stem(path, ENDINGS) if known else ""
             if name in files:
                 raise UsageError(
                     str(where),

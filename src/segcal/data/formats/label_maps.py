@@ -14,7 +14,7 @@ from pathlib import Path
 from segcal.data.axes import likely
 from segcal.data.case import Field
 from segcal.data.files.reading import check_there, entries
-from segcal.data.formats import itk, nifti
+from segcal.data.formats import itk, nifti, zarr
 from segcal.data.formats import pictures as images
 from segcal.data.formats.geometry import Placement
 from segcal.data.formats.itk import ItkField
@@ -37,9 +37,9 @@ def ending(path: Path, endings: tuple[str, ...]) -> str:
     return next((e for e in endings if name.endswith(e) and len(name) > len(e)), "")
 
 
-def stem(path: Path) -> str:
+def stem(path: Path, endings: tuple[str, ...] | None = None) -> str:
     """The name of the case: the file's name without its ending, and without the '.ome' that OME's formats add."""
-    known = ending(path, ENDINGS)
+    known = ending(path, ENDINGS if endings is None else endings)
     name = path.name[: -len(known)] if known else path.name
     return name[:-4] if known in (".zarr", ".tif", ".tiff") and name[1:].lower().endswith(".ome") else name
 
@@ -81,8 +81,8 @@ def nothing_in(path: Path) -> UnreadableError:
     )
 
 
-def _npz(path: Path, axes: Axes) -> Field:
-    names = keys(path)
+def _only(path: Path, names: list[str]) -> str:
+    """The array that holds the labels."""
     if not names:
         raise nothing_in(path)
     if len(names) != 1 and "labels" not in names:
@@ -92,7 +92,7 @@ def _npz(path: Path, axes: Axes) -> Field:
             expected="one array, or one called 'labels'",
             do="Save label maps one array a file.",
         )
-    return NpzField.find(path, names[0] if len(names) == 1 else "labels", channel_axis=None)
+    return names[0] if len(names) == 1 else "labels"
 
 
 _OPENERS: Mapping[str, Callable[[Path, Axes], Field]] = {
@@ -104,8 +104,8 @@ _OPENERS: Mapping[str, Callable[[Path, Axes], Field]] = {
     ".tiff": lambda path, axes: images.ImageField.find(path),
     ".bmp": lambda path, axes: images.ImageField.find(path),
     ".npy": lambda path, axes: NpyField.find(path, channel_axis=None),
-    ".npz": _npz,
-    ".zarr": lambda path, axes: ZarrField.find(path, channel_axis=None),
+    ".npz": lambda path, axes: NpzField.find(path, _only(path, keys(path)), channel_axis=None),
+    ".zarr": lambda path, axes: ZarrField.find(path, _only(path, zarr.keys(path)), channel_axis=None),
 }
 ENDINGS = tuple(_OPENERS)
 """Endings of files that hold one value a voxel."""

@@ -54,12 +54,29 @@ def is_store(path: Path) -> bool:
 
 
 def keys(path: Path) -> list[str]:
-    """Names of the arrays in the group `path`; [''] where `path` is itself an array.
+    """Names of the arrays in the group `path`, of an OME image the one at full resolution alone; [''] where `path` is
+    itself an array.
 
     Raises MissingError or UnreadableError.
     """
     opened = _open(path)
-    return _names(opened, path) if isinstance(opened, _library()[0].Group) else [""]
+    if not isinstance(opened, _library()[0].Group):
+        return [""]
+    names, full = _names(opened, path), _full(opened, path)
+    return [full] if full in names else names
+
+
+def _full(group: zarr.Group, path: Path) -> object:
+    """What OME's metadata (0.4, 0.5) name as the array at full resolution; None where there are none."""
+    with readable(path, folder=True):
+        attributes = dict(group.attrs)
+        ome = attributes.get("ome", attributes)
+        for name, kind in (("multiscales", list), (0, dict), ("datasets", list), (0, dict), ("path", str)):
+            found = ome.get(name) if isinstance(ome, dict) else ome[0] if isinstance(ome, list) and ome else None
+            if not isinstance(found, kind):
+                return None
+            ome = found
+        return ome
 
 
 def _names(group: zarr.Group, path: Path) -> list[str]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
+from segcal.data.formats.discover import open_cohort
 from segcal.data.formats.zarr import ZarrField, is_store, keys
-from segcal.errors import MissingError, UnreadableError
+from segcal.errors import MissingError, UnreadableError, UsageError
 
 
 @pytest.mark.parametrize("limit", [1, 700, 1 << 20])
@@ -69,3 +70,25 @@ def test_damage(limit: int, tmp_path: Path, read: Callable[..., Any]) -> None:
 def zarr_group(folder: Path) -> Path:
     zarr.create_group(folder / "g.zarr")
     return folder / "g.zarr"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_ome_image_is_its_full_resolution(
+    version: int, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+) -> None:
+    """The pyramid of `CASE.ome.zarr` is not several arrays to choose from; as scores and as label map."""
+    x, y = rng.normal(size=(2, 4, 6)).astype(np.float32), rng.integers(0, 2, (4, 6)).astype(np.uint8)
+    described: Any = {"multiscales": [{"version": "0.4", "datasets": [{"path": "1"}, {"path": "0"}]}]}
+    for place, whole in (("p", x), ("y", y)):
+        group = zarr.create_group(tmp_path / place / "c0.ome.zarr", zarr_format=version)
+        for name, level in (("0", whole[..., ::2, ::2]), ("1", whole)):
+            group.create_array(name, shape=level.shape, chunks=level.shape, dtype=level.dtype)[...] = level
+        group.attrs.update(described if version == 2 else {"ome": described})
+    (case,) = open_cohort(tmp_path / "p", tmp_path / "y", kind="logits")
+    assert case.id == "c0" and np.array_equal(read(case.scores[0]), x)
+    assert case.labels is not None and np.array_equal(read(case.labels), y)
+    for other in ({"ome": 3}, {"ome": {"multiscales": []}}, {"ome": {"multiscales": [{"datasets": [{"path": "7"}]}]}}):
+        group.attrs.put(other)
+        assert keys(tmp_path / "y" / "c0.ome.zarr") == ["0", "1"]
+        with pytest.raises(UsageError, match=r"c0\.ome\.zarr: found arrays \['0', '1'\]"):
+            open_cohort(tmp_path / "p", tmp_path / "y", kind="logits")
