@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Regions
 from segcal.errors import LabelError, ScoreError, ShapeError, UsageError
 from segcal.metrics.arrays import evaluate_arrays
 
@@ -109,3 +111,65 @@ def test_bad_arguments_get_a_message(change: dict[str, Any], error: type[Excepti
     arguments = {"probs": p, "labels": y, **change}
     with pytest.raises(error, match=message):
         evaluate_arrays(arguments.pop("probs"), arguments.pop("labels"), **arguments)
+
+
+def one_sigmoid(seed: int = 0) -> tuple[Any, Any]:
+    z = 3 * np.random.default_rng(seed).normal(size=(3, 1, 9, 11)).astype(np.float32)
+    return z, (np.random.default_rng(seed + 1).random((3, 9, 11)) < 1 / (1 + np.exp(-z[:, 0] / 2))).astype(np.uint8)
+
+
+def test_one_sigmoid_is_the_softmax_of_its_two_sides() -> None:
+    """The same probabilities, so the same NLL and ECE; Dice is of the region; a head of one region says the same."""
+    z, y = one_sigmoid()
+    both = evaluate_arrays(np.concatenate([0 * z, z], 1), y, kind="logits", background=0)
+    for found in (
+        evaluate_arrays(z, y, kind="logits"),
+        evaluate_arrays(1 / (1 + np.exp(-z.astype(np.float64))), y),
+        evaluate_arrays(z, y, kind="logits", head=Regions(("foreground",), ((1,),), (1,))),
+    ):
+        for name in ("nll", "brier", "ece", "dice", "iou", "ba_ece"):
+            assert found[name] == pytest.approx(both[name], rel=1e-6), name
+        assert [row["name"] for row in found["per_class"]] == ["foreground"]
+    masks = evaluate_arrays(z, 255 * y, kind="logits", label_map={255: 1})
+    assert masks == evaluate_arrays(z, y, kind="logits")
+    for wrong in ({"background": 0}, {"ignore_index": 9}):
+        with pytest.raises(UsageError, match="a head beside background or ignore_index"):
+            evaluate_arrays(z, y, kind="logits", head=Regions(("x",), ((1,),), (1,)), **wrong)
+
+
+def test_the_kind_is_declared() -> None:
+    p, y = batch(3)
+    expected = evaluate_arrays(p, y)
+    for kind, scores in (("log_probs", np.log(p)), ("scores", 5 * p), ("logits", np.log(p) + 2)):
+        found = evaluate_arrays(scores, y, kind=kind)
+        assert found["nll"] == pytest.approx(expected["nll"], rel=1e-9)
+        assert (found["free_energy_std"] is None) == (kind != "logits")
+    with pytest.raises(UsageError, match="kind"):
+        evaluate_arrays(p, y, kind="odds")
+
+
+def test_an_image_of_which_nothing_counts_is_left_out() -> None:
+    p, y = batch(5)
+    y = y.copy()
+    y[1] = 255
+    assert evaluate_arrays(p, y, ignore_index=255) == evaluate_arrays(p[[0, 2]], y[[0, 2]], ignore_index=255)
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (
+            lambda y: y[:, None],
+            r"found shape \(3, 1, 9, 11\).*a channel axis of one: leave it out, labels\[0\] of",
+        ),
+        (lambda y: y[..., None], r"channel axis of one: leave it out, labels\[\.\.\., 0\] of each case"),
+        (lambda y: np.eye(4, dtype=int)[y], r"one-hot labels.*labels\.argmax\(-1\)"),
+        (lambda y: np.moveaxis(np.eye(4, dtype=int)[y], -1, 1), r"one-hot labels.*labels\.argmax\(0\)"),
+    ],
+)
+def test_labels_with_axes_too_many_are_called_what_they_are(turn: Any, message: str) -> None:
+    p, y = batch()
+    with pytest.raises(ShapeError, match=message):
+        evaluate_arrays(p, turn(y))
+    with pytest.raises(ShapeError, match=message.partition(".*")[2] or message):
+        cohort_from_arrays(p, turn(y), kind="probs")

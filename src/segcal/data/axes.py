@@ -11,7 +11,8 @@ Shape = tuple[int, ...]
 def likely(channels: int | None, spatial: Shape, labels: Shape) -> str:
     """What to do about scores (channels, *spatial) of a case whose label map, or mask, has the shape `labels`."""
     if labels == (channels, *spatial) and channels != 1:
-        return "These seem to be one-hot labels: a label map is their arg max over the classes, labels.argmax(0)."
+        one_hot = "These may be one-hot labels, whose arg max over the classes, labels.argmax(0), is the label map;"
+        return f"{one_hot} or scores of one sigmoid without a class axis, which they need: scores[None] of each case."
     if labels == (*spatial, channels) and channels != 1:
         return "These seem to be one-hot labels: a label map is their arg max over the classes, labels.argmax(-1)."
     if labels in ((1, *spatial), (*spatial, 1)):

@@ -300,8 +300,8 @@ class Cohort(Sequence[Case]):
         """Open one labelled case for what labels and mask say of its voxels; its scores are not there."""
         case = self.labelled().cases[index]
         with contextlib.ExitStack() as stack:
-            fields = (None if f is None else stack.enter_context(f.open(scratch)) for f in (case.labels, case.mask))
-            yield CaseReader(self, index, [], *fields, None, case.crop)
+            both = [None if f is None else stack.enter_context(f.open(scratch)) for f in (case.labels, case.mask)]
+            yield CaseReader(self, index, [], both[0], both[1], None, case.crop)
 
     @contextlib.contextmanager
     def open(self, index: int, scratch: Scratch) -> Iterator[CaseReader]:

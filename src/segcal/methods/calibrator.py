@@ -19,10 +19,12 @@ from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from segcal.data import scores as scores_
 from segcal.data.case import Provenance
+from segcal.data.formats.arrays import tensor_of
 from segcal.data.head import Head
 from segcal.data.pooling import Pool
 from segcal.data.ranking import winner
@@ -224,29 +226,31 @@ class Calibrator(nn.Module):
 
     def forward(
         self,
-        scores: Tensor,
+        scores: Tensor | ArrayLike,
         *,
         kind: Kind | None = None,
         check: bool = True,
-        counted: Tensor | None = None,
-        **fields: Tensor,
+        counted: Tensor | ArrayLike | None = None,
+        **fields: Any,
     ) -> Tensor:
-        """Calibrated probabilities, float32, with the shape of `scores` (B, channels, *spatial).
+        """Calibrated probabilities, a float32 tensor with the shape of `scores` (B, channels, *spatial), a tensor or an
+        array.
 
         `counted`, `fields`: as `log_probs`.
         """
+        scores, counted, fields = _tensors(scores, counted, fields)
         flat, kind = self._flat(scores, kind, check)
         p = self.deliver(flat, kind, self._drawn(scores, flat, kind, fields, counted))
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
     def log_probs(
         self,
-        scores: Tensor,
+        scores: Tensor | ArrayLike,
         *,
         kind: Kind | None = None,
         check: bool = True,
-        counted: Tensor | None = None,
-        **fields: Tensor,
+        counted: Tensor | ArrayLike | None = None,
+        **fields: Any,
     ) -> Tensor:
         """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`.
 
@@ -254,6 +258,7 @@ class Calibrator(nn.Module):
         *spatial); UsageError for one it has no use for or one missing. `counted` (B, *spatial), bool: the voxels the
         network looked at, over which what is one number a case is averaged; None: all of them.
         """
+        scores, counted, fields = _tensors(scores, counted, fields)
         flat, kind = self._flat(scores, kind, check)
         rows = self.head.channel_rows(self._mapped(flat, kind, self._drawn(scores, flat, kind, fields, counted)))
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
@@ -410,6 +415,14 @@ def _forget_another_fit(calibrator: Calibrator, keys: object) -> None:
     if all(torch.equal(before[name], value) for name, value in calibrator.state_dict().items()):
         return
     calibrator.solution, calibrator.data, calibrator.crossfit = None, None, None
+
+
+def _tensors(
+    scores: Tensor | ArrayLike, counted: Tensor | ArrayLike | None, fields: Mapping[str, Any]
+) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """What a caller gives, arrays as tensors."""
+    count = None if counted is None else tensor_of(counted, "counted")
+    return tensor_of(scores, "scores"), count, {name: tensor_of(value, name) for name, value in fields.items()}
 
 
 def _flat_field(name: str, value: Tensor, scores: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from segcal.data import splits
 from segcal.data.cohort import Cohort
 from segcal.data.files.reading import shown
 from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.head import Head
 from segcal.data.numbering import Numbers
 from segcal.data.rows import Record
 from segcal.data.scores import Kind
@@ -166,6 +167,7 @@ class AnyMethod(ABC):
         kind: Kind = "logits",
         ignore_index: int | Sequence[int] | None = None,
         label_map: Numbers | None = None,
+        head: Head | None = None,
         groups: Sequence[Any] | None = None,
         validation: Cohort | None = None,
         engine: Engine | None = None,
@@ -189,13 +191,13 @@ class AnyMethod(ABC):
             )
         said: dict[str, Any] = {"mask": mask, "ignore_index": ignore_index, "label_map": label_map, "groups": groups}
         if isinstance(scores, Cohort):
-            if fields or any(value is not None for value in (labels, *said.values())):
+            if fields or any(value is not None for value in (labels, head, *said.values())):
                 raise UsageError("labels", found="a value beside a cohort", expected="nothing", do="It brings its own.")
             cohort = scores
         elif labels is None:
             raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
         else:
-            cohort = cohort_from_arrays(scores, labels, kind=kind, fields=fields, **said)
+            cohort = cohort_from_arrays(scores, labels, kind=kind, head=head, fields=fields, **said)
         cohort = (engine := engine or Threads()).scorable(cohort)
         fit = fit_methods({self.method: self}, cohort, engine, validation=validation)[self.method]
         return _told(fit.calibrator, cohort)

@@ -21,6 +21,7 @@ from torch import Tensor
 from segcal.data.axes import likely
 from segcal.data.case import block_length
 from segcal.data.files.journal import Scratch
+from segcal.data.formats.arrays import tensor_of
 from segcal.data.head import Head, check_labels, undescribed
 from segcal.data.numbering import Numbering, Numbers, listed
 from segcal.data.places.label_map import LabelMap
@@ -44,6 +45,7 @@ def evaluate_arrays(
     ignore_index: int | Sequence[int] | None = None,
     label_map: Numbers | None = None,
     background: int | None = None,
+    head: Head | None = None,
     reference: Any | None = None,
 ) -> dict[str, Any]:
     """The block of numbers of `segcal.metrics.summary` for a batch of images; `cases` are its images with a voxel that
@@ -52,12 +54,13 @@ def evaluate_arrays(
     probs: (B, C, *spatial) array or tensor, of the `kind` that is said: probabilities that sum to one over C, unless
     it is 'logits', 'log_probs' or 'scores'; one channel is a sigmoid, whose region is label 1. labels: (B, *spatial)
     integers. mask: same shape, non-zero where voxels count. ignore_index: a label, or several, never scored. label_map:
-    classes by the numbers that labels give them, as in `open_cohort`. reference: (B, *spatial), the labels before any
-    calibrator, for flips; without it, flips are zero. background: the class left out of Dice and IoU. Images without
-    spatial axes have no boundaries: what depends on them is None. Free energy is known from logits only: its spread is
-    None. Errors: UsageError, ShapeError, LabelError, ScoreError.
+    classes by the numbers that labels give them, as in `open_cohort`. background: the class left out of Dice and IoU.
+    head: the network's head, in place of background and ignore_index; for regions. reference: (B, *spatial), the labels
+    before any calibrator, for flips; without it, flips are zero. Images without spatial axes have no boundaries: what
+    depends on them is None. Free energy is known from logits only: its spread is None. Errors: UsageError, ShapeError,
+    LabelError, ScoreError.
     """
-    scores, checked, ignored = _tensor(probs), check_kind(kind), listed(ignore_index)
+    scores, checked, ignored = tensor_of(probs, "probs").detach().cpu(), check_kind(kind), listed(ignore_index)
     if scores.ndim < 2 or scores.shape[0] == 0:
         raise ShapeError(
             "probs",
@@ -67,7 +70,17 @@ def evaluate_arrays(
         )
     images, channels, *spatial = scores.shape
     named: int | EllipsisType = ... if background is None else background
-    head = undescribed(channels, None, named, ignored)
+    if head is None:
+        head = undescribed(channels, None, named, ignored)
+    elif background is not None or ignored or head.channels != channels:
+        raise UsageError(
+            "head",
+            found=f"a head of {head.channels} {head.noun} for {channels} channels"
+            if head.channels != channels
+            else "a head beside background or ignore_index",
+            expected="one or the other" if head.channels == channels else "one channel each",
+            do="The head says what the channels are, the background and the ignored label.",
+        )
     numbering = Numbering.of(label_map, ignored[1:], head.labels - 1, head.ignore)
     shape = (images, *spatial)
     scores = scores.reshape(images, channels, -1)
@@ -95,7 +108,7 @@ def evaluate_arrays(
             expected="at least one labelled voxel inside the mask",
             do="Check ignore_index, label_map and mask.",
         )
-    summaries = [summarise(suites[part], states[part]) for part in parts]
+    summaries = [summarise(suites[part], states[part], head.part_classes(part)) for part in parts]
     whole = summaries[0] if head.sums_to_one else combine_parts(summaries, head.parts)
     block: dict[str, Any] = whole.block
     return block
@@ -167,17 +180,8 @@ def _image(suites: Sequence[Mapping[str, Accumulator]], image: _Image) -> list[d
     return states if scored else None
 
 
-def _tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    array = np.asarray(value)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
-
-
 def _field(name: str, value: Any, shape: tuple[int, ...], channels: int) -> Tensor:
-    field = _tensor(value)
+    field = tensor_of(value, name).detach().cpu()
     if tuple(field.shape) != shape:
         raise ShapeError(
             name,

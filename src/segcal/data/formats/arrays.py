@@ -211,6 +211,16 @@ def _array(value: Any, name: str) -> Array:
     )
 
 
+def tensor_of(value: Any, name: str) -> Tensor:
+    """A tensor of real numbers from an array, a list or a tensor; errors as of scores, or of labels, by `name`."""
+    array = _array(value, name)
+    if isinstance(array, Tensor):
+        return array
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # types that torch does not compute with
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+
+
 def _batch(scores: Any, given: Mapping[str, Any]) -> list[dict[str, Field]]:
     cases = _split(scores, "scores")
     for k, array in enumerate(cases):

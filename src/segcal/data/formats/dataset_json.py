@@ -50,6 +50,8 @@ def head_of(described: Mapping[str, Any], where: Path) -> Head:
         )
     named = {str(name): value for name, value in labels.items() if name != "ignore"}
     used = sorted({n for value in named.values() for n in (value if isinstance(value, list) else [value])})
+    if used == [1] and len(named) == 1 and ignore in (None, 2):  # one sigmoid, whose outside has no name
+        return Regions(tuple(named), ((1,),), (1,), ignore)
     if used != list(range(len(used))) or (ignore is not None and ignore != len(used)):
         raise LabelError(
             str(where),
@@ -98,12 +100,11 @@ def named_head(described: object, where: Path, channels: int) -> Head | None:
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
         return None
     names = {number: name for key, name in labels.items() if (number := _number(key)) is not None}
-    if len(labels) != channels or channels < 2 or sorted(names) != list(range(channels)):
-        return None
-    if len(set(names.values())) != channels:
+    classes = max(channels, 2)  # one sigmoid is of two classes
+    if len(labels) != classes or sorted(names) != list(range(classes)) or len(set(names.values())) != classes:
         return None
     background = next((k for k, name in names.items() if name.casefold() == "background"), None)
-    return Softmax(tuple(names[k] for k in range(channels)), background)
+    return Softmax(tuple(names[k] for k in range(classes)), background)
 
 
 def _numbers(labels: object) -> dict[str, int | list[int]] | None:

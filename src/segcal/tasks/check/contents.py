@@ -23,16 +23,13 @@ def data(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("ok", "data", f"{count(facts['cases'], 'case')}, {axes}; {members}; scores of kind {cohort.kind}")
     head = cohort.head
     if not head.sums_to_one:
-        text = (
-            f"a region head ({', '.join(head.classes)}): each region is calibrated as a problem of its own, and its"
-            " decision at 0.5 is kept"
-        )
-        yield Finding(
-            "note",
-            "head",
-            text,
-            "`segcal fit --free-decision` gives that up where a threshold other than 0.5 is meant.",
-        )
+        kept = "each region is calibrated as a problem of its own, and its decision at 0.5 is kept"
+        if head.channels == 1:
+            kept = "one channel, taken for a sigmoid: the probability of label 1; its decision at 0.5 is kept"
+        do = "`segcal fit --free-decision` gives that up where a threshold other than 0.5 is meant."
+        if head.channels == 1 and facts["unlabelled"]:
+            do += " If the first axis is one of a batch, not of classes, save scores[0]."
+        yield Finding("note", "head", f"a region head ({', '.join(head.classes)}): {kept}", do)
         return
     left_out = (
         "none declared, so Dice averages all of them"
