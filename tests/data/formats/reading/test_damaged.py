@@ -136,7 +136,7 @@ def test_all_are_refused_unless_told_to_leave_out_and_every_damaged_case_is_name
     folder(tmp_path, rng, (4, 5), ".npz", ".npy")
     half(tmp_path / "m0" / "a.npz")
     half(tmp_path / "y" / "c.npy")
-    with pytest.raises(UnreadableError, match=r"m0/a\.npz: .*1 more case.*: c\).*--cases"):
+    with pytest.raises(UnreadableError, match=r"m0/a\.npz: .*1 more case.*: c\).*--exclude"):
         open_cohort([tmp_path / "m0", tmp_path / "m1"], tmp_path / "y", kind="logits")
     left = open_cohort([tmp_path / "m0", tmp_path / "m1"], tmp_path / "y", kind="logits", damaged="exclude")
     assert [c.id for c in left] == ["b"] and list(left.damaged) == ["a", "c"]
@@ -153,7 +153,7 @@ def test_where_all_are_damaged_the_first_is_told(tmp_path: Path, rng: np.random.
         half(tmp_path / "m1" / f"{name}.npz")
     with pytest.raises(UnreadableError, match=r"m1/a\.npz.*b, c") as caught:
         open_cohort([tmp_path / "m0", tmp_path / "m1"], tmp_path / "y", kind="logits", damaged="exclude")
-    assert "--cases" not in str(caught.value)  # there are no others to choose
+    assert "--exclude" not in str(caught.value)  # there are no others to choose
 
 
 def test_an_archive_without_arrays_is_damaged(tmp_path: Path, rng: np.random.Generator) -> None:
