@@ -34,6 +34,7 @@ from segcal.data.cohort import Cohort
 from segcal.data.files import claims, journal
 from segcal.data.files.journal import Scratch
 from segcal.data.files.ledger import Ledger, read_digest
+from segcal.data.formats.nnunet import POSTPROCESSING
 from segcal.data.formats.placing import check_targets
 from segcal.data.formats.registry import sink_for
 from segcal.data.formats.sink import Delivered, Sink, Writer
@@ -221,7 +222,7 @@ class Done:
     @property
     def notes(self) -> list[str]:
         """What a reader of the outputs must know."""
-        return [*self.job.warnings, *found_note(self.job.cohort)]
+        return [*self.job.warnings, *found_note(self.job.cohort), *self.job.carried]
 
     def to_json(self) -> dict[str, Any]:
         """What `apply --json` writes."""
@@ -255,6 +256,18 @@ class Job:
     def with_delivered(self) -> bool:
         """Whether any case comes with a delivered label map that can be compared."""
         return any("delivered" in case.fields for case in self.cohort)
+
+    @property
+    def carried(self) -> list[str]:
+        """That nnU-Net's post-processing came along, and how it is applied."""
+        copies = {path.name: path for path in self.sink.shared(self.cohort)}
+        if POSTPROCESSING[0] not in copies:
+            return []
+        copy = copies[POSTPROCESSING[0]]
+        return [
+            f"nnU-Net's post-processing was copied, not applied; to apply it: nnUNetv2_apply_postprocessing -i"
+            f" {copy.parent} -o FOLDER -pp_pkl_file {copy}"
+        ]
 
     def run(self, engine: Engine) -> Done:
         """Write what is left to write."""

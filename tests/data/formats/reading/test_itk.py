@@ -98,7 +98,12 @@ def test_hostile_and_damaged_files(tmp_path: Path, read: Callable[..., Any]) -> 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_nnunet_with_these_label_maps(
-    ending: str, writers: ModuleType, tmp_path: Path, rng: np.random.Generator, read: Callable[..., Any]
+    ending: str,
+    writers: ModuleType,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    read: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Read, compared, applied: what was delivered comes back byte for byte; maps have no format here."""
     P, L = tmp_path / "p", tmp_path / "y"
@@ -114,7 +119,10 @@ def test_nnunet_with_these_label_maps(
     assert cohort[0].spacing == (3.0, 2.0, 1.5) and cohort[0].labels is not None
     cal, out = str(tmp_path / "cal.safetensors"), tmp_path / "out"
     assert run(["fit", str(P), "--labels", str(L), "--method", "ts", "-o", cal]) == 0
+    (P / "postprocessing.pkl").write_bytes(b"never opened")
     assert run(["apply", cal, str(P), "-o", str(out)]) == 0
+    assert "nnUNetv2_apply_postprocessing" in capsys.readouterr().out
+    assert (out / "postprocessing.pkl").read_bytes() == b"never opened"
     assert all((out / f"{c}{ending}").read_bytes() == (P / f"{c}{ending}").read_bytes() for c in "abcd")
     assert run(["apply", cal, str(P), "-o", str(tmp_path / "maps"), "--maps", "entropy"]) != 0
     if ending == ".mha":
