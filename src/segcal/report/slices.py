@@ -77,7 +77,7 @@ class Slice:
     def height(self) -> float:
         """Of a panel, over its width."""
         rows, columns = self.labels.shape
-        return min(self.aspect * rows / columns, TALLEST)
+        return min(self.aspect * float(rows) / float(columns), TALLEST)
 
 
 def slices(

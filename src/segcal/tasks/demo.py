@@ -127,9 +127,9 @@ def run(
     """
     root = Path(folder)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        found = "a folder that is not empty" if root.is_dir() else "a file"
+        there = "a folder that is not empty" if root.is_dir() else "a file"
         raise OutputError(
-            str(root), found=found, expected="a new or an empty folder", do="Choose another folder, or delete this one."
+            str(root), found=there, expected="a new or an empty folder", do="Choose another folder, or delete this one."
         )
     design = design or Design()
     simulation = Simulation(design, truth or Truth.general(len(design.classes), seed), seed)

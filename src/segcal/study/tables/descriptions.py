@@ -42,7 +42,7 @@ def splits(studies: Sequence[Results]) -> Table:
         frame = study.frame("partition")
         repeats = frame.different("repeat")
         counts = [_least_most([len(frame.where(repeat=r, role=role)) for r in repeats]) for role in ROLES]
-        cells = [
+        cells: list[Number | Text] = [
             Text(study.modality or "—"),
             Number(study.classes),
             NONE if study.training is None else Number(study.training),
