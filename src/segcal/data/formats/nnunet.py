@@ -332,16 +332,11 @@ def _geometry(
 
 
 def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path) -> Box:
-    """The crop box in the array's axes: array axis j is axis backward[j] of the network's."""
+    """The crop box in the array's axes: array axis j is axis backward[j] of the network's. MissingError where
+    plans.json, which tells that, is needed and not there.
+    """
     box, before = properties.get("bbox_used_for_cropping"), properties.get("shape_before_cropping")
     count = len(field.shape)
-    if member.backward is None or len(member.backward) != count:
-        raise MissingError(
-            str(member.where),
-            found="no plans.json" if member.backward is None else f"plans.json for {len(member.backward)} axes",
-            expected=f"plans.json for {count} axes, which tells in which axes {path.name} gives the crop box",
-            do="Copy plans.json from the training folder.",
-        )
     if not (
         _are_integers(before, count)
         and isinstance(box, list | tuple)
@@ -355,6 +350,17 @@ def _box(properties: Mapping[str, Any], member: Member, field: Field, path: Path
             do="Predict this case again.",
         )
     assert before is not None and box is not None
+    whole = all(low <= 0 and high >= n for (low, high), n in zip(box, before, strict=True))
+    if member.backward is None and whole and sorted(before) == sorted(field.shape):
+        # nnUNetv2_ensemble copies no plans.json, which does not matter where nothing was cropped
+        return tuple((0, n) for n in field.shape)
+    if member.backward is None or len(member.backward) != count:
+        raise MissingError(
+            str(member.where),
+            found="no plans.json" if member.backward is None else f"plans.json for {len(member.backward)} axes",
+            expected=f"plans.json for {count} axes, which tells in which axes {path.name} gives the crop box",
+            do="Copy plans.json from the training folder.",
+        )
     shape = tuple(before[b] for b in member.backward)
     if shape != field.shape:
         raise ShapeError(

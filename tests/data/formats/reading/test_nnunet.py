@@ -340,8 +340,10 @@ def test_properties_that_cannot_be_used(predict: Any, tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match="transpose_backward"):
         open_cohort(tmp_path / "m1")
     (tmp_path / "m1" / "plans.json").unlink()
+    assert open_cohort(tmp_path / "m1")[0].crop == ((0, 4), (0, 5), (0, 6))  # nothing was cropped in any axes
+    path.write_bytes(pickle.dumps({**good, "bbox_used_for_cropping": [[0, 4], [0, 5], [1, 6]]}))
     with pytest.raises(MissingError, match=r"no plans\.json"):
-        open_cohort(tmp_path / "m1")
+        open_cohort(tmp_path / "m1")[0]
 
 
 def test_arguments_that_contradict_the_files(predict: Any, tmp_path: Path) -> None:
