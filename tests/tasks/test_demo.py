@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import segcal
+from benchmarks import readme
 from segcal.data.simulate.cohort import Design
 from segcal.data.simulate.truth import Truth
 from segcal.errors import OutputError
 from segcal.tasks import demo as demonstration
 
 SMALL = Design(shape=(6, 18, 18), margin=(0, 1, 1), members=2)
+PICTURE = Path(__file__).parents[2] / "docs" / "images" / "reliability.png"
 CASES = {"fitting": 6, "held_out": 4}
 
 
@@ -134,3 +137,8 @@ def test_at_full_size_it_ends_in_time_and_finds_the_truth(tmp_path: Path) -> Non
     assert rows["dc"]["distance"] < 0.01 * rows["uncalibrated"]["distance"]
     assert rows["dc"]["ece"] < 0.3 * rows["uncalibrated"]["ece"]
     assert result.evaluations["dc"].differences["nll"].high < 0
+    shown, drawn = (
+        np.asarray(Image.open(path).convert("L"), float)
+        for path in (PICTURE, readme.draw(result, tmp_path / "reliability.png"))
+    )
+    assert shown.shape == drawn.shape and np.abs(shown - drawn).mean() < 1  # the README's picture is this release's

@@ -58,7 +58,9 @@ def delivered(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "`segcal apply` copies the delivered map as it is; its map 'error' is about the delivered label.",
         )
     elif found["cases"]:
-        yield Finding("ok", "label maps", "every delivered label map is the arg max of its probabilities")
+        yield Finding(
+            "ok", "label maps", "every delivered label map is the arg max of its probabilities, the likeliest class"
+        )
 
 
 def energy(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -68,8 +70,9 @@ def energy(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     block = facts["uncalibrated"]
     if not cohort.has_logits:
         text = (
-            "only probabilities are known: free energy has nothing to measure, and methods for raw logits coincide with"
-            " their canonical form (ms with dc)"
+            "only probabilities are known, not the network's raw scores (logits): free energy, the part of them that"
+            " probabilities lose, has nothing to measure, and methods for logits coincide with those for probabilities"
+            " (ms with dc); nothing need be done"
         )
         yield Finding("note", "free energy", text)
     elif block is not None and block["free_energy_std"] is not None:
@@ -91,7 +94,7 @@ def calibration(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     word = "over" if gap > 0 else "under"
     errors = f"NLL {block['nll']:.4f}, ECE {block['ece']:.4f}, ACE {block['ace']:.4f}"
     trust = (
-        f"confidence {block['confidence']:.3f} against accuracy {block['accuracy']:.3f}: {word}confident by"
-        f" {100 * abs(gap):.1f} points"
+        f"so far {100 * block['confidence']:.1f} % sure of its labels on average, and right in"
+        f" {100 * block['accuracy']:.1f} %: {word}confident by {100 * abs(gap):.1f} points"
     )
-    yield Finding("note", "calibration", f"so far {errors}; {trust}")
+    yield Finding("note", "calibration", f"{trust} ({errors})")
