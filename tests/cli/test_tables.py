@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from segcal.cli.console import Lines, Output, bars
 from segcal.cli.tables import (
@@ -109,6 +111,20 @@ def test_long_words_are_folded_and_numbers_go_below(
     assert max(map(len, out.splitlines())) <= 30
     assert "0.5000" in out and "1.2500 to 2.5000" in out
     assert all(word in out for word in ["a", "name", "of", "many", "words", "some", "folded"])
+
+
+def test_sentences_are_wrapped_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a/long/path/that/is/not/broken/cal.safetensors"
+    for terminal, lines in (
+        (True, ["note: one sentence", "in", path, "of many words"]),
+        (False, [f"note: one sentence in {path} of many words"]),
+    ):
+        shown = io.StringIO()
+        made = Console(file=shown, width=20, force_terminal=terminal, color_system=None)
+        monkeypatch.setattr("segcal.cli.console.console", lambda made=made: made)
+        out = Output(False, None)
+        out.notes([f"one sentence in {path} of many words"])
+        assert shown.getvalue().splitlines() == lines
 
 
 def test_a_log_is_told_how_long_it_will_take(

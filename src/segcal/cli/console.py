@@ -15,6 +15,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -139,6 +140,12 @@ class Output:
         if not self._silent:
             self._console.print(Text(escaped(text), style=style), soft_wrap=True)
 
+    def prose(self, text: str, style: str = "") -> None:
+        """Sentences: on a terminal wrapped between words, in a log a line that can be searched."""
+        if self._console.is_terminal:
+            text = "\n".join(_wrapped(line, self._console.width) for line in text.split("\n"))
+        self.text(text, style)
+
     def show(self, table: RenderableType, title: str = "") -> None:
         """A table under its title."""
         if title:
@@ -151,7 +158,7 @@ class Output:
         for finding in found:
             if self._silent and finding.severity == "error":
                 error(f"{finding.topic}: {finding.text}" + (f" {finding.do}" if finding.do else ""))
-            self.text(
+            self.prose(
                 f"{finding.severity:>7}  {finding.topic}: {finding.text}"
                 + (f"\n         {finding.do}" if finding.do else ""),
                 SEVERITIES[finding.severity],
@@ -160,7 +167,7 @@ class Output:
     def notes(self, notes: Iterable[str]) -> None:
         """What a reader of the results must know."""
         for note in notes:
-            self.text(f"note: {note}", "yellow")
+            self.prose(f"note: {note}", "yellow")
 
     def next(self, *commands: str) -> None:
         """What to type next."""
@@ -181,6 +188,12 @@ class Output:
 
         with journal.atomic(self._json) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _wrapped(line: str, width: int) -> str:
+    """A line broken between words; what follows is indented as it is. No word is broken: it may be a path."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 class Lines:

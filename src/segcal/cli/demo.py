@@ -59,7 +59,7 @@ def demo(
         f"{len(result.held_out)} held-out cases; distance: how far from the true probabilities, +- its standard error"
         " (Kullback-Leibler divergence, nats a voxel)",
     )
-    out.text(closing(result), "bold")
+    out.prose(closing(result), "bold")
     out.json({**result.to_json(), "check": checked.to_json()})
     return 0
 

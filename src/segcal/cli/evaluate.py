@@ -101,7 +101,7 @@ def evaluate(
         else f"{len(found.cohort)} cases"
     )
     if found.verdict is not None:
-        out.text(found.verdict.sentence, "bold")
+        out.prose(found.verdict.sentence, "bold")
     title = what + f" in {len(set(found.cohort.groups))} groups, {result['voxels']:,} voxels"
     out.show(
         tables.before_after(result),

@@ -325,11 +325,11 @@ def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled,
         how = "Cross-fitted, the choice too: each fold scored by what the others chose"
         out.show(comparison(done.choice), "Methods compared, every case scored by a fit without it and its group")
         for reason in done.choice.reasons:
-            out.text(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
+            out.prose(reason, "bold" if reason.startswith(("Chosen", "No gain")) else "")
     for name, fit in done.fits.items():
         solution = fit.calibrator.solution
         if solution is not None:
-            out.text(
+            out.prose(
                 f"{name}: {solution.status}; {solution.message}",
                 "" if solution.status in ("optimal", "trained") else "yellow",
             )
@@ -341,7 +341,7 @@ def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled,
     title = f"{how} ({len(done.cohort)} cases in {len(set(done.cohort.groups))} groups, {count} folds)"
     for name, evaluation in done.evaluations.items():
         assert evaluation.verdict is not None
-        out.text(f"{f'{name}: ' if len(done.evaluations) > 1 else ''}{evaluation.verdict.sentence}", "bold")
+        out.prose(f"{f'{name}: ' if len(done.evaluations) > 1 else ''}{evaluation.verdict.sentence}", "bold")
     if len(done.evaluations) == 1:
         only = next(iter(done.evaluations.values())).to_json()
         out.show(tables.before_after(only), title)
