@@ -387,15 +387,15 @@ def comparison(found: Recommendation) -> Table:
     from segcal.metrics.statistics.verdict import LEAST_GROUPS
     from segcal.tasks.choose import UNCALIBRATED
 
-    out = tables.table("method", "params", "NLL", "gain", "+-", "ECE", "Dice", "flip %", "")
-    tables.words(out, 8)
+    out = tables.table("method", "size", "NLL", "gain", "+-", "ECE", "Dice", "flip %", "")
+    out.columns[8].justify = "left"
     few = len(set(found.evaluation.cohort.groups)) < LEAST_GROUPS
     for name, c in found.candidates.items():
         block, change = c.after.block, c.evaluation.differences["nll"]
         gain = (
             ("", "")
             if name == UNCALIBRATED
-            else (tables.cell(-change.mean, True), tables.cell(None if few else change.standard_error))
+            else (tables.cell(-change.mean), tables.cell(None if few else change.standard_error))
         )
         verdict = (
             "chosen"
@@ -412,7 +412,7 @@ def comparison(found: Recommendation) -> Table:
         shown = name if c.keeps_map else f"{name} *"
         out.add_row(shown, f"{c.parameters:,}", tables.cell(c.nll), *gain, *numbers, verdict)
     out.caption = (
-        "Gains are of NLL over the uncalibrated scores, paired over cases; +- is its standard error, over groups. "
-        "As good: within one standard error of the best, or closer than anyone would notice. * may change labels."
+        "Size: how many numbers are fitted. Gains are of NLL over the uncalibrated scores, paired over cases; +- is its"
+        " standard error, over groups. As good: within one standard error of the best, or closer than anyone would notice. * may change labels."
     )
     return out
