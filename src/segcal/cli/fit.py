@@ -413,6 +413,7 @@ def comparison(found: Recommendation) -> Table:
         out.add_row(shown, f"{c.parameters:,}", tables.cell(c.nll), *gain, *numbers, verdict)
     out.caption = (
         "Size: how many numbers are fitted. Gains are of NLL over the uncalibrated scores, paired over cases; +- is its"
-        " standard error, over groups. As good: within one standard error of the best, or closer than anyone would notice. * may change labels."
+        " standard error, over groups. As good: within one standard error of the best, or closer than anyone would"
+        " notice. * may change labels."
     )
     return out
