@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from segcal.data.files.journal import Scratch
 from segcal.data.formats.arrays import cohort_from_arrays
+from segcal.data.formats.discover import open_cohort
 from segcal.data.head import Regions, Softmax
 from segcal.data.rows import Prepared
 from segcal.data.scores import KINDS, check, undecided
@@ -101,3 +105,22 @@ def test_a_case_of_which_nothing_counts_is_left_out_and_named() -> None:
     y[:] = 255
     with pytest.raises(LabelError, match="no voxel to score"):
         TemperatureScaling().fit(z, y, ignore_index=255, engine=Serial())
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.5, 1 / 3])
+def test_label_maps_with_a_scale_are_whole_numbers(tmp_path: Path, slope: float) -> None:
+    """A float32 scale is not exact: 10 times 0.1 is 1.0000000149."""
+    y = np.random.default_rng(0).integers(3, size=(6, 5, 4))
+    path = tmp_path / "labels.nii"
+    nibabel.save(nibabel.Nifti1Image((y * round(1 / slope)).astype(np.uint8), np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<ff", data, 112, slope, 0)
+    path.write_bytes(data)
+    np.savez(tmp_path / "case.npz", logits=np.zeros((3, 6, 5, 4), np.float32))
+    cohort = open_cohort(tmp_path / "case.npz", path)
+    with Scratch(2**20) as scratch, cohort.open(0, scratch) as reader:
+        assert torch.equal(reader.block(0, 120).labels, torch.from_numpy(y.ravel()))
+    struct.pack_into("<ff", data, 112, 0.77 * slope, 0)
+    path.write_bytes(data)
+    with pytest.raises(LabelError, match="expected whole numbers"):
+        prepared(open_cohort(tmp_path / "case.npz", path))

@@ -35,6 +35,11 @@ from segcal.errors import LabelError, MissingError, ScoreError
 if TYPE_CHECKING:
     from segcal.data.cohort import Cohort
 
+SCALED = 2.0**-21
+"""How far, in parts of itself, a label may be from a whole number: a few roundings of float32, as the scale of a file
+brings them.
+"""
+
 NOT_LOOKED_AT = -1
 """Stands in a predicted label map for padding and what lies outside the mask."""
 
@@ -301,7 +306,9 @@ class CaseReader:
         labels = torch.from_numpy(_whole(raw))
         left_out = torch.zeros(len(labels), dtype=torch.bool)
         if raw.dtype.kind == "f":
-            broken = torch.from_numpy(labels.numpy() != raw)
+            with np.errstate(invalid="ignore"):
+                near = abs(labels.numpy() - raw) <= SCALED * np.maximum(1, abs(raw))
+            broken = torch.from_numpy(~(near & np.isfinite(raw)))
             if bool((broken & (role != OUTSIDE)).any()):
                 raise _no_label(float(raw[(broken & (role != OUTSIDE)).numpy()][0]), where)
             labels, left_out = torch.where(broken, NO_LABEL, labels), broken
@@ -353,7 +360,7 @@ class CaseReader:
 def _whole(raw: NDArray[Any]) -> NDArray[np.int64]:
     """Labels as integers; NaN and what else is none becomes some integer."""
     with np.errstate(invalid="ignore"):
-        return raw.astype(np.int64)
+        return (np.rint(raw) if raw.dtype.kind == "f" else raw).astype(np.int64)
 
 
 def _no_label(value: float, where: str) -> LabelError:
