@@ -118,7 +118,7 @@ def test_what_is_said_of_a_slice() -> None:
     labels, predicted = np.array([[0, 1, 1, -1]]), np.array([[0, 0, 0, 0]])
     errors = {"uncalibrated": np.array([[0.1, 0.1, 0.1, np.nan]]), "ts": np.array([[0.6, 0.6, 0.6, np.nan]])}
     assert told(labels, predicted, errors) == (
-        "wrong labels in this slice: 66.7%; expected 10.0% uncalibrated, 60.0% ts (closer)"
+        "of the labels shown 66.7% are wrong; expected 10.0% uncalibrated, 60.0% ts (closer)"
     )
     assert "closer" not in told(labels, predicted, {"a": errors["ts"], "b": errors["ts"]})
     assert told(np.full((1, 2), -1), np.zeros((1, 2)), errors) == "no voxel of this slice is scored"

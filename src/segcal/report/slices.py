@@ -127,7 +127,8 @@ def slices(
             format=PercentFormatter(1, 0),
             ticks=MaxNLocator(5),
         )
-        bar.set_label("probability that the predicted label is wrong")
+        narrow = "\n" if len(shown[0].errors) == 1 else " "
+        bar.set_label(f"probability that the{narrow}predicted label is wrong")
         bar.outline.set_visible(False)
         if title:
             figure.suptitle(words(title), fontsize=9, x=0.01, ha="left", fontweight="bold")

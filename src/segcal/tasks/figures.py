@@ -297,7 +297,7 @@ def told(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDA
     said = ", ".join(
         f"{value:.1%} {name}{' (closer)' if k == closer else ''}" for k, (name, value) in enumerate(expected.items())
     )
-    return f"wrong labels in this slice: {wrong:.1%}; expected {said}"
+    return f"of the labels shown {wrong:.1%} are wrong; expected {said}"
 
 
 def _box(cohort: Cohort, planes: Mapping[str, NDArray[Any]]) -> tuple[slice, slice]:

@@ -221,7 +221,8 @@ def test_a_column_has_the_decimals_that_tell_its_rows_apart() -> None:
     assert decimals(0.1, 0.1 + 1e-12) == 3
     assert decimals(1.0, 1.00001) == 5 and decimals(1.0, 1 + 2e-6) == 6
     # one pair that is nearly equal does not make the others hard to read
-    assert decimals(0.1, 0.2, 0.3, 0.4, 0.40001) == 3
+    assert decimals(*(0.1 * k for k in range(1, 11)), 0.10001) == 3
+    assert decimals(0.0727, 0.0723, 0.0722, 0.0583) == 4
 
 
 def test_unequal_splits_show_their_range(made: Callable[..., Results]) -> None:

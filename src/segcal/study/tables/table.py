@@ -120,7 +120,7 @@ class Table:
 MORE = 3
 """Most decimals that a column gets beyond its usual ones."""
 
-MOST = 0.75
+MOST = 0.9
 """Share of a column's different numbers that print differently."""
 
 
