@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import cyclopts
+from cyclopts.help import DefaultFormatter
 
 from segcal import __version__
 from segcal.cli import apply, audit, check, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
@@ -36,8 +37,6 @@ INTERRUPTED = 130
 
 def panel(console: Console, options: ConsoleOptions, shown: HelpPanel) -> None:
     """A panel of the help, with the text of each option on one line for a terminal to wrap."""
-    from cyclopts.help import DefaultFormatter
-
     for entry in shown.entries:
         text = getattr(entry.description, "primary_renderable", None)
         if text is not None:

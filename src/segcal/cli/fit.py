@@ -27,7 +27,7 @@ from segcal.cli.options import (
 )
 from segcal.data.files import claims
 from segcal.errors import UsageError
-from segcal.methods import BUILT_IN, flag, named
+from segcal.methods import BUILT_IN, flag
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,6 +160,8 @@ def fit(
         With auto: compare these methods only, with commas.
     """
     all_there(running, results, scores)
+    from segcal.methods.names import named  # reading the packages' names takes a moment, which help has no need of
+
     for words, where in ((method, "method"), (among, "among")):
         if words not in (AUTO, None):
             named(words, where)

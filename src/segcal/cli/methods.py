@@ -13,7 +13,7 @@ from segcal.cli.options import AS_USUAL, Running, claim
 from segcal.cli.tables import table, words
 from segcal.data.files import claims, journal
 from segcal.errors import UsageError
-from segcal.methods import BUILT_IN, names
+from segcal.methods import BUILT_IN
 
 if TYPE_CHECKING:
     from segcal.methods.parameterisation import ParameterCount
@@ -66,6 +66,8 @@ def methods(
 
 def listed(out: Output) -> None:
     """Every method in a line, without what its module says: no torch, no package is imported."""
+    from segcal.methods.names import names  # reading the packages' names takes a moment, which help has no need of
+
     shown = table("method", "keeps labels", "numbers", "what it fits")
     words(shown, 1, 2, 3)
     for name in names():

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from segcal.errors import UsageError
-
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from segcal.methods.method import AnyMethod, Method, Trained
-    from segcal.methods.registry import Named, find, methods, register
-
-GROUP = "segcal.methods"
-"""Under which packages name their methods."""
+    from segcal.methods.names import named, names
+    from segcal.methods.registry import find, methods, register
 
 
 @dataclass(frozen=True)
@@ -60,36 +53,6 @@ BUILT_IN: dict[str, Place] = {
 }
 """Methods of segcal by the name that `--method` takes, in the order in which they are listed."""
 
-REGISTERED: dict[str, Named] = {}
-"""Methods registered by a script, or of packages that have been asked for."""
-
-
-@cache
-def packaged() -> tuple[EntryPoint, ...]:
-    """What installed packages name as methods; none of them is imported."""
-    from importlib.metadata import entry_points  # a tenth of the time that a wrong word may take
-
-    return tuple(entry_points(group=GROUP))
-
-
-def names() -> list[str]:
-    """Every name of a method, as `methods` has them; nothing is imported."""
-    return list(dict.fromkeys([*BUILT_IN, *REGISTERED, *(entry.name for entry in packaged())]))
-
-
-def named(words: str, where: str = "method") -> list[str]:
-    """The names in a list with commas. UsageError, of the argument `where`, for a name that no method has."""
-    wanted = [word.strip() for word in words.split(",")]
-    for name in wanted:
-        if name not in BUILT_IN and name not in names():
-            raise UsageError(
-                where,
-                found=repr(name),
-                expected="one of " + ", ".join(names()) + ", or auto alone",
-                do="Separate several with commas.",
-            )
-    return wanted
-
 
 def flag(option: str) -> str:
     """What a method's option is called on the command line."""
@@ -98,6 +61,7 @@ def flag(option: str) -> str:
 
 _HOME = {place.kind: place.module for place in BUILT_IN.values()}
 _HOME |= dict.fromkeys(("AnyMethod", "Method", "Trained"), "segcal.methods.method")
+_HOME |= dict.fromkeys(("named", "names"), "segcal.methods.names")
 _HOME |= dict.fromkeys(("find", "methods", "register"), "segcal.methods.registry")
 
 __all__ = ["BUILT_IN", "AnyMethod", "Method", "Place", "Trained", "find", "methods", "named", "names", "register"]

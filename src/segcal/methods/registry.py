@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 
 from segcal.data.files.reading import shown
 from segcal.errors import UsageError
-from segcal.methods import BUILT_IN, REGISTERED, packaged
+from segcal.methods import BUILT_IN
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import KINDS, PartMap
 from segcal.methods.method import AnyMethod
+from segcal.methods.names import REGISTERED, packaged
 
 RESERVED = ("auto", "uncalibrated")
 """Names that say something else where a method is named."""

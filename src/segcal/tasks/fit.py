@@ -16,10 +16,11 @@ from segcal.data.cohort import Cohort
 from segcal.data.padding import found_note, hidden_note
 from segcal.engine.engine import Engine
 from segcal.errors import OutputError, UsageError
-from segcal.methods import flag, named
+from segcal.methods import flag
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import versions
 from segcal.methods.method import AnyMethod, Fit, fit_methods
+from segcal.methods.names import named
 from segcal.methods.registry import find
 from segcal.methods.registry import methods as registered
 from segcal.tasks.check.predictions import unrecorded
