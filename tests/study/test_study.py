@@ -83,7 +83,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a small study's time; figures have tests of their own, and `once` and the command draw
     them.
     """
-    monkeypatch.setattr(study.figures, "write", lambda *_: figures.Written({}, {}))
+    monkeypatch.setattr(study.figures, "write", lambda *_, **__: figures.Written({}, {}))
 
 
 def value(finished: Finished, table: str, **wanted: Any) -> float:
