@@ -35,13 +35,13 @@ USAGE = 2
 INTERRUPTED = 130
 
 
-def panel(console: Console, options: ConsoleOptions, shown: HelpPanel) -> None:
+def help_panel(console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
     """A panel of the help, with the text of each option on one line for a terminal to wrap."""
-    for entry in shown.entries:
+    for entry in panel.entries:
         text = getattr(entry.description, "primary_renderable", None)
         if text is not None:
             text.plain = " ".join(text.plain.split())
-    DefaultFormatter()(console, options, shown)
+    DefaultFormatter()(console, options, panel)
 
 
 def reflowed(docstring: str) -> tuple[str, str]:
@@ -79,7 +79,7 @@ app = cyclopts.App(
     version=__version__,
     help=reflowed(HELP)[0],
     help_format="plaintext",
-    help_formatter=panel,
+    help_formatter=help_panel,
     default_parameter=cyclopts.Parameter(negative=""),
     # run() says what an interruption leaves behind
     suppress_keyboard_interrupt=False,
