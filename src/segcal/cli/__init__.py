@@ -35,13 +35,16 @@ USAGE = 2
 INTERRUPTED = 130
 
 
-def help_panel(console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-    """A panel of the help, with the text of each option on one line for a terminal to wrap."""
-    for entry in panel.entries:
-        text = getattr(entry.description, "primary_renderable", None)
-        if text is not None:
-            text.plain = " ".join(text.plain.split())
-    DefaultFormatter()(console, options, panel)
+class OneLine(DefaultFormatter):
+    """Help with the text of each option on one line for a terminal to wrap."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Print one panel."""
+        for entry in panel.entries:
+            text = getattr(entry.description, "primary_renderable", None)
+            if text is not None:
+                text.plain = " ".join(text.plain.split())
+        super().__call__(console, options, panel)
 
 
 def reflowed(docstring: str) -> tuple[str, str]:
@@ -79,7 +82,7 @@ app = cyclopts.App(
     version=__version__,
     help=reflowed(HELP)[0],
     help_format="plaintext",
-    help_formatter=help_panel,
+    help_formatter=OneLine(),
     default_parameter=cyclopts.Parameter(negative=""),
     # run() says what an interruption leaves behind
     suppress_keyboard_interrupt=False,
