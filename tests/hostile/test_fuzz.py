@@ -153,6 +153,6 @@ def test_a_command_that_raises_is_seen(fuzzer: Fuzzer, tmp_path: Path, monkeypat
 
     monkeypatch.setattr("segcal.methods.parameters.table", broken)
     place = fuzzer._place()
-    result = fuzzer.judge(0, Input("methods", ("methods",), "", (), "utf-8"), place)
+    result = fuzzer.judge(0, Input("methods", ("methods", "--classes", "3"), "", (), "utf-8"), place)
     assert type(fault).__name__ in result.faults[0]
     assert result.trace
