@@ -147,7 +147,10 @@ drives = [f"stretch {k // 4}" for k in range(len(names))]  # neighbouring frames
 cohort = segcal.cohort_from_arrays(
     np.load("logits.npy", mmap_mode="r"),
     np.load("labels.npy", mmap_mode="r"),
-    kind="logits", ignore_index=255, groups=drives, ids=names,
+    kind="logits",
+    ignore_index=255,
+    groups=drives,
+    ids=names,
     classes=list(zoo.info("camvid")["classes"].values()),
 )
 engine = segcal.Threads(2, max_memory=2**28)  # 256 MiB, however many frames

@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def width_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed has the width of a log everywhere: pytest-xdist tells its workers the width of a terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and trained ensembles; tests that need it skip where it is absent."""

@@ -40,7 +40,7 @@ def test_auto_compares_it_and_the_listing_tells_of_it(segcal: Call, fitting: Fol
     found = segcal("fit", *fitting.labelled, *words, "--json").json
     assert {c["name"] for c in found["recommendation"]["candidates"]} == {"uncalibrated", "ts", "bcts"}
     said = segcal("methods", "--classes", "3")
-    assert "4 / 3 / 4" in next(line for line in said.out.splitlines() if " bcts " in line)
+    assert "4 / 3 / 4" in next(line for line in said.out.splitlines() if line.startswith("bcts "))
     assert "bcts: Bias-corrected temperature scaling: p = S(z / T + b)" in " ".join(said.out.split())
     assert "options: ridge (pulls to the scores as they are" in " ".join(said.out.split())
 
