@@ -75,7 +75,7 @@ PRACTITIONER = Journey(
     " cases end in the number of the patient.",
     practice,
     (
-        Step("What is here, and what is wrong with it?", "segcal check RESULTS/* --labels LABELS"),
+        Step("What is here, and what is wrong with it?", r"segcal check RESULTS/* --labels LABELS --groups '_(\d+)'"),
         Step(
             "Fit a calibrator that keeps the segmentation; patients are never split.",
             r"segcal fit RESULTS/* --labels LABELS --groups '_(\d+)' --method auto -o cal.safetensors",

@@ -35,6 +35,14 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
+def spell(seconds: float) -> str:
+    """A time for a person: '40 s', '12 min', '3 h 20 min'; at least a second."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class KindWarning(UserWarning):
     """Scores look like another kind than the one they are declared to be; they are used as declared."""
 

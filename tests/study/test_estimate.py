@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from segcal.study.estimate import Estimate, spoken
+from segcal.errors import spell
+from segcal.study.estimate import Estimate
 
 
 def test_what_is_left_is_corrected_by_what_fits_took() -> None:
@@ -15,4 +16,4 @@ def test_what_is_left_is_corrected_by_what_fits_took() -> None:
 
 
 def test_times_are_said_in_one_unit() -> None:
-    assert [spoken(s) for s in (0.1, 89, 120, 7200)] == ["1 s", "89 s", "2 min", "2.0 h"]
+    assert [spell(s) for s in (0.1, 89, 120, 7200)] == ["1 s", "89 s", "2 min", "2 h 0 min"]

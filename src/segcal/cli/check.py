@@ -54,17 +54,9 @@ def check(results: list[Path], /, *, scores: Labelled = LABELLED_AS_THEY_ARE, ru
     show(out, layout, found)
     advised = scores.advised(found.findings)
     command = next_command(results, advised, cohort, found)
-    compare = compare_command(results, advised, found)
     if command is not None:
         out.next(typed(command))
-    out.json(
-        {
-            "layout": layout,
-            **found.to_json(),
-            "next": None if command is None else typed(command),
-            "compare": None if compare is None else typed(compare),
-        }
-    )
+    out.json({"layout": layout, **found.to_json(), "next": None if command is None else typed(command)})
     return 0 if found.usable else 3
 
 
@@ -91,21 +83,3 @@ def next_command(results: Sequence[Path], scores: Labelled, cohort: Cohort, foun
         return ["segcal", "check", *words, "--labels", "LABELS", *scores.words()]
     method = AUTO if found.facts["groups"] > 1 else "ts"  # of one group nothing can be held out, and auto not chosen
     return ["segcal", "fit", *words, *scores.words(), "--method", method, "-o", "cal.safetensors"]
-
-
-def compare_command(results: Sequence[Path], scores: Labelled, found: Checkup) -> list[str] | None:
-    """The words that fit and compare the methods worth trying; None where that is temperature scaling alone, or nothing
-    can be fitted.
-    """
-    if not found.usable or len(found.methods) < 2:
-        return None
-    return [
-        "segcal",
-        "fit",
-        *(str(p) for p in results),
-        *scores.words(),
-        "--method",
-        ",".join(found.methods),
-        "-o",
-        "calibrators",
-    ]

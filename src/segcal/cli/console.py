@@ -1,10 +1,10 @@
 """What a command shows: results on stdout, errors on stderr, progress on a terminal only, JSON where it is asked for.
 
 Promises: a log (stdout or stderr that is no terminal) gets results and errors, no bars and no colours, and on stderr a
-line a minute of what is being done; with JSON on
-stdout nothing else is there. A JSON file is complete or absent, and its first entry says that segcal wrote it. Where
-stdout cannot be written to (a reader that has gone, a full disk) the work goes on, so that files are written all the
-same, and `Standard.failed` says why. Nothing to show: nothing is printed.
+line a minute of what is being done; with JSON on stdout nothing else is there. A JSON file is complete or absent, and
+its first entry says that segcal wrote it. Where stdout cannot be written to (a reader that has gone, a full disk) the
+work goes on, so that files are written all the same, and `Standard.failed` says why. Nothing to show: nothing is
+printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from segcal.errors import SegcalError, visible
+from segcal.errors import SegcalError, spell, visible
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -239,14 +239,6 @@ class Lines:
     def _tell(self) -> None:
         while not self._end.wait(EVERY):
             console(stderr=True).print(Text(escaped(self.line(time.monotonic()))), soft_wrap=True)
-
-
-def spell(seconds: float) -> str:
-    """A time in words: '40 s', '12 min', '3 h 20 min'."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Bars:

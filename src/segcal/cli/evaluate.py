@@ -103,10 +103,7 @@ def evaluate(
     if found.verdict is not None:
         out.prose(found.verdict.sentence, "bold")
     title = what + f" in {len(set(found.cohort.groups))} groups, {result['voxels']:,} voxels"
-    out.show(
-        tables.before_after(result),
-        title,
-    )
+    out.show(tables.before_after(result), title)
     if found.verdict is not None:
         out.show(tables.verdict(result["verdict"]), "Verdict")
     out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))

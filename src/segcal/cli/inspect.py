@@ -65,10 +65,7 @@ def show(out: Output, described: Mapping[str, Any]) -> None:
         out.text("No cross-fitted numbers.")
     else:
         title = f"Cross-fitted over {crossfit['cases']} cases in {crossfit['groups']} groups, {crossfit['folds']} folds"
-        out.show(
-            before_after(crossfit),
-            title,
-        )
+        out.show(before_after(crossfit), title)
         if "verdict" in crossfit:  # files written before have none
             out.text(crossfit["verdict"]["sentence"], "bold")
         for reason in crossfit.get("recommendation", {}).get("reasons", ()):

@@ -13,7 +13,7 @@ from segcal.cli import tables
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
 from segcal.data.files.reading import check_there
-from segcal.errors import UsageError
+from segcal.errors import UsageError, spell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -152,7 +152,7 @@ def show_design(out: Output, found: Design) -> None:
 def show_estimate(out: Output, found: Design, engine: Engine, part: tuple[int, int], output: Path | None) -> Estimate:
     """How long what is left may take, in all and by pipeline."""
     from segcal.study import study as studies
-    from segcal.study.estimate import estimate, spoken
+    from segcal.study.estimate import estimate
 
     there = output if output is not None and (output / studies.RECORD).is_file() else None
     guess = estimate(found, there, engine, studies.repeats_of(part, len(found.repeats)))
@@ -160,7 +160,7 @@ def show_estimate(out: Output, found: Design, engine: Engine, part: tuple[int, i
     out.text(f"{what}: {guess.sentence()}, with {engine.workers} workers")
     shown = tables.table("pipeline", "fits", "scores")
     for name, times in guess.pipelines.items():
-        shown.add_row(name, *(spoken(seconds) if seconds else "-" for seconds in times))
+        shown.add_row(name, *(spell(seconds) if seconds else "-" for seconds in times))
     shown.caption = "Without reading files, which pipelines share."
     out.show(shown)
     return guess

@@ -293,14 +293,15 @@ def undescribed(
         names = tuple(classes) if classes is not None else tuple(str(k) for k in range(channels))
         return Softmax(names).declared(None, background, ignore)
     names = UNNAMED if classes is None else tuple(classes)
-    if not 1 <= len(names) <= 2 or background not in (..., None, 0):
-        raise UsageError(
-            "classes" if background in (..., None, 0) else "background",
-            found=f"{len(names)} names" if background in (..., None, 0) else str(background),
-            expected="the name of the region of one sigmoid, which label 1 is inside of and 0 outside",
-            do="Name the region only; read other labels as 0 and 1 with label_map= (--label-map).",
-        )
-    return Regions(names[-1:], ((1,),), (1,)).declared(None, ..., ignore)
+    if 1 <= len(names) <= 2 and background in (..., None, 0):
+        return Regions(names[-1:], ((1,),), (1,)).declared(None, ..., ignore)
+    miscounted = not 1 <= len(names) <= 2
+    raise UsageError(
+        "classes" if miscounted else "background",
+        found=f"{len(names)} names" if miscounted else str(background),
+        expected="the name of the region of one sigmoid, which label 1 is inside of and 0 outside",
+        do="Name the region only; read other labels as 0 and 1 with label_map= (--label-map).",
+    )
 
 
 def from_json(described: dict[str, Any]) -> Head:

@@ -160,9 +160,10 @@ class CaseReader:
         kept = Stored(case.voxels, np.dtype(np.int16 if head.labels < 2**15 else np.int32), scratch, "predicted")
         with kept.filling():
             for start, stop in self.cohort.cuts(self.index):
-                role = self.role(start, stop)
-                labels = head.predicted(self.scores(start, stop), kind)
-                kept.put(start, torch.where(role == SCORED, labels, NOT_LOOKED_AT).numpy())
+                role = self.roles(start, stop)
+                labels = head.predicted(self.scores(start, stop, role), kind)
+                seen = (role == SCORED) | (role == IGNORED)
+                kept.put(start, torch.where(seen, labels, NOT_LOOKED_AT).numpy())
 
         def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
             labels = kept.get(start, stop)

@@ -198,7 +198,8 @@ class AnyMethod(ABC):
             raise UsageError("labels", found="None", expected="labels beside scores", do="Give one label a voxel.")
         else:
             cohort = cohort_from_arrays(scores, labels, kind=kind, head=head, fields=fields, **said)
-        cohort = (engine := engine or Threads()).scorable(cohort)
+        engine = engine or Threads()
+        cohort = engine.scorable(cohort)
         fit = fit_methods({self.method: self}, cohort, engine, validation=validation)[self.method]
         return _told(fit.calibrator, cohort)
 

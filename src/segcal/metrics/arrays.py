@@ -72,14 +72,19 @@ def evaluate_arrays(
     named: int | EllipsisType = ... if background is None else background
     if head is None:
         head = undescribed(channels, None, named, ignored)
-    elif background is not None or ignored or head.channels != channels:
+    elif background is not None or ignored:
         raise UsageError(
             "head",
-            found=f"a head of {head.channels} {head.noun} for {channels} channels"
-            if head.channels != channels
-            else "a head beside background or ignore_index",
-            expected="one or the other" if head.channels == channels else "one channel each",
-            do="The head says what the channels are, the background and the ignored label.",
+            found="a head beside background or ignore_index",
+            expected="one or the other",
+            do="The head already says them.",
+        )
+    elif head.channels != channels:
+        raise ShapeError(
+            "probs",
+            found=f"{channels} channels",
+            expected=f"{head.channels} ({', '.join(head.classes)})",
+            do="Give the scores that this head is of.",
         )
     numbering = Numbering.of(label_map, ignored[1:], head.labels - 1, head.ignore)
     shape = (images, *spatial)

@@ -160,10 +160,9 @@ def places(
                 if row == len(rows) - 1:
                     lower.set_xlabel("confidence in the predicted label")
         keys = [Line2D([], [], color=GREY, lw=0.9, ls=DASHED, label="confidence as it should be")]
-        shown = zip(names, (BEFORE, AFTER), strict=True)
-        keys += [
-            Line2D([], [], color=c, marker="o", ms=4, lw=1.5, label=words(n)) for n, c in list(shown)[: len(blocks)]
-        ]
+        twice = any(panel.after is not None for panels in rows.values() for panel in panels)
+        for name, colour in list(zip(names, (BEFORE, AFTER), strict=True))[: 1 + twice]:
+            keys.append(Line2D([], [], color=colour, marker="o", ms=4, lw=1.5, label=words(name)))
         figure.legend(handles=keys, loc="outside upper center", ncols=3, frameon=False)
     return Path(path)
 
@@ -299,10 +298,7 @@ def _points(axes: Axes, block: Block, colour: str) -> None:
 def _histogram(axes: Axes, block: Block, colour: str, top: float) -> None:
     edges, _, _ = _bins(block)
     axes.bar(edges[:-1], _shares(block), np.diff(edges) * 0.92, align="edge", color=colour, alpha=0.75, lw=0)
-    axes.set(xlim=(0, 1), ylim=(0, 1.08 * top))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
-    axes.locator_params(axis="y", nbins=2)
+    _share_axes(axes, top)
 
 
 def _outline(axes: Axes, block: Block, colour: str, top: float) -> None:
@@ -310,10 +306,15 @@ def _outline(axes: Axes, block: Block, colour: str, top: float) -> None:
     edges, _, _ = _bins(block)
     axes.stairs(_shares(block), edges, fill=True, color=colour, alpha=0.2, lw=0)
     axes.stairs(_shares(block), edges, color=colour, lw=1.0)
+    _share_axes(axes, top)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _share_axes(axes: Axes, top: float) -> None:
+    """Confidence along, shares of the voxels up to `top`."""
     axes.set(xlim=(0, 1), ylim=(0, 1.08 * top))
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
-    axes.locator_params(axis="x", nbins=5)
     axes.locator_params(axis="y", nbins=2)
 
 

@@ -22,6 +22,7 @@ from segcal.engine import accumulate
 from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine, fold_parts
 from segcal.engine.single import one_thread
+from segcal.errors import spell
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.calibrator import Calibrator
@@ -59,12 +60,12 @@ class Estimate:
         """
         behind = sum(self.pieces.get(name, 0.0) for name in pieces[:done])
         rest = self.scores + sum(self.pieces.get(name, 0.0) for name in pieces[done:])
-        return f", about {spoken(rest * (seconds / behind if behind else 1.0))} left"
+        return f", about {spell(rest * (seconds / behind if behind else 1.0))} left"
 
     def sentence(self) -> str:
         """For a person."""
         return (
-            f"about {spoken(self.fits + self.scores)} (fits {spoken(self.fits)}, scores {spoken(self.scores)}) and"
+            f"about {spell(self.fits + self.scores)} (fits {spell(self.fits)}, scores {spell(self.scores)}) and"
             f" {max(1, round(self.disk / 2**20))} MB in the study's folder"
         )
 
@@ -156,14 +157,3 @@ def _timed(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
-
-
-def spoken(seconds: float) -> str:
-    """A time for a person."""
-    return (
-        f"{max(1, round(seconds))} s"
-        if seconds < 90
-        else f"{round(seconds / 60)} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )

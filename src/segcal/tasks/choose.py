@@ -194,6 +194,7 @@ def recommend(
             expected=f"at least one method, none called {UNCALIBRATED!r}",
             do="Leave it out to compare all of them.",
         )
+    cohort = engine.scorable(cohort)
     compared, short = _fitting(compared, cohort, engine, folds, seed)
     room_to_score(cohort, 1 + len(compared) * (2 if cohort.head.can_keep_decision else 1), engine)
     fits = fit_methods(compared, cohort, engine, crossfit=True, folds=folds, seed=seed)

@@ -6,7 +6,7 @@ FOLDER receives `fitting` and `heldout` (five networks each, as nnU-Net leaves t
 posterior, so beside NLL, ECE and the rest there is the distance of each method to the truth. Promises: the same numbers
 for the same seed, any engine and any number of workers; every number of the table is of cases no calibrator has seen;
 the best method keeps every label, and is chosen as `--method auto` does, by cross-fitting on the fitting cases. A
-FOLDER that is not empty: OutputError. Costs: under a minute on two cores, 60 MB of disk.
+FOLDER that is not empty: OutputError. Costs: about a minute on two cores, 60 MB of disk.
 """
 
 from __future__ import annotations

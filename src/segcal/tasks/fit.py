@@ -145,12 +145,11 @@ def fit_chosen(
     seed: int = 0,
 ) -> Fitted:
     """The method that `recommend` chooses, as a fit. Arguments and errors: as there."""
-    cohort = engine.scorable(cohort)
     found = recommend(cohort, engine, keep_map=keep_map, invariant=invariant, methods=methods, folds=folds, seed=seed)
     reasons = {name: value for name, value in found.to_json().items() if name != "candidates"}
     found.calibrator.crossfit = {**_kept(found.evaluation, found.folds, seed), "recommendation": reasons}
     chosen = found.candidates[found.chosen].fit or Fit(found.calibrator, folds=((),) * found.folds)
-    return Fitted(cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, choice=found)
+    return Fitted(found.evaluation.cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, choice=found)
 
 
 def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, AnyMethod]:

@@ -63,10 +63,10 @@ def open_cohort(
     left out, what dataset.json says, else none. `ignore_index`: label, or labels, never scored. `label_map`: classes by
     the numbers label maps give them, where these are not those of the channels: {255: 1} for masks of 0 and 255, {1: 0,
     2: 1} for labels counted from 1; two labels may be one class, None leaves one out, and what is not named keeps its
-    number. `zyx`: arrays of a plain folder
-    have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK gives them. `channel_axis`: the class axis
-    of arrays in a plain folder. `images`: a folder of the images that were segmented, named as the cases, for methods
-    that look at them. `networks`: how many networks each path's probabilities average, where the files do not say.
+    number. `zyx`: arrays of a plain folder have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK
+    gives them. `channel_axis`: the class axis of arrays in a plain folder. `images`: a folder of the images that were
+    segmented, named as the cases, for methods that look at them. `networks`: how many networks each path's
+    probabilities average, where the files do not say.
     `geometry`: what to do where files of one case lie at different places: 'strict' refuses the case, 'nnunet' goes on
     where the sizes of voxels agree, as nnU-Net does, 'ignore' does not compare (`segcal.data.formats.geometry`).
     `damaged`: cases with a file that cannot be used (truncated, of another shape than the scores) are refused, or

@@ -60,16 +60,13 @@ def compared(placements: Sequence[Placement], geometry: Geometry) -> str:
         there = placements[0]
         sizes = _same_sizes(here, there)
         voxels, found = _apart(here, there)
-        if geometry == "nnunet":
-            if not sizes:
-                raise _refusal(here, _sizes(here, there), f"the same sizes within {100 * SIZES:g} %", IGNORE)
+        by_size = geometry == "nnunet" or not (here.affines and there.affines)
+        if by_size and not sizes:
+            raise _refusal(here, _sizes(here, there), f"the same sizes within {100 * SIZES:g} %", IGNORE)
+        if by_size:
             said = said or (found if voxels > PARTS else "")
-        elif not here.affines or not there.affines:
-            if not sizes:
-                raise _refusal(here, _sizes(here, there), f"the same sizes within {100 * SIZES:g} %", IGNORE)
         elif not voxels <= PARTS:
-            same = f"the same place within {PARTS:g} voxels"
-            raise _refusal(here, found, same, NNUNET if sizes else IGNORE)
+            raise _refusal(here, found, f"the same place within {PARTS:g} voxels", NNUNET if sizes else IGNORE)
     return said
 
 

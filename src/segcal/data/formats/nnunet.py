@@ -196,8 +196,8 @@ def axes_of(plans: Mapping[str, Any] | None) -> Axes:
 def cases_in(folder: Path, file_ending: str, do: str) -> list[str]:
     """Cases of a folder, sorted.
 
-    MissingError, with what to `do`, if one has a label map but no .npz, or if there is none. A .pkl beside
-    neither is no case: nnU-Net writes postprocessing.pkl among its predictions.
+    MissingError, with what to `do`, if one has a label map but no .npz, or if there is none. A .pkl beside neither is
+    no case: nnU-Net writes postprocessing.pkl among its predictions.
     """
     names = [p.name for p in entries(folder)]
     found, delivered = (
