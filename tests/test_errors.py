@@ -78,3 +78,8 @@ def test_what_steers_a_terminal_is_made_visible(text, seen):
     told = str(ScoreError(text, found=text, expected="b", do="d"))
     assert told == f"{seen}: found {seen}; expected b. d"
     told.encode()
+
+
+def test_times_are_told_in_words() -> None:
+    told = [errors.spell(s) for s in (0.0, 0.1, 89, 120, 5300, 7200, 12_000)]
+    assert told == ["1 s", "1 s", "89 s", "2 min", "88 min", "2 h", "3 h 20 min"]

@@ -132,7 +132,7 @@ def test_a_log_is_told_how_long_it_will_take(
 ) -> None:
     lines = Lines()
     now = time.monotonic()
-    assert lines.line(now).startswith("preparing: begun; 0 s")
+    assert lines.line(now).startswith("preparing: begun; 1 s")
     lines.start("reading cases", 40)
     assert "reading cases: 0 of 40" in lines.line(now)
     for _ in range(10):

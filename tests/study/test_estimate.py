@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from segcal.errors import spell
 from segcal.study.estimate import Estimate
 
 
@@ -13,7 +12,3 @@ def test_what_is_left_is_corrected_by_what_fits_took() -> None:
     # another run had fitted a
     assert guess.left(["b"], 0, 0.0) == ", about 8 min left"
     assert guess.left([], 0, 0.0) == ", about 5 min left"
-
-
-def test_times_are_said_in_one_unit() -> None:
-    assert [spell(s) for s in (0.1, 89, 120, 7200)] == ["1 s", "89 s", "2 min", "2 h 0 min"]

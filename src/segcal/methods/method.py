@@ -175,9 +175,8 @@ class AnyMethod(ABC):
     ) -> Calibrator:
         """Fit on arrays, tensors or a cohort and return a calibrator that carries its solution.
 
-        Arguments as `cohort_from_arrays` takes them. `groups` keeps cases of one patient or sequence in one fold.
-        `validation` (labelled cases of other groups, to stop or choose by) and `fields` (image=...) are for methods
-        that use them; others raise UsageError. A case of which no voxel counts is left out.
+        Arguments as `cohort_from_arrays` takes them; `validation` (labelled cases of other groups, to stop or choose
+        by) and `fields` (image=...) are for methods that use them. A case of which no voxel counts is left out.
         """
         unused = [name for name in fields if name not in self.fields] + (
             ["validation"] if validation is not None and not self.takes_validation else []
@@ -405,7 +404,7 @@ def _tasks(
             "groups",
             found="cases of one group only",
             expected="at least two groups",
-            do="Add cases of other patients or sequences, or fit without cross-fitted numbers.",
+            do="Add cases of other patients or sequences, give finer groups, or fit one method, such as --method ts.",
         )
     subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
     whole, beside = frozenset(range(len(cohort))), frozenset(range(len(cohort), len(both)))
