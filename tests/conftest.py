@@ -1,15 +1,16 @@
-"""What all tests share: where the real data lie, the `--slow` switch, and one thread for torch in the tests'
-own code.
-"""
+"""What all tests share: where the real data lie, the `--slow` switch, the same random numbers in every run."""
 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_fixture_setup() -> None:
+    """Random numbers are the same whichever worker builds a fixture first."""
+    _seeded()
+
+
+def pytest_runtest_call() -> None:
+    """Random numbers are the same whichever tests a worker ran before."""
+    _seeded()
 
 
 @pytest.fixture(autouse=True)

@@ -165,9 +165,11 @@ def test_a_solution_is_plain_data_and_back() -> None:
 
 
 def test_parameters_of_another_fit_leave_nothing_said_of_this_one() -> None:
-    z, y = torch.randn(4, 3, 50), torch.randint(3, (4, 50))
+    z = torch.randn(4, 3, 50)
+    y = torch.distributions.Categorical(logits=z.movedim(1, -1)).sample()  # T is the scale, no bound of it
     one, other = (TemperatureScaling().fit(scale * z, y) for scale in (2, 5))
     assert one.solution is not None
+    assert one.solution.status == "optimal"
     whole = torch.nn.Sequential(one)
     whole.load_state_dict(torch.nn.Sequential(copy.deepcopy(one)).state_dict())  # its own
     assert one.solution is not None
