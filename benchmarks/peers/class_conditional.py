@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 import segcal
 from segcal.data import splits
 from segcal.methods import methods
-from segcal.methods.penalised import in_words
+from segcal.methods.strengths import in_words
 from segcal.metrics.statistics.clustered import paired_difference
 
 PEERS = {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segcal.errors import SegcalError
     from segcal.methods.affine.fit import ConstrainedMatrixScaling, DirichletCalibration, MatrixScaling, VectorScaling
     from segcal.methods.binned import HistogramBinning, IsotonicRegression
+    from segcal.methods.boundary.fit import BoundaryTemperatureScaling
     from segcal.methods.calibrator import Calibrator
     from segcal.methods.conditional.fit import (
         ArgmaxPreservingMatrixScaling,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArgmaxPreservingMatrixScaling",
     "Audit",
+    "BoundaryTemperatureScaling",
     "Calibrator",
     "Case",
     "ClassConditionalDirichlet",
@@ -110,6 +112,7 @@ _ROOMS = {
     ),
     "segcal.methods.files": ("load",),
     "segcal.methods.intra_order": ("IntraOrderPreserving",),
+    "segcal.methods.boundary.fit": ("BoundaryTemperatureScaling",),
     "segcal.methods.local.fit": ("LocalTemperatureScaling",),
     "segcal.methods.method": (
         "Fit",

@@ -4,6 +4,7 @@ time.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ import torch
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Regions, Softmax
 from segcal.data.rows import Prepared
+from segcal.engine import accumulate
+from segcal.engine.accumulate import Count, ExactSum
 from segcal.engine.ask import Ask, Level
 from segcal.engine.need import MIB
 from segcal.engine.pinned import CURVATURE_ROWS, SAMPLE_ROWS, CaseFile, Shelf, narrow
 from segcal.engine.serial import Serial
-from segcal.errors import OutputError, UnreadableError
+from segcal.engine.threads import Threads
+from segcal.errors import OutputError, UnreadableError, UsageError
 from segcal.methods.temperature import ScaleNLL
+from segcal.testing.watching import spilling
 from tests.lazy import random_cohort
 
 HEADS = [
@@ -64,6 +69,55 @@ def test_what_comes_back_is_what_was_kept(head, energy, limit, scratch):
             else torch.equal(again.free_energy, block.free_energy)
         )
         assert (again.case, again.start) == (3, 70)
+
+
+@dataclass(frozen=True)
+class Twice:
+    """Twice the row and the column number of each voxel of images of 60 columns."""
+
+    numbers: int = 2
+
+    def on(self, around):
+        return self
+
+    def read(self, start, stop):
+        at = torch.arange(start, stop, dtype=torch.float64)
+        return 2 * torch.stack([at // 60, at % 60])
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sum of what is drawn."""
+
+    drawn: Twice = Twice()
+    leaves = {"sum": ExactSum((2,)), "voxels": Count()}  # noqa: RUF012  # as a frozen class has it
+
+    @property
+    def contexts(self):
+        return frozenset({self.drawn})
+
+    def fold(self, rows):
+        return {"sum": rows.contexts[self.drawn].double().sum(1).numpy(), "voxels": rows.voxels}
+
+    def result(self, values):
+        return values
+
+
+@pytest.mark.parametrize("engine", [Serial(), Threads(2), spilling(Threads(2))], ids=["serial", "two", "in files"])
+def test_what_is_drawn_around_voxels_is_kept_with_their_rows(engine):
+    cohort = random_cohort(3, (50, 60))
+    with engine.pin(cohort, [Twice()]) as pinned:
+        pinned.resample([0, 0, 1])
+        asks = {level: Ask(Total(), level=level) for level in Level}
+        asks["one case"] = Ask(Total(), cases=frozenset({1}), level=Level.SAMPLE)
+        found = {name: accumulate.result(Total(), state) for name, state in engine.reduce(pinned, asks).items()}
+        for name, cases in {**dict.fromkeys(Level, 3), "one case": 1}.items():
+            assert found[name]["sum"].tolist() == [cases * 49 * 50 * 60, cases * 59 * 60 * 50]
+            assert found[name]["voxels"] == cases * 3000
+        with pytest.raises(UsageError, match="more of a case than its rows"):
+            engine.reduce(pinned, {"other": Ask(Total(Twice(3)))})
+    again, _ = engine.survey(cohort, {"all": Ask(Total())})
+    assert accumulate.result(Total(), again["all"])["sum"].tolist() == found[Level.ALL]["sum"].tolist()
 
 
 def test_memory_is_used_up_to_the_limit_and_files_after_it(scratch):

@@ -13,11 +13,13 @@ import pytest
 
 import segcal
 from segcal.data.simulate.truth import Truth
-from segcal.engine.accumulate import Accumulator, PlacedAccumulator
+from segcal.engine.accumulate import Accumulator, ContextAccumulator, PlacedAccumulator
 from segcal.fitting.labels import LabelCount
 from segcal.fitting.magnitude import Magnitude
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.binned import GridCount
+from segcal.methods.boundary.look import Look
+from segcal.methods.boundary.sums import BoundaryNLL, Looked
 from segcal.methods.conditional.sums import ConditionalNLL, Expert, ExpertFacts, Gaps, Margins
 from segcal.methods.intra_order import IntraOrderNLL
 from segcal.methods.mixture import MixtureNLL
@@ -42,6 +44,12 @@ def affine(order: int, logits: bool) -> Factory:
     return lambda classes: AffineNLL(classes, theta(classes), order, logits)
 
 
+def boundary_nll(classes: int, order: int) -> BoundaryNLL:
+    look = Look((0.0, 1.0, 4.0), (0.0, 0.5, 1.0), "class")
+    weight = 0.1 + np.random.default_rng(classes).random(look.size(classes))
+    return BoundaryNLL(Looked(look, 0, classes), tuple(weight.tolist()), order)
+
+
 FACTORIES: dict[str, Factory] = {
     **{type(make(2, 0)).__name__: lambda classes, make=make: make(classes, 0) for make in REGISTERED},
     "ScaleNLL": lambda classes: ScaleNLL(0.7),
@@ -57,6 +65,8 @@ FACTORIES: dict[str, Factory] = {
         Expert(Margins(), 1), classes, bounded(classes), 2, (0, 1)
     ),
     "ConditionalNLL, gaps": lambda classes: ConditionalNLL(Expert(Gaps(), 0), classes, bounded(classes), 2, (0, 1)),
+    "BoundaryNLL, gradient": lambda classes: boundary_nll(classes, 1),
+    "BoundaryNLL, curvature": lambda classes: boundary_nll(classes, 2),
     "ExpertFacts": lambda classes: ExpertFacts(Expert(Margins(), 0)),
     "GridCount": GridCount,
     "IntraOrderNLL": lambda classes: IntraOrderNLL(
@@ -86,6 +96,7 @@ def test_no_accumulator_is_left_out() -> None:
     }
     accumulators = {c for c in classes if all(hasattr(c, part) for part in ("leaves", "fold", "result"))} - {
         Accumulator,
+        ContextAccumulator,
         PlacedAccumulator,
     }
     accumulators = {c for c in accumulators if not inspect.isabstract(c)}

@@ -10,7 +10,10 @@ import torch
 from segcal.data.head import Regions, Softmax
 from segcal.methods.affine.map import AffineMap
 from segcal.methods.binned import BinnedMap
+from segcal.methods.boundary.look import Look
+from segcal.methods.boundary.map import BoundaryMap
 from segcal.methods.calibrator import Calibrator
+from segcal.methods.composed import Composed
 from segcal.methods.local.map import LocalMap
 from segcal.methods.mixture import MixtureMap
 from segcal.methods.temperature import ScaleMap
@@ -44,6 +47,14 @@ def local(classes: int, channels: int = 0, **options: Any) -> LocalMap:
     )
 
 
+NEAR = (0.0, 1.0, 3.0)
+
+
+def by_place(look: Look, classes: int) -> BoundaryMap:
+    """Weights far from even."""
+    return BoundaryMap(torch.linspace(0.05, 3, look.size(classes), dtype=torch.float64), look, classes)
+
+
 CALIBRATORS: dict[str, Calibrator] = {
     "T = 1e10": Calibrator(HEAD, "logits", [ScaleMap(1e-10)], "it"),
     "T = 1e-4": Calibrator(HEAD, "probs", [ScaleMap(1e4)], "it"),
@@ -64,6 +75,12 @@ CALIBRATORS: dict[str, Calibrator] = {
     "local on logits": Calibrator(HEAD, "logits", [local(3, logits=True)], "it"),
     "local, image": Calibrator(HEAD, "probs", [local(3, 1)], "it"),
     "local, one temperature a case": Calibrator(HEAD, "scores", [local(3, image_level=True)], "it"),
+    "by distance": Calibrator(HEAD, "logits", [by_place(Look(NEAR, by="side"), 3)], "it"),
+    "by distance and entropy": Calibrator(HEAD, "probs", [by_place(Look(NEAR, (0.0, 0.3, 1.0), "class"), 3)], "it"),
+    "affine, then by distance": Calibrator(
+        HEAD, "logits", [Composed(AffineMap(MATRIX, BIAS, logits=True), by_place(Look(NEAR), 3))], "it"
+    ),
+    "regions, one by distance": Calibrator(NESTED, "probs", [by_place(Look(NEAR), 2), ScaleMap(0.6)], "it"),
     "regions, one local": Calibrator(NESTED, "probs", [local(2), AffineMap(MATRIX[:2, :2], BIAS[:2])], "it"),
     "one region, T = 1e10": Calibrator(ONE, "logits", [ScaleMap(1e-10)], "it"),
 }

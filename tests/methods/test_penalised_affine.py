@@ -27,7 +27,7 @@ from segcal import (
 from segcal.engine.serial import Serial
 from segcal.errors import ScoreError, UsageError
 from segcal.methods.affine.fit import PenalisedAffine
-from segcal.methods.penalised import LEAST, PATH, _told
+from segcal.methods.strengths import LEAST, PATH, _told
 from segcal.methods.temperature import ScaleMap
 from segcal.metrics.statistics.clustered import clustered_mean, lowest_probabilities
 

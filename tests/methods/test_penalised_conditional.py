@@ -22,7 +22,7 @@ from segcal import (
 from segcal.engine.serial import Serial
 from segcal.errors import UsageError
 from segcal.methods.conditional.fit import PenalisedConditional
-from segcal.methods.penalised import PATH
+from segcal.methods.strengths import PATH
 from segcal.study.recipe.recipe import Recipe
 
 FAMILIES = [ArgmaxPreservingMatrixScaling, OrderPreservingMatrixScaling, ClassConditionalDirichlet]

@@ -87,7 +87,8 @@ class Case:
     such a box where there may be one that no file names. `spacing`: per axis, in mm, or None. `files`: what a sink may
     want to copy, by role ('label_map', 'properties', ...). `table`: the voxels are rows of a table, which have no
     neighbours. `slice_axis`: the axis across which the slices of a volume lie. `numbering`: how labels are read; None:
-    as they are stored. `elsewhere`: how its files lie apart, in words, where that was let pass.
+    as they are stored. `elsewhere`: how its files lie apart, in words, where that was let pass. `spacing_from_labels`:
+    its scores come without a spacing, so that it is not known where there are no labels.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Case:
     slice_axis: int = 0
     numbering: Numbering | None = None
     elsewhere: str = ""
+    spacing_from_labels: bool = False
 
     def __post_init__(self) -> None:
         if not self.scores:

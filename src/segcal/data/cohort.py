@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, overload
@@ -164,6 +165,15 @@ class Cohort(Sequence[Case]):
     def groups(self) -> tuple[str, ...]:
         """The group of each case; a case without one is its own group."""
         return tuple(c.group or c.id for c in self.cases)
+
+    @property
+    def voxel_size(self) -> float | None:
+        """The shortest side of a voxel, in mm, of the middle case; None unless the scores of every case come with a
+        spacing.
+        """
+        own = [() if c.spacing is None or c.spacing_from_labels else c.spacing for c in self.cases]
+        sides = [min(spacing, default=0.0) for spacing in own]
+        return float(statistics.median(sides)) if sides and min(sides) > 0 else None
 
     def select(self, patterns: Iterable[str]) -> Cohort:
         """Cases whose id equals or matches (as a shell pattern) one of `patterns`.

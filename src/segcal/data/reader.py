@@ -152,16 +152,17 @@ class CaseReader:
             case.slice_axis,
         )
 
-    def predicted_map(self, scratch: Scratch) -> LabelMap:
-        """The label map that the scores decide for, wherever the network looked; scores are read once for it, and two
-        bytes a voxel kept.
+    def predicted_map(self, scratch: Scratch, part: int | None = None) -> LabelMap:
+        """The label map that the scores decide for, wherever the network looked, or what one `part` of the head
+        decides; scores are read once for it, and two bytes a voxel kept.
         """
         case, head, kind = self.cohort.cases[self.index], self.cohort.head, self.cohort.pooled_kind
         kept = Stored(case.voxels, np.dtype(np.int16 if head.labels < 2**15 else np.int32), scratch, "predicted")
         with kept.filling():
             for start, stop in self.cohort.cuts(self.index):
                 role = self.roles(start, stop)
-                labels = head.predicted(self.scores(start, stop, role), kind)
+                scores = self.scores(start, stop, role)
+                labels = head.predicted(scores, kind) if part is None else head.decide(scores, kind)[part]
                 seen = (role == SCORED) | (role == IGNORED)
                 kept.put(start, torch.where(seen, labels, NOT_LOOKED_AT).numpy())
 

@@ -24,9 +24,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from segcal.data.case import PADDING, block_length
+from segcal.data.case import PADDING, Case, block_length
 from segcal.data.files.journal import Scratch
-from segcal.data.places.place import Place, Places
+from segcal.data.places.place import Decided, Place, Places
 from segcal.data.reader import CaseReader
 from segcal.errors import ShapeError
 
@@ -43,11 +43,14 @@ class Grid:
     margin: int = MARGIN
 
     @classmethod
-    def of(cls, spatial: tuple[int, ...], axis: int, where: str, reach: int | None = MARGIN) -> Grid:
+    def of(
+        cls, spatial: tuple[int, ...], axis: int, where: str, reach: int | None = MARGIN, *, lie: bool = False
+    ) -> Grid:
         """The grid of a spatial shape of two or three axes (ShapeError otherwise) for what sees so far; None: the whole
-        case, in one tile. An image is one plane whatever the axis. Who sees no neighbour takes any shape, as a column.
+        case, in one tile. An image is one plane whatever the axis. Who sees no neighbour takes any shape, as a column;
+        no table, whose spatial shape is (), where it matters how voxels `lie`.
         """
-        if reach == 0:
+        if reach == 0 and (spatial or not lie):
             return cls((1, math.prod(spatial), 1), 0, 0)
         if len(spatial) == 2:
             return cls((1, *spatial), 0, reach or 0)
@@ -141,15 +144,29 @@ class Neighbourhood:
 
     `log_probs` (head.rows, slices, rows + margins, columns + margins); `free_energy`, the same without its first axis,
     where logits are known; `fields` of the case that were asked for, (channels, slices, ...) each; `places`, of the
-    voxels of the tile alone, (slices, rows, columns) each. `segment`: from an image of the whole case, in planes as
-    these, to the log-probabilities the network gives of it; None without one.
+    voxels of the tile alone, (slices, rows, columns) each, by what was asked for. `segment`: from an image of the whole
+    case, in planes as these, to the log-probabilities the network gives of it; None without one.
     """
 
     log_probs: Tensor
     free_energy: Tensor | None
     fields: Mapping[str, Tensor] = field(default_factory=dict)
-    places: Mapping[Place, Tensor] = field(default_factory=dict)
+    places: Mapping[Place | Decided, Tensor] = field(default_factory=dict)
     segment: Callable[[Tensor], Tensor] | None = None
+
+
+def grid_of(case: Case, axis: int, reach: int | None = MARGIN, *, lie: bool = False) -> Grid:
+    """The grid of a case, for what sees so far, or to which it matters how voxels `lie`. ShapeError as `Grid.of`."""
+    spatial = () if case.table and (lie or reach != 0) else case.shape
+    return Grid.of(spatial, axis, f"case {case.id}", reach, lie=lie)
+
+
+def check_neighbours(cohort: Iterable[Case], axis: int, reach: int) -> None:
+    """ShapeError for a case whose voxels have no neighbours, for what sees so far and how they lie; no voxel is
+    read.
+    """
+    for case in cohort:
+        grid_of(case, axis, reach, lie=True)
 
 
 class Surroundings:
@@ -165,19 +182,29 @@ class Surroundings:
         self._kept: dict[tuple[Grid, Tile], Neighbourhood] = {}
         self._places: dict[Place, Places] = {}
 
-    def grid(self, axis: int, reach: int | None = MARGIN) -> Grid:
-        """The case's grid, for what sees so far."""
-        return Grid.of(self.case.shape, axis, f"case {self.case.id}", reach)
+    def grid(self, axis: int, reach: int | None = MARGIN, *, lie: bool = False) -> Grid:
+        """The case's grid, for what sees so far, or to which it matters how voxels `lie`."""
+        return grid_of(self.case, axis, reach, lie=lie)
 
     @property
     def limit(self) -> int:
         """Voxels of a tile: as many as of a block."""
         return block_length(self.cohort.head.rows)
 
-    def near(self, grid: Grid, tile: Tile, fields: Iterable[str] = (), places: Iterable[Place] = ()) -> Neighbourhood:
-        """The canonical scores around a tile, and these `fields` and `places` of the case."""
+    def near(
+        self,
+        grid: Grid,
+        tile: Tile,
+        fields: Iterable[str] = (),
+        places: Iterable[Place] = (),
+        *,
+        scores: bool = True,
+    ) -> Neighbourhood:
+        """The canonical scores around a tile, none unless `scores`, and these `fields` and `places` of the case."""
         found = self._kept.get((grid, tile))
-        if found is None:
+        if not scores:
+            found = Neighbourhood(torch.zeros(self.cohort.head.rows, 0, 0, 0, dtype=torch.float64), None)
+        elif found is None:
             found = self._read(grid, tile)
             while len(self._kept) >= 2:
                 del self._kept[next(iter(self._kept))]
@@ -255,6 +282,16 @@ class Context(Protocol):
 
     def on(self, around: Surroundings) -> Drawn:
         """For an open case; nothing is read before it is asked for."""
+
+
+class Pinnable(Context, Protocol):
+    """A context that may be kept with pinned rows: so many `numbers` of each voxel, (numbers, n), which float32 holds
+    exactly.
+    """
+
+    @property
+    def numbers(self) -> int:
+        """How many."""
 
 
 class Contexts:

@@ -26,6 +26,7 @@ from segcal.errors import UsageError
 if TYPE_CHECKING:
     from segcal.data.places.place import Place
     from segcal.data.rows import Rows
+    from segcal.data.surroundings import Pinnable
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -194,6 +195,20 @@ class PlacedAccumulator(Accumulator, Protocol):
     @property
     def needs(self) -> frozenset[Place]:
         """Places of the rows it folds."""
+
+
+@runtime_checkable
+class ContextAccumulator(Accumulator, Protocol):
+    """An accumulator that has to know what lies around voxels: its rows must bring these contexts."""
+
+    @property
+    def contexts(self) -> frozenset[Pinnable]:
+        """Contexts of the rows it folds."""
+
+
+def contexts(accumulator: Mergeable) -> frozenset[Pinnable]:
+    """The contexts an accumulator needs; none for most."""
+    return accumulator.contexts if isinstance(accumulator, ContextAccumulator) else frozenset()
 
 
 def needs(accumulator: Mergeable) -> frozenset[Place]:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from segcal.data.rows import Rows
 from segcal.data.surroundings import Context
+from segcal.engine import accumulate
 from segcal.engine.accumulate import Accumulator
 from segcal.engine.view import Group
 
@@ -57,12 +58,17 @@ class Ask:
 
     @property
     def contexts(self) -> frozenset[Context]:
-        """What the rows must bring for `through`."""
-        return frozenset() if self.through is None else self.through.contexts
+        """What the rows must bring, for `through` and for the accumulator."""
+        mapped = frozenset[Context]() if self.through is None else self.through.contexts
+        return mapped | accumulate.contexts(self.accumulator)
 
     def about(self, cases: frozenset[int], by_case: bool = False) -> Ask:
         """The same about other cases."""
         return replace(self, cases=cases, by_case=by_case)
+
+    def wants_any(self, cases: frozenset[int]) -> bool:
+        """Whether any of `cases` is concerned."""
+        return bool(cases if self.cases is None else cases & self.cases)
 
     def wants(self, case: int) -> bool:
         """Whether `case` is concerned."""

@@ -25,7 +25,7 @@ from segcal.data.head import Head
 from segcal.data.places.place import Places
 from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Prepared, Record, Rows
-from segcal.data.surroundings import Contexts
+from segcal.data.surroundings import Contexts, Pinnable
 from segcal.engine import accumulate
 from segcal.engine.accumulate import State
 from segcal.engine.ask import Ask, Level, Through
@@ -197,15 +197,15 @@ class Engine(ABC):
         kept = tuple(case for case in cohort if case.id not in set(empty))
         return replace(cohort, cases=kept, unscored=(*cohort.unscored, *empty))
 
-    def pin(self, cohort: Cohort) -> Pinned:
-        """Read a labelled cohort once and keep its scored rows.
+    def pin(self, cohort: Cohort, drawn: Iterable[Pinnable] = ()) -> Pinned:
+        """Read a labelled cohort once and keep its scored rows, with what is `drawn` from the cases around them.
 
         Close the result (`with engine.pin(...) as pinned`) to remove its files.
         """
         cohort = cohort.whole().labelled().sampled()
         scratch = Scratch(0)
         room = min(self.max_memory // 3 - 4 * SAMPLE_NUMBERS, self.max_memory - self._lent)
-        shelf = Shelf(cohort.head, room, scratch)
+        shelf = Shelf(cohort.head, room, scratch, tuple(dict.fromkeys(drawn)))
         kept: dict[int, list[tuple[int, int, Stored]]] = {}
         records: dict[int, Record] = {}
 
@@ -213,10 +213,11 @@ class Engine(ABC):
             file = CaseFile(scratch)
             notes, blocks = [], []
             with contextlib.closing(file), self.scratch(cohort) as reading, cohort.open(index, reading) as reader:
+                contexts = Contexts(reader, reading, shelf.drawn)
                 for start, stop in cohort.cuts(index):
                     block = reader.block(start, stop)
                     notes.append(reader.note(block))
-                    prepared = reader.prepare(block)
+                    prepared = reader.prepare(block, None, contexts.of)
                     if prepared.log_probs.shape[1]:
                         blocks.append((index, start, shelf.keep(prepared, file)))
                 records[index] = reader.record(notes)
@@ -236,12 +237,16 @@ class Engine(ABC):
         """Answer all asks with one pass over the levels they name: a State an ask, or {case: State} with `by_case`.
         Cases without rows are absent.
 
-        Pinned rows know nothing of the case around them: what needs places or contexts is a UsageError.
+        Pinned rows know of the case around them what was drawn when they were pinned: what needs places or other
+        contexts is a UsageError.
         """
         for ask in asks.values():
-            if accumulate.needs(ask.accumulator) or ask.contexts:
+            missing = ask.contexts - frozenset(pinned.shelf.drawn)
+            if accumulate.needs(ask.accumulator) or missing:
                 name, what = (
-                    (ask.through, "more of a case than its rows") if ask.contexts else (ask.accumulator, "places")
+                    (ask.through or ask.accumulator, "more of a case than its rows")
+                    if missing
+                    else (ask.accumulator, "places")
                 )
                 raise UsageError(
                     "reduce",

@@ -35,13 +35,16 @@ HANDED = 4
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of memory: `kept` once, `each` for every worker."""
+    """Bytes of memory: `kept` once, `each` for every worker; and how many numbers are `drawn` for each voxel that is
+    kept, beside its rows.
+    """
 
     kept: int = 0
     each: int = 0
+    drawn: int = 0
 
     def __add__(self, other: Need) -> Need:
-        return Need(self.kept + other.kept, self.each + other.each)
+        return Need(self.kept + other.kept, self.each + other.each, self.drawn + other.drawn)
 
 
 def state_bytes(accumulators: Mapping[Any, Mergeable]) -> int:
@@ -56,7 +59,7 @@ def state_bytes(accumulators: Mapping[Any, Mergeable]) -> int:
 @dataclass(frozen=True)
 class Sizes:
     """What of a cohort decides how much memory it takes: `reading` bytes of an open case, and of a `block`, a `chunk`
-    and both `samples`.
+    and both `samples`, in which there are so many voxels `sampled`.
     """
 
     cases: int
@@ -64,6 +67,7 @@ class Sizes:
     block: int
     chunk: int
     samples: int
+    sampled: int
 
     @classmethod
     def of(cls, cohort: Cohort) -> Sizes:
@@ -79,6 +83,7 @@ class Sizes:
             8 * rows * min(block_length(rows), longest),
             8 * rows * min(chunk_rows(rows) + block_length(rows), sampled[0]),
             sum(sampled) * (4 * rows + 16),
+            sum(sampled),
         )
 
     def surveying(self, need: Need, workers: int, memory: int) -> int:
@@ -92,10 +97,11 @@ class Sizes:
 
     def fitting(self, need: Need, workers: int, memory: int) -> int:
         """Bytes at once while cases are pinned, sampled, and asked about by what needs `need`, no row in memory."""
-        asked = self.samples + workers * (max(PASSING * self.block, CHUNK * self.chunk) + need.each) + need.kept
+        samples = self.samples + 4 * need.drawn * self.sampled
+        asked = samples + workers * (max(PASSING * self.block, CHUNK * self.chunk) + need.each) + need.kept
         # pieces of the samples are joined into chunks, which lie beside them while that is done
-        drawn = 2 * self.samples + PASSING * self.block
-        return max(self.surveying(Need(), workers, memory), self.cases * A_CASE + max(asked, drawn))
+        joining = 2 * samples + PASSING * self.block
+        return max(self.surveying(Need(), workers, memory), self.cases * A_CASE + max(asked, joining))
 
 
 def spoken(size: int) -> str:

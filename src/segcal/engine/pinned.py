@@ -1,7 +1,8 @@
 """Pinned rows: a cohort read, checked and reduced to its scored voxels once, kept for re-reading.
 
 Rows are kept as float32 log-probabilities (half precision would change the order of 2 % of voxels), with the decision
-taken from the scores as given and, from logits, the free energy in float64. They stay in memory while the budget lasts,
+taken from the scores as given, from logits the free energy in float64, and what was drawn from the case around them,
+such as distances, in float32. They stay in memory while the budget lasts,
 then go to one file a case. Where rows are kept never changes a bit of any result. `passes` counts complete readings of
 all rows, `sample_passes` those of a sample.
 """
@@ -28,6 +29,7 @@ from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Head
 from segcal.data.rows import Prepared, Record
+from segcal.data.surroundings import Pinnable
 from segcal.engine.ask import Level
 from segcal.engine.single import one_thread
 from segcal.errors import UnreadableError
@@ -77,12 +79,13 @@ class Stored:
 class Shelf:
     """Keeps prepared blocks in memory up to `limit` bytes, then in files under `scratch`.
 
-    What is kept in memory lies in slabs mapped for it, and nothing else that lasts is made from the heap: there it
-    would scatter among the arrays that come and go, and the holes between would count as used.
+    `drawn`: the contexts that blocks bring, each kept as float32. What is kept in memory lies in slabs mapped for it,
+    and nothing else that lasts is made from the heap: there it would scatter among the arrays that come and go, and the
+    holes between would count as used.
     """
 
-    def __init__(self, head: Head, limit: int, scratch: Scratch) -> None:
-        self.head, self.limit, self.scratch = head, limit, scratch
+    def __init__(self, head: Head, limit: int, scratch: Scratch, drawn: Sequence[Pinnable] = ()) -> None:
+        self.head, self.limit, self.scratch, self.drawn = head, limit, scratch, tuple(drawn)
         self._slab, self._at, self._mapped = memoryview(b""), 0, 0
         self._lock = threading.Lock()
 
@@ -111,8 +114,11 @@ class Shelf:
             if isinstance(kept.place, Path)
             else kept.place
         )
-        log_probs, targets, decision, *energy = self._views(place, kept.voxels, kept.energy)
-        return Prepared(case, start, log_probs, targets, decision, energy[0] if energy else None)
+        log_probs, targets, decision, *rest = self._views(place, kept.voxels, kept.energy)
+        energy = rest.pop() if kept.energy else None
+        return Prepared(
+            case, start, log_probs, targets, decision, energy, contexts=dict(zip(self.drawn, rest, strict=True))
+        )
 
     def _reserve(self, size: int) -> memoryview | None:
         """Memory for one block, or None where the limit leaves no room for it."""
@@ -126,7 +132,8 @@ class Shelf:
         return self._slab[self._at - size : self._at]
 
     def _fill(self, place: memoryview, block: Prepared) -> None:
-        tensors = [block.log_probs, block.targets, block.decision] + (
+        drawn = [block.contexts[context] for context in self.drawn]
+        tensors = [block.log_probs, block.targets, block.decision, *drawn] + (
             [] if block.free_energy is None else [block.free_energy]
         )
         for view, tensor in zip(
@@ -140,6 +147,7 @@ class Shelf:
             (torch.float32, (rows, voxels)),
             (small, (parts, voxels)),
             (small, (parts, voxels)),
+            *((torch.float32, (context.numbers, voxels)) for context in self.drawn),
         ]
         return [*layout, (torch.float64, (voxels,))] if energy else layout
 
@@ -255,7 +263,8 @@ class Pinned:
             return
         self.strata = tuple(strata)
         # pieces are put on a shelf of their own for the reason given there; nothing is written to its file
-        shelf, file = Shelf(self.cohort.head, sys.maxsize, self.scratch), CaseFile(self.scratch)
+        shelf = Shelf(self.cohort.head, sys.maxsize, self.scratch, self.shelf.drawn)
+        file = CaseFile(self.scratch)
         pieces: dict[Level, dict[int, list[tuple[int, Stored]]]] = {Level.SAMPLE: {}, Level.CURVATURE: {}}
         rates = {level: self.rate(level) for level in pieces}
         for case, start, kept in self.blocks:
@@ -311,5 +320,6 @@ def _joined(batch: list[Prepared]) -> Chunk:
         torch.cat([p.targets for p in batch], 1),
         torch.cat([p.decision for p in batch], 1),
         torch.cat(energies) if energies else None,
+        contexts={context: torch.cat([p.contexts[context] for p in batch], 1) for context in batch[0].contexts},
     )
     return Chunk(rows, tuple(spans), frozenset(s[0] for s in spans))

@@ -13,11 +13,12 @@ nested cross-validation of K folds costs 1 + K + K (K - 1) / 2 paths.
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 from segcal.engine import accumulate
-from segcal.engine.ask import Ask, Level
+from segcal.engine.ask import Ask, Level, Through
 from segcal.engine.engine import Engine
 from segcal.engine.pinned import Pinned
 from segcal.engine.single import one_thread
@@ -72,13 +73,40 @@ def together(plans: Mapping[K, Plan[R]]) -> Plan[dict[K, R]]:
     return {k: results[k] for k in plans}
 
 
+def mapped(plan: Plan[R], through: Mapping[frozenset[int], Through]) -> Plan[R]:
+    """A plan whose asks concern the cases named in `through` only, and what their rows are after it."""
+    try:
+        asks = next(plan)
+        while True:
+            split = {
+                (name, k): replace(ask, cases=cases if ask.cases is None else cases & ask.cases, through=one)
+                for name, ask in asks.items()
+                for k, (cases, one) in enumerate(through.items())
+                if ask.wants_any(cases)
+            }
+            answers = yield split
+            asks = plan.send({name: _together(ask, name, answers) for name, ask in asks.items()})
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+
+
+def _together(ask: Ask, name: Hashable, answers: Mapping[Any, Any]) -> Any:
+    """One answer of those that `mapped` split it into."""
+    mine = [state for (asked, _), state in answers.items() if asked == name]
+    if ask.by_case:
+        return {case: state for states in mine for case, state in states.items()}
+    return reduce(lambda a, b: accumulate.merge(ask.accumulator, a, b), mine, accumulate.zero(ask.accumulator))
+
+
 @dataclass(frozen=True)
 class Task:
     """One softmax problem to be fitted on several subsets of the cases.
 
     `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included;
     `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known; `validation`: cases pinned
-    beside them, of no subset and no fold, for methods that stop or choose by them; `unit`: what logits were divided by.
+    beside them, of no subset and no fold, for methods that stop or choose by them; `unit`: what logits were divided by;
+    `voxel_size`: as `Cohort.voxel_size`; `background`: the class, within the part, that is none of the structures.
     """
 
     part: int
@@ -90,6 +118,8 @@ class Task:
     logits: bool
     validation: frozenset[int] = frozenset()
     unit: float = 1.0
+    voxel_size: float | None = None
+    background: int | None = None
 
     def members(self, subset: Subset) -> frozenset[int]:
         """Cases of a subset."""

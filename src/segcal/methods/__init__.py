@@ -30,6 +30,7 @@ class Place:
 
 
 _AFFINE, _EXPERTS = "segcal.methods.affine.fit", "segcal.methods.conditional.fit"
+_BOUNDARY = ("segcal.methods.boundary.fit", "BoundaryTemperatureScaling")
 _LOCAL = ("segcal.methods.local.fit", "LocalTemperatureScaling")
 
 BUILT_IN: dict[str, Place] = {
@@ -47,6 +48,9 @@ BUILT_IN: dict[str, Place] = {
     "iop": Place(
         "segcal.methods.intra_order", "IntraOrderPreserving", "a small net that keeps the ranking", "21*C + 109", True
     ),
+    "bts": Place(*_BOUNDARY, "a temperature by distance to the predicted boundary", "6", True),
+    "bts-class": Place(*_BOUNDARY, "the same for each predicted class", "6*C", True),
+    "bts-both": Place(*_BOUNDARY, "and by how unsure the neighbours are", "13*C", True),
     "lts": Place(*_LOCAL, "a temperature from each voxel's neighbourhood", "175*C + 7", True),
     "lts-raw": Place(*_LOCAL, "the same from raw logits", "175*C + 7", True),
     "lts-image": Place(*_LOCAL, "from the image too, which --images gives", "200*C + 34", True),

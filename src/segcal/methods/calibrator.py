@@ -12,6 +12,7 @@ softmax head's label is kept where the map guarantees it. An empty batch gives a
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
@@ -231,16 +232,17 @@ class Calibrator(nn.Module):
         kind: Kind | None = None,
         check: bool = True,
         counted: Tensor | ArrayLike | None = None,
+        spacing: Sequence[float] | None = None,
         **fields: Any,
     ) -> Tensor:
         """Calibrated probabilities, a float32 tensor with the shape of `scores` (B, channels, *spatial), a tensor or an
         array.
 
-        `counted`, `fields`: as `log_probs`.
+        `counted`, `spacing`, `fields`: as `log_probs`.
         """
         scores, counted, fields = _tensors(scores, counted, fields)
         flat, kind = self._flat(scores, kind, check)
-        p = self.deliver(flat, kind, self._drawn(scores, flat, kind, fields, counted))
+        p = self.deliver(flat, kind, self._drawn(scores, flat, kind, fields, counted, spacing))
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
 
     def log_probs(
@@ -250,17 +252,20 @@ class Calibrator(nn.Module):
         kind: Kind | None = None,
         check: bool = True,
         counted: Tensor | ArrayLike | None = None,
+        spacing: Sequence[float] | None = None,
         **fields: Any,
     ) -> Tensor:
         """Calibrated log-probabilities, float64: of the classes, or of each region's inside; shape of `scores`.
 
         `fields`: what the calibrator needs beside scores (`needs.fields`), such as image (B, *spatial) or (B, channels,
         *spatial); UsageError for one it has no use for or one missing. `counted` (B, *spatial), bool: the voxels the
-        network looked at, over which what is one number a case is averaged; None: all of them.
+        network looked at, over which what is one number a case is averaged and beside which there is no boundary;
+        None: all of them. `spacing`: of each spatial axis, in mm, for a calibrator that measures distances so.
         """
         scores, counted, fields = _tensors(scores, counted, fields)
         flat, kind = self._flat(scores, kind, check)
-        rows = self.head.channel_rows(self._mapped(flat, kind, self._drawn(scores, flat, kind, fields, counted)))
+        drawn = self._drawn(scores, flat, kind, fields, counted, spacing)
+        rows = self.head.channel_rows(self._mapped(flat, kind, drawn))
         return rows.reshape(rows.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1)
 
     def _mapped(self, flat: Tensor, kind: Kind, contexts: Mapping[Hashable, Tensor]) -> Tensor:
@@ -348,7 +353,13 @@ class Calibrator(nn.Module):
         return Network(self.segmenter, self.head, self.kind, resolution, self.unit)
 
     def _drawn(
-        self, scores: Tensor, flat: Tensor, kind: Kind, fields: Mapping[str, Tensor], counted: Tensor | None
+        self,
+        scores: Tensor,
+        flat: Tensor,
+        kind: Kind,
+        fields: Mapping[str, Tensor],
+        counted: Tensor | None,
+        spacing: Sequence[float] | None,
     ) -> dict[Hashable, Tensor]:
         """What its maps draw from a batch held in memory."""
         needs = self.needs
@@ -371,11 +382,12 @@ class Calibrator(nn.Module):
             len(scores),
             tuple(scores.shape[2:]),
             network,
-            lambda: self.head.predicted(flat, kind),
+            lambda part: self.head.predicted(flat, kind) if part is None else self.head.decide(flat, kind)[part],
             {name: _flat_field(name, value, scores) for name, value in fields.items()},
-            None if counted is None else counted.reshape(len(scores), -1),
+            None if counted is None else counted.reshape(len(scores), -1).bool(),
+            _steps(spacing, scores.dim() - 2),
         )
-        return {c: batch.drawn(self.maps[c.part], self.head.slice(c.part)) for c in self.contexts}
+        return {c: batch.drawn(self.maps[c.part], c.part) for c in self.contexts}
 
     def _energy(self, flat: Tensor, kind: Kind) -> Tensor | None:
         if not self.needs.logits:
@@ -401,7 +413,7 @@ class Calibrator(nn.Module):
                 expected=f"(B, {self.head.channels}, *spatial) for {', '.join(self.head.classes)}",
                 do="Put the classes on axis 1; add a batch axis with scores[None].",
             )
-        Grid.of(tuple(scores.shape[2:]), 0, "scores", self.needs.reach)
+        Grid.of(tuple(scores.shape[2:]), 0, "scores", self.needs.reach, lie=bool(self.needs.places))
         kind = self.kind if kind is None else scores_.check_kind(kind)
         flat = scores.movedim(1, 0).flatten(1)
         if check:
@@ -423,6 +435,21 @@ def _tensors(
     """What a caller gives, arrays as tensors."""
     count = None if counted is None else tensor_of(counted, "counted")
     return tensor_of(scores, "scores"), count, {name: tensor_of(value, name) for name, value in fields.items()}
+
+
+def _steps(spacing: Sequence[float] | None, axes: int) -> tuple[float, ...] | None:
+    """The spacing as given. UsageError where it is not one length above 0 an axis."""
+    if spacing is None:
+        return None
+    steps = tuple(float(step) for step in spacing)
+    if len(steps) != axes or not all(0 < step < math.inf for step in steps):
+        raise UsageError(
+            "spacing",
+            found=str(steps),
+            expected=f"{axes} lengths above 0, in mm",
+            do="Give the size of a voxel along each spatial axis of the scores.",
+        )
+    return steps
 
 
 def _flat_field(name: str, value: Tensor, scores: Tensor) -> Tensor:
@@ -459,7 +486,7 @@ class ThroughPart:
         if c.unit != 1:
             reader = around.reader
             around = Surroundings(replace(reader, cohort=reader.cohort.scaled(c.unit)), around.scratch)
-        return OfCase(c.maps[self.part], c.head.slice(self.part), around, c.network())
+        return OfCase(c.maps[self.part], self.part, around, c.network())
 
     def __call__(self, rows: Rows) -> Rows:
         """Rows of calibrated log-probabilities, with the decision that is delivered."""

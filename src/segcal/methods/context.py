@@ -9,9 +9,8 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from segcal.data.files.journal import Scratch
 from segcal.data.head import Head
 from segcal.data.places.label_map import LabelMap
-from segcal.data.places.place import Place, Places
+from segcal.data.places.place import Decided, Place, Places
 from segcal.data.scores import Kind, Resolution
 from segcal.data.surroundings import Grid, Neighbourhood, Surroundings, Tile, tiles
 from segcal.errors import ShapeError, UsageError
@@ -82,13 +81,20 @@ def planes_of(field: Tensor, grid: Grid) -> Tensor:
     return field.movedim(2 + grid.axis, 2).flatten(1, 2)
 
 
-class OfCase:
-    """What a map draws of one open case, tile by tile, as it is asked for; `rows` are those of its part."""
+def _placed(places: Sequence[Place | Decided], part: int) -> dict[Place | Decided, Place]:
+    """Places that the map of a part asks for, each as it is for that part."""
+    return {place: place.of(part) if isinstance(place, Decided) else place for place in places}
 
-    def __init__(self, m: PartMap, rows: slice, around: Surroundings, network: Network) -> None:
+
+class OfCase:
+    """What the map of a `part` draws of one open case, tile by tile, as it is asked for."""
+
+    def __init__(self, m: PartMap, part: int, around: Surroundings, network: Network) -> None:
         needs = m.needs
+        rows = around.cohort.head.slice(part)
         self._map, self._rows, self._around = m, rows, around
-        self._grid = around.grid(needs.axis, needs.reach)
+        self._places = _placed(needs.places, part)
+        self._grid = around.grid(needs.axis, needs.reach, lie=bool(needs.places))
         self._limit = around.limit if needs.reach is not None else max(self._grid.voxels, 1)
         self._segment = network.on(rows, self._grid, around.case.shape) if needs.segmenter else None
         self._kept: dict[tuple[int, int], Tensor] = {}
@@ -114,10 +120,10 @@ class OfCase:
 
     def _drawn(self, tile: Tile) -> Tensor:
         needs = self._map.needs
-        near = self._around.near(self._grid, tile, needs.fields, needs.places)
-        return self._grid.back(
-            self._map.context(replace(near, log_probs=near.log_probs[self._rows], segment=self._segment))
-        )
+        near = self._around.near(self._grid, tile, needs.fields, self._places.values(), scores=needs.scores)
+        places = {asked: near.places[place] for asked, place in self._places.items()}
+        mine = replace(near, log_probs=near.log_probs[self._rows], places=places, segment=self._segment)
+        return self._grid.back(self._map.context(mine))
 
     def _averaged(self) -> Tensor:
         """The mean over the case; of a case of nothing but padding it is 0."""
@@ -132,8 +138,9 @@ class OfCase:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Cases held in memory: canonical `rows` (head.rows, n) and `energy` (n,) of all their voxels, one case after
-    another, `cases` of them of shape `spatial`; `fields` (channels, n) each; `counted` (cases, voxels), bool, what a
-    mean is taken over, None: everything. `decided` (n,): the label map of the scores, for places.
+    another, `cases` of them of shape `spatial`; `fields` (channels, n) each; `counted` (cases, voxels), bool, what the
+    network looked at, None: everything. `decided` (n,): the label map of the scores, or the decision of a part, for
+    places; `spacing`: of each axis, in mm, or None.
     """
 
     rows: Tensor
@@ -141,14 +148,15 @@ class Batch:
     cases: int
     spatial: tuple[int, ...]
     network: Network
-    decided: Callable[[], Tensor]
+    decided: Callable[[int | None], Tensor]
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     counted: Tensor | None = None
+    spacing: tuple[float, ...] | None = None
 
-    def drawn(self, m: PartMap, rows: slice) -> Tensor:
-        """What a map draws of every voxel, (..., n); `rows` are those of its part."""
-        needs = m.needs
-        grid = Grid.of(self.spatial, needs.axis, "scores", needs.reach)
+    def drawn(self, m: PartMap, part: int) -> Tensor:
+        """What the map of a part draws of every voxel, (..., n)."""
+        needs, rows = m.needs, self.network.head.slice(part)
+        grid = Grid.of(self.spatial, needs.axis, "scores", needs.reach, lie=bool(needs.places))
 
         def planes(flat: Tensor) -> Tensor:
             whole = flat.reshape(-1, self.cases, *grid.shape)
@@ -158,7 +166,10 @@ class Batch:
             planes(self.rows[rows]),
             None if self.energy is None else planes(self.energy[None])[0],
             {name: planes(self.fields[name].to(self.rows)) for name in needs.fields},
-            {place: planes_of(self._place(place).reshape(1, -1, *grid.shape), grid)[0] for place in needs.places},
+            {
+                asked: planes_of(self._place(place).reshape(1, -1, *grid.shape), grid)[0]
+                for asked, place in _placed(needs.places, part).items()
+            },
             self.network.on(rows, grid, self.spatial) if needs.segmenter else None,
         )
         found = m.context(near)
@@ -174,23 +185,23 @@ class Batch:
         return m.settled(found).flatten(-2)
 
     def _place(self, place: Place) -> Tensor:
-        """One place of all voxels, from the labels the scores decide for; the spacing of arrays is not known."""
-        labels = self.decided().reshape(self.cases, -1).numpy()
-        with Scratch(8 * max(labels.size, 1)) as scratch:
-            return torch.cat([self._map_of(each, place, scratch) for each in labels])
+        """One place of all voxels, from what the scores decide for."""
+        with Scratch(8 * max(self.rows.shape[1], 1)) as scratch:
+            return torch.cat([self._of_case(case, place, scratch) for case in range(self.cases)])
 
-    def _map_of(self, labels: Any, place: Place, scratch: Scratch) -> Tensor:
-        looked_at = np.ones(len(labels), bool)
+    def _of_case(self, case: int, place: Place, scratch: Scratch) -> Tensor:
+        def decided(_: Scratch, part: int | None) -> LabelMap:
+            labels = self.decided(part).reshape(self.cases, -1)[case].numpy()
+            looked_at = np.ones(len(labels), bool) if self.counted is None else self.counted[case].numpy()
+            return LabelMap(
+                "scores",
+                self.spatial,
+                self.network.head,
+                lambda start, stop: (labels[start:stop], looked_at[start:stop]),
+                self.spacing,
+                table=not self.spatial,
+                predicted=decided,
+            )
 
-        def itself(_: Scratch) -> LabelMap:
-            return whole
-
-        whole = LabelMap(
-            "scores",
-            self.spatial,
-            self.network.head,
-            lambda start, stop: (labels[start:stop], looked_at[start:stop]),
-            table=not self.spatial,
-            predicted=itself,
-        )
-        return Places(whole, scratch, (place,)).of(0, len(labels))[place]
+        voxels = self.rows.shape[1] // self.cases
+        return Places(decided(scratch, None), scratch, (place,)).of(0, voxels)[place]

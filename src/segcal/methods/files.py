@@ -31,6 +31,8 @@ from segcal.data.files.reading import json_value, listed, readable, shown, too_m
 from segcal.data.scores import Resolution
 from segcal.errors import MissingError, SegcalError, UnreadableError
 from segcal.methods.calibrator import Calibrator, FitData, Solution
+from segcal.methods.composed import THEN, Composed
+from segcal.methods.maps import PartMap
 from segcal.methods.registry import kind_of_map
 from segcal.metrics.summary import plain
 
@@ -82,7 +84,7 @@ def describe(calibrator: Calibrator) -> dict[str, Any]:
         "resolution": asdict(calibrator.resolution),
         "unit": calibrator.unit,
         "keep_decision": calibrator.keep_decision,
-        "maps": [m.type_name for m in calibrator.maps],
+        "maps": [m.named for m in calibrator.maps],
         "guarantees": calibrator.guarantees().to_json(),
         "solution": None if calibrator.solution is None else calibrator.solution.to_json(),
         "data": None if calibrator.data is None else calibrator.data.to_json(),
@@ -256,15 +258,7 @@ def _build(file: Path, described: dict[str, Any], tensors: dict[str, torch.Tenso
     maps = []
     for r, type_name in enumerate(described["maps"]):
         mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(r)}
-        kind = kind_of_map(type_name)
-        if kind is None:
-            raise UnreadableError(
-                str(file),
-                found=f"a map of the kind {shown(type_name, 60)}, of the method {shown(described['method'], 60)}",
-                expected="a kind that a method known here has",
-                do="Install the package it was fitted with, or register its method before loading.",
-            )
-        maps.append(kind.from_tensors(mine))
+        maps.append(_map(file, type_name, described["method"], mine))
     return Calibrator(
         heads.from_json(described["head"]),
         described["kind"],
@@ -277,6 +271,26 @@ def _build(file: Path, described: dict[str, Any], tensors: dict[str, torch.Tenso
         resolution=Resolution(**described.get("resolution", {})),
         unit=described.get("unit", 1.0),
     )
+
+
+def _map(file: Path, name: str, method: str, tensors: dict[str, torch.Tensor]) -> PartMap:
+    """The map that a file calls `name`, such as "affine", or "affine > boundary" of two, one after the other."""
+    first, then, second = name.partition(THEN)
+    if then:
+        both = [
+            _map(file, one, method, {n.removeprefix(where): t for n, t in tensors.items() if n.startswith(where)})
+            for one, where in ((first, "first."), (second, "second."))
+        ]
+        return Composed(*both)
+    kind = kind_of_map(name)
+    if kind is None:
+        raise UnreadableError(
+            str(file),
+            found=f"a map of the kind {shown(name, 60)}, of the method {shown(method, 60)}",
+            expected="a kind that a method known here has",
+            do="Install the package it was fitted with, or register its method before loading.",
+        )
+    return kind.from_tensors(tensors)
 
 
 def _not_ours(file: Path, found: str) -> UnreadableError:

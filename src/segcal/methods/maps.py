@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segcal.data.places.place import Place
+from segcal.data.places.place import Decided, Place
 from segcal.data.surroundings import Neighbourhood
 from segcal.errors import UsageError
 from segcal.methods.guarantees import Guarantees, Status
@@ -39,16 +39,18 @@ class Needs:
     """What a map needs beside the log-probabilities of its own voxels.
 
     `logits`: their free energy, so raw logits have to be known. Of the case: `reach`, the voxels it looks at on each
-    side in the planes across spatial axis `axis` (0: none, None: the whole case at once); `fields` by name, such as its
-    image; `places`, such as the distance to the predicted boundary; `segmenter`: the network itself, for a case as a
-    whole. `mean`: of the numbers it draws it takes their mean over the case, crop padding left out.
+    side in the planes across spatial axis `axis` (0: none, None: the whole case at once), and their `scores`, unless it
+    has no use for them; `fields` by name, such as its image; `places`, such as the distance to the predicted boundary;
+    `segmenter`: the network itself, for a case as a whole. `mean`: of the numbers it draws it takes their mean over the
+    case, crop padding left out.
     """
 
     logits: bool = False
     reach: int | None = 0
+    scores: bool = True
     axis: int = 0
     fields: tuple[str, ...] = ()
-    places: tuple[Place, ...] = ()
+    places: tuple[Place | Decided, ...] = ()
     segmenter: bool = False
     mean: bool = False
 
@@ -71,6 +73,7 @@ class Needs:
         return Needs(
             self.logits or other.logits,
             None if self.reach is None or other.reach is None else max(self.reach, other.reach),
+            self.scores or other.scores,
             self.axis if self.reach != 0 else other.axis,
             tuple(sorted({*self.fields, *other.fields})),
             tuple(dict.fromkeys((*self.places, *other.places))),
@@ -146,6 +149,11 @@ class PartMap(nn.Module, ABC):
             if kept is not None and moved is not None and moved.dtype != kept.dtype:
                 self._buffers[name] = kept.to(moved.device)
         return self
+
+    @property
+    def named(self) -> str:
+        """How a file names it."""
+        return self.type_name
 
     @property
     @abstractmethod
@@ -231,7 +239,7 @@ class TemperatureMap(PartMap):
 
     Whatever the parameters, and whatever T is drawn from, it keeps label and order: dividing all classes of a voxel by
     one T > 0 keeps the sign of each difference of two of them. A T below `FLOOR` counts as that, so that this holds of
-    every field. `context`, then `settled`, give T.
+    every field. `context`, `settled`, then `temperature` give T.
     """
 
     def forward(
@@ -243,11 +251,17 @@ class TemperatureMap(PartMap):
     ) -> Tensor:
         """log S(x / T), (C, n)."""
         assert context is not None
-        return torch.log_softmax(log_probs / context.clamp_min(FLOOR).to(log_probs.dtype), 0)
+        temperature = self.temperature(context, log_probs if given is None else given)
+        return torch.log_softmax(log_probs / temperature.clamp_min(FLOOR).to(log_probs.dtype), 0)
 
     @abstractmethod
     def context(self, near: Neighbourhood) -> Tensor:
-        """T of each voxel, or what `settled` makes it from."""
+        """T of each voxel, or what `settled` or `temperature` makes it from."""
+
+    def temperature(self, context: Tensor, given: Tensor) -> Tensor:
+        """T (n,) of the context, and of the class decided, which is the first maximum of `given` (C, n)."""
+        del given
+        return context
 
     @abstractmethod
     def invariance(self) -> tuple[Status, str]:

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from segcal.data import splits
 from segcal.data.cohort import Cohort
-from segcal.data.files.reading import shown
 from segcal.data.formats.arrays import cohort_from_arrays
 from segcal.data.head import Head
 from segcal.data.numbering import Numbers
 from segcal.data.rows import Record
 from segcal.data.scores import Kind
 from segcal.data.storage import doubt
+from segcal.data.surroundings import Pinnable
 from segcal.engine.engine import Engine
 from segcal.engine.need import Need
 from segcal.engine.pinned import Pinned
@@ -35,8 +35,8 @@ from segcal.errors import UsageError
 from segcal.fitting.plans import Plan, Subset, Task, drive, together
 from segcal.fitting.training import Examples, Lesson
 from segcal.methods.calibrator import Calibrator, FitData, Solution, check_keeps
-from segcal.methods.maps import Map, PartMap
-from segcal.methods.parameterisation import ParameterCount, Parameterisation, count, drawn
+from segcal.methods.maps import PartMap
+from segcal.methods.parameterisation import ParameterCount
 from segcal.methods.solutions import Overview, combined, judged, overview
 
 if TYPE_CHECKING:
@@ -125,6 +125,12 @@ class AnyMethod(ABC):
         """Names of the fields of a case it needs beside scores and labels."""
         return frozenset()
 
+    def check(self, cohort: Cohort) -> None:
+        """Raise what keeps it from being fitted on such a cohort: UsageError for a field that a case does not have,
+        ShapeError for cases without neighbours, where it looks at those. No voxel is read.
+        """
+        cohort.having(sorted(self.fields))
+
     @property
     def takes_validation(self) -> bool:
         """Whether a validation cohort is of use to it."""
@@ -142,6 +148,13 @@ class AnyMethod(ABC):
         """
         del classes
         return None
+
+    def contexts(self, task: Task) -> frozenset[Pinnable]:
+        """What it must know of what lies around each voxel, such as a distance, beside rows; nothing, unless a method
+        says so. It is kept with the pinned rows, and accumulators say which of it they need.
+        """
+        del task
+        return frozenset()
 
     def need(self, task: Task) -> Need:
         """Memory that its plan takes beside rows and samples; nothing worth counting, unless a method says more."""
@@ -220,65 +233,6 @@ class Method(AnyMethod):
         """Fit one softmax problem on every subset the task names."""
 
 
-@runtime_checkable
-class ModuleSolver(Protocol):
-    """Fits a family as its paper does: trains the paper's own module."""
-
-    def fit(self, task: Task, make: Callable[[], Parameterisation]) -> Plan[dict[Subset, tuple[Map, Solution]]]:
-        """Train on every subset the task names; `make` makes the module at its start."""
-
-
-@dataclass(frozen=True)
-class Published(Method):
-    """A convex method that its paper fits in a way of its own.
-
-    `solver`: None for the exact one, or what trains the paper's own module, such as `segcal.Recipe`.
-    """
-
-    parameterisation: ClassVar[type[Parameterisation]]
-    """The module as its paper writes it."""
-
-    solver: ModuleSolver | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.solver, ModuleSolver | None):
-            raise UsageError(
-                "solver",
-                found=shown(self.solver),
-                expected="a Recipe",
-                do="Leave it out; --solver recipe, or the section recipe of a study, asks for the papers' own.",
-            )
-
-    def drawn(self, classes: int) -> PartMap:
-        """Of the paper's module, on raw logits where it is defined on those."""
-        return drawn(self.parameterisation, classes).map(not self.parameterisation.canonical)
-
-    def counted(self, classes: int) -> ParameterCount:
-        """Of the paper's module, its rank computed."""
-        return count(self.parameterisation, classes, self.variables(classes))
-
-    @classmethod
-    def optimised(cls, classes: int) -> int:
-        """All numbers of the paper's module."""
-        return cls.parameterisation(classes).optimised
-
-    @property
-    def takes_validation(self) -> bool:
-        """With the papers' recipe."""
-        return self.solver is not None
-
-    def plan(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
-        """Exactly, or by the recipe."""
-        if self.solver is None:
-            return (yield from self.exact(task))
-        found = yield from self.solver.fit(task, lambda: self.parameterisation(task.classes))
-        return {s: FittedMap(map_, solution) for s, (map_, solution) in found.items()}
-
-    @abstractmethod
-    def exact(self, task: Task) -> Plan[dict[Subset, FittedMap]]:
-        """The optimum on every subset the task names."""
-
-
 class ByEpochs(AnyMethod):
     """A method that is trained by epochs until validation cases get no better; where that ends is no proven optimum.
 
@@ -346,7 +300,7 @@ def fit_methods(
     cohort, validation = cohort.scaled(unit), None if validation is None else validation.scaled(unit)
     for method in methods.values():
         for given in [cohort] if validation is None else [cohort, validation]:
-            given.having(sorted(method.fields))
+            method.check(given)
     both = cohort if validation is None else _beside(cohort, validation, methods)
     found, pinned, parts = _driven(methods, cohort, both, engine, crossfit, folds, seed)
     subsets: tuple[Subset, ...] = ((), *((k,) for k in range(len(parts)))) if crossfit else ((),)
@@ -380,7 +334,8 @@ def _driven(
     parts, tasks = _tasks(cohort, both, crossfit, folds, seed)
     planned = {n: m for n, m in methods.items() if isinstance(m, Method | Trained)}
     turns, most = _turns(planned, tasks, both, engine)
-    with engine.within(both, most, "this fit", fitting=True), engine.pin(both) as pinned:
+    drawn = sorted({c for method in planned.values() for t in tasks for c in method.contexts(t)}, key=repr)
+    with engine.within(both, most, "this fit", fitting=True), engine.pin(both, drawn) as pinned:
         _check_apart(pinned, len(cohort))
         stratum = {i: k for k, fold in enumerate(parts) for i in fold}
         pinned.resample([stratum.get(i, 0) if i < len(cohort) else len(parts) + 1 for i in range(len(both))])
@@ -419,6 +374,8 @@ def _tasks(
             both.has_logits,
             beside,
             both.unit,
+            both.voxel_size,
+            cohort.head.part_background(part),
         )
         for part in range(len(cohort.head.parts))
     ]
@@ -435,7 +392,11 @@ def need_of(
 ) -> Need:
     """Memory that fitting a method on a cohort takes beside rows and samples; no voxel is read."""
     both = cohort if validation is None else _beside(cohort, validation, {method.method: method})
-    return sum((method.need(t) for t in _tasks(cohort, both, crossfit, folds, seed)[1]), Need())
+    return sum((_need(method, t) for t in _tasks(cohort, both, crossfit, folds, seed)[1]), Need())
+
+
+def _need(method: AnyMethod, task: Task) -> Need:
+    return method.need(task) + Need(drawn=sum(context.numbers for context in method.contexts(task)))
 
 
 def _turns(
@@ -447,7 +408,7 @@ def _turns(
     """
     turns: list[tuple[list[str], Need]] = [([], Need())]
     for name, method in methods.items():
-        need = sum((method.need(task) for task in tasks), Need())
+        need = sum((_need(method, task) for task in tasks), Need())
         engine.room_for(both, need, f"--method {method.method}", "another method, such as ts", fitting=True)
         names, so_far = turns[-1]
         if names and not engine.fits(both, so_far + need, fitting=True):
@@ -455,7 +416,8 @@ def _turns(
         else:
             turns[-1] = ([*names, name], so_far + need)
     needs = [need for _, need in turns]
-    return [names for names, _ in turns], Need(max(n.kept for n in needs), max(n.each for n in needs))
+    most = Need(max(n.kept for n in needs), max(n.each for n in needs), sum(n.drawn for n in needs))
+    return [names for names, _ in turns], most
 
 
 def _trained(

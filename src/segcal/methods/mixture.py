@@ -34,8 +34,9 @@ from segcal.fitting.solvers.simplex import SimplexNewton
 from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees, Status
 from segcal.methods.maps import AtBound, Map
-from segcal.methods.method import FittedMap, Published
+from segcal.methods.method import FittedMap
 from segcal.methods.parameterisation import WHOLE, Parameterisation, Stage, parameter
+from segcal.methods.published import Published
 from segcal.methods.temperature import ScaleMap, TemperatureStage, certificate, temperatures
 
 

@@ -27,8 +27,9 @@ from segcal.fitting.solvers.scalar import ScalarNewton
 from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import AtBound, Map, one_positive_factor
-from segcal.methods.method import FittedMap, Published
+from segcal.methods.method import FittedMap
 from segcal.methods.parameterisation import FLOOR, WHOLE, Parameterisation, Stage, parameter, softplus_inverse
+from segcal.methods.published import Published
 
 
 class ScaleMap(Map):

@@ -20,7 +20,7 @@ from segcal.errors import DataError, MissingError, UnreadableError
 from segcal.methods import parameters
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.parameterisation import ParameterCount
-from segcal.methods.penalised import in_words
+from segcal.methods.strengths import in_words
 from segcal.metrics.registry import added
 from segcal.metrics.summary import ACE_BINS, SPATIAL, CaseScores, scores_of
 from segcal.study.configuration import CLEAN

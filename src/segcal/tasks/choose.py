@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from segcal.data.cohort import Cohort
 from segcal.engine.engine import Engine
 from segcal.engine.need import spoken
-from segcal.errors import UsageError
+from segcal.errors import ShapeError, UsageError
 from segcal.methods.calibrator import Calibrator, Solution
 from segcal.methods.guarantees import weakest
 from segcal.methods.method import FOLDS, SEED, AnyMethod, Fit, fit_methods, need_of
@@ -186,7 +186,7 @@ def recommend(
     `keep_map`: only methods proven to keep the label of every voxel. `invariant`: only methods proven invariant to an
     offset of all logits. No method, or one called `UNCALIBRATED`: UsageError; so are cases of one group.
     """
-    compared = automatic() if methods is None else dict(methods)
+    compared, unsuited = _suited(automatic(), cohort) if methods is None else (dict(methods), ())
     if not compared or UNCALIBRATED in compared:
         raise UsageError(
             "methods",
@@ -221,7 +221,7 @@ def recommend(
         why += (_price(cohort, candidates, chosen, unconstrained, folds_of, by_fold, freely),)
     if len(set(cohort.groups)) < FEW_GROUPS:
         why += (_few(len(set(cohort.groups))),)
-    why += tuple(short)
+    why += (*short, *unsuited)
     calibrator = (
         fit.calibrator
         if fit is not None
@@ -241,6 +241,21 @@ def recommend(
         len(folds_of),
         seed,
     )
+
+
+def _suited(methods: Mapping[str, AnyMethod], cohort: Cohort) -> tuple[dict[str, AnyMethod], tuple[str, ...]]:
+    """Those that can be fitted on such cases, and a sentence about the others."""
+    inside, outside = dict[str, AnyMethod](), list[str]()
+    for name, method in methods.items():
+        try:
+            method.check(cohort)
+        except ShapeError:
+            outside.append(name)
+        else:
+            inside[name] = method
+    if not outside:
+        return inside, ()
+    return inside, (f"Not compared, since they need images or volumes: {', '.join(outside)}.",)
 
 
 def _fitting(

@@ -216,8 +216,9 @@ def check_accumulator(make: Factory) -> None:
 def _rows(
     accumulator: Accumulator, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)
 ) -> st.SearchStrategy[Rows]:
-    """Rows that bring the places the accumulator needs."""
-    return rows(CLASSES, most, regimes, sorted(accumulate.needs(accumulator), key=repr))
+    """Rows that bring the places and contexts the accumulator needs."""
+    around = sorted(accumulate.contexts(accumulator), key=repr)
+    return rows(CLASSES, most, regimes, sorted(accumulate.needs(accumulator), key=repr), around)
 
 
 def _tensors(block: Rows) -> list[torch.Tensor]:
@@ -231,6 +232,7 @@ def _tensors(block: Rows) -> list[torch.Tensor]:
             block.reference,
             *energy,
             *(p.nan_to_num(-1) for p in block.places.values()),
+            *block.contexts.values(),
         )
     ]
 
@@ -246,4 +248,5 @@ def _part(block: Rows, s: slice) -> Rows:
         block.reference[s],
         energy,
         {k: v[s] for k, v in block.places.items()},
+        {k: v[..., s] for k, v in block.contexts.items()},
     )

@@ -367,7 +367,7 @@ def a_trace_gives_the_same_numbers(calibrator: Calibrator) -> None:
 class _LogProbs(torch.nn.Module):
     """What gets exported: logits to calibrated log-probabilities, without the look at the values."""
 
-    def __init__(self, calibrator: Calibrator, fields: dict[str, torch.Tensor]) -> None:
+    def __init__(self, calibrator: Calibrator, fields: dict[str, Any]) -> None:
         super().__init__()
         self.calibrator = calibrator
         self.fields = fields

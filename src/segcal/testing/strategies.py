@@ -10,7 +10,7 @@ a cohort has a voxel to score. Sizes may be zero where a docstring says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from segcal.data.places.place import Place
 from segcal.data.pooling import POOLS
 from segcal.data.rows import Rows
 from segcal.data.scores import Kind
+from segcal.data.surroundings import Pinnable
 
 Array = NDArray[Any]
 Regime = Callable[[np.random.Generator, int, int], Array]
@@ -174,14 +175,19 @@ def labels(head: Head, n: int) -> st.SearchStrategy[Array]:
 
 
 def rows(
-    classes: int, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES), places: Iterable[Place] = ()
+    classes: int,
+    most: int = 60,
+    regimes: tuple[str, ...] = tuple(REGIMES),
+    places: Iterable[Place] = (),
+    contexts: Iterable[Pinnable] = (),
 ) -> st.SearchStrategy[Rows]:
     """Rows of up to `most` voxels (none too), float64, with free energies, flips of the decision, and saturated, tied
     and extreme voxels.
 
-    `places`: what to say of where voxels lie: 0, 1, distances on a grid, all of them or a few not defined.
+    `places`: what to say of where voxels lie: 0, 1, distances on a grid, all of them or a few not defined. `contexts`:
+    what lies around them, numbers of 0 or more.
     """
-    wanted = tuple(places)
+    wanted, around = tuple(places), tuple(contexts)
 
     def make(n: int, names: list[str], seed: int) -> Rows:
         rng = np.random.default_rng(seed)
@@ -191,8 +197,19 @@ def rows(
         reference = torch.where(torch.from_numpy(rng.random(n) < 0.2), other, decision)
         case, start = int(rng.integers(10)), int(rng.choice([0, 65_536]))
         lie = {place: torch.from_numpy(_lying(rng, n)) for place in wanted}
+        drawn: dict[Hashable, torch.Tensor] = {
+            one: torch.from_numpy(np.maximum(0, rng.normal(1, 3, (one.numbers, n)))) for one in around
+        }
         return Rows(
-            case, start, scores_.canonical(z, "logits"), targets, decision, reference, scores_.free_energy(z), lie
+            case,
+            start,
+            scores_.canonical(z, "logits"),
+            targets,
+            decision,
+            reference,
+            scores_.free_energy(z),
+            lie,
+            drawn,
         )
 
     return st.builds(make, st.integers(0, most), mixtures(regimes), SEEDS)

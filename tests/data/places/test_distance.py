@@ -147,8 +147,18 @@ def test_the_edt_package_is_what_was_compared() -> None:
         assert calls == [1]
         distances(blobs((8, 9), 0), limit=8 * 9 * distance.LIBRARY_BYTES - 1)
         distances(blobs((1, 2049), 0))
-        distances(blobs((8, 9), 0), BoundaryDistance(mm=True), spacing=(1.0, 1.0))
-    assert calls == [1]
+        distances(blobs((8, 9), 0), BoundaryDistance(mm=True), spacing=(1.0, 2.0))
+        assert calls == [1]
+        distances(blobs((8, 9), 0), BoundaryDistance(mm=True), spacing=(2.0, 2.0))
+    assert calls == [1, 1]
+
+
+def test_equal_sides_in_mm_are_so_many_voxels() -> None:
+    labels = blobs((9, 10), 3)
+    plain = distances(labels)
+    np.testing.assert_array_equal(distances(labels, BoundaryDistance(mm=True), spacing=(0.3, 0.3)), 0.3 * plain)
+    near = distances(labels, BoundaryDistance(mm=True, reach=0.7), spacing=(0.3, 0.3))
+    np.testing.assert_array_equal(near, np.where(0.3 * plain < 0.7, 0.3 * plain, np.inf))
 
 
 def test_distances_of_definitions_14() -> None:

@@ -226,6 +226,7 @@ def _case(
         files=files,
         slice_axis=across,
         elsewhere=elsewhere,
+        spacing_from_labels=spacing is not None and volumes[0] == label_path,
     )
 
 

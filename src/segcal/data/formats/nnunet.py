@@ -259,6 +259,7 @@ def _case(
     target = None if label_path is None else open_map(label_path, shape, first.axes, scores[0].channels)
     placements = [maps.placement(p) for p in volumes]
     elsewhere = geometry.compared(placements, wanted)
+    recorded = spacing is not None
     if volumes and spacing is None and len(shape) == 3 and not first.axes.canonical:
         zooms = placements[0].spacing[::-1]
         spacing = zooms if len(zooms) == 3 else None
@@ -303,6 +304,7 @@ def _case(
         unrecorded=unrecorded,
         slice_axis=slice_axis(shape, spacing, 0),
         elsewhere=elsewhere,
+        spacing_from_labels=spacing is not None and not recorded and volumes[0] == label_path,
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from segcal.data.places.distance import BoundaryDistance
 from segcal.data.places.label_map import NOWHERE, LabelMap, boundary
-from segcal.data.places.place import Place, Places, PlaceWindow, Predicted
+from segcal.data.places.place import Decided, Place, Places, PlaceWindow, Predicted
 from segcal.data.places.region import ForegroundRegion, slice_axis
 from segcal.data.places.stored import Stored
 
 __all__ = [
     "NOWHERE",
     "BoundaryDistance",
+    "Decided",
     "ForegroundRegion",
     "LabelMap",
     "Place",

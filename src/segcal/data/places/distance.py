@@ -4,12 +4,13 @@
 Any change of label is a boundary, for region heads too: what the annotator drew is one map, and its regions are read
 off it. Promises: squared distances in voxels are whole numbers, so the result is bit for bit SciPy's
 `distance_transform_edt` of the boundary, with and without the `edt` package and whatever the memory limit; in mm it is
-SciPy's up to rounding. Costs: four bytes a voxel (eight in mm), beyond the scratch limit in a file; time grows with the
-largest distance. SciPy's transform holds a whole case and 25 bytes a voxel; this one goes through slabs, axis by axis,
-and is the faster one in volumes: along the last axis the nearest boundary voxel is seen directly, along the others
-d(i)^2 = min over k of d(i + k)^2 + k^2, for as many k as can still lower a distance. Where `edt` is installed and the
-case fits in memory it does that in voxels. No boundary (a single label): NaN everywhere. Distances in mm of a case
-without spacing: MissingError.
+SciPy's up to rounding, and so many voxels times their size where that is the same along all axes. Costs: four bytes a
+voxel (eight where sides differ), beyond the scratch limit in a file; time grows with the largest distance. SciPy's
+transform holds a whole case and 25 bytes a voxel; this one goes through slabs, axis by axis, and is the faster one in
+volumes: along the last axis the nearest boundary voxel is seen directly, along the others d(i)^2 = min over k of
+d(i + k)^2 + k^2, for as many k as can still lower a distance. Where `edt` is installed and the case fits in memory it
+does that in voxels. No boundary (a single label): NaN everywhere. Distances in mm of a case without spacing:
+MissingError.
 """
 
 from __future__ import annotations
@@ -68,14 +69,14 @@ class BoundaryDistance:
 
     def on(self, labels: LabelMap, scratch: Scratch) -> DistanceWindow:
         """The distances of a case."""
-        if self.mm and labels.spacing is None:
+        if self.mm and not _known(labels.spacing):
             raise MissingError(
                 labels.where,
                 found="no voxel spacing",
                 expected="the spacing in mm",
-                do="Measure distances in voxels, or give files that carry a spacing.",
+                do="Give it: spacing= for arrays, or files that carry one; or measure distances in voxels.",
             )
-        steps = self._steps(labels.spacing)
+        steps, size = self._steps(labels.spacing)
         whole = (
             labels.voxels * LIBRARY_BYTES <= scratch.limit
             and max(labels.shape, default=0) <= LIBRARY_SIDE
@@ -85,30 +86,35 @@ class BoundaryDistance:
         found = (
             _by_library(labels, self.literal, squares)
             if steps is None and whole and edt_is_installed()
-            else _by_axes(labels, self.literal, steps, squares, self.reach)
+            else _by_axes(labels, self.literal, steps, squares, self.reach / size)
         )
-        return DistanceWindow(squares if found else None, self.reach)
+        return DistanceWindow(squares if found else None, self.reach, size)
 
-    def _steps(self, spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        """Length of a step along each axis in the unit of the distance; None: 1 along all of them."""
-        if self.mm:
-            return spacing
-        if not self.finest or spacing is None or min(spacing) <= 0 or len(set(spacing)) == 1:
-            return None
-        return tuple(s / min(spacing) for s in spacing)
+    def _steps(self, spacing: tuple[float, ...] | None) -> tuple[tuple[float, ...] | None, float]:
+        """Length of a step along each axis, None: 1 along all of them; and what that is in the unit of the distance."""
+        if spacing is None or not _known(spacing) or not (self.mm or self.finest):
+            return None, 1.0
+        if len(set(spacing)) == 1:
+            return None, spacing[0] if self.mm else 1.0
+        return (spacing if self.mm else tuple(s / min(spacing) for s in spacing)), 1.0
+
+
+def _known(spacing: tuple[float, ...] | None) -> bool:
+    return spacing is not None and min(spacing, default=0.0) > 0
 
 
 class DistanceWindow:
-    """Distances of one case, infinite from `reach` on; None: it has no boundary."""
+    """Distances of one case, `size` times the root of the squares, infinite from `reach` on; None: it has no
+    boundary."""
 
-    def __init__(self, squares: Squares | None, reach: float = math.inf) -> None:
-        self._squares, self._reach = squares, reach
+    def __init__(self, squares: Squares | None, reach: float = math.inf, size: float = 1.0) -> None:
+        self._squares, self._reach, self._size = squares, reach, size
 
     def read(self, start: int, stop: int) -> Tensor:
         """Voxels start..stop."""
         if self._squares is None:
             return torch.full((stop - start,), torch.nan, dtype=torch.float64)
-        found = np.sqrt(self._squares.get(start, stop), dtype=np.float64)
+        found = self._size * np.sqrt(self._squares.get(start, stop), dtype=np.float64)
         return torch.from_numpy(np.where(found < self._reach, found, math.inf))
 
 

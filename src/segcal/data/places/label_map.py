@@ -33,7 +33,8 @@ class LabelMap:
     `where` names them in messages; `shape` is spatial; `read(start, stop)` gives labels (n,) integer and which voxels
     are scored (n,) bool of a window of the flattened index, in any order of windows, checked; `spacing` in mm an axis,
     or None. `table`: the voxels are rows of a table and have no neighbours. `predicted`: makes the map that the scores
-    of the same case decide for, before any calibrator, which lies on the same grid; None where only labels are known.
+    of the same case decide for, before any calibrator, or that of one part of the head, which lies on the same grid;
+    None where only labels are known.
     `slice_axis`: across which the slices of a volume lie.
     """
 
@@ -43,7 +44,7 @@ class LabelMap:
     read: Callable[[int, int], tuple[NDArray[Any], NDArray[np.bool_]]]
     spacing: tuple[float, ...] | None = None
     table: bool = False
-    predicted: Callable[[Scratch], LabelMap] | None = None
+    predicted: Callable[[Scratch, int | None], LabelMap] | None = None
     slice_axis: int = 0
 
     @property

@@ -41,12 +41,14 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Predicted:
-    """`place` in the predicted label map: what a user can see without the truth.
+    """`place` in the predicted label map, or in the decision of one `part` of the head, such as a region: what a user
+    can see without the truth.
 
     Labels that come without scores: UsageError.
     """
 
     place: Place
+    part: int | None = None
 
     def on(self, labels: LabelMap, scratch: Scratch) -> PlaceWindow:
         """Compute it for a case, whose scores are read once more."""
@@ -57,7 +59,20 @@ class Predicted:
                 expected="a case with scores",
                 do="Ask Engine.survey, which reads both.",
             )
-        return self.place.on(labels.predicted(scratch), scratch)
+        return self.place.on(labels.predicted(scratch, self.part), scratch)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """`place` in what the part of the head decides that asks for it, whichever it is: of a softmax the predicted
+    classes, of a region the region.
+    """
+
+    place: Place
+
+    def of(self, part: int) -> Predicted:
+        """For one part."""
+        return Predicted(self.place, part)
 
 
 class Places:

@@ -28,7 +28,8 @@ from segcal.methods.affine.map import AffineMap, ConstrainedMatrix, Dirichlet, M
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.method import FittedMap
 from segcal.methods.parameterisation import Parameterisation
-from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
+from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Penalised, extent
+from segcal.methods.strengths import Chosen, Optimum, Walk
 from segcal.methods.temperature import certificate
 
 FULL_CURVATURE = 5

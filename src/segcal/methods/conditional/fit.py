@@ -60,7 +60,8 @@ from segcal.methods.conditional.sums import (
 )
 from segcal.methods.method import FittedMap
 from segcal.methods.parameterisation import Parameterisation
-from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Chosen, Optimum, Penalised, Walk, extent
+from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Penalised, extent
+from segcal.methods.strengths import Chosen, Optimum, Walk
 
 FULL_CURVATURE = 30
 """Up to this many parameters an expert the exact curvature of all voxels costs little beside reading them."""

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from segcal.data.case import block_length
+from segcal.data.cohort import Cohort
 from segcal.data.head import NO_TARGET
-from segcal.data.surroundings import MARGIN
+from segcal.data.surroundings import MARGIN, check_neighbours
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine
@@ -144,6 +145,11 @@ class LocalTemperatureScaling(Trained):
     def identifiable(self, classes: int) -> int:
         """7 (25 C + 1); of an image one channel is counted."""
         return 7 * (25 * classes + 1) + (25 * classes + 1 + 26 if self.image else 0)
+
+    def check(self, cohort: Cohort) -> None:
+        """Voxels must have neighbours."""
+        super().check(cohort)
+        check_neighbours(cohort, self.slice_axis, MARGIN)
 
     def plan(self, task: Task) -> Plan[dict[Subset, tuple[Solved, bool]]]:
         """Temperature scaling of every subset, and whether raw logits are known."""

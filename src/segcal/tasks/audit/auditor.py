@@ -123,7 +123,7 @@ def _audit(
         roles={name: sum(row[name] for row in rows) for name in ROLES},
         findings=_findings(calibrator, preserved, shifts),
         parameters=[
-            PartParameters(part, m.type_name, proofs(m, classes), m.at_bounds(classes)) for part, classes, m in maps
+            PartParameters(part, m.named, proofs(m, classes), m.at_bounds(classes)) for part, classes, m in maps
         ],
         counts=None if calibrator is None else counts(calibrator),
         preserved=preserved,
