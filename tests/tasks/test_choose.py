@@ -219,6 +219,9 @@ def test_every_method_says_how_many_parameters_data_can_tell() -> None:
         "cdc": 120,
         "cms-ap": 100,
         "cms-op": 100,
+        "bts": 6,
+        "bts-class": 30,
+        "bts-both": 60,
     }
     for name, make in methods().items():
         assert make().identifiable(2) >= 1, name

@@ -153,8 +153,9 @@ class CaseReader:
         )
 
     def predicted_map(self, scratch: Scratch, part: int | None = None) -> LabelMap:
-        """The label map that the scores decide for, wherever the network looked, or what one `part` of the head
-        decides; scores are read once for it, and two bytes a voxel kept.
+        """The label map that the scores decide for, wherever the network looked; or what one `part` of the head
+        decides, outside the mask, too, of which a calibrator knows nothing where it is applied. Scores are read once
+        for it, and two bytes a voxel kept.
         """
         case, head, kind = self.cohort.cases[self.index], self.cohort.head, self.cohort.pooled_kind
         kept = Stored(case.voxels, np.dtype(np.int16 if head.labels < 2**15 else np.int32), scratch, "predicted")
@@ -163,7 +164,7 @@ class CaseReader:
                 role = self.roles(start, stop)
                 scores = self.scores(start, stop, role)
                 labels = head.predicted(scores, kind) if part is None else head.decide(scores, kind)[part]
-                seen = (role == SCORED) | (role == IGNORED)
+                seen = (role == SCORED) | (role == IGNORED) if part is None else role != PADDING
                 kept.put(start, torch.where(seen, labels, NOT_LOOKED_AT).numpy())
 
         def read(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:

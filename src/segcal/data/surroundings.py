@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -284,6 +284,7 @@ class Context(Protocol):
         """For an open case; nothing is read before it is asked for."""
 
 
+@runtime_checkable
 class Pinnable(Context, Protocol):
     """A context that may be kept with pinned rows: so many `numbers` of each voxel, (numbers, n), which float32 holds
     exactly.

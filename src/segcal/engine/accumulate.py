@@ -26,7 +26,7 @@ from segcal.errors import UsageError
 if TYPE_CHECKING:
     from segcal.data.places.place import Place
     from segcal.data.rows import Rows
-    from segcal.data.surroundings import Pinnable
+    from segcal.data.surroundings import Context
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -202,11 +202,11 @@ class ContextAccumulator(Accumulator, Protocol):
     """An accumulator that has to know what lies around voxels: its rows must bring these contexts."""
 
     @property
-    def contexts(self) -> frozenset[Pinnable]:
+    def contexts(self) -> frozenset[Context]:
         """Contexts of the rows it folds."""
 
 
-def contexts(accumulator: Mergeable) -> frozenset[Pinnable]:
+def contexts(accumulator: Mergeable) -> frozenset[Context]:
     """The contexts an accumulator needs; none for most."""
     return accumulator.contexts if isinstance(accumulator, ContextAccumulator) else frozenset()
 

@@ -6,7 +6,7 @@ It is the NLL that a method loses against the truth. No voxel: NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 
 from segcal.data.rows import Rows
 from segcal.data.simulate.truth import Truth
+from segcal.data.surroundings import Context
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
+from segcal.engine.ask import Through
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,12 @@ class DistanceToTruth:
     """
 
     truth: Truth
-    through: Callable[[Rows], Rows] | None = None
+    through: Through | None = None
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        """What `through` must be brought."""
+        return frozenset() if self.through is None else self.through.contexts
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:

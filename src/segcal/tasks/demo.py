@@ -105,9 +105,12 @@ class DemoResult:
 
 
 def simple(classes: int) -> dict[str, AnyMethod]:
-    """The methods compared: those with no more parameters than one affine map for all voxels."""
+    """The methods compared, for they are quick: those that map single voxels with no more parameters than one affine
+    map for all of them.
+    """
     found = {name: named() for name, named in methods().items() if named.kind.automatic}
-    return {name: method for name, method in found.items() if method.identifiable(classes) < classes**2}
+    few = {name: method for name, method in found.items() if method.identifiable(classes) < classes**2}
+    return {name: m for name, m in few.items() if (drawn := m.drawn(classes)) is None or not drawn.needs.case}
 
 
 def run(
@@ -248,7 +251,12 @@ def _error_maps(path: Path, simulation: Simulation, calibrator: Calibrator, inde
     window = (slice(None), at, slice(*rows), slice(*columns))
     x = case.log_probs[window]
     predicted, labels = x.argmax(0), case.labels[window[1:]].astype(np.int64)
-    calibrated = calibrator.log_probs(torch.from_numpy(x.copy())[None], kind="log_probs")[0].numpy()
+    looked_at = torch.zeros(1, *case.labels.shape, dtype=torch.bool)
+    looked_at[0, slice(low, high), slice(*rows), slice(*columns)] = True
+    whole = calibrator.log_probs(
+        torch.from_numpy(case.log_probs[None]), kind="log_probs", counted=looked_at, spacing=simulation.design.spacing
+    )
+    calibrated = whole[0].numpy()[window]
     by_name = {"as predicted": x, "calibrated": calibrated, "truth": case.log_posterior[window]}
     wrong = {name: 1 - np.exp(np.take_along_axis(log_p, predicted[None], 0)[0]) for name, log_p in by_name.items()}
     spacing = simulation.design.spacing

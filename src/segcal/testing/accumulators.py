@@ -16,6 +16,7 @@ import torch
 from hypothesis import strategies as st
 
 from segcal.data.rows import Rows
+from segcal.data.surroundings import Pinnable
 from segcal.engine import accumulate
 from segcal.engine.accumulate import Accumulator, Array, State
 from segcal.errors import UsageError
@@ -217,7 +218,7 @@ def _rows(
     accumulator: Accumulator, most: int = 60, regimes: tuple[str, ...] = tuple(REGIMES)
 ) -> st.SearchStrategy[Rows]:
     """Rows that bring the places and contexts the accumulator needs."""
-    around = sorted(accumulate.contexts(accumulator), key=repr)
+    around = [one for one in sorted(accumulate.contexts(accumulator), key=repr) if isinstance(one, Pinnable)]
     return rows(CLASSES, most, regimes, sorted(accumulate.needs(accumulator), key=repr), around)
 
 

@@ -1,10 +1,11 @@
 """What a temperature is read off: how far a voxel is from the predicted boundary, how unsure its neighbours are, and
 the class it is decided for; and the hat functions that turn these into a few numbers a voxel.
 
-A quantity v has knots k_1 < ... < k_K. The hat function of a knot is 1 there, falls in straight lines to 0 at the knots
-beside it, and the outer ones stay 1 beyond; so at most two are not 0 at any v, none is below 0, and they sum to 1. A
-`Look` names the quantities, their knots and the groups of classes; `cells` gives, of each voxel, the few entries of the
-table of weights that are not multiplied by 0. Distances are those of `segcal.data.places` to the boundary of what the
+A quantity v has knots k_0 < ... < k_K. The hat function of a knot is 1 there, falls in straight lines to 0 at the knots
+beside it, and the outer ones stay 1 beyond; so at most two are not 0 at any v, none is below 0, and they sum to 1. What
+is drawn of a voxel is where v lies among them: j + s for the share s of the way from k_j to k_j+1. A `Look` names the
+quantities, their knots and the groups of classes; `cells` gives, of each voxel, the few entries of the table of weights
+that are not multiplied by 0. Distances are those of `segcal.data.places` to the boundary of what the
 part of the head decides from the scores; where there is none, the largest knot. Entropies are the mean, over the 3 x 3
 voxels around in the plane, of -sum p log p in parts of log C. All of it is rounded to float32, as pinned rows keep it.
 Costs: nothing next to the distances. No voxel: empty tensors.
@@ -68,30 +69,26 @@ class Look:
         return self.groups(classes) * sum(map(len, self.tables))
 
     def drawn(self, near: Neighbourhood) -> Tensor:
-        """The quantities (numbers, slices, rows, columns) of the voxels of `near`, whose margin is `REACH` where
-        entropies are looked at, else 0; float64 numbers that float32 holds.
+        """Where the quantities lie among their knots (numbers, slices, rows, columns), of the voxels of `near`, whose
+        margin is `REACH` where entropies are looked at, else 0; float64 numbers that float32 holds.
         """
         found = []
         if self.distance:
-            found.append(near.places[self.place].nan_to_num(math.inf, math.inf).clamp_max(self.distance[-1]))
+            found.append(_among(self.distance, near.places[self.place].nan_to_num(math.inf, math.inf)))
         if self.entropy:
-            found.append(_mean_entropy(near.log_probs))
+            found.append(_among(self.entropy, _mean_entropy(near.log_probs)))
         return torch.stack(found).float().double()
 
     def cells(self, context: Tensor, decision: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Of each voxel the entries (m, n) of the table of weights, flattened, that count, and the hat functions (m, n)
         there, float64: of `context` (numbers, n) and `decision` (n,).
         """
-        group = torch.zeros_like(decision) if self.by == "all" else decision
-        if self.by == "side":
-            group = (decision != self.background).long()
+        group = (decision != self.background).long() if self.by == "side" else decision
         entries, hats, before = [], [], 0
-        for value, knots in zip(context.double(), self.tables, strict=True):
-            at = torch.tensor(knots, dtype=torch.float64, device=value.device)
-            v = value.clamp(at[0], at[-1])
-            low = (torch.searchsorted(at, v, right=True) - 1).clamp(0, len(knots) - 2)
-            up = (v - at[low]) / (at[low + 1] - at[low])
-            first = before + group * len(knots) + low
+        for place, knots in zip(context.double(), self.tables, strict=True):
+            low = place.long().clamp_max(len(knots) - 2)
+            up = place - low
+            first = low + (before if self.by == "all" else before + group * len(knots))
             entries += [first, first + 1]
             hats += [1 - up, up]
             before += self.groups(classes) * len(knots)
@@ -100,6 +97,14 @@ class Look:
     def spread(self, beta: float, classes: int) -> Tensor:
         """Weights (size,) that make 1/T = `beta` everywhere: each quantity has its share."""
         return torch.full((self.size(classes),), beta / self.numbers, dtype=torch.float64)
+
+
+def _among(knots: tuple[float, ...], value: Tensor) -> Tensor:
+    """Where values lie among knots, from 0 to their number less 1."""
+    at = torch.tensor(knots, dtype=value.dtype, device=value.device)
+    v = value.clamp(at[0], at[-1]).contiguous()
+    low = (torch.searchsorted(at, v, right=True) - 1).clamp(0, len(knots) - 2)
+    return low + (v - at[low]) / (at[low + 1] - at[low])
 
 
 def _mean_entropy(log_probs: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class BoundaryMap(TemperatureMap):
         )
 
     def context(self, near: Neighbourhood) -> Tensor:
-        """Distance, entropy: those that are looked at, (numbers, slices, rows, columns)."""
+        """Where distance and entropy lie among their knots: those that are looked at, (numbers, slices, rows,
+        columns)."""
         return self.look.drawn(near)
 
     def temperature(self, context: Tensor, given: Tensor) -> Tensor:

@@ -100,7 +100,10 @@ class BoundaryNLL:
             pairs = (entries[:, None] * d + entries).flatten()
             curvature += torch.bincount(pairs, (hats[:, None] * hats * spread).flatten(), d * d)
         sums: dict[str, Any] = {"voxels": rows.voxels, "value": value}
-        sums |= {"gradient": gradient.numpy(), "curvature": curvature.reshape(d, d).numpy()}
+        sums |= {
+            "gradient": gradient.numpy(),
+            "curvature": curvature.reshape(d, d).numpy(),
+        }
         return {name: sums[name] for name in self.leaves}
 
     def result(self, values: Mapping[str, Array]) -> Evaluation:

@@ -211,5 +211,5 @@ class GatheredCase(AuditedCase):
         subject = self.plan.subject
         assert isinstance(subject, WholeCase)
         counted = torch.cat([b.role for b in self.blocks]) != PADDING
-        whole = subject.deliver(torch.cat(list(scores), 1), self.case.shape, self.fields, counted)
+        whole = subject.deliver(torch.cat(list(scores), 1), self.case, self.fields, counted)
         return torch.split(whole, [s.shape[1] for s in scores], 1)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcal.data.case import Case
 from segcal.data.scores import Kind
 from segcal.errors import ScoreError, ShapeError
 from segcal.methods.calibrator import Calibrator
@@ -50,15 +51,17 @@ class WholeCase:
         """Fields of a case it is given beside the scores."""
         return self.subject.needs.fields if isinstance(self.subject, Calibrator) else ()
 
-    def deliver(self, scores: Tensor, shape: tuple[int, ...], fields: Mapping[str, Tensor], counted: Tensor) -> Tensor:
-        """Probabilities (channels, n), float32, of the scores (channels, n) of a case of `shape`; `fields` (channels,
-        n) too; `counted` (n,): all but crop padding.
+    def deliver(self, scores: Tensor, case: Case, fields: Mapping[str, Tensor], counted: Tensor) -> Tensor:
+        """Probabilities (channels, n), float32, of the scores (channels, n) of a case; `fields` (channels, n) too;
+        `counted` (n,): all but crop padding.
         """
+        shape = case.shape
         whole = scores.double().reshape(1, -1, *shape)
         with torch.no_grad():
             if isinstance(self.subject, Calibrator):
                 named = {name: value.reshape(1, -1, *shape) for name, value in fields.items()}
-                given: Any = self.subject(whole, kind=self.kind, counted=counted.reshape(1, *shape), **named)
+                seen = counted.reshape(1, *shape)
+                given: Any = self.subject(whole, kind=self.kind, counted=seen, spacing=case.spacing, **named)
             else:
                 given = self.subject(whole)
         p = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given))
