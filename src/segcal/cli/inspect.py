@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ def _parameters(parameters: Mapping[str, Any], classes: list[str]) -> Iterator[s
         elif _depth(value) == 3:  # an expert for each predicted class
             for expert, predicted in zip(value, classes, strict=True):
                 yield f"{name} where {predicted} is predicted:\n{_matrix(expert)}"
-        elif _depth(value) == 2:
-            yield f"{name}:\n{_matrix(value)}"
+        elif _depth(value) == 2:  # a row for each class, or for all
+            yield f"{name}:\n{_matrix(value, classes if len(value) == len(classes) else ())}"
         else:
             yield f"{name}: " + " ".join(str(v) if isinstance(v, int) else number(v) for v in value)
 
@@ -92,8 +92,10 @@ def _depth(value: object) -> int:
     return 1 + _depth(value[0]) if isinstance(value, list) and value else int(isinstance(value, list))
 
 
-def _matrix(rows: list[list[float | None]]) -> str:
-    return "\n".join("  " + " ".join(f"{'-':>9}" if v is None else f"{v:9.4f}" for v in row) for row in rows)
+def _matrix(rows: list[list[float | None]], names: Sequence[str] = ()) -> str:
+    wide = max(map(len, names), default=0)
+    lines = [" ".join(f"{'-':>9}" if v is None else f"{v:9.4f}" for v in row) for row in rows]
+    return "\n".join(f"  {name:{wide}}{line}" for name, line in zip(names or [""] * len(lines), lines, strict=True))
 
 
 def _solution(out: Output, solution: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ The NLL is convex in w, so the fit is an optimum: Newton under the bounds w >= `
 It is shrunk, by lambda towards the mean over classes and by mu of that mean towards temperature scaling
 (`segcal.methods.boundary.problem`); mu = lambda where there is one table, else `SHARED` lambda, so that classes that
 are rare follow the field that the others have in common. Strengths as in `segcal.methods.strengths`. Within the
-calibration halves of real ensembles three knots or ten change the NLL by at most .0004 (docs/results/boundary.md).
+calibration halves of real ensembles three knots or ten change the NLL by at most .0005 (docs/results/boundary.md).
 
 Distances are in mm, and knots in voxels of the cohort's middle case, where the scores of every case come with a spacing
 (it has to be known where there are no labels, too); else, or with unit="voxels", in voxels. Ignored voxels are decided
