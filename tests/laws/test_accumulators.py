@@ -19,7 +19,7 @@ from segcal.fitting.magnitude import Magnitude
 from segcal.methods.affine.sums import AffineNLL
 from segcal.methods.binned import GridCount
 from segcal.methods.boundary.look import Look
-from segcal.methods.boundary.sums import BoundaryNLL, Looked
+from segcal.methods.boundary.sums import BoundaryNLL
 from segcal.methods.conditional.sums import ConditionalNLL, Expert, ExpertFacts, Gaps, Margins
 from segcal.methods.intra_order import IntraOrderNLL
 from segcal.methods.mixture import MixtureNLL
@@ -47,7 +47,7 @@ def affine(order: int, logits: bool) -> Factory:
 def boundary_nll(classes: int, order: int) -> BoundaryNLL:
     look = Look((0.0, 1.0, 4.0), (0.0, 0.5, 1.0), "class")
     weight = 0.1 + np.random.default_rng(classes).random(look.size(classes))
-    return BoundaryNLL(Looked(look, 0, classes), tuple(weight.tolist()), order)
+    return BoundaryNLL(look, 0, tuple(weight.tolist()), order)
 
 
 FACTORIES: dict[str, Factory] = {

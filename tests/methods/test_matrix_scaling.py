@@ -69,7 +69,7 @@ def test_the_objective_is_what_the_formulas_say(penalty, arrays) -> None:
 def test_odir_ends_with_columns_and_biases_that_sum_to_nothing(arrays) -> None:
     """The gauge (definitions 2.6): at a minimiser off-diagonal column sums and the sum of biases vanish."""
     z, y = arrays
-    m = MatrixScaling(0.3, 0.2, "odir", 0.0).fit(z, y, engine=Serial()).maps[0]
+    m = MatrixScaling(0.3, 0.2, "odir", eps=0.0).fit(z, y, engine=Serial()).maps[0]
     off = m.weight - torch.diag(m.weight.diagonal())
     assert off.sum(0).abs().max() < 1e-6
     assert abs(m.bias.sum().item()) < 1e-6

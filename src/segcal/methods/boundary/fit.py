@@ -173,7 +173,7 @@ class BoundaryTemperatureScaling(Shrunk):
 
     def contexts(self, task: Task) -> frozenset[Looked]:
         """Distances, entropies."""
-        return frozenset({self._looked(task)})
+        return frozenset(Looked(one, task.part) for one in self._at(task).quantities)
 
     def check(self, cohort: Cohort) -> None:
         """Voxels must lie somewhere."""
@@ -214,7 +214,7 @@ class BoundaryTemperatureScaling(Shrunk):
     def nll_asks(self, task: Task, beta: float, end: Vector, level: Level) -> Mapping[Hashable, Ask]:
         """One ask."""
         del beta
-        return {"nll": Ask(BoundaryNLL(self._looked(task), tuple(end.tolist()), 0), task.part, level=level)}
+        return {"nll": Ask(BoundaryNLL(self._at(task), task.part, tuple(end.tolist()), 0), task.part, level=level)}
 
     def optimum(self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Vector) -> Plan[Optimum]:
         """Newton on all voxels, whose curvature costs no more than their gradient."""
@@ -227,8 +227,8 @@ class BoundaryTemperatureScaling(Shrunk):
 
     def temperature_end(self, task: Task, beta: float) -> Vector:
         """The same temperature everywhere."""
-        looked = self._looked(task)
-        return np.asarray(np.maximum(looked.look.spread(beta, task.classes).numpy(), LEAST / looked.numbers))
+        look = self._at(task)
+        return np.asarray(np.maximum(look.spread(beta, task.classes).numpy(), LEAST / look.numbers))
 
     def mean_end(self, ends: Sequence[Vector], weights: Sequence[float]) -> Vector:
         """Mean weights."""
@@ -236,11 +236,11 @@ class BoundaryTemperatureScaling(Shrunk):
 
     def map_at(self, task: Task, end: Vector) -> BoundaryMap:
         """All weights."""
-        return BoundaryMap(torch.from_numpy(end.copy()), self._looked(task).look, task.classes)
+        return BoundaryMap(torch.from_numpy(end.copy()), self._at(task), task.classes)
 
     def remarks(self, task: Task, end: Vector, scale: Solved) -> tuple[bool, list[str]]:
         """Weights that go beyond all bounds."""
-        far = float(end.max()) * self._looked(task).numbers / float(scale.theta[0])
+        far = float(end.max()) * self._at(task).numbers / float(scale.theta[0])
         if far <= FAR or scale.notes:
             return False, []
         return True, [f"1/T reaches {far:.3g} times that of temperature scaling: {self.unbounded('all voxels right')}"]
@@ -262,7 +262,8 @@ class BoundaryTemperatureScaling(Shrunk):
     def _size(self, classes: int) -> int:
         return self._anywhere.size(classes)
 
-    def _looked(self, task: Task) -> Looked:
+    def _at(self, task: Task) -> Look:
+        """What is looked at in the cases of a task."""
         if self.by == "side" and task.background is None:
             raise UsageError(
                 "by",
@@ -270,7 +271,7 @@ class BoundaryTemperatureScaling(Shrunk):
                 expected="a background, whose side is told from the other",
                 do="Name it with --background, or take by='class'.",
             )
-        return Looked(self._look(task.voxel_size, task.background), task.part, task.classes)
+        return self._look(task.voxel_size, task.background)
 
     def _look(self, voxel_size: float | None, background: int | None) -> Look:
         """What is looked at in a cohort whose voxels have this size, in mm."""
@@ -293,9 +294,9 @@ class BoundaryTemperatureScaling(Shrunk):
         )
 
     def _problem(self, task: Task, lambda_: float, beta: float, extra: float = 0.0) -> BoundaryProblem:
-        looked = self._looked(task)
-        penalty = shrinkage(looked.look, task.classes, beta, lambda_, self.bias_strength(lambda_), self.eps + extra)
-        return BoundaryProblem(looked, penalty, LEAST / looked.numbers)
+        look = self._at(task)
+        penalty = shrinkage(look, task.classes, beta, lambda_, self.bias_strength(lambda_), self.eps + extra)
+        return BoundaryProblem(look, task.part, penalty, LEAST / look.numbers)
 
 
 def _rising(knots: object) -> bool:

@@ -56,6 +56,13 @@ class Look:
         return len(self.tables)
 
     @property
+    def quantities(self) -> tuple[Look, ...]:
+        """One look at each quantity, for all classes: what is drawn is the same whoever has a table."""
+        near = Look(distance=self.distance, mm=self.mm)
+        unsure = Look(entropy=self.entropy, axis=self.axis)
+        return tuple(one for one in (near, unsure) if one.tables)
+
+    @property
     def place(self) -> Decided:
         """The distance; beyond the largest knot it does not matter."""
         return Decided(BoundaryDistance(mm=self.mm, reach=math.nextafter(self.distance[-1], math.inf)))

@@ -11,20 +11,21 @@ from segcal.fitting.evaluation import Evaluation
 from segcal.fitting.penalties import SquaredResiduals
 from segcal.fitting.solvers.query import Query
 from segcal.methods.boundary.look import Look
-from segcal.methods.boundary.sums import BoundaryNLL, Looked
+from segcal.methods.boundary.sums import BoundaryNLL
 
 
 @dataclass(frozen=True, eq=False)
 class BoundaryProblem:
     """NLL plus penalty in what the weights exceed `least` by."""
 
-    looked: Looked
+    look: Look
+    part: int
     penalty: SquaredResiduals
     least: float
 
     def accumulator(self, query: Query) -> BoundaryNLL:
         """The NLL at the weights."""
-        return BoundaryNLL(self.looked, tuple((self.least + query.theta).tolist()), query.order)
+        return BoundaryNLL(self.look, self.part, tuple((self.least + query.theta).tolist()), query.order)
 
     def evaluated(self, query: Query, found: Evaluation) -> Evaluation:
         """With the penalty."""

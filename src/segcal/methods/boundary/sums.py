@@ -25,39 +25,45 @@ from segcal.methods.context import Network, OfCase
 
 @dataclass(frozen=True)
 class Looked:
-    """What a `part` with so many `classes` draws of an open case for a `look`: the context of a fit, before there are
-    weights.
+    """What a `part` of the head draws of an open case for a `look` at one quantity: the context of a fit, before there
+    are weights. Methods that look at the same share it.
     """
 
     look: Look
     part: int
-    classes: int
 
     @property
     def numbers(self) -> int:
-        """Quantities a voxel."""
+        """One a voxel."""
         return self.look.numbers
 
     def on(self, around: Surroundings) -> OfCase:
         """For an open case: what any map with this look draws."""
         cohort = around.cohort
+        classes = len(cohort.head.part_classes(self.part))
         network = Network(None, cohort.head, cohort.pooled_kind, cohort.resolution, cohort.unit)
-        anyone = BoundaryMap(self.look.spread(1.0, self.classes), self.look, self.classes)
+        anyone = BoundaryMap(self.look.spread(1.0, classes), self.look, classes)
         return OfCase(anyone, self.part, around, network)
 
 
 @dataclass(frozen=True)
 class BoundaryNLL:
-    """Value, gradient (`order` 1) and curvature (2) in all weights, at `weight`."""
+    """Value, gradient (`order` 1) and curvature (2) in all weights of a `look` of a `part`, at `weight`."""
 
-    looked: Looked
+    look: Look
+    part: int
     weight: tuple[float, ...]
     order: int = 2
 
     @property
+    def looked(self) -> tuple[Looked, ...]:
+        """What its rows must bring, in order."""
+        return tuple(Looked(one, self.part) for one in self.look.quantities)
+
+    @property
     def contexts(self) -> frozenset[Looked]:
         """What its rows must bring."""
-        return frozenset({self.looked})
+        return frozenset(self.looked)
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
@@ -76,12 +82,12 @@ class BoundaryNLL:
         weight = torch.tensor(self.weight, dtype=torch.float64)
         value = 0.0
         gradient, curvature = torch.zeros(d, dtype=torch.float64), torch.zeros(d * d, dtype=torch.float64)
-        context = rows.contexts[self.looked]
+        context = torch.cat([rows.contexts[one] for one in self.looked])
         step = at_once(len(rows.log_probs))
         for low in range(0, rows.voxels, step):
             some = slice(low, low + step)
             x = rows.log_probs[:, some].contiguous()
-            entries, hats = self.looked.look.cells(context[:, some], rows.decision[some], len(x))
+            entries, hats = self.look.cells(context[:, some], rows.decision[some], len(x))
             beta = (weight[entries] * hats).sum(0)
             picked = x.gather(0, rows.targets[None, some])[0]
             p = beta * x
