@@ -34,8 +34,7 @@ class LabelMap:
     are scored (n,) bool of a window of the flattened index, in any order of windows, checked; `spacing` in mm an axis,
     or None. `table`: the voxels are rows of a table and have no neighbours. `predicted`: makes the map that the scores
     of the same case decide for, before any calibrator, or that of one part of the head, which lies on the same grid;
-    None where only labels are known.
-    `slice_axis`: across which the slices of a volume lie.
+    None where only labels are known. `slice_axis`: across which the slices of a volume lie.
     """
 
     where: str
