@@ -46,7 +46,7 @@ not change a result.
 """
 
 CHUNK_ROWS = 2**14
-"""Rows after which a chunk of samples ends, up to 256 classes."""
+"""Rows after which a chunk of samples ends, up to 32 classes."""
 
 SLAB = 64 * 2**20
 """Bytes of memory mapped at a time for rows that are kept."""
@@ -55,10 +55,11 @@ ALIGNED = 64
 
 
 def chunk_rows(classes: int) -> int:
-    """Rows after which a chunk ends: a power of two, `CHUNK_ROWS` up to 256 classes, fewer above, so that its numbers
-    take 32 MiB in float64 and not more with every class.
+    """Rows after which a chunk ends: a power of two, `CHUNK_ROWS` up to 32 classes, fewer above, so that its numbers
+    take 4 MiB in float64 and not more with every class. Of larger arrays the heap holds back as much as a small memory
+    limit has.
     """
-    return min(CHUNK_ROWS, 1 << max(0, (2**22 // classes).bit_length() - 1))
+    return min(CHUNK_ROWS, 1 << max(0, (2**19 // classes).bit_length() - 1))
 
 
 def narrow(head: Head) -> torch.dtype:
