@@ -4,6 +4,7 @@ the paper's own name.
     p0, pbar, zbar              the first network alone, the mean of probabilities, the mean of logits, as they are
     MS(zbar), CDC(pbar), ...    a method on one of them: log-probabilities of pbar, or logits zbar
     LTS(logS(zbar))             local temperature scaling that sees log S(zbar); LTS(zbar) sees the raw logits
+    bts-class(CMSop(pbar))      a method that takes `on`, on what another one makes of pbar
 
 `PAPER` are the nineteen of the paper's Table 4. Any other registered method goes by its own name: `cms-op(p0)`,
 `iop(zbar)`. Where only probabilities are stored, "logits" are their log-probabilities (see `segcal.data.pooling`). An
@@ -16,13 +17,15 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from segcal.data.cohort import Cohort
 from segcal.data.pooling import Pool
 from segcal.errors import UsageError
+from segcal.methods.guarantees import Guarantees
 from segcal.methods.method import AnyMethod
-from segcal.methods.registry import Named, find, methods
+from segcal.methods.registry import find, methods
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ PAPER = (
 )
 """The nineteen pipelines of the paper's Table 4, in its order."""
 
-_FORM = re.compile(r"(?P<method>[A-Za-z][A-Za-z0-9-]*)\((?P<canonical>logS\()?(?P<view>\w+)\)?\)$")
+_FORM = re.compile(r"(?P<method>[A-Za-z][A-Za-z0-9-]*)\((?P<inside>.+)\)$")
+_CANONICAL = re.compile(r"logS\((?P<view>\w+)\)$")
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ class Pipeline:
                 raise unknown(f"methods: {self.method}", str(option), known, "an option of this method")
         return named(**{known[option]: value for option, value in self.options.items()})
 
+    @cached_property
+    def guarantees(self) -> Guarantees | None:
+        """What its maps promise, read off one drawn at random; None: nothing is fitted, or not known before a fit."""
+        made = None if self.method is None else self.with_options().drawn(4)
+        return None if made is None else made.guarantees()
+
     def with_options(self, **options: Any) -> AnyMethod:
         """The method with further options."""
         made = replace(self, options={**self.options, **options}).make()
@@ -106,29 +116,41 @@ class Pipeline:
         return made
 
     @property
+    def on(self) -> str:
+        """The method it stands on; empty where it acts on the scores."""
+        return str(self.options.get("on", ""))
+
+    @property
     def file(self) -> str:
         """Its name as part of a file's name."""
         return re.sub(r"[^A-Za-z0-9@.+-]+", "_", self.name).strip("_")
 
 
-def parsed(name: str) -> tuple[str, Named | None] | None:
-    """The view that a pipeline acts on and its method, None for scores as they are; None for an unknown name."""
+def parsed(name: str) -> Pipeline | None:
+    """The pipeline of that name, its methods with their defaults; None for an unknown name."""
     if name in VIEWS:
-        return name, None
+        return Pipeline(name, name)
     found = _FORM.match(name)
-    if found is None or found["view"] not in VIEWS or name.count("(") != name.count(")"):
+    if found is None:
         return None
-    called, view, canonical = found["method"], found["view"], bool(found["canonical"])
+    called, inside = found["method"], found["inside"]
+    canonical = _CANONICAL.match(inside)
+    below = parsed(canonical["view"] if canonical else inside)
+    if below is None or (canonical and called != "LTS"):
+        return None
     if called == "LTS":
-        called = "lts-raw" if view != "pbar" and not canonical else "lts"
-    elif canonical:
-        return None
+        called = "lts-raw" if below.view != "pbar" and not canonical else "lts"
     named = find(_printed().get(called, called))
-    return None if named is None else (view, named)
+    if named is None or below.on or (below.method is not None and "on" not in named.options):
+        return None
+    return Pipeline(name, below.view, named.name, {} if below.method is None else {"on": below.method})
 
 
 def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pipeline:
-    """The pipeline of that name; `options` of methods, by registered name. UsageError for an unknown name."""
+    """The pipeline of that name; `options` of methods, by registered name.
+
+    UsageError for an unknown name, and for options of a method that another one stands on, which has its defaults.
+    """
     found = parsed(name)
     if found is None:
         raise unknown(
@@ -137,11 +159,18 @@ def pipeline(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) 
             [*PAPER, *(f"{m}(zbar)" for m in methods())],
             "one of the paper's nineteen, or METHOD(p0), METHOD(pbar), METHOD(zbar)",
         )
-    view, named = found
-    if named is None:
-        return Pipeline(name, view)
+    if found.method is None:
+        return found
     given = options or {}
-    return Pipeline(name, view, named.name, {**given.get(family(named.name), {}), **given.get(named.name, {})})
+    if found.on and (family(found.on) in given or found.on in given):
+        raise UsageError(
+            "methods",
+            found=f"options of {found.on}, and {name!r}, which stands on it",
+            expected=f"{found.on} with its defaults under another method",
+            do="Leave out one of the two.",
+        )
+    chosen = {**given.get(family(found.method), {}), **given.get(found.method, {})}
+    return replace(found, options={**chosen, **found.options})
 
 
 def family(method: str) -> str:

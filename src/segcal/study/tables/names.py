@@ -54,17 +54,16 @@ def is_crossed(pipeline: str) -> bool:
     log-probabilities have no offset.
     """
     found = parsed(pipeline.removesuffix(RECIPE))
-    promised = found[1].guarantees if found is not None and found[1] is not None and found[0] != "pbar" else None
+    promised = None if found is None or found.view == "pbar" else found.guarantees
     return promised is not None and promised.translation_invariant == "no"
 
 
 def keeps_labels(pipeline: str) -> bool:
     """Whether it changes no label by construction, so that flips do not apply to it."""
     found = parsed(pipeline.removesuffix(RECIPE))
-    if found is None or found[1] is None:
+    if found is None or found.method is None:
         return found is not None
-    promised = found[1].guarantees
-    return promised is not None and promised.preserves_argmax == "proven"
+    return found.guarantees is not None and found.guarantees.preserves_argmax == "proven"
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,11 @@ def symbol(pipeline: str) -> Text:
         return Text(pipeline, exact.markdown and exact.markdown + RECIPE, exact.latex and exact.latex + RECIPE)
     if pipeline in VIEWS:
         return VIEWS[pipeline]
-    found = re.fullmatch(r"([\w.+-]+)\((logS\()?(p0|pbar|zbar)\)?\)", pipeline)
-    if found is None or pipeline.count("(") != pipeline.count(")"):
+    found = re.fullmatch(r"([\w.+-]+)\((?:logS\((\w+)\)|(.+))\)", pipeline)
+    under = None if found is None else symbol(found[2] or found[3])
+    if found is None or under is None or not under.latex:
         return Text(pipeline)
-    name, canonical, view = found[1], bool(found[2]), VIEWS[found[3]]
+    name, canonical = found[1], bool(found[2])
     base, below = METHODS.get(name, (name, ""))
     shown = f"{base}<sub>{below}</sub>" if below else base
     upright = (
@@ -117,10 +117,10 @@ def symbol(pipeline: str) -> Text:
         if below
         else rf"\mathrm{{{base.replace('_', chr(92) + '_').replace('-', '{-}')}}}"
     )
-    inner = view.latex.strip("$")
+    inner = under.latex.strip("$")
     return Text(
         pipeline,
-        f"{shown}(log S({view.markdown}))" if canonical else f"{shown}({view.markdown})",
+        f"{shown}(log S({under.markdown}))" if canonical else f"{shown}({under.markdown})",
         rf"${upright}(\log S({inner}))$" if canonical else f"${upright}({inner})$",
     )
 
