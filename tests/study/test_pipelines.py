@@ -73,6 +73,28 @@ def test_an_unknown_name_gets_the_nearest_known_one(name: str, suggestion: str) 
     assert suggestion in error.value.do
 
 
+def test_a_method_may_stand_on_another() -> None:
+    found = pipeline("bts-class(CMSop(pbar))", {"bts": {"by": "side"}})
+    assert (found.view, found.method, found.on) == ("pbar", "bts-class", "cms-op")
+    assert found.options == {"by": "side", "on": "cms-op"}
+    assert found.guarantees is not None
+    assert found.guarantees.preserves_order == "proven"
+    assert pipeline("bts(DC(zbar))").guarantees.preserves_argmax == "no"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["DC(CMSop(pbar))", "bts(bts(CMSop(pbar)))", "bts(LTS(logS(zbar)"])
+def test_only_what_can_stand_on_another_does(name: str) -> None:
+    with pytest.raises(UsageError, match="pipelines"):
+        pipeline(name)
+
+
+def test_a_method_under_another_has_its_defaults() -> None:
+    with pytest.raises(UsageError, match="options of cms-op"):
+        pipeline("bts(CMSop(pbar))", {"cms-op": {"lambda": 0.1}})
+    with pytest.raises(UsageError, match="maps single voxels"):
+        pipeline("bts(bts(pbar))").make()
+
+
 def test_an_unknown_option_gets_the_nearest_known_one() -> None:
     with pytest.raises(UsageError, match="Did you mean 'penalty'"):
         pipeline("DC(zbar)", {"dc": {"penalti": "odir"}}).make()

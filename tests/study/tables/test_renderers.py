@@ -201,6 +201,7 @@ def test_the_mathematics_of_every_symbol_can_be_set() -> None:
     parser = MathTextParser("path")
     texts = [symbol(p) for _, members in SECTIONS for p in members] + [
         symbol("cms-op(p0)"),
+        symbol("bts-class(CMSop(pbar))"),
         arrow(Pair("MS(zbar)", "DC(zbar)")),
     ]
     for text in texts:

@@ -123,6 +123,8 @@ class BoundaryTemperatureScaling(Shrunk):
                 expected="two numbers of 0 or more at least, each above the one before",
                 do="Leave it out for the default.",
             )
+        if self.on:
+            base_of(self.on)
 
     @classmethod
     def variants(cls) -> Mapping[str, Mapping[str, Any]]:
