@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.special
+import scipy.stats
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, uniform_filter
 
 from segcal import BoundaryTemperatureScaling, TemperatureScaling, cohort_from_arrays, evaluate, load, recommend
 from segcal.data.cohort import Cohort
@@ -23,6 +25,7 @@ from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import MissingError, ShapeError, UsageError
 from segcal.methods import find
+from segcal.methods.boundary.fit import ENTROPIES
 from segcal.methods.boundary.look import Look
 from segcal.methods.boundary.map import BoundaryMap
 from segcal.methods.calibrator import Calibrator
@@ -210,6 +213,22 @@ def test_the_same_bits_for_any_engine_and_memory(planted: Any) -> None:
     assert len({bits(engine) for engine in (Serial(), Threads(2), Threads(3), spilling(Threads(2)))}) == 1
 
 
+@pytest.mark.parametrize("reach", [0, 1, 3])
+def test_entropies_are_means_over_what_is_within_reach(reach: int, planted: Any, tmp_path: Path) -> None:
+    z, y = planted
+    fitted = BoundaryTemperatureScaling(of="entropy", reach=reach).fit(z[:4], y[:4], engine=Serial())
+    p = scipy.special.softmax(z[4:6], 1)
+    entropy = scipy.stats.entropy(p, axis=1) / np.log(3)
+    mean = np.stack([uniform_filter(one, 2 * reach + 1, mode="mirror") for one in entropy])
+    beta = np.interp(mean, ENTROPIES, fitted.maps[0].weight.numpy())
+    expected = scipy.special.log_softmax(z[4:6] * beta[:, None], 1)
+    fitted.save(tmp_path / "cal.safetensors")
+    again = load(tmp_path / "cal.safetensors")
+    for one in (fitted, again):
+        np.testing.assert_allclose(one.log_probs(torch.from_numpy(z[4:6])), expected, atol=1e-5)
+    assert evaluate(cohort_from_arrays(z[4:6], y[4:6], kind="logits"), again, Serial()).calibrated is not None
+
+
 def test_a_case_without_a_boundary_has_the_last_temperature(fitted: Calibrator) -> None:
     z = np.zeros((1, 3, 5, 7))
     z[:, 1] = 2.0
@@ -357,6 +376,7 @@ def test_on_top_of_itself_with_outputs_it_was_fitted_on(planted: Any) -> None:
     ("options", "message"),
     [
         ({"of": "image"}, "'distance' or 'entropy' or 'both'"),
+        ({"reach": 9}, "reach"),
         ({"by": "voxel"}, "'all' or 'side' or 'class'"),
         ({"knots": (1.0,)}, "each above the one before"),
         ({"knots": (0.0, 2.0, 2.0)}, "each above the one before"),

@@ -42,7 +42,7 @@ class Needs:
     side in the planes across spatial axis `axis` (0: none, None: the whole case at once), and their `scores`, unless it
     has no use for them; `fields` by name, such as its image; `places`, such as the distance to the predicted boundary;
     `segmenter`: the network itself, for a case as a whole. `mean`: of the numbers it draws it takes their mean over the
-    case, crop padding left out.
+    case, crop padding left out. `draws`: it draws numbers, although its own scores are all it looks at.
     """
 
     logits: bool = False
@@ -53,6 +53,7 @@ class Needs:
     places: tuple[Place | Decided, ...] = ()
     segmenter: bool = False
     mean: bool = False
+    draws: bool = False
 
     def __post_init__(self) -> None:
         if self.segmenter and self.reach is not None:
@@ -66,7 +67,7 @@ class Needs:
     @property
     def case(self) -> bool:
         """Whether rows alone will not do."""
-        return self.reach != 0 or self.mean or bool(self.fields or self.places)
+        return self.reach != 0 or self.mean or self.draws or bool(self.fields or self.places)
 
     def __or__(self, other: Needs) -> Needs:
         """What two maps need together; they look along one axis."""
@@ -79,6 +80,7 @@ class Needs:
             tuple(dict.fromkeys((*self.places, *other.places))),
             self.segmenter or other.segmenter,
             self.mean or other.mean,
+            self.draws or other.draws,
         )
 
 

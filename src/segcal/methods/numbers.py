@@ -1,8 +1,11 @@
-"""What numbers the options of a method may be: finite, of any type of number, and no more than can be worked off."""
+"""What the options of a method may be: one of a few values, or numbers that are finite, of any type of number, and no
+more than can be worked off.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -19,6 +22,18 @@ def at_least_0(value: Any) -> bool:
         return isinstance(value, Real) and 0 <= float(value) < math.inf
     except OverflowError:  # a whole number may have any number of digits
         return False
+
+
+def check_choices(method: object, **known: Sequence[object]) -> None:
+    """UsageError unless each of these options of a method is one of the values known for it."""
+    for name, values in known.items():
+        if getattr(method, name) not in values:
+            raise UsageError(
+                name,
+                found=shown(getattr(method, name)),
+                expected=" or ".join(map(repr, values)),
+                do="Leave it out for the default.",
+            )
 
 
 def check_numbers(method: object, *counts: str, **most: int) -> None:

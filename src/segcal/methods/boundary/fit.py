@@ -35,7 +35,7 @@ from segcal.fitting.evaluation import Vector
 from segcal.fitting.plans import Binding, Plan, Subset, Task
 from segcal.fitting.solvers.bounded import BoundedNewton, bounded_gap
 from segcal.fitting.solvers.query import Solved
-from segcal.methods.boundary.look import GROUPINGS, REACH, Grouping, Look
+from segcal.methods.boundary.look import GROUPINGS, MOST_REACH, Grouping, Look
 from segcal.methods.boundary.map import BoundaryMap
 from segcal.methods.boundary.on_top import base_of, on_top
 from segcal.methods.boundary.problem import BoundaryProblem, shrinkage
@@ -43,6 +43,7 @@ from segcal.methods.boundary.sums import BoundaryNLL, Looked
 from segcal.methods.composed import Composed
 from segcal.methods.maps import PartMap
 from segcal.methods.method import FittedMap, Method
+from segcal.methods.numbers import check_choices
 from segcal.methods.parameterisation import ParameterCount
 from segcal.methods.penalised import MODELS, NUMBER, PASSING
 from segcal.methods.strengths import Chosen, Optimum, Shrunk, Walk
@@ -73,8 +74,9 @@ class BoundaryTemperatureScaling(Shrunk):
     classes, one for each "side" (background or not), or one for each predicted "class"; `unit` of distances: "mm",
     "voxels", or "auto": mm where the scores of every case come with a spacing; `on`: another method, whose
     probabilities T divides, fitted first; `outputs`: for cases its fit did not see, fold by fold, or for those it was
-    fitted on; `knots` of the distance, in voxels; `slice_axis`: spatial axis of a volume that planes of neighbours are
-    slices of. `lambda_`, `mu`, `eps` as `Shrunk`: see the module. UsageError for values out of range.
+    fitted on; `knots` of the distance, in voxels; `reach`: voxels on each side whose entropy counts; `slice_axis`:
+    spatial axis of a volume that planes of neighbours are slices of. `lambda_`, `mu`, `eps` as `Shrunk`: see the
+    module. UsageError for values out of range.
     """
 
     name: ClassVar[str] = "bts"
@@ -97,25 +99,20 @@ class BoundaryTemperatureScaling(Shrunk):
         metadata={"help": "of that method: held-out (its fit did not see the case) or fitted"},
     )
     knots: tuple[float, ...] = DISTANCES
+    reach: int = field(default=1, metadata={"help": "voxels on each side whose entropy counts; 0: a voxel's own alone"})
     slice_axis: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known: tuple[tuple[str, tuple[object, ...]], ...] = (
-            ("of", ("distance", "entropy", "both")),
-            ("by", GROUPINGS),
-            ("unit", ("auto", "mm", "voxels")),
-            ("slice_axis", (0, 1, 2)),
-            ("outputs", ("held-out", "fitted")),
+        check_choices(
+            self,
+            of=("distance", "entropy", "both"),
+            by=GROUPINGS,
+            unit=("auto", "mm", "voxels"),
+            outputs=("held-out", "fitted"),
+            reach=range(MOST_REACH + 1),
+            slice_axis=(0, 1, 2),
         )
-        for name, values in known:
-            if getattr(self, name) not in values:
-                raise UsageError(
-                    name,
-                    found=shown(getattr(self, name)),
-                    expected=" or ".join(map(repr, values)),
-                    do="Leave it out for the default.",
-                )
         if not _rising(self.knots):
             raise UsageError(
                 "knots",
@@ -180,7 +177,7 @@ class BoundaryTemperatureScaling(Shrunk):
     def check(self, cohort: Cohort) -> None:
         """Voxels must lie somewhere."""
         super().check(cohort)
-        check_neighbours(cohort, self.slice_axis, 0 if self.of == "distance" else REACH)
+        check_neighbours(cohort, self.slice_axis, 0 if self.of == "distance" else self.reach)
 
     def need(self, task: Task) -> Need:
         """Curvature in all weights, of every subset at once."""
@@ -293,6 +290,7 @@ class BoundaryTemperatureScaling(Shrunk):
             mm and self.of != "entropy",
             0 if background is None else background,
             self.slice_axis,
+            self.reach,
         )
 
     def _problem(self, task: Task, lambda_: float, beta: float, extra: float = 0.0) -> BoundaryProblem:

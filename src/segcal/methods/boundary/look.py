@@ -5,9 +5,10 @@ A quantity v has knots k_0 < ... < k_K. The hat function of a knot is 1 there, f
 beside it, and the outer ones stay 1 beyond; so at most two are not 0 at any v, none is below 0, and they sum to 1. What
 is drawn of a voxel is where v lies among them: j + s for the share s of the way from k_j to k_j+1. A `Look` names the
 quantities, their knots and the groups of classes; `cells` gives, of each voxel, the few entries of the table of weights
-that are not multiplied by 0. Distances are those of `segcal.data.places` to the boundary of what the
-part of the head decides from the scores; where there is none, the largest knot. Entropies are the mean, over the 3 x 3
-voxels around in the plane, of -sum p log p in parts of log C. All of it is rounded to float32, as pinned rows keep it.
+that are not multiplied by 0. Distances are those of `segcal.data.places` to the boundary of what the part of the head
+decides from the scores; where there is none, the largest knot. Entropies are the mean, over the voxels at most `reach`
+rows and columns away in the plane, of -sum p log p in parts of log C. All of it is rounded to float32, as pinned rows
+keep it.
 Costs: nothing next to the distances. No voxel: empty tensors.
 """
 
@@ -27,15 +28,16 @@ from segcal.data.surroundings import Neighbourhood
 Grouping = Literal["all", "side", "class"]
 GROUPINGS: tuple[Grouping, ...] = ("all", "side", "class")
 
-REACH = 1
-"""Voxels on each side whose entropy counts."""
+MOST_REACH = 8
+"""Most voxels on each side whose entropy may count."""
 
 
 @dataclass(frozen=True)
 class Look:
     """`distance`: its knots, in voxels or in `mm`; `entropy`: its knots, in parts of log C; empty for what is not
     looked at. `by`: weights are shared by "all" classes, by those of a "side" (`background` or not), or each "class"
-    has its own. `axis`: the spatial axis of a volume that planes are slices of.
+    has its own. `axis`: the spatial axis of a volume that planes are slices of. `reach`: voxels on each side whose
+    entropy counts; 0: a voxel's own alone.
     """
 
     distance: tuple[float, ...] = ()
@@ -44,6 +46,7 @@ class Look:
     mm: bool = False
     background: int = 0
     axis: int = 0
+    reach: int = 1
 
     @property
     def tables(self) -> tuple[tuple[float, ...], ...]:
@@ -59,7 +62,7 @@ class Look:
     def quantities(self) -> tuple[Look, ...]:
         """One look at each quantity, for all classes: what is drawn is the same whoever has a table."""
         near = Look(distance=self.distance, mm=self.mm)
-        unsure = Look(entropy=self.entropy, axis=self.axis)
+        unsure = Look(entropy=self.entropy, axis=self.axis, reach=self.reach)
         return tuple(one for one in (near, unsure) if one.tables)
 
     @property
@@ -77,13 +80,13 @@ class Look:
 
     def drawn(self, near: Neighbourhood) -> Tensor:
         """Where the quantities lie among their knots (numbers, slices, rows, columns), of the voxels of `near`, whose
-        margin is `REACH` where entropies are looked at, else 0; float64 numbers that float32 holds.
+        margin is `reach` where entropies are looked at, else 0; float64 numbers that float32 holds.
         """
         found = []
         if self.distance:
             found.append(_among(self.distance, near.places[self.place].nan_to_num(math.inf, math.inf)))
         if self.entropy:
-            found.append(_among(self.entropy, _mean_entropy(near.log_probs)))
+            found.append(_among(self.entropy, _mean_entropy(near.log_probs, self.reach)))
         return torch.stack(found).float().double()
 
     def cells(self, context: Tensor, decision: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -114,9 +117,13 @@ def _among(knots: tuple[float, ...], value: Tensor) -> Tensor:
     return low + (v - at[low]) / (at[low + 1] - at[low])
 
 
-def _mean_entropy(log_probs: Tensor) -> Tensor:
-    """(C, slices, rows + 2, columns + 2) to the mean (slices, rows, columns) of entropies around, in parts of log C."""
-    h = -(log_probs.exp() * log_probs).sum(0) / math.log(len(log_probs))
-    rows = h[:, :-2] + h[:, 1:-1] + h[:, 2:]
-    mean: Tensor = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / (2 * REACH + 1) ** 2
-    return mean
+def _mean_entropy(log_probs: Tensor, reach: int) -> Tensor:
+    """(C, slices, rows + 2 reach, columns + 2 reach) to the mean (slices, rows, columns) of entropies around, in parts
+    of log C.
+    """
+    h: Tensor = -(log_probs.exp() * log_probs).sum(0) / math.log(len(log_probs))
+    wide = 2 * reach + 1
+    for axis in (1, 2):
+        inside = h.shape[axis] - 2 * reach
+        h = sum((h.narrow(axis, k, inside) for k in range(1, wide)), h.narrow(axis, 0, inside))
+    return h / wide**2

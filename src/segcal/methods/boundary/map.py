@@ -17,7 +17,7 @@ from torch import Tensor
 from segcal.data.ranking import winner
 from segcal.data.surroundings import Neighbourhood
 from segcal.errors import UsageError
-from segcal.methods.boundary.look import GROUPINGS, REACH, Look
+from segcal.methods.boundary.look import GROUPINGS, MOST_REACH, Look
 from segcal.methods.guarantees import Status
 from segcal.methods.maps import Needs, TemperatureMap
 
@@ -50,7 +50,7 @@ class BoundaryMap(TemperatureMap):
         self.parameter("weight", flat)
         self.parameter("distance", torch.tensor(look.distance, dtype=torch.float64))
         self.parameter("entropy", torch.tensor(look.entropy, dtype=torch.float64))
-        self.parameter("sizes", torch.tensor([classes, look.background], dtype=torch.float64))
+        self.parameter("sizes", torch.tensor([classes, look.background, look.reach], dtype=torch.float64))
         self.register_buffer("grouping", torch.tensor([by == look.by for by in GROUPINGS]))
         self.register_buffer("measured", torch.tensor(look.mm))
         self.register_buffer("sliced", torch.arange(3) == look.axis)
@@ -68,10 +68,11 @@ class BoundaryMap(TemperatureMap):
     def needs(self) -> Needs:
         """The distance; neighbours for the entropy."""
         return Needs(
-            reach=REACH if self.look.entropy else 0,
+            reach=self.look.reach if self.look.entropy else 0,
             scores=bool(self.look.entropy),
             axis=self.look.axis,
             places=(self.look.place,) if self.look.distance else (),
+            draws=True,
         )
 
     def context(self, near: Neighbourhood) -> Tensor:
@@ -127,4 +128,5 @@ def _look(tensors: dict[str, Tensor]) -> Look:
         bool(tensors["measured"]),
         int(tensors["sizes"][1]),
         int(tensors["sliced"].long().argmax()),
+        min(max(int(tensors["sizes"][2]), 0), MOST_REACH),
     )

@@ -34,7 +34,6 @@ from segcal.data.surroundings import MARGIN, check_neighbours
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine
-from segcal.errors import UsageError
 from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.query import Solved
 from segcal.fitting.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
@@ -42,7 +41,7 @@ from segcal.methods.calibrator import Calibrator, Solution
 from segcal.methods.local.map import LEAVES, START, LocalMap, positive, tree
 from segcal.methods.maps import FLOOR, PartMap
 from segcal.methods.method import FittedMap, Trained
-from segcal.methods.numbers import check_numbers
+from segcal.methods.numbers import check_choices, check_numbers
 from segcal.methods.parameterisation import RANK_TOLERANCE, ParameterCount
 from segcal.methods.temperature import ScaleMap, ScaleNLL, temperatures
 
@@ -84,20 +83,14 @@ class LocalTemperatureScaling(Trained):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("source", ("log_probs", "logits")),
-            ("level", ("voxel", "image")),
-            ("start", ("ts", "identity")),
-            ("slice_axis", (0, 1, 2)),
-            ("image", (False, True)),
-        ):
-            if getattr(self, name) not in known:
-                raise UsageError(
-                    name,
-                    found=repr(getattr(self, name)),
-                    expected=" or ".join(map(repr, known)),
-                    do="Leave it out for the default.",
-                )
+        check_choices(
+            self,
+            source=("log_probs", "logits"),
+            level=("voxel", "image"),
+            start=("ts", "identity"),
+            slice_axis=(0, 1, 2),
+            image=(False, True),
+        )
         check_numbers(self, "batch", "draws", *(() if self.patch is None else ("patch",)))
 
     @classmethod
