@@ -2,9 +2,10 @@
 
     python benchmarks/auto.py --work WORK -o docs/results/auto.md
 
-WORK holds `NAME-npz` (member0 to member4, labels, groups.csv) for nuclei, hippocampus and camvid, as
-`benchmarks/real_ensembles.py` leaves them. Half of the groups are used to choose and fit, the other half to score what
-was chosen; groups stay whole.
+WORK holds `NAME-clean` (member0 to member4, labels, groups.csv) for nuclei, hippocampus and camvid, as
+`studies/predict.py` leaves them. Half of the groups are used to choose and fit, the other half to score what was
+chosen; groups stay whole. What methods that look around a voxel add to the time is the difference between two runs of
+the same command, one after the other, with and without them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,7 +40,13 @@ from segcal.metrics.statistics.clustered import paired_difference
 from segcal.metrics.statistics.estimate import Estimate
 from segcal.tasks.choose import FREE, Recommendation
 
-AMONG = {"camvid": ("--among", "ts,ets,vs,dc,cms-ap,cms-op,isotonic,histogram")}
+AROUND = "bts,bts-class,bts-both"
+"""Methods that look around a voxel."""
+
+EVERY = "ts,ms-c,ets,vs,ms,dc,cms-ap,cms-op,cdc,histogram,isotonic"
+"""Every other that is compared unless told otherwise."""
+
+AMONG = {"camvid": "ts,ets,vs,dc,cms-ap,cms-op,isotonic,histogram"}
 """Methods compared where all would take too long: with eleven classes, a nested cross-validation of cdc, ms and ms-c is
 left out.
 """
@@ -74,23 +82,21 @@ class Halves:
 
 def opened(work: Path, name: str, limit: int | None = None) -> Halves:
     """Half of the groups to choose on (an even choice of `limit` of their cases), half to score."""
-    root = work / f"{name}-npz"
+    root = work / f"{name}-clean"
     members = [root / f"member{k}" for k in range(5)]
     options = {"background": 0} if "--background" in COHORTS[name] else {"ignore_index": 255}
-    cohort = segcal.open_cohort(members, root / "labels", pool="logits", **options).grouped(
+    cohort = segcal.open_cohort(members, root / "labels", **options).grouped(
         splits.groups_from_table(root / "groups.csv")
     )
     fit, test = (
         replace(cohort, cases=tuple(cohort.cases[i] for i in half)) for half in splits.folds(cohort.groups, 2, 0).test
     )
     if limit is not None:
-        fit = replace(fit, cases=fit.cases[:: max(1, len(fit) // limit)][:limit])
+        fit, test = (replace(c, cases=c.cases[:: max(1, len(c) // limit)][:limit]) for c in (fit, test))
     words = (
         *(str(m) for m in members),
         "--labels",
         str(root / "labels"),
-        "--pool",
-        "logits",
         *COHORTS[name],
         "--groups",
         str(root / "groups.csv"),
@@ -98,28 +104,37 @@ def opened(work: Path, name: str, limit: int | None = None) -> Halves:
     return Halves(name, fit, test, words)
 
 
-def printed(halves: Halves, workers: int, folder: Path) -> str:
-    """What `segcal fit --method auto` prints on the first half."""
-    cases = [part for case in halves.fit for part in ("--cases", case.id)]
-    said = io.StringIO()
+def printed(command: str, words: Sequence[str], cases: Cohort, folders: Mapping[str, str]) -> tuple[str, float]:
+    """What a command prints on these cases, folders of this machine under other names, and the seconds it took."""
+    chosen = [part for case in cases for part in ("--cases", case.id)]
+    said, started = io.StringIO(), time.perf_counter()
     with contextlib.redirect_stdout(said):
-        code = command_line(
-            [
-                "fit",
-                *halves.words,
-                *cases,
-                "--method",
-                "auto",
-                *AMONG.get(halves.name, ()),
-                "-o",
-                str(folder / f"{halves.name}.safetensors"),
-                "--workers",
-                str(workers),
-            ]
-        )
+        code = command_line([command, *words, *chosen])
     if code:
-        raise SystemExit(f"segcal fit --method auto on {halves.name}: exit {code}")
-    return said.getvalue().replace(str(folder) + "/", "").rstrip()
+        raise SystemExit(f"segcal {command} {shlex.join(words)}: exit {code}")
+    seconds, text = time.perf_counter() - started, said.getvalue()
+    for folder, name in folders.items():
+        text = text.replace(folder, name)
+    return text.rstrip(), seconds
+
+
+def chosen_for(halves: Halves, workers: int, work: Path, folder: Path) -> list[str]:
+    """A section: what auto chooses, with and without methods that look around, and how that does on the other half."""
+    calibrator, few = folder / f"{halves.name}.safetensors", AMONG.get(halves.name, EVERY)
+    shared, folders = (*halves.words, "--workers", str(workers)), {f"{folder}/": "", str(work): "WORK"}
+    took = {}
+    for among in (few, f"{few},{AROUND}"):
+        wanted = ("--method", "auto", "--among", among, "-o", str(calibrator), "--overwrite")
+        text, took[among] = printed("fit", (*shared, *wanted), halves.fit, folders)
+    verdict, _ = printed("evaluate", (*shared, "--calibrator", str(calibrator)), halves.test, folders)
+    without, seconds = took.values()
+    note = (
+        f"{len(halves.fit)} cases in {len(set(halves.fit.groups))} groups, from half of the pool; {seconds:.0f} s with"
+        f" {workers} worker(s), reading included, and {without:.0f} s without {AROUND}. `--among {few},{AROUND}`."
+    )
+    print(f"{halves.name}: {seconds:.0f} s, {without:.0f} s without", file=sys.stderr, flush=True)
+    other = f"What was chosen, on {len(halves.test)} cases of the other half:"
+    return [f"## {halves.name}", "", note, "", "```", text, "```", "", other, "", "```", verdict, "```", ""]
 
 
 def held_out(halves: Halves, calibrators: dict[str, Calibrator], engine: segcal.Threads) -> dict[str, list[float]]:
@@ -247,17 +262,7 @@ def main() -> None:
         "",
     ]
     for name in args.cohorts if "cohorts" in args.sections else ():
-        started = time.perf_counter()
-        halves = opened(args.work, name, args.limit)
-        text = printed(halves, args.workers, args.scratch)
-        seconds = time.perf_counter() - started
-        note = (
-            f"{len(halves.fit)} cases in {len(set(halves.fit.groups))} groups, from half of the pool; {seconds:.0f} s"
-            f" with {args.workers} worker(s), reading included."
-        )
-        note += f" `{' '.join(AMONG[name])}`." if name in AMONG else ""
-        lines += [f"## {name}", "", note, "", "```", text, "```", ""]
-        print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+        lines += chosen_for(opened(args.work, name, args.limit), args.workers, args.work, args.scratch)
         args.output.write_text("\n".join(lines))
     if "few" in args.sections:
         lines += [
