@@ -28,10 +28,12 @@ PUBLIC = {
     "IsotonicRegression",
     "LocalTemperatureScaling",
     "MatrixScaling",
+    "MetaCal",
     "Recipe",
     "Recommendation",
     "Regions",
     "SegcalError",
+    "SelectiveScaling",
     "Serial",
     "Softmax",
     "TemperatureScaling",
@@ -68,6 +70,9 @@ METHODS = {
     "lts": "LocalTemperatureScaling",
     "lts-raw": "LocalTemperatureScaling",
     "lts-image": "LocalTemperatureScaling",
+    "meta-cal": "MetaCal",
+    "meta-cal-star": "MetaCal",
+    "selective": "SelectiveScaling",
 }
 
 

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from segcal.methods.files import load
     from segcal.methods.intra_order import IntraOrderPreserving
     from segcal.methods.local.fit import LocalTemperatureScaling
+    from segcal.methods.meta_cal import MetaCal
     from segcal.methods.method import Fit, fit_methods
     from segcal.methods.mixture import EnsembleTemperatureScaling
+    from segcal.methods.selective.fit import SelectiveScaling
     from segcal.methods.temperature import TemperatureScaling
     from segcal.metrics.arrays import evaluate_arrays
     from segcal.study.recipe.recipe import Recipe
@@ -60,11 +62,13 @@ __all__ = [
     "IsotonicRegression",
     "LocalTemperatureScaling",
     "MatrixScaling",
+    "MetaCal",
     "OrderPreservingMatrixScaling",
     "Recipe",
     "Recommendation",
     "Regions",
     "SegcalError",
+    "SelectiveScaling",
     "Serial",
     "Softmax",
     "TemperatureScaling",
@@ -112,6 +116,8 @@ _ROOMS = {
     ),
     "segcal.methods.files": ("load",),
     "segcal.methods.intra_order": ("IntraOrderPreserving",),
+    "segcal.methods.meta_cal": ("MetaCal",),
+    "segcal.methods.selective.fit": ("SelectiveScaling",),
     "segcal.methods.boundary.fit": ("BoundaryTemperatureScaling",),
     "segcal.methods.local.fit": ("LocalTemperatureScaling",),
     "segcal.methods.method": (

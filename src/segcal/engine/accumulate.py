@@ -9,7 +9,7 @@ count (rows hold nothing else). Sums, never means.
 extracted by adding and subtracting a large constant. Sums of such parts are exact while |sum| < 2^44 and fewer than
 2^20 blocks are added, so no order matters. The cost is an absolute rounding of 2^-43 a block. A block's own sum at or
 beyond 2^43 counts as infinite (a solver's wild trial step; no score has that size). No rows: the zero state, whose
-value is 0 (sums), -inf (Max) or +inf (Min).
+value is 0 (sums), -inf (Max), +inf (Min) or no row (Lowest).
 """
 
 from __future__ import annotations
@@ -161,6 +161,34 @@ class Min:
 
     def value(self, state: Array) -> Array:
         return state
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """At most `most` rows of a table of so many `columns`, those with the lowest numbers in the first: where these are
+    random, an even choice. Rows stand in order, so that it does not matter in which order they came; behind them,
+    infinities.
+    """
+
+    most: int
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.most, self.columns)
+
+    def zero(self) -> Array:
+        return np.full(self.shape, np.inf)
+
+    def lift(self, raw: Array) -> Array:
+        return self.merge(self.zero(), np.asarray(raw, np.float64).reshape(-1, self.columns))
+
+    def merge(self, a: Array, b: Array) -> Array:
+        x = np.concatenate([a, b])
+        return np.asarray(x[np.lexsort(x.T[::-1])[: self.most]])
+
+    def value(self, state: Array) -> Array:
+        return state[np.isfinite(state[:, 0])]
 
 
 class Mergeable(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 
 from segcal.data.case import block_length
 from segcal.data.cohort import Cohort
-from segcal.engine.accumulate import ExactSum, Mergeable
+from segcal.engine.accumulate import ExactSum, Lowest, Mergeable
 from segcal.engine.pinned import CURVATURE_ROWS, SAMPLE_NUMBERS, SAMPLE_ROWS, chunk_rows
 
 MIB = 2**20
@@ -50,7 +50,7 @@ class Need:
 def state_bytes(accumulators: Mapping[Any, Mergeable]) -> int:
     """Bytes of one state of each."""
     return sum(
-        leaf.zero().nbytes if not isinstance(leaf, ExactSum) else 16 * math.prod(leaf.shape)
+        16 * math.prod(leaf.shape) if isinstance(leaf, ExactSum | Lowest) else leaf.zero().nbytes
         for a in accumulators.values()
         for leaf in a.leaves.values()
     )

@@ -106,7 +106,8 @@ class Task:
     `part` of the head and its number of `classes`; `groups`: the group of each case, validation cases included;
     `folds`: case indices of each fold; `subsets` asked for; `logits`: raw logits are known; `validation`: cases pinned
     beside them, of no subset and no fold, for methods that stop or choose by them; `unit`: what logits were divided by;
-    `voxel_size`: as `Cohort.voxel_size`; `background`: the class, within the part, that is none of the structures.
+    `voxel_size`: as `Cohort.voxel_size`; `background`: the class, within the part, that is none of the structures;
+    `names` of the cases, validation cases included.
     """
 
     part: int
@@ -120,6 +121,7 @@ class Task:
     unit: float = 1.0
     voxel_size: float | None = None
     background: int | None = None
+    names: tuple[str, ...] = ()
 
     def members(self, subset: Subset) -> frozenset[int]:
         """Cases of a subset."""

@@ -54,6 +54,15 @@ BUILT_IN: dict[str, Place] = {
     "lts": Place(*_LOCAL, "a temperature from each voxel's neighbourhood", "175*C + 7", True),
     "lts-raw": Place(*_LOCAL, "the same from raw logits", "175*C + 7", True),
     "lts-image": Place(*_LOCAL, "from the image too, which --images gives", "200*C + 34", True),
+    "meta-cal": Place("segcal.methods.meta_cal", "MetaCal", "one temperature, and 1/C where unsure", "2", False),
+    "meta-cal-star": Place("segcal.methods.meta_cal", "MetaCal", "and a high one where unsure", "2", True),
+    "selective": Place(
+        "segcal.methods.selective.fit",
+        "SelectiveScaling",
+        "a net picks the voxels to be less sure of",
+        "5*C*C + 14*C + 2",
+        True,
+    ),
 }
 """Methods of segcal by the name that `--method` takes, in the order in which they are listed."""
 

@@ -1,7 +1,8 @@
-"""Two maps of one softmax problem, one after the other: a map of rows, then one of either kind on what it gives.
+"""Two maps of one softmax problem, one after the other, one of which may need something of the case.
 
-What the second draws of a case it draws from the scores as they came, and the class decided is theirs: it does not
-depend on the first. Promises: the weaker of both, each. A file names it "FIRST > SECOND". No voxel: an empty result.
+What either draws of a case it draws from the scores as they came, and the class decided is theirs: what the second
+draws does not depend on the first. Promises: the weaker of both, each. A file names it "FIRST > SECOND". No voxel: an
+empty result.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ THEN = " > "
 
 
 class Composed(PartMap):
-    """`first`, which needs no more than rows (UsageError otherwise), then `second`."""
+    """`first`, then `second`; one of them needs no more than rows (UsageError otherwise)."""
 
     first: PartMap
     second: PartMap
 
     def __init__(self, first: PartMap, second: PartMap) -> None:
         super().__init__()
-        if first.needs.case:
+        if first.needs.case and second.needs.case:
             raise UsageError(
-                "first",
-                found=f"a map of the kind {first.named}, which looks around",
-                expected="a map of rows",
-                do="Put the map that looks around second.",
+                "second",
+                found=f"a map of the kind {second.named} after a {first.named}, both of which look around",
+                expected="a map of rows before or after one that looks around",
+                do="Take one of them alone.",
             )
         self.first, self.second = first, second
 
@@ -51,16 +52,21 @@ class Composed(PartMap):
 
     @property
     def needs(self) -> Needs:
-        """Of the case what the second needs."""
-        return replace(self.second.needs, logits=self.first.needs.logits or self.second.needs.logits)
+        """Of the case what the one that looks around needs."""
+        return replace(self._around.needs, logits=self.first.needs.logits or self.second.needs.logits)
+
+    @property
+    def _around(self) -> PartMap:
+        """The one that may need something of the case."""
+        return self.first if self.first.needs.case else self.second
 
     def context(self, near: Neighbourhood) -> Tensor:
-        """The second's."""
-        return self.second.context(near)
+        """Of the one that looks around."""
+        return self._around.context(near)
 
     def settled(self, context: Tensor) -> Tensor:
-        """The second's."""
-        return self.second.settled(context)
+        """Of the one that looks around."""
+        return self._around.settled(context)
 
     def forward(
         self,
@@ -71,9 +77,11 @@ class Composed(PartMap):
     ) -> Tensor:
         """Log-probabilities of the second of those of the first, (C, n)."""
         as_came = log_probs if given is None else given
-        between = self.first(log_probs, free_energy, given)
-        drawn = () if context is None else (context,)
-        mapped: Tensor = self.second(between, None, as_came, *drawn)
+        before, after = (
+            (context,) if m is self._around and context is not None else () for m in (self.first, self.second)
+        )
+        between = self.first(log_probs, free_energy, given, *before)
+        mapped: Tensor = self.second(between, None, as_came, *after)
         return mapped
 
     def guarantees(self) -> Guarantees:

@@ -376,6 +376,7 @@ def _tasks(
             both.unit,
             both.voxel_size,
             cohort.head.part_background(part),
+            tuple(case.id for case in both),
         )
         for part in range(len(cohort.head.parts))
     ]

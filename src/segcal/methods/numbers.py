@@ -38,8 +38,8 @@ def check_choices(method: object, **known: Sequence[object]) -> None:
 
 def check_numbers(method: object, *counts: str, **most: int) -> None:
     """UsageError unless the numbers of a method trained by epochs can be used: `learning_rate` above 0, `weight_decay`
-    from 0, `seed`, and whole numbers from 1 to `MOST` called `epochs`, `patience` and by `counts`, or up to as many as
-    `most` says of one.
+    from 0, `seed`, and whole numbers from 1 to `MOST` called `epochs`, `patience` where it has one, and by `counts`, or
+    up to as many as `most` says of one.
     """
     for name in ("learning_rate", "weight_decay"):
         value = getattr(method, name)
@@ -51,7 +51,8 @@ def check_numbers(method: object, *counts: str, **most: int) -> None:
                 expected="a finite number above 0" if name == "learning_rate" else "a finite number of 0 or more",
                 do="Leave it out for the default.",
             )
-    bounds = dict.fromkeys(("epochs", "patience", *counts), (1, MOST))
+    patience = ("patience",) if hasattr(method, "patience") else ()
+    bounds = dict.fromkeys(("epochs", *patience, *counts), (1, MOST))
     bounds |= {name: (1, limit) for name, limit in most.items()} | {"seed": (0, 2**63 - 1)}
     for name, (least, limit) in bounds.items():
         value = getattr(method, name)

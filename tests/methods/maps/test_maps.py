@@ -14,7 +14,10 @@ from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.conditional.sums import Gaps
 from segcal.methods.intra_order import IntraOrderMap, shapes
 from segcal.methods.maps import Map
+from segcal.methods.meta_cal import MetaCalMap
 from segcal.methods.mixture import MixtureMap
+from segcal.methods.selective.map import SelectiveMap
+from segcal.methods.selective.map import shapes as selector_shapes
 from segcal.methods.temperature import ScaleMap
 from tests.kinds import OF_ROWS
 
@@ -27,6 +30,12 @@ MAPS: list[Map] = [
     IntraOrderMap(
         [(torch.rand(a, b, dtype=torch.float64), torch.rand(a, dtype=torch.float64)) for a, b in shapes(2, 3)]
     ),
+    SelectiveMap(
+        [(torch.randn(a, b, dtype=torch.float64), torch.rand(a, dtype=torch.float64)) for a, b in selector_shapes(2)],
+        5.0,
+        1.0,
+    ),
+    MetaCalMap(0.4, 0.7),
 ]
 
 

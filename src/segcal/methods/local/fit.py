@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -31,19 +31,18 @@ from segcal.data.case import block_length
 from segcal.data.cohort import Cohort
 from segcal.data.head import NO_TARGET
 from segcal.data.surroundings import MARGIN, check_neighbours
-from segcal.engine import accumulate
-from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine
 from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.query import Solved
 from segcal.fitting.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
-from segcal.methods.calibrator import Calibrator, Solution
+from segcal.methods.calibrator import Solution
+from segcal.methods.lessons import nll_of
 from segcal.methods.local.map import LEAVES, START, LocalMap, positive, tree
-from segcal.methods.maps import FLOOR, PartMap
+from segcal.methods.maps import FLOOR
 from segcal.methods.method import FittedMap, Trained
 from segcal.methods.numbers import check_choices, check_numbers
 from segcal.methods.parameterisation import RANK_TOLERANCE, ParameterCount
-from segcal.methods.temperature import ScaleMap, ScaleNLL, temperatures
+from segcal.methods.temperature import temperatures
 
 TOLERANCE = 1e-9
 """Nats by which an NLL must be lower to count as lower."""
@@ -163,7 +162,7 @@ class LocalTemperatureScaling(Trained):
         engine.progress.start(f"training {self.method}", self.epochs)
         found = train(TreeModel(self, lesson.part, begin), _parameters(begin), learn, validate, settings, engine)
         best, unit = _with(begin, found.parameters), lesson.examples.cohort.unit
-        value, base = (self._nll(m, lesson, engine) for m in (best, alone))
+        value, base = (nll_of(m, lesson, engine, self.method) for m in (best, alone))
         kept = value > base - TOLERANCE
         notes = (
             [] if known or self.source == "log_probs" else ["only probabilities are known: it sees log-probabilities"]
@@ -193,20 +192,6 @@ class LocalTemperatureScaling(Trained):
             slice_axis=self.slice_axis,
             **standard,
         )
-
-    def _nll(self, map: LocalMap, lesson: Lesson, engine: Engine) -> float:
-        """Mean NLL over all fitted voxels, in float64."""
-        cohort = lesson.examples.cohort
-        mine = replace(cohort, cases=tuple(cohort[i] for i in sorted(lesson.cases)))
-        others: list[PartMap] = [ScaleMap(1.0) for _ in cohort.head.parts]
-        calibrator = Calibrator(
-            cohort.head, cohort.pooled_kind, [*others[: lesson.part], map, *others[lesson.part + 1 :]], self.method
-        )
-        accumulator = ScaleNLL(1.0)
-        answers, _ = engine.survey(
-            mine, {"nll": Ask(accumulator, lesson.part, through=calibrator.through(lesson.part))}
-        )
-        return float(accumulate.result(accumulator, answers["nll"]).value)
 
     def _solution(
         self, found: Learnt, value: float, base: float, scale: float, who: str, kept: bool, notes: list[str]

@@ -1,0 +1,30 @@
+"""What a map is worth on the cases that a lesson learns from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from segcal.data.cohort import Cohort
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
+from segcal.engine.engine import Engine
+from segcal.fitting.training import Lesson
+from segcal.methods.calibrator import Calibrator
+from segcal.methods.maps import PartMap
+from segcal.methods.temperature import ScaleMap, ScaleNLL
+
+
+def alone(cohort: Cohort, part: int, made: PartMap, method: str) -> Calibrator:
+    """A calibrator that maps one part of the head and leaves the others as they are."""
+    maps: list[PartMap] = [ScaleMap(1.0) for _ in cohort.head.parts]
+    maps[part] = made
+    return Calibrator(cohort.head, cohort.pooled_kind, maps, method)
+
+
+def nll_of(made: PartMap, lesson: Lesson, engine: Engine, method: str) -> float:
+    """Mean NLL over all voxels of the cases learnt from, in float64."""
+    cohort = lesson.examples.cohort
+    mine = replace(cohort, cases=tuple(cohort[i] for i in sorted(lesson.cases)))
+    accumulator, through = ScaleNLL(1.0), alone(cohort, lesson.part, made, method).through(lesson.part)
+    answers, _ = engine.survey(mine, {"nll": Ask(accumulator, lesson.part, through=through)})
+    return float(accumulate.result(accumulator, answers["nll"]).value)
