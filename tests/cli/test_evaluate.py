@@ -153,3 +153,18 @@ def test_groups_of_a_table_are_asked_for_again(segcal: Any, cohort_writer: Any, 
     refused = segcal("evaluate", *offered.labelled, "--calibrator", file, "--groups", table)
     assert refused.code == 3
     assert "1 other case(s) of groups the calibrator was fitted on (3)" in refused.err
+
+
+def test_the_ece_over_other_bins(segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path) -> None:
+    wanted = ("--calibrator", calibrator, "--bins", "10", "7", "--json", tmp_path / "e.json")
+    said = segcal("evaluate", *heldout.labelled, *wanted)
+    assert said.code == 0
+    assert "ECE, 7 bins" in said.out and "ECE, 10 bins" in said.out and "mean entropy" in said.out
+    found = json.loads((tmp_path / "e.json").read_text())
+    for key in ("ece_7", "ece_10", "entropy"):
+        before, after = (found[stage][key] for stage in ("uncalibrated", "calibrated"))
+        assert found["differences"][key]["mean"] == pytest.approx(after - before)
+        assert before == pytest.approx(sum(row["uncalibrated"][key] for row in found["per_case"]) / 4)
+    assert found["uncalibrated"]["ece_10"] == found["uncalibrated"]["ece_by_bins"]["10"]["ece"]
+    refused = segcal("evaluate", *heldout.labelled, "--bins", "1000000000")
+    assert refused.code == 2 and "10,000" in refused.err

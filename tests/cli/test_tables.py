@@ -66,10 +66,12 @@ def test_a_column_has_one_notation_and_keeps_two_digits_of_the_smallest(values: 
 
 EVALUATION = {
     "uncalibrated": dict.fromkeys(
-        ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"), 0.123456
+        ("nll", "brier", "entropy", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"),
+        0.123456,
     ),
     "calibrated": dict.fromkeys(
-        ("nll", "brier", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"), 0.000123
+        ("nll", "brier", "entropy", "ece", "ece_pooled", "classwise_ece", "ace", "ba_ece", "dice", "iou", "flip_rate"),
+        0.000123,
     ),
     "differences": {"nll": {"mean": -0.123333, "low": -0.2, "high": -0.05, "level": 0.95, "groups": 4}},
     "verdict": {

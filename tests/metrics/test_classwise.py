@@ -52,5 +52,5 @@ def test_no_voxel_has_no_error() -> None:
 
 
 def test_bins_are_checked() -> None:
-    with pytest.raises(UsageError, match="whole numbers above zero"):
+    with pytest.raises(UsageError, match="whole numbers from 1"):
         ClasswiseCalibrationError(3, 0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ def test_nll_and_brier_are_those_of_the_formula(random_rows: Any, seed: int, n: 
     assert got.voxels == n
     assert got.nll == pytest.approx(-np.log(np.maximum(p[y, np.arange(n)], 1e-12)).mean(), rel=1e-12, abs=1e-12)
     assert got.brier == pytest.approx(((p - np.eye(classes)[y].T) ** 2).sum(0).mean(), rel=1e-12, abs=1e-12)
+    assert got.entropy == pytest.approx(scipy.special.entr(p).sum(0).mean(), rel=1e-12, abs=1e-12)
 
 
 def test_crop_padding_taken_as_logits_has_the_nll_of_the_oracle() -> None:
@@ -45,11 +47,11 @@ def test_certain_and_right_costs_exactly_nothing() -> None:
     log_probs = torch.tensor([[0.0] * 7, [-math.inf] * 7])
     y = torch.zeros(7, dtype=torch.int64)
     got = result(LogLikelihood(2), fold(LogLikelihood(2), Rows(0, 0, log_probs, y, y, y)))
-    assert got.nll == 0 and got.brier == 0
+    assert got.nll == 0 and got.brier == 0 and got.entropy == 0
 
 
 def test_no_voxel_has_no_mean(random_rows: Any) -> None:
     metric = LogLikelihood(4)
     for state in (zero(metric), fold(metric, random_rows(0, 0)), merge(metric, zero(metric), zero(metric))):
         got = result(metric, state)
-        assert got.voxels == 0 and math.isnan(got.nll) and math.isnan(got.brier)
+        assert got.voxels == 0 and math.isnan(got.nll) and math.isnan(got.brier) and math.isnan(got.entropy)

@@ -35,6 +35,7 @@ def evaluate(
     csv: Path | None = None,
     figures: Figures = None,
     slice_axis: int | None = None,
+    bins: Annotated[tuple[int, ...], Parameter(show_default=False, consume_multiple=True)] = (),
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
 ) -> int:
@@ -67,6 +68,8 @@ def evaluate(
     slice_axis
         The axis across the slices of a volume, counted from 0 in the order of the scores, for ece_roi. Default: that
         of the widest spacing, else z.
+    bins
+        Also give the ECE over so many bins of confidence, or several numbers of them, beside 50; papers take 10 to 50.
     """
     all_there(running, heldout, scores, calibrator)
     from segcal.methods.files import load
@@ -87,7 +90,7 @@ def evaluate(
     out.notes(regrouped)
     told = warn(out, cohort, running)
     with engine_of(running) as engine:
-        found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude")
+        found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude", bins=bins)
         drawn = {}
         if figures is not None:
             used, method = {case.id: loaded for case in found.cohort}, "" if loaded is None else loaded.method

@@ -27,6 +27,7 @@ from segcal.errors import visible
 NUMBERS = (
     ("nll", "NLL"),
     ("brier", "Brier"),
+    ("entropy", "mean entropy"),
     ("ece", "ECE"),
     ("ece_pooled", "ECE, pooled"),
     ("classwise_ece", "class-wise ECE, pooled"),
@@ -46,7 +47,8 @@ IN_STRATA = {"nll": "NLL", "ece": "ECE"}
 
 MEANING = (
     "NLL, Brier: how wrong the stated probabilities are. ECE, ACE, BA-ECE: how far they lie from how often they are"
-    " right (0.05: five points in a hundred); class-wise, for every class. Lower is better. Dice, IoU: overlap of the"
+    " right (0.05: five points in a hundred); class-wise, for every class. Lower is better. Mean entropy: how unsure"
+    " the probabilities are, what the NLL would be were they right. Dice, IoU: overlap of the"
     " label maps; higher is better. Flips: voxels whose label changes, in per cent. Means over cases, or pooled over"
     " all voxels; foreground and boundary are those of the prediction."
 )
@@ -176,11 +178,14 @@ def number(value: float | None, signed: bool = False) -> str:
 
 
 def numbers(block: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the table before and after: segcal's own numbers, then metrics from outside that the block holds."""
+    """Rows of the table before and after, of what the block holds: segcal's own numbers, the ECE over other numbers of
+    bins, metrics from outside. A calibrator of an earlier version may hold fewer.
+    """
     from segcal.metrics.registry import added  # torch is left out of the help
 
     more = [(key, f"{kind.label}, pooled" if kind.pooled else kind.label) for key, kind in added().items()]
-    return [*NUMBERS, *((key, name) for key, name in more if key in block)]
+    bins = [(f"ece_{b}", f"ECE, {b} bins") for b in block.get("ece_by_bins") or ()]
+    return [(key, name) for key, name in (*NUMBERS, *bins, *more) if key in block]
 
 
 def shown(key: str, value: float | None, signed: bool = False) -> Numbers:

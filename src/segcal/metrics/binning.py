@@ -25,21 +25,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segcal.data.files.reading import shown
 from segcal.errors import UsageError
+
+MOST_BINS, MOST_COUNTS = 10_000, 102
+"""Largest number of bins, and most numbers of bins at once."""
 
 EDGE_TOLERANCE = 2.0**-24
 """How far above an edge a probability still counts as lying on it."""
 
 
 def bin_counts(bins: Iterable[int]) -> tuple[int, ...]:
-    """Bin counts in ascending order, each once. None, or one that is no whole number above zero: UsageError."""
+    """Bin counts in ascending order, each once. None, too many, or one that is no whole number from 1 to `MOST_BINS`:
+    UsageError.
+    """
     given = tuple(bins)
-    if not given or any(isinstance(b, bool) or not isinstance(b, int) or b < 1 for b in given):
+    counts = all(isinstance(b, int) and not isinstance(b, bool) and 1 <= b <= MOST_BINS for b in given)
+    if not (counts and 1 <= len(given) <= MOST_COUNTS):
         raise UsageError(
             "bins",
-            found=repr(given),
-            expected="one or more whole numbers above zero",
-            do="Give bin counts such as (15, 50).",
+            found=shown(given),
+            expected=f"one or more whole numbers from 1 to {MOST_BINS:,}, at most {MOST_COUNTS}",
+            do="Give bin counts such as 15 and 50.",
         )
     return tuple(sorted(set(given)))
 

@@ -1,8 +1,9 @@
-"""Negative log-likelihood and Brier score: proper scores, summed over voxels.
+"""Negative log-likelihood and Brier score: proper scores, summed over voxels; and the entropy beside them.
 
 Promises: NLL = mean of -log max(p_y, 1e-12) (definitions 7.1 and 16: the metric has the floor, the fitted objective has
-none), Brier = mean of sum_k (p_k - [y = k])^2 over all classes, from 0 to 2. Costs: one pass over the probabilities. No
-voxel: both are NaN. The Brier sum is taken as sum p^2 - 2 p_y + 1, which is exact to some 1e-16 a voxel; what rounding
+none), Brier = mean of sum_k (p_k - [y = k])^2 over all classes, from 0 to 2, entropy = mean of -sum_k p_k log p_k in
+nats, what the NLL would be were the probabilities right. Costs: one pass over the probabilities. No
+voxel: all are NaN. The Brier sum is taken as sum p^2 - 2 p_y + 1, which is exact to some 1e-16 a voxel; what rounding
 leaves below zero is zero.
 """
 
@@ -20,6 +21,9 @@ from segcal.data.scores import FLOOR
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.metrics.probabilities import at, probabilities
 
+LEAST = -745.0
+"""A log-probability below which a float64 probability is 0, so that its part of the entropy is 0 and not NaN."""
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -28,18 +32,19 @@ class Likelihood:
     nll: float
     brier: float
     voxels: int
+    entropy: float = math.nan
 
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Sums of the negative log-likelihood and of the Brier score for `classes` classes."""
+    """Sums of the negative log-likelihood, of the Brier score and of the entropy for `classes` classes."""
 
     classes: int
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
-        """Voxels and both sums."""
-        return {"voxels": Count(), "nll": ExactSum(), "brier": ExactSum()}
+        """Voxels and sums."""
+        return {"voxels": Count(), "nll": ExactSum(), "brier": ExactSum(), "entropy": ExactSum()}
 
     def fold(self, rows: Rows) -> Mapping[str, Any]:
         """Partial sums of one block."""
@@ -50,11 +55,13 @@ class LogLikelihood:
             "voxels": rows.voxels,
             "nll": -log_likelihood.sum().item(),
             "brier": (squares - 2 * at(p, rows.targets).sum() + rows.voxels).item(),
+            "entropy": -(p * rows.log_probs.clamp_min(LEAST)).sum().item(),
         }
 
     def result(self, values: Mapping[str, Array]) -> Likelihood:
-        """Mean NLL in nats and mean Brier score."""
+        """Mean NLL in nats, mean Brier score, mean entropy in nats."""
         n = int(values["voxels"])
         if n == 0:
             return Likelihood(math.nan, math.nan, 0)
-        return Likelihood(max(float(values["nll"]), 0.0) / n, max(float(values["brier"]), 0.0) / n, n)
+        nll, brier, entropy = (max(float(values[name]), 0.0) / n for name in ("nll", "brier", "entropy"))
+        return Likelihood(nll, brier, n, entropy)

@@ -2,7 +2,8 @@
 
 Which numbers are means of images and which are pooled over all voxels (definitions 7 and 16):
 
-    mean of images   nll, brier, ece (50 bins), dice, iou, flip_rate, free_energy_std, and from where voxels lie
+    mean of images   nll, brier, entropy, ece (50 bins; ece_10 and its like where other counts are asked for), dice,
+                     iou, flip_rate, free_energy_std, and from where voxels lie
                      (`segcal.metrics.spatial`): ba_ece, ece_boundary,
                      ece_interior, ece_roi, ece_correct, ece_incorrect (50 bins); ba_ece_undefined counts the images
                      without a label boundary, or of a table
@@ -53,6 +54,11 @@ LARGE = ("reliability", "bands", "ece_by_bins", "per_class", "regions")
 """Entries of a block that are tables themselves."""
 
 _COUNTS = ("harmful", "beneficial", "neutral")
+
+
+def ece_over(bins: int) -> str:
+    """What the ECE over another number of bins is called."""
+    return f"ece_{bins}"
 
 
 def suite(
@@ -127,6 +133,7 @@ class CaseScores:
             "voxels": self.likelihood.voxels,
             "nll": self.likelihood.nll,
             "brier": self.likelihood.brier,
+            "entropy": self.likelihood.entropy,
             "ece": self.calibration.ece(ECE_BINS),
             "ace": self.calibration.ace(ACE_BINS),
             "classwise_ece": self.classwise.cece,
@@ -144,6 +151,7 @@ class CaseScores:
             "ece_roi": self.spatial.region.ece,
             "ece_correct": self.spatial.correct.ece,
             "ece_incorrect": self.spatial.incorrect.ece,
+            **{ece_over(b): self.calibration.ece(b) for b in self.calibration.curves if b not in (ACE_BINS, ECE_BINS)},
             **self.more,
         }
 
@@ -192,8 +200,10 @@ class Gathered:
         pooled, rows = scores_of(self._accumulators, self._pooled), self._rows
         images = {
             key: mean_known(row[key] for row in rows.values())
-            for key in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL, *pooled.more)
+            for key in ("nll", "brier", "entropy", "ece", "dice", "iou", "flip_rate", "free_energy_std", *SPATIAL)
         }
+        others = [ece_over(b) for b in pooled.calibration.curves if b not in (ACE_BINS, ECE_BINS)]
+        images |= {key: mean_known(row[key] for row in rows.values()) for key in (*others, *pooled.more)}
         whole = pooled.row()
         block = {
             "cases": len(rows),
@@ -202,8 +212,10 @@ class Gathered:
             "nll_pooled": whole["nll"],
             "brier": images["brier"],
             "brier_pooled": whole["brier"],
+            "entropy": images["entropy"],
             "ece": images["ece"],
             "ece_pooled": whole["ece"],
+            **{key: images[key] for key in others},
             "classwise_ece": whole["classwise_ece"],
             "ace": whole["ace"],
             "dice": images["dice"],

@@ -34,10 +34,32 @@ from segcal.metrics.statistics.clustered import jackknife
 from segcal.metrics.statistics.estimate import LEVEL, Estimate
 from segcal.metrics.statistics.verdict import LEAST_GROUPS, METRICS, OVERALL, Band, Cell, Verdict
 from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
-from segcal.metrics.summary import ACE_BINS, ECE_BINS, LARGE, Gathered, Summary, combine_parts, mean_known, suite
+from segcal.metrics.summary import (
+    ACE_BINS,
+    ECE_BINS,
+    LARGE,
+    Gathered,
+    Summary,
+    combine_parts,
+    ece_over,
+    mean_known,
+    suite,
+)
 from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, level
 
-COMPARED = ("nll", "brier", "ece", "ece_pooled", "ace", "classwise_ece", "ba_ece", "dice", "iou", "flip_rate")
+COMPARED = (
+    "nll",
+    "brier",
+    "entropy",
+    "ece",
+    "ece_pooled",
+    "ace",
+    "classwise_ece",
+    "ba_ece",
+    "dice",
+    "iou",
+    "flip_rate",
+)
 """Numbers of a block whose change is reported with an interval."""
 
 Fitted = Literal["refuse", "exclude", "include"]
@@ -124,8 +146,14 @@ class Evaluation:
             name: _pooled(self.before, self.after, self.cohort, pooled[name])
             if name in pooled
             else compare(self.cohort, self.uncalibrated, self.after.summary, name)
-            for name in (*COMPARED, *(key for key in added() if key in self.after.summary.block))
+            for name in (*COMPARED, *self._others, *(key for key in added() if key in self.after.summary.block))
         }
+
+    @property
+    def _others(self) -> list[str]:
+        """The ECEs over other numbers of bins."""
+        block = self.uncalibrated.block
+        return [key for bins in block["ece_by_bins"] if (key := ece_over(int(bins))) in block]
 
     @cached_property
     def verdict(self) -> Verdict | None:
@@ -239,8 +267,9 @@ def evaluate(
     fitted: Fitted = "refuse",
     go_on: bool = False,
     damaged: Damaged = "refuse",
+    bins: Iterable[int] = (),
 ) -> Evaluation:
-    """Score `cohort` without and with `calibrator`.
+    """Score `cohort` without and with `calibrator`; the ECE over these numbers of `bins`, too.
 
     Raises HeldOutError for cases it was fitted on, and for others of their groups (the same patient's), unless `fitted`
     says to leave them out or to include them as in-sample; MismatchError as `check_match`; what is wrong with the data
@@ -257,7 +286,7 @@ def evaluate(
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     if calibrator is not None:
         stages["calibrated"] = [(None, calibrator)]
-    found, records, cohort = _score(cohort, stages, engine, failed)
+    found, records, cohort = _score(cohort, stages, engine, failed, bins)
     seen = [] if calibrator is None else fitted_cases(calibrator, records)
     mates = {} if calibrator is None else _mates(calibrator, cohort, seen)
     if seen and fitted != "include":
@@ -414,11 +443,13 @@ def _score(
     stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]],
     engine: Engine,
     failed: dict[str, DataError] | None = None,
+    bins: Iterable[int] = (),
 ) -> tuple[dict[str, Scored], list[Record], Cohort]:
     """Numbers of each stage, records, and the cohort without the cases that `failed` (see `Engine.survey`)."""
     head = cohort.head
     parts = range(len(head.parts))
-    suites = [suite(len(head.part_classes(part)), head.part_background(part)) for part in parts]
+    counts = tuple(bins)
+    suites = [suite(len(head.part_classes(part)), head.part_background(part), counts) for part in parts]
     strata = [PredictedStrata(len(head.part_classes(part)), head.part_background(part)) for part in parts]
     blocks = _blocks(cohort.groups)
     asks: dict[tuple[str, int, str, int, int], Ask] = {}
