@@ -125,6 +125,12 @@ def test_scores_are_those_that_evaluate_finds(name: str, once: tuple[Design, Fin
         for metric in ("nll", "brier", "ece", "dice", "iou", "flip_rate", "ba_ece", "ece_boundary", "ece_interior"):
             expected = math.nan if row[metric] is None else row[metric]
             assert told[row["case"], metric] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    case = summary.per_case[0]["case"]
+    alone = None if calibrator is None else segcal.evaluate(test.select([case]), calibrator, Serial()).verdict
+    strata = [] if alone is None else [c for c in alone.cells if c.where != "overall" and c.metric != "ace"]
+    for cell in strata:
+        assert told[case, f"{cell.metric}_predicted_{cell.where}"] == pytest.approx(cell.after, abs=1e-12)
+    assert calibrator is None or len(strata) == 6
     for metric in ("ace", "ece_pooled", "classwise_ece"):
         assert value(finished, "pooled", cohort="test", repeat=1, pipeline=name, metric=metric) == pytest.approx(
             summary.block[metric], abs=1e-12

@@ -28,10 +28,14 @@ from segcal.study.design import Arm, Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import Pipeline
 from segcal.study.results import Rows, means, table
-from segcal.study.scoring import energy_file, file_of, read_sums, suites
+from segcal.study.scoring import STRATA, energy_file, file_of, read_sums, suites
+from segcal.tasks.evaluate import in_stratum
 
-OF_CASE = ("nll", "brier", "ece", "dice", "iou", "flip_rate", *SPATIAL)
+OF_CASE = ("nll", "brier", "entropy", "ece", "dice", "iou", "flip_rate", *SPATIAL)
 """Metrics of a case, beside the ECE of further bin counts."""
+
+PREDICTED = {"predicted_foreground": "foreground", "predicted_boundary": "boundary"}
+"""Strata of what the scores predict before any calibrator, by what their metrics end in."""
 
 
 def gather(design: Design, folder: Path, done: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -138,8 +142,8 @@ def _parts(
 ) -> list[CaseScores]:
     return [
         scores_of(
-            {name: a for (p, name), a in keys.items() if p == part},
-            {name: s for (p, name), s in states.items() if p == part},
+            {name: a for (p, name), a in keys.items() if p == part and name != STRATA},
+            {name: s for (p, name), s in states.items() if p == part and name != STRATA},
         )
         for part in range(len(design.clean.head.parts))
     ]
@@ -151,8 +155,14 @@ def _numbers(
     """A case's metrics, means over the parts of the head."""
     parts = _parts(design, keys, states)
     rows = [p.row() for p in parts]
+    strata = [accumulate.result(a, states[key]) for key, a in keys.items() if key[1] == STRATA]
     return {
         **{metric: means([float(row[metric]) for row in rows]) for metric in OF_CASE},
+        **{
+            f"{metric}_{where}": means([in_stratum(found[stratum], metric) for found in strata])
+            for where, stratum in PREDICTED.items()
+            for metric in ("nll", "brier", "ece")
+        },
         **means_of(parts, pooled=False),
         **{f"ece_{b}": means([p.calibration.ece(b) for p in parts]) for b in design.configuration.bins},
     }

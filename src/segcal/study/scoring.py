@@ -27,7 +27,7 @@ from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import readable, too_much
 from segcal.data.head import Head
 from segcal.data.places.distance import BoundaryDistance
-from segcal.data.places.place import Places
+from segcal.data.places.place import Places, Predicted
 from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Note, Rows
 from segcal.data.surroundings import Contexts
@@ -39,7 +39,8 @@ from segcal.errors import UnreadableError
 from segcal.methods.calibrator import Calibrator
 from segcal.metrics.energy import FreeEnergySpread
 from segcal.metrics.spatial import SpatialCalibration
-from segcal.metrics.summary import suite
+from segcal.metrics.strata import PredictedStrata
+from segcal.metrics.summary import ECE_BINS, suite
 from segcal.study.configuration import CLEAN, Configuration
 from segcal.study.design import Design
 from segcal.study.fits import loaded
@@ -47,6 +48,9 @@ from segcal.study.pipelines import VIEWS, View
 
 BASE = "zbar"
 """The view the engine reads; the others are made beside it."""
+
+STRATA = "strata"
+"""The accumulator of what lies where the scores, before any calibrator, predict foreground or a boundary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,9 @@ def suites(head: Head, configuration: Configuration) -> dict[tuple[int, str], Ac
     for part in range(len(head.parts)):
         classes = len(head.part_classes(part))
         spatial = SpatialCalibration(classes, bands=configuration.bands, distance=distance)
-        found = suite(classes, head.part_background(part), configuration.bins, spatial=spatial)
+        background = head.part_background(part)
+        found = suite(classes, background, configuration.bins, spatial=spatial)
+        found |= {STRATA: PredictedStrata(classes, background, (ECE_BINS,))}
         out |= {(part, name): accumulator for name, accumulator in found.items()}
     return out
 
@@ -148,11 +154,13 @@ class CaseScorer:
         self._scorer, self._case, self._scored, self._reader = scorer, case, scored, reader
         self._suites = suites(head, configuration)
         self._views = {name: viewed(reader, VIEWS[name]) for name in sorted({s.view for s in scored})}
-        self._places = Places(
-            reader.label_map,
-            scratch,
-            (place for a in self._suites.values() for place in sorted(accumulate.needs(a), key=repr)),
-        )
+        wanted = sorted({place for a in self._suites.values() for place in accumulate.needs(a)}, key=repr)
+        self._places = Places(reader.label_map, scratch, (p for p in wanted if not isinstance(p, Predicted)))
+        # what is predicted is another thing in each view
+        self._predicted = {
+            name: Places(view.label_map, scratch, (p for p in wanted if isinstance(p, Predicted)))
+            for name, view in self._views.items()
+        }
         self._asks = {
             view: {
                 (k, *key): Ask(
@@ -177,14 +185,12 @@ class CaseScorer:
         """Fold one block for everything that scores the case."""
         stop = block.start + block.voxels
         self._notes.append(self._reader.note(block))
-        places = None
-        for view, reader in self._views.items():
+        scored = block.role == SCORED
+        places = {place: value[scored] for place, value in self._places.of(block.start, stop).items()}
+        for view, reader in self._views.items() if bool(scored.any()) else ():
             mine = block if view == BASE else reader.block(block.start, stop)
-            prepared = reader.prepare(mine, self._places if places is None else None, self._contexts[view].of)
-            places = prepared.places if places is None else places
-            if not prepared.log_probs.shape[1]:
-                continue
-            prepared = replace(prepared, places=places)
+            prepared = reader.prepare(mine, self._predicted[view], self._contexts[view].of)
+            prepared = replace(prepared, places={**places, **prepared.places})
             asks = self._asks[view]
             found = fold_parts(reader.cohort.head, asks, prepared, block.case)
             for (key, _), state in found.items():

@@ -128,5 +128,6 @@ def _look(tensors: dict[str, Tensor]) -> Look:
         bool(tensors["measured"]),
         int(tensors["sizes"][1]),
         int(tensors["sliced"].long().argmax()),
-        min(max(int(tensors["sizes"][2]), 0), MOST_REACH),
+        # files that were written before there was a choice have no reach: it was 1
+        min(max(int(tensors["sizes"][2]), 0), MOST_REACH) if len(tensors["sizes"]) > 2 else 1,
     )
