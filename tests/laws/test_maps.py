@@ -13,7 +13,10 @@ from segcal.methods.conditional.map import ConditionalMap, temperature_experts
 from segcal.methods.conditional.sums import Gaps, Margins, Scores
 from segcal.methods.intra_order import IntraOrderMap, shapes
 from segcal.methods.maps import Map
+from segcal.methods.meta_cal import MetaCalMap
 from segcal.methods.mixture import MixtureMap
+from segcal.methods.selective.map import Layers, SelectiveMap
+from segcal.methods.selective.map import shapes as selector_shapes
 from segcal.methods.temperature import ScaleMap
 from segcal.testing.law import Law
 from segcal.testing.maps import MAP_LAWS
@@ -51,6 +54,16 @@ STEPS = torch.tensor([[0.1, 0.0], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
 OWN = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1]], dtype=torch.float64)
 FREE = torch.stack([MATRIX, MATRIX.T, IDENTITY])
 
+
+def selector(size: float) -> Layers:
+    """A net of random numbers."""
+    g = torch.Generator().manual_seed(1)
+    return [
+        (size * torch.randn(a, b, generator=g, dtype=torch.float64), torch.randn(a, generator=g, dtype=torch.float64))
+        for a, b in selector_shapes(3)
+    ]
+
+
 MAPS: dict[str, Map] = {
     "T = 1.7": ScaleMap(1 / 1.7),
     "T = 1e10": ScaleMap(1e-10),
@@ -87,6 +100,10 @@ MAPS: dict[str, Map] = {
     "intra-order, a drawn net": IntraOrderMap(net(1.0)),
     "intra-order, a net of large numbers": IntraOrderMap(net(30.0)),
     "intra-order, the identity": IntraOrderMap(net(0.0, 0.5413248546129181)),
+    "selective, far apart": SelectiveMap(selector(1.0), 1e10, 0.5),
+    "selective, a net of large numbers": SelectiveMap(selector(30.0), 2.0, 1.0),
+    "meta-cal": MetaCalMap(0.6, 0.8),
+    "meta-cal, labels kept": MetaCalMap(0.6, 0.8, 1e-4),
     "experts in gaps, a step below zero": ConditionalMap(SMALL, STEPS - 0.05, Gaps()),
     "steps": BinnedMap(torch.stack([RISING, RISING**2, RISING.sqrt()]), 4.0),
     "steps, the same for all": BinnedMap(RISING.expand(3, -1), 16.0),

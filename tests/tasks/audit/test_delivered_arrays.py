@@ -25,7 +25,9 @@ from segcal.methods.conditional.map import ConditionalMap
 from segcal.methods.conditional.sums import Coordinates, Gaps, Margins, Scores
 from segcal.methods.intra_order import IntraOrderMap
 from segcal.methods.maps import Map
+from segcal.methods.meta_cal import MetaCalMap
 from segcal.methods.mixture import MixtureMap
+from segcal.methods.selective.map import SelectiveMap, shapes
 from segcal.methods.temperature import ScaleMap
 from segcal.tasks.audit.measures import Preservation
 from segcal.testing.strategies import scores
@@ -65,6 +67,12 @@ def _net(c: int, size: float) -> IntraOrderMap:
     )
 
 
+def _selective(c: int, high: float, low: float) -> SelectiveMap:
+    g = torch.Generator().manual_seed(c)
+    layers = [(torch.randn(a, b, generator=g), torch.randn(a, generator=g)) for a, b in shapes(c)]
+    return SelectiveMap(layers, high, low)
+
+
 MADE: dict[type[Map], Any] = {
     ScaleMap: lambda c: [ScaleMap(beta) for beta in (1e-10, 1e-4, 0.3, 1.0, 7.0, 1e4)],
     MixtureMap: lambda c: (
@@ -77,6 +85,8 @@ MADE: dict[type[Map], Any] = {
         [BinnedMap(torch.linspace(0.1, 0.9, bins).repeat(2, 1), 6.0) for bins in (2, 30)] if c == 2 else []
     ),
     IntraOrderMap: lambda c: [_net(c, size) for size in (0.0, 1.0, 30.0)],
+    SelectiveMap: lambda c: [_selective(c, high, low) for high, low in ((1e10, 1.0), (2.0, 0.5))],
+    MetaCalMap: lambda c: [MetaCalMap(threshold, 0.7, 1e-4) for threshold in (0.0, 0.3, 10.0)],
     AffineMap: lambda c: [_tempered(c, 0.5, False), _tempered(c, 3.0, True)],
 }
 """Preserving maps of each kind, for C classes."""
