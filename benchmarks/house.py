@@ -38,9 +38,11 @@ SOURCE = ROOT / "src" / "segcal"
 METHODS = re.compile(
     r"\b(TemperatureScaling|EnsembleTemperatureScaling|VectorScaling|MatrixScaling|ConstrainedMatrixScaling"
     r"|DirichletCalibration|ClassConditionalDirichlet|ArgmaxPreservingMatrixScaling|OrderPreservingMatrixScaling"
-    r"|HistogramBinning|IsotonicRegression|IntraOrderPreserving|LocalTemperatureScaling)\b"
+    r"|HistogramBinning|IsotonicRegression|IntraOrderPreserving|LocalTemperatureScaling|BoundaryTemperatureScaling"
+    r"|SelectiveScaling|MetaCal)\b"
 )
 NAMES = {"ts", "ets", "vs", "ms", "ms-c", "dc", "cdc", "cms-ap", "cms-op", "iop", "isotonic", "histogram", "lts"}
+NAMES |= {"bts", "bts-class", "bts-both", "selective", "meta-cal", "meta-cal-star"}
 MAPS = (
     "ScaleMap",
     "AffineMap",
@@ -49,6 +51,9 @@ MAPS = (
     "BinnedMap",
     "IntraOrderMap",
     "LocalMap",
+    "BoundaryMap",
+    "SelectiveMap",
+    "MetaCalMap",
     "TemperatureField",
 )
 HEADS = ("Regions", "Softmax")

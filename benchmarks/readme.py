@@ -17,7 +17,7 @@ from segcal.report import figures
 from segcal.tasks import demo
 
 NAMES = ("as the network says", "corrected by segcal")
-TITLE = "Example cases that the correction has not seen: the closer to the dashed line, the better"
+TITLE = "Simulated cases that the correction has not seen: the closer to the dashed line, the better"
 
 
 def draw(result: demo.DemoResult, path: Path) -> Path:

@@ -80,7 +80,7 @@ class BoundaryTemperatureScaling(Shrunk):
     """
 
     name: ClassVar[str] = "bts"
-    evaluations: ClassVar[int] = 30
+    evaluations: ClassVar[int] = 180
     of: Literal["distance", "entropy", "both"] = field(
         default="distance", metadata={"help": "what T is read off: distance, entropy (of the neighbours), or both"}
     )
