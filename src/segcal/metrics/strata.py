@@ -26,6 +26,7 @@ from segcal.data.scores import FLOOR
 from segcal.engine.accumulate import Array, Count, ExactSum, Leaf
 from segcal.metrics.binning import Binning, Curve, bin_counts
 from segcal.metrics.probabilities import at, probabilities
+from segcal.metrics.summary import ACE_BINS, ECE_BINS
 
 NEAR = 3.0
 """Below this distance a voxel is at the predicted boundary, as BA-ECE's first band has it."""
@@ -44,6 +45,12 @@ class Stratum:
     nll: float
     brier: float
     curves: Mapping[int, Curve]
+
+    def number(self, name: str) -> float:
+        """`nll`, `brier`, `ece` (50 bins) or `ace` (15 bins)."""
+        if name in ("nll", "brier"):
+            return float(getattr(self, name))
+        return self.curves[ECE_BINS].ece if name == "ece" else self.curves[ACE_BINS].ace
 
 
 @dataclass(frozen=True)

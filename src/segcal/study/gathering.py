@@ -29,7 +29,6 @@ from segcal.study.fits import loaded
 from segcal.study.pipelines import Pipeline
 from segcal.study.results import Rows, means, table
 from segcal.study.scoring import STRATA, energy_file, file_of, read_sums, suites
-from segcal.tasks.evaluate import in_stratum
 
 OF_CASE = ("nll", "brier", "entropy", "ece", "dice", "iou", "flip_rate", *SPATIAL)
 """Metrics of a case, beside the ECE of further bin counts."""
@@ -159,7 +158,7 @@ def _numbers(
     return {
         **{metric: means([float(row[metric]) for row in rows]) for metric in OF_CASE},
         **{
-            f"{metric}_{where}": means([in_stratum(found[stratum], metric) for found in strata])
+            f"{metric}_{where}": means([found[stratum].number(metric) for found in strata])
             for where, stratum in PREDICTED.items()
             for metric in ("nll", "brier", "ece")
         },

@@ -33,7 +33,7 @@ from segcal.metrics.registry import added
 from segcal.metrics.statistics.clustered import jackknife
 from segcal.metrics.statistics.estimate import LEVEL, Estimate
 from segcal.metrics.statistics.verdict import LEAST_GROUPS, METRICS, OVERALL, Band, Cell, Verdict
-from segcal.metrics.strata import STRATA, PredictedStrata, Stratum
+from segcal.metrics.strata import STRATA, PredictedStrata
 from segcal.metrics.summary import (
     ACE_BINS,
     ECE_BINS,
@@ -178,7 +178,7 @@ class Evaluation:
         assert self.after is not None
 
         def read(results: Mapping[str, Any]) -> float:
-            return in_stratum(results["strata"][stratum], name)
+            return float(results["strata"][stratum].number(name))
 
         change = _pooled(self.before, self.after, self.cohort, read)
         return Cell(stratum, name, self.before.number(read), self.after.number(read), change)
@@ -390,13 +390,6 @@ def _pooled(before: Scored, after: Scored, cohort: Cohort, read: Read) -> Estima
     return jackknife(
         after.number(read) - before.number(read), after.without(read) - before.without(read), values=len(cohort)
     )
-
-
-def in_stratum(stratum: Stratum, name: str) -> float:
-    """NLL, Brier, ECE or ACE of a stratum."""
-    if name in ("nll", "brier"):
-        return float(getattr(stratum, name))
-    return stratum.curves[ECE_BINS].ece if name == "ece" else stratum.curves[ACE_BINS].ace
 
 
 POOLED: Mapping[str, Read] = {

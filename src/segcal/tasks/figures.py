@@ -34,7 +34,7 @@ from segcal.methods.calibrator import Calibrator
 from segcal.metrics.strata import BOUNDARY, FOREGROUND, NEAR
 from segcal.metrics.summary import ACE_BINS
 from segcal.report import figures, slices
-from segcal.tasks.evaluate import Evaluation, Scored, in_stratum
+from segcal.tasks.evaluate import Evaluation, Scored
 from segcal.tasks.matching import level
 
 RELIABILITY, WORST = "reliability.png", "worst_cases.png"
@@ -110,7 +110,7 @@ def _block(stage: Scored, part: int, place: str | None) -> dict[str, Any] | None
     stratum = results["strata"][place]
     if not stratum.voxels:
         return None
-    return {"reliability": stratum.curves[ACE_BINS].to_json(), "ece": in_stratum(stratum, "ece")}
+    return {"reliability": stratum.curves[ACE_BINS].to_json(), "ece": stratum.number("ece")}
 
 
 def _worst(found: Evaluation) -> list[str]:
