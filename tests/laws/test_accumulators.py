@@ -27,6 +27,7 @@ from segcal.methods.mixture import MixtureNLL
 from segcal.methods.temperature import ScaleNLL
 from segcal.metrics import REGISTERED
 from segcal.metrics.truth import DistanceToTruth
+from segcal.study.oracle import OracleSweep
 from segcal.testing.accumulators import ACCUMULATOR_LAWS
 from segcal.testing.law import Law
 
@@ -72,6 +73,7 @@ FACTORIES: dict[str, Factory] = {
     "BoundaryNLL, curvature": lambda classes: boundary_nll(classes, 2),
     "ExpertFacts": lambda classes: ExpertFacts(Expert(Margins(), 0)),
     "GridCount": GridCount,
+    "OracleSweep": lambda classes: OracleSweep(classes, Lots(NAMES, 0), (0.0, 0.4, 1.0)),
     "VoxelSample": lambda classes: VoxelSample(classes, 5, Lots(NAMES, 0)),
     "VoxelSample, right": lambda classes: VoxelSample(classes, 5, Lots(NAMES, 0), True),
     "IntraOrderNLL": lambda classes: IntraOrderNLL(
@@ -86,8 +88,8 @@ FACTORIES: dict[str, Factory] = {
         (name, law)
         for name in FACTORIES
         for law in ACCUMULATOR_LAWS
-        # voxels are chosen by where they lie
-        if not (name.startswith("VoxelSample") and law.name == "where_rows_come_from_does_not_matter")
+        # voxels draw lots by where they lie
+        if not (name.startswith(("VoxelSample", "Oracle")) and law.name == "where_rows_come_from_does_not_matter")
     ],
     ids=str,
 )
