@@ -1,0 +1,193 @@
+"""A page on finished studies: every number of every pipeline, and its change against one of them with an interval.
+
+    python studies/report.py STUDY1 STUDY2 ... --title "Boundary temperature scaling" -o PAGE.md
+    python studies/report.py STUDY1 ... --base "pbar" --change ece_10 --metrics ece_10 nll brier entropy iou -o PAGE.md
+
+A STUDY is a folder that `segcal study` finished. Of each cohort a row a pipeline: means over repeats and cases, and the
+change of one number against the pipeline that is named as the base. For that a case counts once, as the mean over the
+repeats it is tested in, and its group is what is independent: intervals say what other patients, images or sequences
+would do to the mean over these partitions. Of few calibration cases: that number's mean over repeats, in how many
+repeats it is above the base's, fitted on the same cases, and by how much at most. Writes the numbers as JSON beside the
+page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcal.data.files import journal
+from segcal.metrics.statistics.clustered import paired_difference
+from segcal.study import results
+from segcal.study.results import Finished
+
+METRICS = ("nll", "brier", "ece", "ece_predicted_foreground", "ece_predicted_boundary", "ba_ece", "flip_rate")
+NAMES = {
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece_predicted_foreground": "ECE, foreground",
+    "ece_predicted_boundary": "ECE, boundary",
+    "ba_ece": "BA-ECE",
+    "flip_rate": "flips, %",
+    "iou": "mIoU",
+    "ece_correct": "ECE, correct",
+    "ece_incorrect": "ECE, mispredicted",
+    "ece_10": "ECE, 10 bins",
+}
+PER_CENT = ("flip_rate",)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the page shows: `metrics`, and the `change` of one of them against the pipeline `base`."""
+
+    metrics: tuple[str, ...]
+    change: str
+    base: str
+
+
+Values = Mapping[tuple[str, str], Mapping[str, float]]
+"""By pipeline and metric, of each case its mean over repeats."""
+
+
+def of_cohort(finished: Finished, cohort: str, metrics: Iterable[str]) -> tuple[Values, dict[str, str]]:
+    """Numbers of the cases of a cohort, and their groups."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    groups, shown = {}, set(metrics)
+    for row in finished.rows("scores"):
+        if row["cohort"] == cohort and row["metric"] in shown:
+            found[row["pipeline"], row["metric"]][row["case"]].append(row["value"])
+            groups[row["case"]] = row["group"]
+    means = {key: {case: _mean(values) for case, values in by_case.items()} for key, by_case in found.items()}
+    return means, groups
+
+
+def table(finished: Finished, cohort: str, wanted: Wanted) -> dict[str, dict[str, Any]]:
+    """A row a pipeline."""
+    values, groups = of_cohort(finished, cohort, {*wanted.metrics, wanted.change})
+    pipelines = list(dict.fromkeys(p for p, _ in values))
+    cases = sorted(groups)
+    out = {}
+    for pipeline in pipelines:
+        row: dict[str, Any] = {metric: _mean(values[pipeline, metric].values()) for metric in wanted.metrics}
+        base, mine = ([values[p, wanted.change][case] for case in cases] for p in (wanted.base, pipeline))
+        change = paired_difference(base, mine, [groups[case] for case in cases])
+        row["change"] = {"mean": change.mean, "low": change.low, "high": change.high, "groups": change.groups}
+        out[pipeline] = row
+    return out
+
+
+def of_sizes(finished: Finished, wanted: Wanted) -> dict[str, dict[str, dict[str, float]]]:
+    """By size and pipeline: the mean of the number, and in how many repeats it is above the base's."""
+    found: dict[tuple[int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in finished.rows("sizes"):
+        if row["metric"] == wanted.change:
+            found[row["size"], row["pipeline"]][row["repeat"]].append(row["value"])
+    means = {key: {repeat: _mean(values) for repeat, values in by.items()} for key, by in found.items()}
+    out: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for (size, pipeline), by in sorted(means.items()):
+        above = [by[repeat] - means[size, wanted.base][repeat] for repeat in by]
+        worse = sum(difference > 0 for difference in above)
+        out[str(size)][pipeline] = {"mean": _mean(by.values()), "worse": worse, "worst": max(above), "of": len(by)}
+    return out
+
+
+def _mean(values: Any) -> float:
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def page(found: Mapping[str, Any], title: str, wanted: Wanted, command: str) -> str:
+    """As Markdown."""
+    lines = [f"# {title}", "", f"Made by `{command}`.", "", " ".join((__doc__ or "").split("\n\n")[2].split()), ""]
+    heads = [*map(_name, wanted.metrics), f"{_name(wanted.change)} against {wanted.base}"]
+    for name, study in found.items():
+        lines += [f"## {name}", "", study["about"], ""]
+        for cohort, rows in study["cohorts"].items():
+            lines += [f"### {name}, {cohort}", "", f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+            for pipeline, row in rows.items():
+                cells = [_shown(metric, row[metric]) for metric in wanted.metrics]
+                told = (
+                    "" if pipeline == wanted.base else "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**row["change"])
+                )
+                lines.append(f"| {pipeline} | {' | '.join(cells)} | {told} |")
+            lines.append("")
+        if study["sizes"]:
+            lines += [*_sizes(name, study["sizes"], wanted), ""]
+    return "\n".join(lines)
+
+
+def _sizes(name: str, sizes: Mapping[str, Mapping[str, Mapping[str, float]]], wanted: Wanted) -> list[str]:
+    pipelines = list(next(iter(sizes.values())))
+    lines = [f"### {name}, few cases: {_name(wanted.change)} (repeats above {wanted.base}, by how much at most)", ""]
+    lines += [f"| calibration cases | {' | '.join(pipelines)} |", "|---" * (len(pipelines) + 1) + "|"]
+    for size, row in sizes.items():
+        cells = [
+            f"{one['mean']:.4f}" + ("" if p == wanted.base else f" ({one['worse']:.0f}, {one['worst']:+.4f})")
+            for p, one in row.items()
+        ]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
+    return lines
+
+
+def _name(metric: str) -> str:
+    return NAMES.get(metric, metric.upper() if metric in ("ece", "ace") else metric)
+
+
+def _shown(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{100 * value:.2f}" if metric in PER_CENT else f"{value:.4f}"
+
+
+def about(finished: Finished) -> str:
+    """What was done."""
+    described = finished.about
+    roles = [list(one.values()) for one in described["roles"]]
+    counts = {role: sum(r == role for r in roles[0]) for role in ("calibration", "validation", "test")}
+    groups = len(set(described["groups"].values())) if described.get("groups") else counts["test"]
+    return (
+        f"{len(roles)} repeats; {counts['calibration']} calibration, {counts['validation']} validation and"
+        f" {counts['test']} test cases in the first, {groups} groups in all; {described['members']} networks."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--title", default="Studies")
+    parser.add_argument("--base", default="TS(pbar)", help="the pipeline that changes are against")
+    parser.add_argument("--change", default="nll", help="the number whose change is shown")
+    parser.add_argument(
+        "--metrics", nargs="+", default=list(METRICS), help="of a case, as results/scores.csv names them"
+    )
+    args = parser.parse_args(argv)
+    wanted, found = Wanted(tuple(args.metrics), args.change, args.base), dict[str, Any]()
+    for folder in args.studies:
+        finished = results.read(folder)
+        cohorts = list(dict.fromkeys(row["cohort"] for row in finished.rows("scores")))
+        found[folder.name] = {
+            "about": about(finished),
+            "cohorts": {cohort: table(finished, cohort, wanted) for cohort in cohorts},
+            "sizes": of_sizes(finished, wanted),
+        }
+    words = [folder.name for folder in args.studies] + ["--title", args.title, "--base", args.base]
+    words += ["--change", args.change, "--metrics", *args.metrics, "-o", str(args.output)]
+    with journal.atomic(args.output.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(found, indent=1))
+    with journal.atomic(args.output) as temporary:
+        temporary.write_text(page(found, args.title, wanted, f"python studies/report.py {shlex.join(words)}"))
+
+
+if __name__ == "__main__":
+    main()
