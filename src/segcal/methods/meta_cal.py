@@ -106,10 +106,6 @@ class MetaCalMap(Map):
         above = {"temperature above": 1 / rejected} if rejected else {"above": "1/C"}
         return {"threshold of the entropy": threshold, "temperature": 1 / beta, **above}
 
-    def in_units(self, unit: float) -> MetaCalMap | None:
-        """None: entropies change with the unit."""
-        return None
-
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> MetaCalMap:
         return cls(*tensors["numbers"].tolist())
