@@ -239,7 +239,7 @@ def test_a_selector_that_picks_nothing_says_so() -> None:
     sample = Sample(4, np.arange(4.0), np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]), np.log(np.full((2, 4), 0.5)))
     never = [(torch.zeros(a, b), torch.zeros(a)) for a, b in shapes(2)]
     never[-1] = (never[-1][0], torch.tensor([0.0, 1.0]))
-    found = Judged.of(selectors.Selector(never, 1, 0.1, 0.1, []), [sample], ["a"])
+    found = Judged.of(selectors.Selector(never, 1, 0.1, []), [sample], ["a"])
     assert found.recall == 0
     assert "picks none" in found.sentence()
 

@@ -24,8 +24,8 @@ PHILOX = 4
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """`chosen` voxels of so many `voxels`: what they `drew` (n,), rising; `targets` and the class `decided` (n,);
-    `log_probs` (C, n).
+    """Some of so many `voxels`: what each `drew` (n,), rising; `targets` and the class `decided` (n,); `log_probs` (C,
+    n).
     """
 
     voxels: int

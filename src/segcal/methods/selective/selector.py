@@ -53,14 +53,13 @@ class Schooling:
 
 @dataclass(frozen=True, eq=False)
 class Selector:
-    """A net that was trained: its `layers`, from which `epoch`, the `validation` loss there and without the net's help
-    (`guessing`, the shares alone), and the losses of every epoch.
+    """A net that was trained: its `layers`, from which `epoch`, the `validation` loss there, and of every epoch its
+    number and both losses.
     """
 
     layers: Layers
     epoch: int
     validation: float
-    guessing: float
     curve: list[list[float]]
 
 
@@ -81,9 +80,6 @@ def learnt(
     wrong, right = weights(fitted, how.balance)
     x, y, w = _tensors(fitted, wrong, right)
     held = _tensors(validation, wrong, right)
-    share = float(w[y == MISPREDICTED].sum() / w.sum())
-    held_share = float(held[2][held[1] == MISPREDICTED].sum() / held[2].sum())
-    guessing = -held_share * math.log(share) - (1 - held_share) * math.log(1 - share)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         net = _net(len(fitted.log_probs))
@@ -108,7 +104,7 @@ def learnt(
                 best, at, lowest = deepcopy(net.state_dict()), epoch, now
             each_epoch()
         net.load_state_dict(best)
-    return Selector(_folded(net), at, lowest, guessing, curve)
+    return Selector(_folded(net), at, lowest, curve)
 
 
 def _tensors(voxels: Voxels, wrong: float, right: float) -> tuple[Tensor, Tensor, Tensor]:
