@@ -8,7 +8,8 @@ change of one number against the pipeline that is named as the base. For that a 
 repeats it is tested in, and its group is what is independent: intervals say what other patients, images or sequences
 would do to the mean over these partitions. Of few calibration cases: that number's mean over repeats, in how many
 repeats it is above the base's, fitted on the same cases, and by how much at most. Writes the numbers as JSON beside the
-page.
+page, and with --boxes a picture a study: numbers of test cases as box plots, a panel each (lines at the quartiles,
+whiskers to the extremes, a cross at the mean).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from segcal.data.files import journal
 from segcal.metrics.statistics.clustered import paired_difference
 from segcal.study import results
+from segcal.study.configuration import CLEAN
 from segcal.study.results import Finished
 
 METRICS = ("nll", "brier", "ece", "ece_predicted_foreground", "ece_predicted_boundary", "ba_ece", "flip_rate")
@@ -42,6 +45,8 @@ NAMES = {
     "ece_correct": "ECE, correct",
     "ece_incorrect": "ECE, mispredicted",
     "ece_10": "ECE, 10 bins",
+    "ece_objects_boundary": "ECE, boundary in boxes",
+    "ece_objects_interior": "ECE, interior in boxes",
 }
 PER_CENT = ("flip_rate",)
 
@@ -112,6 +117,7 @@ def page(found: Mapping[str, Any], title: str, wanted: Wanted, command: str) -> 
     heads = [*map(_name, wanted.metrics), f"{_name(wanted.change)} against {wanted.base}"]
     for name, study in found.items():
         lines += [f"## {name}", "", study["about"], ""]
+        lines += [f"![test cases]({study['image']})", ""] if study["image"] else []
         for cohort, rows in study["cohorts"].items():
             lines += [f"### {name}, {cohort}", "", f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
             for pipeline, row in rows.items():
@@ -149,6 +155,25 @@ def _shown(metric: str, value: float) -> str:
     return f"{100 * value:.2f}" if metric in PER_CENT else f"{value:.4f}"
 
 
+def draw(finished: Finished, metrics: Sequence[str], path: Path) -> None:
+    """Box plots of the test cases, each the mean over the repeats it is tested in."""
+    values, _ = of_cohort(finished, CLEAN, metrics)
+    pipelines = list(dict.fromkeys(p for p, _ in values))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(4.8 * len(metrics), 0.36 * len(pipelines) + 1.2), sharey=True)
+    for axis, metric in zip(np.atleast_1d(axes), metrics, strict=True):
+        known = [[v for v in values[p, metric].values() if not math.isnan(v)] for p in pipelines]
+        marks = {"marker": "x", "markeredgecolor": "black"}
+        axis.boxplot(known, orientation="horizontal", whis=(0, 100), showmeans=True, meanprops=marks)
+        axis.set_yticks(range(1, len(pipelines) + 1), pipelines)
+        axis.set_xlabel(_name(metric))
+        axis.set_xlim(left=0)
+    np.atleast_1d(axes)[0].invert_yaxis()
+    figure.tight_layout()
+    with journal.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    plt.close(figure)
+
+
 def about(finished: Finished) -> str:
     """What was done."""
     described = finished.about
@@ -171,18 +196,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--metrics", nargs="+", default=list(METRICS), help="of a case, as results/scores.csv names them"
     )
+    parser.add_argument("--boxes", nargs="+", default=[], help="numbers of cases to draw; into ../images")
     args = parser.parse_args(argv)
     wanted, found = Wanted(tuple(args.metrics), args.change, args.base), dict[str, Any]()
     for folder in args.studies:
         finished = results.read(folder)
         cohorts = list(dict.fromkeys(row["cohort"] for row in finished.rows("scores")))
+        if args.boxes:
+            image = args.output.parent.parent / "images" / f"{args.output.stem}-{folder.name}.png"
+            draw(finished, args.boxes, image)
         found[folder.name] = {
+            "image": f"../images/{image.name}" if args.boxes else None,
             "about": about(finished),
             "cohorts": {cohort: table(finished, cohort, wanted) for cohort in cohorts},
             "sizes": of_sizes(finished, wanted),
         }
     words = [folder.name for folder in args.studies] + ["--title", args.title, "--base", args.base]
-    words += ["--change", args.change, "--metrics", *args.metrics, "-o", str(args.output)]
+    words += ["--change", args.change, "--metrics", *args.metrics, *(["--boxes", *args.boxes] if args.boxes else [])]
+    words += ["-o", str(args.output)]
     with journal.atomic(args.output.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(found, indent=1))
     with journal.atomic(args.output) as temporary:

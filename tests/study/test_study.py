@@ -22,12 +22,16 @@ import numpy as np
 import pytest
 
 import segcal
+from segcal.data.places.objects import ObjectBoxes
 from segcal.data.splits import CALIBRATION, TEST, VALIDATION
+from segcal.engine import accumulate
+from segcal.engine.ask import Ask
 from segcal.engine.engine import Engine, Silent
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError
 from segcal.methods.files import load
+from segcal.metrics.spatial import SpatialCalibration
 from segcal.study import configuration, figures, fits, results, scoring, study
 from segcal.study.design import Design
 from segcal.study.pipelines import VIEWS
@@ -70,7 +74,7 @@ def once(ensembles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Des
 
     root = tmp_path_factory.mktemp("study")
     (root / "study.yaml").write_text(
-        yaml.safe_dump(described(ensembles, cohorts=cohorts(ensembles), sensitivity=SIZES))
+        yaml.safe_dump(described(ensembles, cohorts=cohorts(ensembles), sensitivity=SIZES, objects=True))
     )
     found = design(configuration.read(root / "study.yaml"))
     finished = study.run(found, root / "out", Serial())
@@ -131,6 +135,13 @@ def test_scores_are_those_that_evaluate_finds(name: str, once: tuple[Design, Fin
     for cell in strata:
         assert told[case, f"{cell.metric}_predicted_{cell.where}"] == pytest.approx(cell.after, abs=1e-12)
     assert calibrator is None or len(strata) == 6
+    metric = SpatialCalibration(len(test.head.classes), bins=10, region=ObjectBoxes())
+    ask = Ask(metric, by_case=True, through=None if calibrator is None else calibrator.through(0))
+    for k, state in Serial().survey(test, {"it": ask})[0]["it"].items():
+        direct_scores = accumulate.result(metric, state)
+        for where in ("boundary", "interior"):
+            expected = getattr(direct_scores, f"{where}_inside").ece
+            assert told[test[k].id, f"ece_objects_{where}"] == pytest.approx(expected, abs=1e-12, nan_ok=True)
     for metric in ("ace", "ece_pooled", "classwise_ece"):
         assert value(finished, "pooled", cohort="test", repeat=1, pipeline=name, metric=metric) == pytest.approx(
             summary.block[metric], abs=1e-12

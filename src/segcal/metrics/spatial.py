@@ -125,7 +125,8 @@ class Bands:
 @dataclass(frozen=True, eq=False)
 class SpatialScores:
     """`bands` are those of BA-ECE, `curve` the finest; `boundary`, `interior`, `region`, `correct`, `incorrect` are
-    reliability curves; `undefined` voxels have no distance.
+    reliability curves, `boundary_inside` and `interior_inside` those of boundary and interior within the region;
+    `undefined` voxels have no distance.
     """
 
     bands: Bands
@@ -136,6 +137,8 @@ class SpatialScores:
     correct: Curve
     incorrect: Curve
     undefined: int
+    boundary_inside: Curve
+    interior_inside: Curve
 
     @property
     def ba_ece(self) -> float:
@@ -147,7 +150,8 @@ class SpatialScores:
 class SpatialCalibration:
     """Sums for `classes` classes.
 
-    `bands`: edges between BA-ECE's bands; `curve`: further edges; both in the unit of `distance`. Edges not above 0 or
+    `bands`: edges between BA-ECE's bands; `curve`: further edges; both in the unit of `distance`. `region`: a place
+    that is above 0 within it. Edges not above 0 or
     not ascending: UsageError.
     """
 
@@ -156,7 +160,7 @@ class SpatialCalibration:
     curve: tuple[float, ...] = CURVE
     bins: int = 50
     distance: BoundaryDistance = IN_VOXELS
-    region: ForegroundRegion = AROUND_FOREGROUND
+    region: Place = AROUND_FOREGROUND
 
     def __post_init__(self) -> None:
         bin_counts((self.bins,))
@@ -250,6 +254,8 @@ class SpatialCalibration:
             curve(right == 1),
             curve(right == 0),
             int(counts[_UNDEFINED].sum()),
+            curve((lies == _BOUNDARY) & (inside == 1)),
+            curve((lies == _INTERIOR) & (inside == 1)),
         )
 
 

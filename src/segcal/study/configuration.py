@@ -160,6 +160,9 @@ class Configuration(Section):
     """Edges between the bands of BA-ECE: distances to a label boundary."""
     distance: Literal["voxels", "mm"] = "voxels"
     """Unit of these distances; millimetres need files that know their spacing."""
+    objects: bool = False
+    """Also the ECE at the boundary and in the interior of objects, within their bounding boxes, over 10 bins (W23 Fig.
+    5)."""
     replicates: int = Field(2000, gt=0, le=1_000_000)
     """Bootstrap replicates."""
     samples: int = Field(3, ge=0, le=1_000)

@@ -49,6 +49,7 @@ seed: 0
 
 # bins: [20, 30, 40]                # beside 15 (ACE) and 50 (ECE)
 # bands: [3, 7, 15]                # of BA-ECE, with distance: voxels (or mm, where files know their spacing)
+# objects: true                     # also the ECE of boundary and interior within the bounding boxes of objects
 # replicates: 2000                  # bootstrap
 # samples: 3                        # test cases kept as pictures
 """

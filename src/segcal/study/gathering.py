@@ -28,7 +28,7 @@ from segcal.study.design import Arm, Design
 from segcal.study.fits import loaded
 from segcal.study.pipelines import Pipeline
 from segcal.study.results import Rows, means, table
-from segcal.study.scoring import STRATA, energy_file, file_of, read_sums, suites
+from segcal.study.scoring import BESIDE, energy_file, file_of, read_sums, suites
 
 OF_CASE = ("nll", "brier", "entropy", "ece", "dice", "iou", "flip_rate", *SPATIAL)
 """Metrics of a case, beside the ECE of further bin counts."""
@@ -141,8 +141,8 @@ def _parts(
 ) -> list[CaseScores]:
     return [
         scores_of(
-            {name: a for (p, name), a in keys.items() if p == part and name != STRATA},
-            {name: s for (p, name), s in states.items() if p == part and name != STRATA},
+            {name: a for (p, name), a in keys.items() if p == part and name not in BESIDE},
+            {name: s for (p, name), s in states.items() if p == part and name not in BESIDE},
         )
         for part in range(len(design.clean.head.parts))
     ]
@@ -154,13 +154,18 @@ def _numbers(
     """A case's metrics, means over the parts of the head."""
     parts = _parts(design, keys, states)
     rows = [p.row() for p in parts]
-    strata = [accumulate.result(a, states[key]) for key, a in keys.items() if key[1] == STRATA]
+    strata, objects = ([accumulate.result(a, states[k]) for k, a in keys.items() if k[1] == name] for name in BESIDE)
     return {
         **{metric: means([float(row[metric]) for row in rows]) for metric in OF_CASE},
         **{
             f"{metric}_{where}": means([found[stratum].number(metric) for found in strata])
             for where, stratum in PREDICTED.items()
             for metric in ("nll", "brier", "ece")
+        },
+        **{
+            f"ece_objects_{where}": means([getattr(found, f"{where}_inside").ece for found in objects])
+            for where in ("boundary", "interior")
+            if objects
         },
         **means_of(parts, pooled=False),
         **{f"ece_{b}": means([p.calibration.ece(b) for p in parts]) for b in design.configuration.bins},

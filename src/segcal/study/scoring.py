@@ -27,6 +27,7 @@ from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import readable, too_much
 from segcal.data.head import Head
 from segcal.data.places.distance import BoundaryDistance
+from segcal.data.places.objects import ObjectBoxes
 from segcal.data.places.place import Places, Predicted
 from segcal.data.reader import CaseReader
 from segcal.data.rows import Block, Note, Rows
@@ -52,6 +53,15 @@ BASE = "zbar"
 STRATA = "strata"
 """The accumulator of what lies where the scores, before any calibrator, predict foreground or a boundary."""
 
+OBJECTS = "objects"
+"""The accumulator of what lies in the bounding boxes of objects."""
+
+OBJECT_BINS = 10
+"""Bins of its ECE, W23's."""
+
+BESIDE = (STRATA, OBJECTS)
+"""Accumulators that are no part of a suite."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -75,6 +85,8 @@ def suites(head: Head, configuration: Configuration) -> dict[tuple[int, str], Ac
         background = head.part_background(part)
         found = suite(classes, background, configuration.bins, spatial=spatial)
         found |= {STRATA: PredictedStrata(classes, background, (ECE_BINS,))}
+        if configuration.objects:
+            found |= {OBJECTS: replace(spatial, bins=OBJECT_BINS, region=ObjectBoxes())}
         out |= {(part, name): accumulator for name, accumulator in found.items()}
     return out
 
