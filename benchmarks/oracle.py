@@ -1,5 +1,5 @@
 """Selective scaling with an oracle in place of its net (W23 Fig. 4): which share of the mispredicted voxels to find,
-alone and on top of each calibrator.
+alone and on top of each calibrator; and with its net, by T1 (W23 6.2).
 
     python studies/predict.py --shared ../shared --work WORK camvid         # and hippocampus, nuclei; clean
     python -m benchmarks.oracle --work WORK -o docs/results/oracle.md
@@ -7,8 +7,9 @@ alone and on top of each calibrator.
 Half of the groups is fitted on, the other half judged; `--seeds` draws of the halves and of the lots, `--cases` cases
 of each half at most, evenly over it. Of each calibrator the rate of lowest ECE (10 bins, mean of images), NLL and Brier
 score; the ECE at rates 0, at its lowest and at 1; and the change of ECE from rate 0 to 1 with its interval over the
-groups of all draws, a case that is judged in several counting once. Methods that are in the JSON already are kept. The
-picture goes to docs/images beside the results.
+groups of all draws, a case that is judged in several counting once. `T1`: what is picked by the net that selective
+scaling trains on the first draw's half, T2 = 1, and what T1 does to ECE, NLL, Brier score and mean entropy. Methods
+that are in the JSON already are kept. The picture goes to docs/images beside the results.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from segcal.engine.ask import Ask
 from segcal.fitting.sample import Lots
 from segcal.methods import find
 from segcal.methods.calibrator import Calibrator
+from segcal.methods.lessons import alone
+from segcal.methods.selective.map import SelectiveMap
+from segcal.metrics.calibration import CalibrationError
+from segcal.metrics.likelihood import LogLikelihood
 from segcal.metrics.statistics.clustered import paired_difference
 from segcal.study.oracle import RATES, OracleSweep
 
@@ -39,6 +44,7 @@ DATASETS = ("camvid", "hippocampus", "nuclei")
 METHODS = ("ts", "ets", "vs", "dc", "cms-ap", "cms-op", "cdc", "isotonic", "bts", "bts-class")
 ALONE = "uncalibrated"
 SCORES = ("ece", "nll", "brier")
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 1e10)
 SHOWN = (ALONE, "ts", "dc", "cms-op", "cdc", "bts-class")
 """Lines of the picture."""
 
@@ -56,6 +62,10 @@ def swept(test: Cohort, calibrator: Calibrator | None, seed: int, engine: Any) -
 def run(args: argparse.Namespace, name: str, engine: Any, found: dict[str, Any], keep: Any) -> None:
     """All draws of one data set, into what is `found` of it."""
     pool = opened(args.work, name)
+    if "t1" not in found:
+        found["t1"] = by_t1(*halves(pool, 0, args.cases), engine)
+        print(name, "T1", found["t1"]["message"], flush=True)
+        keep()
     found["groups"] = dict(zip((case.id for case in pool), pool.groups, strict=True))
     for seed in range(args.seeds):
         fit, test = halves(pool, seed, args.cases)
@@ -70,9 +80,34 @@ def run(args: argparse.Namespace, name: str, engine: Any, found: dict[str, Any],
             keep()
 
 
+def by_t1(fit: Cohort, test: Cohort, engine: Any) -> dict[str, Any]:
+    """Scores of the other half for each T1, and what the net is worth; no scores where it learnt nothing."""
+    made = segcal.SelectiveScaling().fit(fit, engine=engine)
+    assert made.solution is not None
+    out: dict[str, Any] = {"message": made.solution.message, "scores": {}}
+    picked = made.maps[0]
+    if not isinstance(picked, SelectiveMap):
+        return out
+    classes = test.head.channels
+    metrics = {"ece": CalibrationError(classes, (10,)), "likelihood": LogLikelihood(classes)}
+    maps = {t1: alone(test, 0, SelectiveMap(picked.layers, t1, 1.0), "selective") for t1 in TEMPERATURES}
+    asks = {
+        (t1, name): Ask(metric, by_case=True, through=one.through(0))
+        for t1, one in maps.items()
+        for name, metric in metrics.items()
+    }
+    answers, _ = engine.survey(test, asks)
+    for t1 in TEMPERATURES:
+        ece = [accumulate.result(metrics["ece"], s).ece(10) for s in answers[t1, "ece"].values()]
+        means = [accumulate.result(metrics["likelihood"], s) for s in answers[t1, "likelihood"].values()]
+        row = {name: float(np.mean([getattr(one, name) for one in means])) for name in ("nll", "brier", "entropy")}
+        out["scores"][f"{t1:g}"] = {"ece": float(np.nanmean(ece)), **row}
+    return out
+
+
 def told(found: Mapping[str, Any], method: str) -> dict[str, Any]:
     """A row: means over draws, and what rate 1 does to the ECE of a case."""
-    draws = [one[method] for key, one in found.items() if key != "groups" and method in one]
+    draws = [one[method] for key, one in found.items() if key.isdigit() and method in one]
     means = {name: np.mean([draw["means"][name] for draw in draws], 0) for name in SCORES}
     cases = sorted({case for draw in draws for case in draw["ends"]})
     by_case = {case: np.mean([draw["ends"][case] for draw in draws if case in draw["ends"]], 0) for case in cases}
@@ -123,6 +158,13 @@ def page(found: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], image:
                 f" | {lowest['nll']:.0%} | {lowest['brier']:.0%} |"
             )
         lines.append("")
+        t1 = found[name]["t1"]
+        lines += [f"Selective scaling there: {t1['message']}.", ""]
+        if t1["scores"]:
+            lines += ["| T1 | ECE | NLL | Brier | mean entropy |", "|---|---|---|---|---|"]
+            for temperature, row in t1["scores"].items():
+                lines.append(f"| {temperature} | " + " | ".join(f"{row[k]:.4f}" for k in (*SCORES, "entropy")) + " |")
+            lines.append("")
     return "\n".join(lines)
 
 
