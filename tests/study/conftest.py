@@ -71,6 +71,7 @@ def described(ensembles: Path, **changes: Any) -> dict[str, Any]:
         "split": {"calibration": 6, "validation": 6, "test": 8, "groups": "^(p\\d+)_"},
         "repeats": 2,
         "pipelines": list(PIPELINES),
+        "objects": True,
         "methods": {"lts": {"epochs": 2}},
         "samples": 2,
     }

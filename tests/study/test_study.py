@@ -74,7 +74,7 @@ def once(ensembles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Des
 
     root = tmp_path_factory.mktemp("study")
     (root / "study.yaml").write_text(
-        yaml.safe_dump(described(ensembles, cohorts=cohorts(ensembles), sensitivity=SIZES, objects=True))
+        yaml.safe_dump(described(ensembles, cohorts=cohorts(ensembles), sensitivity=SIZES))
     )
     found = design(configuration.read(root / "study.yaml"))
     finished = study.run(found, root / "out", Serial())
