@@ -293,7 +293,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"Made by `{found['made']['command']}`. {' '.join(__doc__.split(chr(10) * 2)[2].split())}",
         "",
     ]
-    for name, one in found["datasets"].items():
+    for name, one in found["halves"].items():
         draws = list(one.values())
         first = draws[0]
         for where in first["found"]:
@@ -317,28 +317,34 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(told: str | None, seeds: int) -> tuple[argparse.Namespace, segcal.Threads]:
+    """What a benchmark on halves of the ensembles is asked for, `told` being its help; and an engine."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--cases", type=int, help="of each half, at most")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    engine = segcal.Threads(args.workers)
+    return args, segcal.Threads(args.workers)
+
+
+def main() -> None:
+    args, engine = asked(__doc__, 1)
     data = args.output.with_suffix(".json")
     command = f"python -m benchmarks.boundary --work WORK --seeds {args.seeds} --cases {args.cases} -o {args.output}"
-    fresh: dict[str, Any] = {"made": {"command": command}, "datasets": {}, "knots": {}}
-    found = json.loads(data.read_text()) if data.exists() else fresh
+    found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else {}
+    if "halves" not in found:  # of an earlier version, whose rows lack what new ones are compared with
+        found = {"made": {"command": command}, "halves": {}, "knots": {}}
 
     def keep() -> None:
         with journal.atomic(data) as temporary:
             temporary.write_text(json.dumps(found, indent=1))
 
     for name in args.datasets:
-        run(args, name, engine, found["datasets"].setdefault(name, {}), keep)
+        run(args, name, engine, found["halves"].setdefault(name, {}), keep)
         if name not in found["knots"]:
             found["knots"][name] = knots(args, name, engine)
             keep()

@@ -22,10 +22,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 import segcal
-from benchmarks.boundary import halves, opened
+from benchmarks.boundary import asked, halves, opened
 from segcal.data.cohort import Cohort
 from segcal.data.files import journal
 from segcal.engine import accumulate
@@ -169,16 +168,8 @@ def page(found: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=DATASETS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cases", type=int, help="of each half, at most")
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    engine, data = segcal.Threads(args.workers), args.output.with_suffix(".json")
+    args, engine = asked(__doc__, 3)
+    data = args.output.with_suffix(".json")
     cases = "" if args.cases is None else f" --cases {args.cases}"
     fresh = {"made": f"python -m benchmarks.oracle --work WORK --seeds {args.seeds}{cases} -o {args.output}"}
     found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else fresh

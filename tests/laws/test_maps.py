@@ -15,7 +15,8 @@ from segcal.methods.intra_order import IntraOrderMap, shapes
 from segcal.methods.maps import Map
 from segcal.methods.meta_cal import MetaCalMap
 from segcal.methods.mixture import MixtureMap
-from segcal.methods.selective.map import Layers, SelectiveMap
+from segcal.methods.nets import Layers
+from segcal.methods.selective.map import SelectiveMap
 from segcal.methods.selective.map import shapes as selector_shapes
 from segcal.methods.temperature import ScaleMap
 from segcal.testing.law import Law

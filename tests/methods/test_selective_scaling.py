@@ -264,6 +264,6 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
 def test_layers_are_checked() -> None:
     with pytest.raises(UsageError, match="layers"):
         SelectiveMap(layers(3)[:2], 2.0, 1.0)
-    with pytest.raises(UsageError, match="layers"):
+    with pytest.raises(UsageError, match="temperatures"):
         SelectiveMap(layers(3), 0.0, 1.0)
     assert MetaCal().drawn(3).classes is None

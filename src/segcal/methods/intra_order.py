@@ -33,7 +33,6 @@ from torch.nn.functional import softplus
 from segcal.data.ranking import descending, winner
 from segcal.data.rows import Rows
 from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
-from segcal.errors import UsageError
 from segcal.fitting.evaluation import Evaluation, at_once
 from segcal.fitting.plans import Plan, Subset, Task, together
 from segcal.fitting.solvers.adam import Adam
@@ -42,6 +41,7 @@ from segcal.methods.descent import Descent, Settings, put, split_of
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import Map
 from segcal.methods.method import ByEpochs, FittedMap, Method
+from segcal.methods.nets import Layers, NetMap, inputs
 from segcal.methods.numbers import check_numbers
 from segcal.methods.parameterisation import (
     WHOLE,
@@ -52,9 +52,6 @@ from segcal.methods.parameterisation import (
     softplus_inverse,
 )
 from segcal.methods.temperature import temperatures
-
-Layers = Sequence[tuple[Tensor, Tensor]]
-"""Weight (out, in) and bias (out,) of each layer; the last has C - 1 outputs."""
 
 
 def shapes(classes: int, hidden: int) -> list[tuple[int, int]]:
@@ -89,7 +86,7 @@ def unpacked(theta: Tensor, classes: int, hidden: int) -> list[tuple[Tensor, Ten
     return out
 
 
-class IntraOrderMap(Map):
+class IntraOrderMap(NetMap):
     """`layers`: weight and bias of the two hidden layers and of the last, finite and of fitting shapes (UsageError
     otherwise).
     """
@@ -97,36 +94,9 @@ class IntraOrderMap(Map):
     type_name: ClassVar[str] = "intra_order"
 
     def __init__(self, layers: Layers) -> None:
-        super().__init__()
-        sizes = [tuple(w.shape) for w, _ in layers]
-        expected = shapes(sizes[0][1], sizes[0][0]) if len(layers) == 3 and len(sizes[0]) == 2 else []
-        if sizes != expected or any(b.shape != w.shape[:1] for w, b in layers):
-            raise UsageError(
-                "layers",
-                found=f"weights of shapes {sizes}",
-                expected="(H, C), (H, H), (C - 1, H), each with a bias",
-                do="Give the layers of one net.",
-            )
-        if not all(bool(torch.isfinite(t).all()) for layer in layers for t in layer):
-            raise UsageError(
-                "layers",
-                found="NaN or infinity",
-                expected="finite numbers",
-                do="Fit again with a smaller learning rate.",
-            )
-        for k, (weight, bias) in enumerate(layers):
-            self.parameter(f"weight{k}", weight)
-            self.parameter(f"bias{k}", bias)
-
-    @property
-    def layers(self) -> Layers:
-        """Weights and biases."""
-        return [(self.get_buffer(f"weight{k}"), self.get_buffer(f"bias{k}")) for k in range(3)]
-
-    @property
-    def classes(self) -> int | None:
-        """C."""
-        return int(self.get_buffer("weight0").shape[1])
+        classes = inputs(layers)
+        expected = shapes(classes, int(layers[0][0].shape[0])) if classes else []
+        super().__init__(layers, expected, "(H, C), (H, H), (C - 1, H)")
 
     def forward(self, log_probs: Tensor, free_energy: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """log S(u), (C, n)."""
@@ -149,7 +119,7 @@ class IntraOrderMap(Map):
         """The size of the net."""
         return {
             "hidden units": int(self.get_buffer("weight0").shape[0]),
-            "numbers": sum(w.numel() + b.numel() for w, b in self.layers),
+            "numbers": self.numbers_of_net,
         }
 
     @classmethod

@@ -41,19 +41,15 @@ from segcal.methods.calibrator import Solution
 from segcal.methods.guarantees import Guarantees
 from segcal.methods.maps import Map, one_positive_factor
 from segcal.methods.method import FittedMap, Method
-from segcal.methods.numbers import at_least_0, check_choices
+from segcal.methods.numbers import MOST, SEEDS, at_least_0, check_choices, check_counts
 from segcal.methods.temperature import certificate, temperatures
+from segcal.metrics.probabilities import entropy
 
 BINS = 20
 """Of entropies, under the control of accuracy."""
 
 SHARE = 10
 """One voxel in so many is drawn, at most."""
-
-
-def entropy(log_probs: Tensor) -> Tensor:
-    """Of log-probabilities (C, n), natural logarithm: (n,)."""
-    return -(log_probs.exp() * log_probs).sum(0)
 
 
 class MetaCalMap(Map):
@@ -195,15 +191,7 @@ class MetaCal(Method):
                     expected=f"a number above {low:g}, below {high:g}",
                     do="Leave it out for the default.",
                 )
-        for name, least in (("voxels", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and least <= value < 2**31):
-                raise UsageError(
-                    name,
-                    found=repr(value),
-                    expected=f"a whole number from {least}",
-                    do="Leave it out for the default.",
-                )
+        check_counts(self, voxels=(1, MOST), seed=SEEDS)
 
     @classmethod
     def variants(cls) -> Mapping[str, Mapping[str, Any]]:

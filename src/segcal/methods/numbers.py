@@ -15,6 +15,9 @@ from segcal.errors import UsageError
 MOST = 100_000
 """Most epochs of a training, and most of whatever else is counted for one."""
 
+SEEDS = (0, 2**63 - 1)
+"""What a seed may be."""
+
 
 def at_least_0(value: Any) -> bool:
     """Whether it is a number of 0 or more that a float can hold."""
@@ -53,7 +56,12 @@ def check_numbers(method: object, *counts: str, **most: int) -> None:
             )
     patience = ("patience",) if hasattr(method, "patience") else ()
     bounds = dict.fromkeys(("epochs", *patience, *counts), (1, MOST))
-    bounds |= {name: (1, limit) for name, limit in most.items()} | {"seed": (0, 2**63 - 1)}
+    bounds |= {name: (1, limit) for name, limit in most.items()} | {"seed": SEEDS}
+    check_counts(method, **bounds)
+
+
+def check_counts(method: object, **bounds: tuple[int, int]) -> None:
+    """UsageError unless each of these options of a method is a whole number within its bounds."""
     for name, (least, limit) in bounds.items():
         value = getattr(method, name)
         if not (isinstance(value, int) and least <= value <= limit):

@@ -35,6 +35,11 @@ def probabilities(rows: Rows) -> Tensor:
     return value
 
 
+def entropy(log_probs: Tensor) -> Tensor:
+    """Of finite log-probabilities (C, ...), natural logarithm: the shape without C."""
+    return -(log_probs.exp() * log_probs).sum(0)
+
+
 def at(values: Tensor, index: Tensor) -> Tensor:
     """The entry of each column of `values` (C, n) at row `index` (n,): shape (n,)."""
     return values.gather(0, index[None])[0]

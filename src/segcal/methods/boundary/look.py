@@ -24,6 +24,7 @@ from torch import Tensor
 from segcal.data.places.distance import BoundaryDistance
 from segcal.data.places.place import Decided
 from segcal.data.surroundings import Neighbourhood
+from segcal.metrics.probabilities import entropy
 
 Grouping = Literal["all", "side", "class"]
 GROUPINGS: tuple[Grouping, ...] = ("all", "side", "class")
@@ -121,7 +122,7 @@ def _mean_entropy(log_probs: Tensor, reach: int) -> Tensor:
     """(C, slices, rows + 2 reach, columns + 2 reach) to the mean (slices, rows, columns) of entropies around, in parts
     of log C.
     """
-    h: Tensor = -(log_probs.exp() * log_probs).sum(0) / math.log(len(log_probs))
+    h = entropy(log_probs) / math.log(len(log_probs))
     wide = 2 * reach + 1
     for axis in (1, 2):
         inside = h.shape[axis] - 2 * reach

@@ -102,7 +102,7 @@ class SelectiveScaling(Trained):
                     expected="a number above 0 or 'auto'",
                     do="Leave it out: what the net finds then decides.",
                 )
-        if self.on and (find(self.on) is None or self._base is None or isinstance(self._base, SelectiveScaling)):
+        if self.on and (self._base is None or isinstance(self._base, SelectiveScaling)):
             raise UsageError(
                 "on",
                 found=repr(self.on),

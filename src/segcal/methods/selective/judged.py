@@ -15,6 +15,7 @@ from scipy import stats
 from segcal.fitting.sample import Sample
 from segcal.methods.selective.map import SelectiveMap
 from segcal.methods.selective.selector import Selector
+from segcal.metrics.probabilities import entropy
 from segcal.metrics.statistics.clustered import clustered_mean
 from segcal.metrics.statistics.estimate import Estimate
 
@@ -38,7 +39,7 @@ class Judged:
         """On samples of cases."""
         net = SelectiveMap(selector.layers, 1.0, 1.0)
         doubts = [net.doubt(torch.from_numpy(s.log_probs)).numpy() for s in cases]
-        entropies = [-(np.exp(s.log_probs) * s.log_probs).sum(0) for s in cases]
+        entropies = [entropy(torch.from_numpy(s.log_probs)).numpy() for s in cases]
         doubt, right = np.concatenate(doubts), np.concatenate([s.right for s in cases])
         sure = np.concatenate([np.exp(s.log_probs[s.decided, np.arange(len(s.decided))]) for s in cases])
         picked = doubt >= 0

@@ -10,7 +10,6 @@ Costs: 5 C^2 products a voxel. No voxel: an empty result. Source: W23 Eq. 4 and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,10 +17,8 @@ from torch import Tensor
 
 from segcal.errors import UsageError
 from segcal.methods.guarantees import Guarantees
-from segcal.methods.maps import Map, one_positive_factor
-
-Layers = Sequence[tuple[Tensor, Tensor]]
-"""Weight (out, in) and bias (out,) of each layer."""
+from segcal.methods.maps import one_positive_factor
+from segcal.methods.nets import Layers, NetMap, inputs
 
 LEAST_PROBABILITY = math.log(1e-16)
 """What is added to probabilities before their logarithm, W23's code."""
@@ -40,7 +37,7 @@ def seen(log_probs: Tensor) -> Tensor:
     return torch.logaddexp(log_probs, torch.full_like(log_probs, LEAST_PROBABILITY))
 
 
-class SelectiveMap(Map):
+class SelectiveMap(NetMap):
     """`layers` of the net, and the temperatures of voxels that it takes for `mispredicted` and of the `others`.
 
     UsageError for shapes that do not fit, numbers that are not finite, a temperature that is not above 0.
@@ -50,38 +47,16 @@ class SelectiveMap(Map):
     temperatures: Tensor
 
     def __init__(self, layers: Layers, mispredicted: float, others: float) -> None:
-        super().__init__()
-        sizes = [tuple(w.shape) for w, _ in layers]
-        classes = sizes[0][1] if sizes and len(sizes[0]) == 2 else 0
-        if sizes != shapes(classes) or any(b.shape != w.shape[:1] for w, b in layers):
+        classes = inputs(layers)
+        super().__init__(layers, shapes(classes) if classes else [], "(C, C), (2 C, C), (C, 2 C), (2, C)")
+        if not all(0 < t < math.inf for t in (mispredicted, others)):
             raise UsageError(
-                "layers",
-                found=f"weights of shapes {sizes}",
-                expected="(C, C), (2 C, C), (C, 2 C), (2, C), each with a bias",
-                do="Give the layers of one net.",
+                "temperatures",
+                found=f"{mispredicted} and {others}",
+                expected="finite numbers above 0",
+                do="Give the temperature of voxels taken for mispredicted, and that of the others.",
             )
-        whole = all(bool(torch.isfinite(t).all()) for layer in layers for t in layer)
-        if not whole or not all(0 < t < math.inf for t in (mispredicted, others)):
-            raise UsageError(
-                "layers",
-                found="NaN, infinity, or a temperature of 0",
-                expected="finite numbers, and temperatures above 0",
-                do="Fit again with a smaller learning rate.",
-            )
-        for k, (weight, bias) in enumerate(layers):
-            self.parameter(f"weight{k}", weight)
-            self.parameter(f"bias{k}", bias)
         self.parameter("temperatures", torch.tensor([mispredicted, others], dtype=torch.float64))
-
-    @property
-    def layers(self) -> Layers:
-        """Weights and biases."""
-        return [(self.get_buffer(f"weight{k}"), self.get_buffer(f"bias{k}")) for k in range(4)]
-
-    @property
-    def classes(self) -> int | None:
-        """C."""
-        return int(self.get_buffer("weight0").shape[1])
 
     def doubt(self, log_probs: Tensor) -> Tensor:
         """How much more the net takes a voxel for mispredicted than for correct: (n,), in logits."""
@@ -103,8 +78,8 @@ class SelectiveMap(Map):
     def describe(self) -> dict[str, object]:
         """Temperatures, and the size of the net."""
         high, low = self.temperatures.tolist()
-        numbers = sum(w.numel() + b.numel() for w, b in self.layers)
-        return {"temperature of mispredicted": high, "temperature of others": low, "numbers of the net": numbers}
+        found = {"temperature of mispredicted": high, "temperature of others": low}
+        return {**found, "numbers of the net": self.numbers_of_net}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> SelectiveMap:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcal.engine.single import one_thread
-from segcal.methods.selective.map import MISPREDICTED, Layers, seen, shapes
+from segcal.methods.nets import Layers
+from segcal.methods.selective.map import MISPREDICTED, seen, shapes
 
 Balance = Literal["copy", "equal"]
 BALANCES: tuple[Balance, ...] = ("copy", "equal")
