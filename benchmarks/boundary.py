@@ -131,10 +131,10 @@ class Net:
         field = NetField(look, classes)
         looked = tuple(Looked(one, 0) for one in look.quantities)
         with engine.pin(cohort, looked) as pinned:
-            pinned.resample([int(i % 5 == 4) for i in range(len(cohort))])
+            held = set(range(len(cohort))[min(4, len(cohort) - 1) :: 5])
+            pinned.resample([int(i in held) for i in range(len(cohort))])
             chunks = pinned.chunks(Level.SAMPLE)
-        apart = [chunk for chunk in chunks if next(iter(chunk.cases)) % 5 == 4]
-        learn = [chunk for chunk in chunks if next(iter(chunk.cases)) % 5 != 4]
+        apart, learn = ([c for c in chunks if (next(iter(c.cases)) in held) is one] for one in (True, False))
         optimiser = torch.optim.Adam(field.net.parameters(), lr=3e-3)
         rng, best, kept = np.random.default_rng(0), math.inf, field.net.state_dict()
         for _ in range(self.epochs):
@@ -145,9 +145,9 @@ class Net:
                 optimiser.step()
             with torch.no_grad():
                 sums = [(float(self._nll(field, c, looked)), c.rows.targets.shape[1]) for c in apart]
-            held = sum(value * n for value, n in sums) / sum(n for _, n in sums)
-            if held < best:
-                best, kept = held, copy.deepcopy(field.net.state_dict())
+            now = sum(value * n for value, n in sums) / sum(n for _, n in sums)
+            if now < best:
+                best, kept = now, copy.deepcopy(field.net.state_dict())
         field.net.load_state_dict(kept)
         field.requires_grad_(requires_grad=False)
         return Calibrator(cohort.head, cohort.pooled_kind, [field], "net")
