@@ -37,6 +37,7 @@ from segcal.methods.selective.map import SelectiveMap
 from segcal.metrics.calibration import CalibrationError
 from segcal.metrics.likelihood import LogLikelihood
 from segcal.metrics.statistics.clustered import paired_difference
+from segcal.metrics.statistics.verdict import seen
 from segcal.study.oracle import RATES, OracleSweep
 
 DATASETS = ("camvid", "hippocampus", "nuclei")
@@ -115,7 +116,7 @@ def told(found: Mapping[str, Any], method: str) -> dict[str, Any]:
     return {
         "lowest": {name: RATES[int(means[name].argmin())] for name in SCORES},
         "means": {name: means[name].tolist() for name in SCORES},
-        "change": {"mean": change.mean, "low": change.low, "high": change.high, "cases": len(cases)},
+        "change": {"mean": change.mean, "low": change.low, "high": change.high, "smallest": seen(change)},
     }
 
 

@@ -8,8 +8,10 @@ change of one number against the pipeline that is named as the base. For that a 
 repeats it is tested in, and its group is what is independent: intervals say what other patients, images or sequences
 would do to the mean over these partitions. Of few calibration cases: that number's mean over repeats, in how many
 repeats it is above the base's, fitted on the same cases, and by how much at most. Writes the numbers as JSON beside the
-page, and with --boxes a picture a study: numbers of test cases as box plots, a panel each (lines at the quartiles,
-whiskers to the extremes, a cross at the mean).
+page. Pictures of each study, into ../images: with --boxes numbers of test cases as box plots, a panel each (lines at
+the quartiles, whiskers to the extremes, a cross at the mean); with --reliability the reliability of these pipelines
+over all test cases of the first repeat, and in three of them (first, middle and last by name), in the study's fewest
+bins.
 """
 
 from __future__ import annotations
@@ -28,10 +30,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from segcal.data.files import journal
+from segcal.engine import accumulate
+from segcal.metrics.binning import Curve
+from segcal.metrics.calibration import CalibrationError
 from segcal.metrics.statistics.clustered import paired_difference
+from segcal.metrics.summary import ACE_BINS, ECE_BINS
 from segcal.study import results
 from segcal.study.configuration import CLEAN
 from segcal.study.results import Finished
+from segcal.study.scoring import file_of, read_sums
 
 METRICS = ("nll", "brier", "ece", "ece_predicted_foreground", "ece_predicted_boundary", "ba_ece", "flip_rate")
 NAMES = {
@@ -117,7 +124,8 @@ def page(found: Mapping[str, Any], title: str, wanted: Wanted, command: str) -> 
     heads = [*map(_name, wanted.metrics), f"{_name(wanted.change)} against {wanted.base}"]
     for name, study in found.items():
         lines += [f"## {name}", "", study["about"], ""]
-        lines += [f"![test cases]({study['image']})", ""] if study["image"] else []
+        for told, image in study["pictures"].items():
+            lines += [f"![{told}]({image})", ""]
         for cohort, rows in study["cohorts"].items():
             lines += [f"### {name}, {cohort}", "", f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
             for pipeline, row in rows.items():
@@ -174,6 +182,42 @@ def draw(finished: Finished, metrics: Sequence[str], path: Path) -> None:
     plt.close(figure)
 
 
+def curves(finished: Finished, pipelines: Sequence[str]) -> dict[str, dict[str, Curve]]:
+    """Reliability of each pipeline over all test cases of the first repeat, and in three of them, by panel."""
+    bins = tuple(sorted({ACE_BINS, ECE_BINS, *finished.about["configuration"]["bins"]}))
+    metric = CalibrationError(len(finished.about["classes"]), bins)
+    keys, roles = {(0, "calibration"): metric}, finished.about["roles"][0]
+    cases = sorted(case for case, role in roles.items() if role == "test")
+    total = {pipeline: accumulate.zero(metric) for pipeline in pipelines}
+    single = {cases[k]: dict[str, Curve]() for k in (0, len(cases) // 2, len(cases) - 1)}
+    for case in cases:
+        sums = read_sums(file_of(finished.folder, 0, CLEAN, case))
+        for pipeline in pipelines:
+            (state,) = sums.states(pipeline, keys).values()
+            total[pipeline] = accumulate.merge(metric, total[pipeline], state)
+            if case in single:
+                single[case][pipeline] = accumulate.result(metric, state).curve(bins[0])
+    pooled = {p: accumulate.result(metric, state).curve(bins[0]) for p, state in total.items()}
+    return {f"{len(cases)} test cases": pooled, **single}
+
+
+def draw_reliability(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """A panel each; bins without voxels are left out, the ECE in brackets."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 4.2), sharey=True, layout="constrained")
+    for axis, (told, pipelines) in zip(axes, panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="grey", lw=0.9, ls="--")
+        for pipeline, curve in pipelines.items():
+            known = curve.counts > 0
+            label = f"{pipeline} ({curve.ece:.4f})"
+            axis.plot(curve.confidence[known], curve.accuracy[known], marker="o", ms=3.5, lw=1.1, label=label)
+        axis.set(title=told, xlabel="confidence", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
+        axis.legend(frameon=False, fontsize="x-small", loc="upper left")
+    axes[0].set_ylabel("accuracy")
+    with journal.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    plt.close(figure)
+
+
 def about(finished: Finished) -> str:
     """What was done."""
     described = finished.about
@@ -196,23 +240,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--metrics", nargs="+", default=list(METRICS), help="of a case, as results/scores.csv names them"
     )
-    parser.add_argument("--boxes", nargs="+", default=[], help="numbers of cases to draw; into ../images")
+    parser.add_argument("--boxes", nargs="+", default=[], help="numbers of cases to draw")
+    parser.add_argument("--reliability", nargs="+", default=[], help="pipelines whose reliability to draw")
     args = parser.parse_args(argv)
     wanted, found = Wanted(tuple(args.metrics), args.change, args.base), dict[str, Any]()
     for folder in args.studies:
         finished = results.read(folder)
         cohorts = list(dict.fromkeys(row["cohort"] for row in finished.rows("scores")))
+        pictures, images = dict[str, str](), args.output.parent.parent / "images"
         if args.boxes:
-            image = args.output.parent.parent / "images" / f"{args.output.stem}-{folder.name}.png"
+            image = images / f"{args.output.stem}-{folder.name}.png"
             draw(finished, args.boxes, image)
+            pictures["test cases"] = f"../images/{image.name}"
+        if args.reliability:
+            image = images / f"{args.output.stem}-{folder.name}-reliability.png"
+            draw_reliability(curves(finished, args.reliability), image)
+            pictures["reliability"] = f"../images/{image.name}"
         found[folder.name] = {
-            "image": f"../images/{image.name}" if args.boxes else None,
+            "pictures": pictures,
             "about": about(finished),
             "cohorts": {cohort: table(finished, cohort, wanted) for cohort in cohorts},
             "sizes": of_sizes(finished, wanted),
         }
     words = [folder.name for folder in args.studies] + ["--title", args.title, "--base", args.base]
-    words += ["--change", args.change, "--metrics", *args.metrics, *(["--boxes", *args.boxes] if args.boxes else [])]
+    words += ["--change", args.change, "--metrics", *args.metrics]
+    for option in ("boxes", "reliability"):
+        words += [f"--{option}", *some] if (some := getattr(args, option)) else []
     words += ["-o", str(args.output)]
     with journal.atomic(args.output.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(found, indent=1))

@@ -47,6 +47,17 @@ PROPER = ("nll", "brier")
 """Those whose lowest expectation the true probabilities have: a sentence claims a gain by these, or not at all."""
 
 
+def seen(change: Estimate) -> float:
+    """The change that a design with this standard error and these groups shows with probability `POWER`; NaN below
+    `LEAST_GROUPS` groups.
+    """
+    freedom = change.groups - 1
+    if freedom < LEAST_GROUPS - 1:
+        return math.nan
+    reach = stats.t.ppf((1 + change.level) / 2, freedom) + stats.t.ppf(POWER, freedom)
+    return float(reach) * change.standard_error
+
+
 @dataclass(frozen=True)
 class Cell:
     """One number in one stratum, before and after; `change` is after minus before."""
@@ -69,11 +80,7 @@ class Cell:
     @property
     def seen(self) -> float:
         """The change that such a design shows with probability `POWER`; NaN where there is no interval."""
-        freedom = self.change.groups - 1
-        if freedom < LEAST_GROUPS - 1:
-            return math.nan
-        reach = stats.t.ppf((1 + self.change.level) / 2, freedom) + stats.t.ppf(POWER, freedom)
-        return float(reach) * self.change.standard_error
+        return seen(self.change)
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, None where not defined."""
