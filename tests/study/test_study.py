@@ -26,7 +26,8 @@ from segcal.data.places.objects import ObjectBoxes
 from segcal.data.splits import CALIBRATION, TEST, VALIDATION
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
-from segcal.engine.engine import Engine, Silent
+from segcal.engine.engine import Engine
+from segcal.engine.progress import Silent
 from segcal.engine.serial import Serial
 from segcal.engine.threads import Threads
 from segcal.errors import DataError, MissingError, UnreadableError, UsageError

@@ -91,7 +91,8 @@ def fit(
     A calibrator is what corrects the probabilities. Each case is also scored by one fitted without it and the cases of
     its group (cross-fitting), so the table before and after is of cases that the correction did not see, with intervals
     over groups. The calibrator remembers its cases and how their scores were made. A calibrator that is there already
-    is replaced, whole; any other file only with --overwrite.
+    is replaced, whole; any other file only with --overwrite. A long training (lts, selective) that was interrupted goes
+    on where it was: run the same command again.
 
         segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
         segcal fit member0 member1 --labels LABELS --groups 'patient(\\d+)' --method auto -o cal.safetensors
@@ -193,6 +194,7 @@ def fit(
             expected="cross-fitted numbers, which the figures show",
             do="Leave --no-crossfit out, or draw other cases with segcal evaluate --figures.",
         )
+    from segcal.engine.checkpoints import Checkpoints
     from segcal.tasks.fit import files_of, fit_chosen, methods_of
     from segcal.tasks.fit import fit as fit_methods
 
@@ -220,6 +222,7 @@ def fit(
             do="Leave it out: softmax labels are kept only where the method promises it.",
         )
     with engine_of(running) as engine:
+        engine.checkpoints = Checkpoints(output.with_name(f".{output.name}.training"))
         if method == AUTO:
             done = fit_chosen(
                 cohort,
@@ -237,6 +240,7 @@ def fit(
                 chosen, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep
             )
         done.save(files)
+        engine.checkpoints.clear()
         drawn: dict[str, Path] = {}
         if figures is not None:
             for name, evaluation in done.evaluations.items():

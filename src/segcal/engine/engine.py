@@ -29,9 +29,11 @@ from segcal.data.surroundings import Contexts, Pinnable
 from segcal.engine import accumulate
 from segcal.engine.accumulate import State
 from segcal.engine.ask import Ask, Level, Through
+from segcal.engine.checkpoints import Checkpoints
 from segcal.engine.filed import Filed, FiledChunk
 from segcal.engine.need import MIB, Need, Sizes, spoken
 from segcal.engine.pinned import SAMPLE_NUMBERS, CaseFile, Chunk, Pinned, Shelf, Stored, chunk_rows
+from segcal.engine.progress import Progress, Silent
 from segcal.engine.single import one_thread
 from segcal.engine.view import Group, View
 from segcal.errors import DataError, SegcalError, UsageError
@@ -41,26 +43,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LEAST_MEMORY = 256 * MIB
-
-
-class Progress(Protocol):
-    """Told what is being done and how far it is; what is shown, if anything, is the caller's choice."""
-
-    def start(self, what: str, total: int) -> None:
-        """A piece of work of `total` steps begins; 0: of nobody knows how many."""
-
-    def step(self) -> None:
-        """One step is done."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def start(self, what: str, total: int) -> None:
-        """Nothing to show."""
-
-    def step(self) -> None:
-        """Nothing to show."""
 
 
 class Mapper(Protocol):
@@ -95,7 +77,9 @@ def damaged(cohort: Cohort) -> list[Outcome]:
 
 
 class Engine(ABC):
-    """`max_memory` in bytes, above what the interpreter and its imports take; at least 256 MiB (UsageError below)."""
+    """`max_memory` in bytes, above what the interpreter and its imports take; at least 256 MiB (UsageError below).
+    `checkpoints`: where trainings keep their states; nowhere unless set.
+    """
 
     def __init__(self, max_memory: int = 4096 * MIB, progress: Progress | None = None) -> None:
         if max_memory < LEAST_MEMORY:
@@ -107,6 +91,7 @@ class Engine(ABC):
             )
         self.max_memory = max_memory
         self.progress: Progress = progress or Silent()
+        self.checkpoints = Checkpoints()
         self._most_workers, self._lent = sys.maxsize, 0
 
     @property

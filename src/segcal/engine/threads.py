@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from segcal.engine.engine import Engine, Progress, default_workers
+from segcal.engine.engine import Engine, default_workers
 from segcal.engine.need import MIB
+from segcal.engine.progress import Progress
 from segcal.errors import UsageError
 
 T = TypeVar("T")

@@ -33,6 +33,7 @@ from segcal.data.case import SCORED
 from segcal.data.cohort import Cohort
 from segcal.data.head import NO_TARGET
 from segcal.data.surroundings import Grid, Surroundings, Tile, tiles
+from segcal.engine.checkpoints import NOWHERE, Checkpoint
 from segcal.engine.engine import Engine
 
 HELD_OUT = 5
@@ -255,8 +256,10 @@ def train(
     settings: Settings,
     engine: Engine,
     each_step: Callable[[int, list[Tensor]], None] = lambda step, gradients: None,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Learnt:
-    """Train from `start` (float64) and return the state of the best validation NLL; epoch 0 is the start itself.
+    """Train from `start` (float64), or go on from the `checkpoint`, and return the state of the best validation NLL;
+    epoch 0 is the start itself.
 
     `each_step` is shown the gradient of each step.
     """
@@ -267,11 +270,21 @@ def train(
     )
     watched = looked_at(model, validate)
     units = [model.units(*case) for case in learn]
-    best, best_at = [p.detach().clone() for p in parameters], 0
-    lowest = nll(model, watched, parameters, engine)
-    curve = [{"epoch": 0.0, "validation": lowest}]
-    step = 0
-    for epoch in range(1, settings.epochs + 1):
+    kept = checkpoint.load()
+    if kept is None:
+        lowest = nll(model, watched, parameters, engine)
+        way = _Way([p.detach().clone() for p in parameters], lowest, [{"epoch": 0.0, "validation": lowest}])
+    else:
+        way = _Way(**kept["way"])
+        with torch.no_grad():
+            for p, there in zip(parameters, kept["parameters"], strict=True):
+                p.copy_(there)
+        adam.load_state_dict(kept["adam"])
+        plateau.load_state_dict(kept["plateau"])
+        for _ in range(way.epoch):
+            engine.progress.step()
+    while way.epoch < settings.epochs and not way.ended:
+        epoch = way.epoch + 1
         drawn = _drawn(units, settings, epoch)
         total, count = 0.0, 0
         for low in range(0, len(drawn), settings.batch):
@@ -285,15 +298,15 @@ def train(
             ]
             for p, g in zip(parameters, gradients, strict=True):
                 p.grad = g
-            each_step(step, gradients)
-            if step:
+            each_step(way.step, gradients)
+            if way.step:
                 adam.step()
             else:
                 _along(parameters, settings.learning_rate)
-            step += 1
+            way.step += 1
         now = nll(model, watched, parameters, engine)
         now = now if np.isfinite(now) else float("inf")
-        curve.append(
+        way.curve.append(
             {
                 "epoch": float(epoch),
                 "training": total / max(1, count),
@@ -302,12 +315,29 @@ def train(
             }
         )
         plateau.step(now)
-        if now < lowest:
-            best, best_at, lowest = [p.detach().clone() for p in parameters], epoch, now
+        if now < way.lowest:
+            way.best, way.best_at, way.lowest = [p.detach().clone() for p in parameters], epoch, now
         engine.progress.step()
-        if epoch - best_at >= settings.patience or not count:
-            return Learnt(best, lowest, best_at, curve, True)
-    return Learnt(best, lowest, best_at, curve)
+        way.epoch, way.ended = epoch, epoch - way.best_at >= settings.patience or not count
+        state = {"parameters": [p.detach() for p in parameters], "way": vars(way)}
+        state |= {"adam": adam.state_dict(), "plateau": plateau.state_dict()}
+        checkpoint.save(state, last=way.ended or epoch == settings.epochs)
+    return Learnt(way.best, way.lowest, way.best_at, way.curve, way.ended)
+
+
+@dataclass
+class _Way:
+    """How far a training has come: the `best` parameters, their validation NLL and epoch, the learning curve, epochs
+    and steps done, whether it ended by itself.
+    """
+
+    best: list[Tensor]
+    lowest: float
+    curve: list[dict[str, float]]
+    best_at: int = 0
+    epoch: int = 0
+    step: int = 0
+    ended: bool = False
 
 
 def _along(parameters: Sequence[Tensor], most: float) -> None:

@@ -1,12 +1,17 @@
-"""What a map is worth on the cases that a lesson learns from."""
+"""What methods that are trained share: where a training keeps its state, and what a map is worth on its cases."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from torch import Tensor
+
+from segcal import __version__
 from segcal.data.cohort import Cohort
 from segcal.engine import accumulate
 from segcal.engine.ask import Ask
+from segcal.engine.checkpoints import Checkpoint
 from segcal.engine.engine import Engine
 from segcal.fitting.training import Lesson
 from segcal.methods.calibrator import Calibrator
@@ -28,3 +33,10 @@ def nll_of(made: PartMap, lesson: Lesson, engine: Engine, method: str) -> float:
     accumulator, through = ScaleNLL(1.0), alone(cohort, lesson.part, made, method).through(lesson.part)
     answers, _ = engine.survey(mine, {"nll": Ask(accumulator, lesson.part, through=through)})
     return float(accumulate.result(accumulator, answers["nll"]).value)
+
+
+def checkpoint_of(method: object, lesson: Lesson, engine: Engine, start: Iterable[Tensor]) -> Checkpoint:
+    """Where the training of a method, whose words are its options, on a lesson from some numbers keeps its state."""
+    told = f"segcal {__version__}, {method!r}, part {lesson.part}, {sorted(lesson.cases)}"
+    cases = [case for e in (lesson.examples, lesson.validation) if e is not None for case in e.cohort]
+    return engine.checkpoints.of(told, cases, start)

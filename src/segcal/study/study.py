@@ -23,7 +23,9 @@ from typing import Any
 
 from segcal.data.files import journal
 from segcal.data.files.reading import json_object, listed
-from segcal.engine.engine import Engine, Progress
+from segcal.engine.checkpoints import Checkpoints
+from segcal.engine.engine import Engine
+from segcal.engine.progress import Progress
 from segcal.errors import MissingError, UnreadableError, UsageError, extra
 from segcal.methods.files import versions
 from segcal.study import figures, fits, results
@@ -71,10 +73,12 @@ def run(
     for piece in left:
         fits.room_for(found, piece, engine)
     begun = time.monotonic()
+    engine.checkpoints = Checkpoints(where / "training")
     for number, piece in enumerate(left, 1):
         rest = "" if expected is None else expected.left([p.name for p in left], number - 1, time.monotonic() - begun)
         with _named(engine, f"fit {number} of {len(left)}{rest}, {piece.name}"):
             fits.fit(found, piece, where, engine)
+    engine.checkpoints.clear()
     score(found, where, engine, mine)
     return finish(found, where, engine) if part[1] == 1 else None
 

@@ -36,7 +36,7 @@ from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.query import Solved
 from segcal.fitting.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
 from segcal.methods.calibrator import Solution
-from segcal.methods.lessons import nll_of
+from segcal.methods.lessons import checkpoint_of, nll_of
 from segcal.methods.local.map import LEAVES, START, LocalMap, positive, tree
 from segcal.methods.maps import FLOOR
 from segcal.methods.method import FittedMap, Trained
@@ -160,7 +160,9 @@ class LocalTemperatureScaling(Trained):
             self.learning_rate, self.weight_decay, self.epochs, self.patience, self.batch, self.draws, self.seed
         )
         engine.progress.start(f"training {self.method}", self.epochs)
-        found = train(TreeModel(self, lesson.part, begin), _parameters(begin), learn, validate, settings, engine)
+        model, numbers = TreeModel(self, lesson.part, begin), _parameters(begin)
+        checkpoint = checkpoint_of(self, lesson, engine, numbers)
+        found = train(model, numbers, learn, validate, settings, engine, checkpoint=checkpoint)
         best, unit = _with(begin, found.parameters), lesson.examples.cohort.unit
         value, base = (nll_of(m, lesson, engine, self.method) for m in (best, alone))
         kept = value > base - TOLERANCE

@@ -35,7 +35,7 @@ from segcal.fitting.sample import Lots, Sample, VoxelSample
 from segcal.fitting.training import Examples, Lesson
 from segcal.methods.calibrator import Solution
 from segcal.methods.composed import Composed
-from segcal.methods.lessons import alone, nll_of
+from segcal.methods.lessons import alone, checkpoint_of, nll_of
 from segcal.methods.maps import PartMap
 from segcal.methods.method import AnyMethod, FittedMap, Method, Trained
 from segcal.methods.numbers import at_least_0, check_choices, check_numbers
@@ -180,7 +180,9 @@ class SelectiveScaling(Trained):
             return self._finished(first, None, lesson, engine, notes, {})
         engine.progress.start(f"training {self.method}", self.epochs)
         how = Schooling(self.learning_rate, self.weight_decay, self.epochs, self.batch, self.balance, self.seed)
-        selector = learnt(voxels[0], voxels[1], how, engine.progress.step)
+        drawn = [torch.from_numpy(one) for side in voxels for one in (side.log_probs, side.right)]
+        checkpoint = checkpoint_of(self, lesson, engine, drawn)
+        selector = learnt(voxels[0], voxels[1], how, engine.progress.step, checkpoint)
         seen = Judged.of(selector, held, [e.cohort.groups[i] for e, i in validate])
         told = {
             "selector": seen.told(),

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segcal.engine.checkpoints import NOWHERE, Checkpoint
 from segcal.engine.single import one_thread
 from segcal.methods.nets import Layers
 from segcal.methods.selective.map import MISPREDICTED, seen, shapes
@@ -75,9 +76,15 @@ def weights(voxels: Voxels, balance: Balance) -> tuple[float, float]:
 
 
 def learnt(
-    fitted: Voxels, validation: Voxels, how: Schooling, each_epoch: Callable[[], object] = lambda: None
+    fitted: Voxels,
+    validation: Voxels,
+    how: Schooling,
+    each_epoch: Callable[[], object] = lambda: None,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Selector:
-    """Train on the fitted voxels, and choose the epoch by the validation voxels; both hold some of either kind."""
+    """Train on the fitted voxels, or go on from the `checkpoint`, and choose the epoch by the validation voxels; both
+    hold some of either kind.
+    """
     wrong, right = weights(fitted, how.balance)
     x, y, w = _tensors(fitted, wrong, right)
     held = _tensors(validation, wrong, right)
@@ -85,8 +92,16 @@ def learnt(
         torch.manual_seed(how.seed)
         net = _net(len(fitted.log_probs))
         optimiser = torch.optim.AdamW(net.parameters(), how.learning_rate, weight_decay=how.weight_decay)
-        best, at, lowest, curve = deepcopy(net.state_dict()), 0, math.inf, []
-        for epoch in range(1, how.epochs + 1):
+        best, at, lowest, curve = deepcopy(net.state_dict()), 0, math.inf, list[list[float]]()
+        kept = checkpoint.load()
+        if kept is not None:
+            best, at, lowest, curve = (kept[name] for name in ("best", "at", "lowest", "curve"))
+            net.load_state_dict(kept["net"])
+            optimiser.load_state_dict(kept["optimiser"])
+            torch.set_rng_state(kept["random"])
+        for _ in curve:
+            each_epoch()
+        for epoch in range(len(curve) + 1, how.epochs + 1):
             net.train()
             total = 0.0
             for some in torch.split(torch.randperm(len(y)), how.batch):
@@ -104,6 +119,9 @@ def learnt(
             if now < lowest:
                 best, at, lowest = deepcopy(net.state_dict()), epoch, now
             each_epoch()
+            state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "random": torch.get_rng_state()}
+            state |= {"best": best, "at": at, "lowest": lowest, "curve": curve}
+            checkpoint.save(state, last=epoch == how.epochs)
         net.load_state_dict(best)
     return Selector(_folded(net), at, lowest, curve)
 

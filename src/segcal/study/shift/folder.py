@@ -34,7 +34,7 @@ from segcal.data.files.ledger import NAME
 from segcal.data.files.reading import readable
 from segcal.data.formats.grids import refusals
 from segcal.data.formats.nifti import read_header
-from segcal.engine.engine import Progress, Silent
+from segcal.engine.progress import Progress, Silent
 from segcal.errors import (
     DataError,
     MissingError,
