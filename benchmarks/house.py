@@ -39,7 +39,7 @@ METHODS = re.compile(
     r"\b(TemperatureScaling|EnsembleTemperatureScaling|VectorScaling|MatrixScaling|ConstrainedMatrixScaling"
     r"|DirichletCalibration|ClassConditionalDirichlet|ArgmaxPreservingMatrixScaling|OrderPreservingMatrixScaling"
     r"|HistogramBinning|IsotonicRegression|IntraOrderPreserving|LocalTemperatureScaling|BoundaryTemperatureScaling"
-    r"|SelectiveScaling|MetaCal)\b"
+    r"|SelectiveScaling|SusceptibilityCalibration|MetaCal)\b"
 )
 NAMES = {"ts", "ets", "vs", "ms", "ms-c", "dc", "cdc", "cms-ap", "cms-op", "iop", "isotonic", "histogram", "lts"}
 NAMES |= {"bts", "bts-class", "bts-both", "selective", "meta-cal", "meta-cal-star"}
@@ -53,6 +53,7 @@ MAPS = (
     "LocalMap",
     "BoundaryMap",
     "SelectiveMap",
+    "SusceptibilityMap",
     "MetaCalMap",
     "TemperatureField",
 )

@@ -34,6 +34,7 @@ PUBLIC = {
     "Regions",
     "SegcalError",
     "SelectiveScaling",
+    "SusceptibilityCalibration",
     "Serial",
     "Softmax",
     "TemperatureScaling",
@@ -73,6 +74,7 @@ METHODS = {
     "meta-cal": "MetaCal",
     "meta-cal-star": "MetaCal",
     "selective": "SelectiveScaling",
+    "susceptibility": "SusceptibilityCalibration",
 }
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from segcal.methods.method import Fit, fit_methods
     from segcal.methods.mixture import EnsembleTemperatureScaling
     from segcal.methods.selective.fit import SelectiveScaling
+    from segcal.methods.susceptibility.fit import SusceptibilityCalibration
     from segcal.methods.temperature import TemperatureScaling
     from segcal.metrics.arrays import evaluate_arrays
     from segcal.study.recipe.recipe import Recipe
@@ -71,6 +72,7 @@ __all__ = [
     "SelectiveScaling",
     "Serial",
     "Softmax",
+    "SusceptibilityCalibration",
     "TemperatureScaling",
     "Threads",
     "VectorScaling",
@@ -118,6 +120,7 @@ _ROOMS = {
     "segcal.methods.intra_order": ("IntraOrderPreserving",),
     "segcal.methods.meta_cal": ("MetaCal",),
     "segcal.methods.selective.fit": ("SelectiveScaling",),
+    "segcal.methods.susceptibility.fit": ("SusceptibilityCalibration",),
     "segcal.methods.boundary.fit": ("BoundaryTemperatureScaling",),
     "segcal.methods.local.fit": ("LocalTemperatureScaling",),
     "segcal.methods.method": (

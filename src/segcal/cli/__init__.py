@@ -1,5 +1,5 @@
-"""The command line: `segcal demo | check | fit | evaluate | apply | audit | corrupt | study | merge | inspect |
-methods`; a short file a command.
+"""The command line: `segcal demo | check | fit | evaluate | apply | audit | corrupt | copies | study | merge |
+inspect | methods`; a short file a command.
 
 `run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad
 data, 4 partly done, 130 interrupted; `main` ends with 143 where it is told to by SIGTERM. An error of segcal, or a
@@ -23,7 +23,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from segcal import __version__
-from segcal.cli import apply, audit, check, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
+from segcal.cli import apply, audit, check, copies, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
 from segcal.cli.console import error, escaped, standard_streams
 from segcal.errors import DataError, KindWarning, OutputError, SegcalError, UsageError
 
@@ -97,6 +97,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     apply.apply,
     audit.audit,
     corrupt.corrupt,
+    copies.copies,
     study.study,
     merge.merge,
     inspect.inspect,

@@ -105,11 +105,14 @@ class Scores:
 
     images: Path | None = None
     """Folder of the images that were segmented, named as the cases (CASE.png, CASE.nii.gz, CASE_0000.nii.gz,
-    ...), for calibrators that look at them: lts-image."""
+    ...), for calibrators that look at them: lts-image, susceptibility."""
+
+    copies: Path | None = None
+    """Folder that segcal copies wrote, for the calibrator that looks at it: susceptibility."""
 
     def read(self) -> list[Path]:
         """Folders that the options name."""
-        return [p for p in (self.images,) if p is not None]
+        return [p for p in (self.images, self.copies) if p is not None]
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Labelled(Scores):
             ("mask", self.mask),
             ("networks", self.networks),
             ("images", self.images),
+            ("copies", self.copies),
             ("geometry", None if self.geometry == "strict" else self.geometry),
         ):
             out += [] if value is None else _option(name, str(value))
@@ -174,6 +178,7 @@ class Labelled(Scores):
             geometry=self.geometry,
         )
         kept = kept if self.images is None else replace(kept, images=Path("IMAGES"))
+        kept = kept if self.copies is None else replace(kept, copies=Path("COPIES"))
         if labelled:
             kept = replace(kept, groups=self.groups, mask=None if self.mask is None else Path("MASKS"))
             # one ignored label is remembered; how label maps are numbered is a matter of files
@@ -282,6 +287,7 @@ def cohort_of(
         images=scores.images,
         networks=scores.networks,
         geometry=scores.geometry,
+        copies=scores.copies,
         damaged="exclude",
     )
     if calibrator is not None:  # a plain folder does not name its classes, background and ignored label

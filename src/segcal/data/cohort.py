@@ -31,6 +31,15 @@ NAMED = 20
 """Damaged cases named beside the first."""
 
 
+GIVEN = {
+    "image": "--images FOLDER",
+    "copies": "--copies FOLDER",
+    "susceptibility": "--copies FOLDER",
+    "copied_images": "--copies FOLDER of copies that a network was run on, or --images FOLDER beside it",
+}
+"""What gives a field of every case on the command line."""
+
+
 @dataclass(frozen=True, eq=False)
 class Cohort(Sequence[Case]):
     """Cases with one head, one kind of scores, and one way of pooling members.
@@ -296,7 +305,7 @@ class Cohort(Sequence[Case]):
                     f"case {bare[0]}",
                     found=f"no {name}" + (f" (and {len(bare) - 1} more cases without one)" if len(bare) > 1 else ""),
                     expected=f"the {name} of every case",
-                    do=f"Give it with {name}= (--{name}s FOLDER), or choose a method without it.",
+                    do=f"Give it with {name}= ({GIVEN.get(name, f'--{name}s FOLDER')}), or choose a method without it.",
                 )
         return self
 

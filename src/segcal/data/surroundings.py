@@ -145,7 +145,8 @@ class Neighbourhood:
     `log_probs` (head.rows, slices, rows + margins, columns + margins); `free_energy`, the same without its first axis,
     where logits are known; `fields` of the case that were asked for, (channels, slices, ...) each; `places`, of the
     voxels of the tile alone, (slices, rows, columns) each, by what was asked for. `segment`: from an image of the whole
-    case, in planes as these, to the log-probabilities the network gives of it; None without one.
+    case, in planes as these, to the log-probabilities the network gives of it; None without one. `cases`: the slices
+    are those of so many cases, one after another, as many of each.
     """
 
     log_probs: Tensor
@@ -153,6 +154,7 @@ class Neighbourhood:
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     places: Mapping[Place | Decided, Tensor] = field(default_factory=dict)
     segment: Callable[[Tensor], Tensor] | None = None
+    cases: int = 1
 
 
 def grid_of(case: Case, axis: int, reach: int | None = MARGIN, *, lie: bool = False) -> Grid:

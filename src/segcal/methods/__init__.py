@@ -63,6 +63,13 @@ BUILT_IN: dict[str, Place] = {
         "5*C*C + 14*C + 2",
         True,
     ),
+    "susceptibility": Place(
+        "segcal.methods.susceptibility.fit",
+        "SusceptibilityCalibration",
+        "from the answer to small changes of the image, which --copies gives",
+        "1681*C + 234649",
+        True,
+    ),
 }
 """Methods of segcal by the name that `--method` takes, in the order in which they are listed."""
 

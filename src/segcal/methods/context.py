@@ -171,6 +171,7 @@ class Batch:
                 for asked, place in _placed(needs.places, part).items()
             },
             self.network.on(rows, grid, self.spatial) if needs.segmenter else None,
+            self.cases,
         )
         found = m.context(near)
         found = grid.back(found.reshape(*found.shape[:-3], self.cases, -1, *found.shape[-2:]))

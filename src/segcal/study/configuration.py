@@ -68,6 +68,8 @@ class Data(Section):
     """Folder of masks; only voxels where the mask is not 0 are scored."""
     images: str | None = None
     """Folder of the images, for pictures and for methods that look at them."""
+    copies: str | None = None
+    """Folder that segcal copies wrote, for methods that look at it."""
     cases: tuple[str, ...] = ()
     """Only the cases with these names; shell patterns are allowed."""
     exclude: tuple[str, ...] = ()
@@ -375,7 +377,7 @@ def _placed(data: Data, folder: Path, where: str) -> Data:
     results = tuple(str(p) for given in data.results for p in _matches(_resolved(given, folder, where), where))
     named = {
         key: None if (value := getattr(data, key)) is None else str(_resolved(value, folder, where))
-        for key in ("labels", "mask", "images")
+        for key in ("labels", "mask", "images", "copies")
     }
     return data.model_copy(update={"results": results, **named, "groups": _table(data.groups, folder)})
 

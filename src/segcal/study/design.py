@@ -210,6 +210,7 @@ def _cohort(data: Data) -> Cohort:
         zyx=data.zyx,
         channel_axis=data.channel_axis,
         images=data.images,
+        copies=data.copies,
         networks=data.networks,
         geometry=data.geometry,
         damaged="exclude",

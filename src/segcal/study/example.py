@@ -17,6 +17,7 @@ data:
   # ignore_index: 255               # a label that is never scored; [254, 255] for several
   # label_map: {4: 3}               # labels 4 are class 3; for labels that are not numbered as the channels
   # images: images                  # for pictures, and for methods that look at images
+  # copies: copies                  # as segcal copies writes it, for susceptibility
   # cases: ['patient_0*']           # only these
   # exclude: ['patient_07']         # not these
 

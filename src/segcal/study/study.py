@@ -47,7 +47,18 @@ RECORD = "study.json"
 KEPT = ("fits", "scores", "energy")
 """What parts have to be joined of."""
 
-PLACES = ("results", "labels", "mask", "images", "groups", "replicates", "samples", "modality", "training_cases")
+PLACES = (
+    "results",
+    "labels",
+    "mask",
+    "images",
+    "copies",
+    "groups",
+    "replicates",
+    "samples",
+    "modality",
+    "training_cases",
+)
 """Entries in which the same study may differ."""
 
 

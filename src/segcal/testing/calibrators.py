@@ -27,7 +27,7 @@ from segcal.data.surroundings import Contexts
 from segcal.errors import ScoreError, ShapeError
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import load
-from segcal.testing.examples import image_of, with_images
+from segcal.testing.examples import field_of, with_fields
 from segcal.testing.law import Law, check_all, forall, law, require
 from segcal.testing.strategies import REGIMES, scores
 
@@ -70,7 +70,7 @@ def _scored_as(kind: Kind, head: Head, body: Callable[[Array, Kind], None], regi
 
 def fields_of(calibrator: Calibrator, scores: torch.Tensor) -> dict[str, Any]:
     """What a calibrator needs beside scores."""
-    return {name: torch.from_numpy(image_of(scores)) for name in calibrator.needs.fields}
+    return {name: torch.from_numpy(field_of(name, scores)) for name in calibrator.needs.fields}
 
 
 def _applied(calibrator: Calibrator, scores: torch.Tensor, kind: Kind | None = None) -> torch.Tensor:
@@ -301,7 +301,7 @@ def what_is_measured_is_what_is_delivered(calibrator: Calibrator) -> None:
     head = calibrator.head
 
     def body(z: Array, kind: Kind) -> None:
-        cohort = with_images(cohort_from_arrays(z[:1], kind=kind, head=head))
+        cohort = with_fields(cohort_from_arrays(z[:1], kind=kind, head=head))
         with Scratch(1 << 20) as scratch, cohort.open(0, scratch) as reader:
             block = reader.block(0, cohort[0].voxels)
             throughs = [calibrator.through(part) for part in range(len(head.parts))]

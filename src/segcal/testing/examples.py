@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segcal.data.case import Case, Field
 from segcal.data.cohort import Cohort
 from segcal.data.formats.arrays import ArrayField, cohort_from_arrays
 from segcal.data.head import Regions, Softmax
@@ -56,22 +57,47 @@ def image_of(scores: Any) -> Array:
     return np.stack([ramp + (ramp > 0.3 + 0.1 * k) for k in range(len(scores))]) if len(scores) else np.zeros(shape)
 
 
-def with_images(cohort: Cohort) -> Cohort:
-    """The cohort, with an image for each case."""
-    fields = [
-        ArrayField(image_of(np.zeros((1, 1, *case.shape)))[0] + k, False, f"image[{k}]")
-        for k, case in enumerate(cohort)
-    ]
-    return replace(
-        cohort,
-        cases=tuple(replace(case, fields={**case.fields, "image": f}) for case, f in zip(cohort, fields, strict=True)),
-    )
+COPIES = 3
+"""Copies of an image that a made-up network says something of."""
+
+
+def field_of(name: str, scores: Any) -> Array:
+    """A field of the cases of scores (B, channels, *spatial), by shape alone: an image, or what a network might say of
+    copies of it.
+    """
+    count, channels, *spatial = scores.shape
+    if name == "image":
+        return image_of(scores)
+    if name == "copied_images":
+        return np.repeat(image_of(scores)[:, None], COPIES, 1)
+    z = np.random.default_rng(0).normal(0, 2, (COPIES, count, channels, *spatial))
+    logs = np.moveaxis(z - np.log(np.exp(z).sum(2, keepdims=True)), 0, 1)
+    if name == "copies":
+        return np.asarray(logs.reshape(count, -1, *spatial))
+    p = np.exp(logs)
+    return np.asarray(np.concatenate([p.mean(1), p.std(1)], 1))
+
+
+FIELDS = ("image", "copies", "copied_images", "susceptibility")
+"""Fields that segcal's own methods look at."""
+
+
+def with_fields(cohort: Cohort) -> Cohort:
+    """The cohort, with an image and copies for each case."""
+
+    def fields(k: int, case: Case) -> dict[str, Field]:
+        empty = np.zeros((1, case.scores[0].channels or 1, *case.shape))
+        made = {name: field_of(name, empty)[0] + (k if "image" in name else 0) for name in FIELDS}
+        return {name: ArrayField(a, name != "image", f"{name}[{k}]") for name, a in made.items()}
+
+    cases = tuple(replace(case, fields={**case.fields, **fields(k, case)}) for k, case in enumerate(cohort))
+    return replace(cohort, cases=cases)
 
 
 def learnable_cohort(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
     """`learnable` as a cohort of logits."""
     z, y = learnable(cases, shape, seed)
-    return with_images(cohort_from_arrays(z, y, kind="logits", head=HEAD))
+    return with_fields(cohort_from_arrays(z, y, kind="logits", head=HEAD))
 
 
 def learnable_regions(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: int = 0) -> Cohort:
@@ -80,7 +106,7 @@ def learnable_regions(cases: int = 3, shape: tuple[int, ...] = (9, 11), seed: in
     truth = 1.5 * rng.normal(size=(cases, 2, *shape))
     inside = rng.random(truth.shape) < 1 / (1 + np.exp(-truth))
     y = inside[:, 0].astype(np.int64) + (inside[:, 0] & inside[:, 1])
-    return with_images(
+    return with_fields(
         cohort_from_arrays((1 / (1 + np.exp(-1.8 * truth - 1.0))).astype(np.float32), y, kind="probs", head=NESTED)
     )
 

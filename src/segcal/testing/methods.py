@@ -31,11 +31,11 @@ from segcal.testing.calibrators import check_calibrator, fields_of
 from segcal.testing.examples import (
     DEGENERATE,
     HEAD,
-    image_of,
+    field_of,
     learnable,
     learnable_cohort,
     learnable_regions,
-    with_images,
+    with_fields,
 )
 from segcal.testing.law import Law, check_all, law, require
 from segcal.testing.watching import spilling
@@ -117,7 +117,7 @@ def fitting_changes_no_input(method: AnyMethod) -> None:
     """Scores and labels are the same bits after a fit, and arrays, tensors and a cohort of them give the same fit."""
     z, y = learnable()
     scores, labels = torch.from_numpy(z.copy()), torch.from_numpy(y.copy())
-    image: dict[str, Any] = {name: image_of(z) for name in method.fields}
+    image: dict[str, Any] = {name: field_of(name, z) for name in method.fields}
     found = method.fit(scores, labels, engine=Serial(), **image)
     require(
         torch.equal(scores, torch.from_numpy(z)) and torch.equal(labels, torch.from_numpy(y)),
@@ -200,7 +200,7 @@ def never_worse_than_temperature_scaling(method: AnyMethod) -> None:
 def degenerate_data_end_in_a_usable_map(method: AnyMethod) -> None:
     """Data that determine too little end in finite parameters, a message, and probabilities for any scores."""
     for name, make in DEGENERATE.items():
-        cohort = with_images(make())
+        cohort = with_fields(make())
         calibrator = fitted(method, cohort)
         require(
             all(bool(torch.isfinite(v).all()) for v in calibrator.state_dict().values()),
@@ -251,7 +251,7 @@ def offsets_do_not_matter_if_promised(method: AnyMethod) -> None:
     z, y = learnable(offsets=False)
     shift = 5 * np.random.default_rng(3).normal(size=(len(z), 1, *z.shape[2:]))
     plain, moved = (
-        fitted(method, with_images(cohort_from_arrays(scores, y, kind="logits", head=HEAD)))
+        fitted(method, with_fields(cohort_from_arrays(scores, y, kind="logits", head=HEAD)))
         for scores in (z, z + shift)
     )
     if plain.guarantees().translation_invariant == moved.guarantees().translation_invariant == "proven":
@@ -266,7 +266,7 @@ def what_is_not_used_is_refused(method: AnyMethod) -> None:
     """
     z, y = learnable(2)
     cohort = cohort_from_arrays(z, y, kind="logits", head=HEAD)
-    ignored = with_images(cohort_from_arrays(z, np.full_like(y, 255), kind="logits", ignore_index=255))
+    ignored = with_fields(cohort_from_arrays(z, np.full_like(y, 255), kind="logits", ignore_index=255))
     attempts: tuple[tuple[str, type[SegcalError], Callable[[], object]], ...] = (
         ("an unknown field", UsageError, lambda: method.fit(z, y, no_such_field=y, engine=Serial())),
         ("labels beside a cohort", UsageError, lambda: method.fit(cohort, y, engine=Serial())),

@@ -52,6 +52,7 @@ def open_cohort(
     images: PathLike | None = None,
     networks: int | None = None,
     geometry: Geometry = "strict",
+    copies: PathLike | None = None,
     damaged: Damaged = "refuse",
 ) -> Cohort:
     """Find the cases in `paths` and describe them; no voxel is read.
@@ -66,7 +67,8 @@ def open_cohort(
     number. `zyx`: arrays of a plain folder have their spatial axes in the reverse of NIfTI's (x, y, z), as SimpleITK
     gives them. `channel_axis`: the class axis of arrays in a plain folder. `images`: a folder of the images that were
     segmented, named as the cases, for methods that look at them. `networks`: how many networks each path's
-    probabilities average, where the files do not say.
+    probabilities average, where the files do not say. `copies`: a folder that `segcal copies` wrote, for methods that
+    look at what the network says of copies of each image.
     `geometry`: what to do where files of one case lie at different places: 'strict' refuses the case, 'nnunet' goes on
     where the sizes of voxels agree, as nnU-Net does, 'ignore' does not compare (`segcal.data.formats.geometry`).
     `damaged`: cases with a file that cannot be used (truncated, of another shape than the scores) are refused, or
@@ -97,6 +99,7 @@ def open_cohort(
         None if images is None else Path(images),
         networks,
         geometry,
+        None if copies is None else Path(copies),
     )
     layouts = [layout_of(p) for p in listed]
     for path, layout in zip(listed, layouts, strict=True):

@@ -19,7 +19,7 @@ from segcal.data.cohort import Cohort, refusal
 from segcal.data.files.reading import content, entries, json_value, listed
 from segcal.data.formats import geometry, nifti, zarr
 from segcal.data.formats import label_maps as maps
-from segcal.data.formats.case_images import CaseImages
+from segcal.data.formats.beside import Beside
 from segcal.data.formats.dataset_json import named_head
 from segcal.data.formats.label_maps import Maps, by_case, ending, open_map
 from segcal.data.formats.nifti import NiftiField
@@ -77,7 +77,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
     names = same_cases([(str(where), set(files)) for where, files in members])
     labels = None if request.labels is None else Maps.find(request.labels)
     masks = None if request.mask is None else Maps.find(request.mask)
-    images = None if request.images is None else CaseImages.find(request.images)
+    beside = Beside.find(request)
     if labels is not None:
         labels.check(names)
     kinds = dict[Kind, Path]()
@@ -86,7 +86,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         paths = [files[case] for _, files in members]
         found = [scores_in(path, request) for path in paths]
         kinds.update((kind, path) for (kind, _), path in zip(found, paths, strict=True) if kind not in kinds)
-        return _case(case, paths, tuple(field for _, field in found), labels, masks, images, request)
+        return _case(case, paths, tuple(field for _, field in found), labels, masks, beside, request)
 
     cases, damaged = opened(names, open_case)
     channels = cases[0].scores[0].channels or 0
@@ -103,7 +103,7 @@ def open_members(members: Sequence[tuple[Path, Mapping[str, Path]]], request: Re
         request.head(_described([where for where, _ in members], channels), channels),
         next(iter(kinds)),
         request.pool,
-        Provenance(members=len(members), origin="files").told(request.networks),
+        beside.told(Provenance(members=len(members), origin="files").told(request.networks)),
         name,
         damaged=damaged,
     )
@@ -197,7 +197,7 @@ def _case(
     scores: tuple[Field, ...],
     labels: Maps | None,
     masks: Maps | None,
-    images: CaseImages | None,
+    beside: Beside,
     request: Request,
 ) -> Case:
     shape = scores[0].shape
@@ -214,7 +214,7 @@ def _case(
         spacing = (zooms[::-1] if request.zyx else zooms) if len(zooms) == len(shape) else None
     target = None if label_path is None else open_map(label_path, shape, request.axes, scores[0].channels)
     elsewhere = geometry.compared(placements, request.geometry)
-    fields = {} if images is None else {"image": images.of(name, shape, request.axes)}
+    fields = beside.of(name, shape, request.axes, scores[0].channels or 0)
     across = slice_axis(shape, spacing, 0 if request.zyx else 2)
     return Case(
         name,

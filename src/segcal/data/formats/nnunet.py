@@ -31,7 +31,7 @@ from segcal.data.cohort import Cohort
 from segcal.data.files.reading import entries, listed, shown
 from segcal.data.formats import geometry, pickles
 from segcal.data.formats import label_maps as maps
-from segcal.data.formats.case_images import CaseImages
+from segcal.data.formats.beside import Beside
 from segcal.data.formats.dataset_json import head_of, read_json
 from segcal.data.formats.folder import agreed, opened, same_cases
 from segcal.data.formats.label_maps import Maps, ending, open_map
@@ -220,14 +220,14 @@ def cases_in(folder: Path, file_ending: str, do: str) -> list[str]:
 def assemble(members: Sequence[Member], request: Request, name: str) -> Cohort:
     """A cohort from members; labels from `request.labels`."""
     described = agreed([(m.dataset, head_of(read_json(m.dataset), m.dataset)) for m in members])
-    provenance = _provenance(members).told(request.networks)
     names = same_cases([(str(m.where), set(m.cases)) for m in members])
     labels = None if request.labels is None else Maps.find(request.labels)
     masks = None if request.mask is None else Maps.find(request.mask)
-    images = None if request.images is None else CaseImages.find(request.images)
+    beside = Beside.find(request)
+    provenance = beside.told(_provenance(members).told(request.networks))
     if labels is not None:
         labels.check(names)
-    cases, damaged = opened(names, lambda case: _case(case, members, labels, masks, images, request.geometry))
+    cases, damaged = opened(names, lambda case: _case(case, members, labels, masks, beside, request.geometry))
     return Cohort(
         cases,
         request.head(described, cases[0].scores[0].channels or 0),
@@ -244,7 +244,7 @@ def _case(
     members: Sequence[Member],
     labels: Maps | None,
     masks: Maps | None,
-    images: CaseImages | None,
+    beside: Beside,
     wanted: geometry.Geometry,
 ) -> Case:
     scores: tuple[Field, ...] = tuple(
@@ -288,8 +288,7 @@ def _case(
         files["label_map"] = own
         if len(members) == 1 and ending(own, maps.ENDINGS):
             fields["delivered"] = open_map(own, shape, first.axes)
-    if images is not None:
-        fields["image"] = images.of(name, shape, first.axes)
+    fields |= beside.of(name, shape, first.axes, scores[0].channels or 0)
     mask = None if masks is None else open_map(masks.required(name), shape, first.axes)
     unrecorded = UnrecordedBox(f"{name}.pkl", replaced) if crop is None else None
     return Case(

@@ -33,6 +33,7 @@ class Request:
     images: Path | None = None
     networks: int | None = None
     geometry: Geometry = "strict"
+    copies: Path | None = None
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:

@@ -1,0 +1,118 @@
+"""Planes of cases to learn from: scores, labels, images, and what the network says of copies of these.
+
+A case is read whole, one at a time, whatever axis its planes are slices of. Voxels that are not scored carry no target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segcal.data.head import NO_TARGET, Head
+from segcal.data.scores import FULL
+from segcal.data.surroundings import MARGIN
+from segcal.fitting.training import Example, Examples, Lesson
+from segcal.methods.susceptibility.map import LOWEST
+
+
+@dataclass(frozen=True, eq=False)
+class Some:
+    """Planes of one case: `logs` (n, C, rows, columns) log-probabilities of the case, `targets` (n, rows, columns),
+    `image` (n, channels, rows, columns) or None; of each copy `copied` (copies, n, C, ...), of every channel
+    `probabilities` (copies, n, channels, ...), and `images` (copies, n, channels, ...) or None.
+    """
+
+    logs: Tensor
+    targets: Tensor
+    image: Tensor | None
+    copied: Tensor
+    probabilities: Tensor
+    images: Tensor | None
+
+
+class Planes:
+    """Planes of some cases, one case read at a time."""
+
+    def __init__(self, cases: Sequence[tuple[Examples, int]], lesson: Lesson, axis: int) -> None:
+        self.cases, self._part, self._axis = cases, lesson.part, axis
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def case(self, index: int) -> CasePlanes:
+        """A case, read whole."""
+        examples, case = self.cases[index]
+        (tile,) = examples.tiles(case, self._axis, max(1, examples.cohort[case].voxels))
+        (example,) = examples.read(case, self._axis, [tile])
+        return CasePlanes(example, examples.cohort.head, examples.cohort.unit, self._part)
+
+    def image(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the images over all cases; 1 for a constant one."""
+        sums = torch.zeros(3, 1, dtype=torch.float64)
+        for index in range(len(self)):
+            x = self.case(index).example.fields["image"].double().flatten(1)
+            sums = sums + torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
+        mean = sums[1] / sums[0].clamp_min(1)
+        variance = (sums[2] / sums[0].clamp_min(1) - mean.square()).clamp_min(0)
+        return mean, torch.where(variance > 0, variance.sqrt(), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class CasePlanes:
+    """One case in memory, its planes with a margin that nobody here looks at."""
+
+    example: Example
+    head: Head
+    unit: float
+    part: int
+
+    @property
+    def scored(self) -> list[int]:
+        """Planes with a voxel that is scored."""
+        found = (self.example.targets[self.part] != NO_TARGET).flatten(1).any(1)
+        return [int(k) for k in torch.nonzero(found)]
+
+    @property
+    def copies(self) -> int:
+        """How many copies there are."""
+        return len(self.example.fields["copies"]) // self.head.channels
+
+    def some(self, planes: Sequence[int], copies: Sequence[int]) -> Some:
+        """Some planes, and what the network says of some copies."""
+        rows = self.head.slice(self.part)
+        image, copied = self._field("image", planes), self._field("copies", planes)
+        images = self._field("copied_images", planes)
+        assert copied is not None
+        said = _by_copy(copied, self.copies)[list(copies)].movedim(1, 0)
+        # as scores of a kind of their own
+        flat = said.flatten(1).double() / self.unit
+        rows_of_all = self.head.canonical(flat, "log_probs", FULL)
+        whole = rows_of_all.reshape(len(rows_of_all), *said.shape[1:])
+        canonical = whole[rows].movedim(0, 2).float()
+        probabilities = self.head.probabilities(whole).movedim(0, 2).float()
+        logs = _inside(self.example.log_probs[rows], planes)
+        return Some(
+            logs.movedim(1, 0).clamp_min(LOWEST),
+            self.example.targets[self.part][list(planes)].long(),
+            None if image is None else image.movedim(1, 0),
+            canonical.clamp_min(LOWEST),
+            probabilities,
+            None if images is None else _by_copy(images, self.copies)[list(copies)].movedim(2, 1),
+        )
+
+    def _field(self, name: str, planes: Sequence[int]) -> Tensor | None:
+        found = self.example.fields.get(name)
+        return None if found is None else _inside(found, planes)
+
+
+def _inside(field: Tensor, planes: Sequence[int]) -> Tensor:
+    """Some planes (channels, n, rows, columns) of a field with a margin."""
+    return field[:, list(planes), MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def _by_copy(field: Tensor, copies: int) -> Tensor:
+    """The channels of all copies (copies * channels, ...) as (copies, channels, ...)."""
+    return field.reshape(copies, -1, *field.shape[1:])
