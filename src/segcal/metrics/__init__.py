@@ -18,6 +18,7 @@ from segcal.metrics.energy import EnergySpread, FreeEnergySpread
 from segcal.metrics.flips import FlipAudit, Flips
 from segcal.metrics.likelihood import Likelihood, LogLikelihood
 from segcal.metrics.overlap import Overlap, Overlaps
+from segcal.metrics.region import RegionCalibration, RegionScores
 from segcal.metrics.registry import Metric, added, register
 from segcal.metrics.spatial import Bands, SpatialCalibration, SpatialScores
 from segcal.metrics.strata import PredictedStrata, Stratum
@@ -34,6 +35,7 @@ REGISTERED: tuple[Factory, ...] = (
     lambda classes, background: FreeEnergySpread(),
     lambda classes, background: SpatialCalibration(classes),
     lambda classes, background: PredictedStrata(classes, background),
+    lambda classes, background: RegionCalibration(classes),
 )
 """One factory a metric: (number of classes, index of the background or None) to an accumulator."""
 
@@ -58,6 +60,8 @@ __all__ = [
     "Overlap",
     "Overlaps",
     "PredictedStrata",
+    "RegionCalibration",
+    "RegionScores",
     "SpatialCalibration",
     "SpatialScores",
     "Stratum",
