@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("data",),
     ("engine",),
-    ("metrics", "fitting"),
+    ("metrics", "fitting", "losses"),
     ("methods", "report"),
     ("tasks",),
     ("study",),

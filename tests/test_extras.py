@@ -13,6 +13,7 @@ EXTRAS = {
     "zarr": ("zarr", "numcodecs"),
     "recipe": ("optuna",),
     "torchio": ("torchio",),
+    "onnx": ("onnxruntime",),
 }
 """Packages of extras that segcal itself imports."""
 
@@ -21,6 +22,7 @@ NEEDS = {
     "zarr": "from segcal.data.formats.zarr import ZarrSink; ZarrSink('out')",
     "recipe": "import segcal; segcal.Recipe()",
     "torchio": "from segcal.study.shift.artefacts import require_torchio; require_torchio()",
+    "onnx": "import pathlib; from segcal.tasks.copies.segmenters import Onnx; Onnx(pathlib.Path('net.onnx'))",
 }
 """What cannot be done without each."""
 
