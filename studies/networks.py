@@ -1,14 +1,18 @@
-"""Small U-Nets trained on nuclei's 200 training images, for questions about capacity and crop size (W23 Fig. 2a, 2b).
+"""Small U-Nets, trained: for questions about capacity and crop size (W23 Fig. 2a, 2b), and about losses (M23).
 
-    python studies/networks.py --shared ../shared --work WORK --widths 4 8 16 32 --seeds 3
-    python studies/networks.py --shared ../shared --work WORK --widths 8 --crops 64 96 192 --seeds 3
+    python studies/networks.py --shared ../shared --work WORK --widths 4 8 16 32
+    python studies/networks.py --shared ../shared --work WORK --widths 8 --crops 64 96 192
+    python studies/networks.py --shared ../shared --work WORK --losses ce+dice ls focal ecp mbls svls nacl-mean nacl-sum
+    python studies/networks.py hippocampus --shared ../shared --work WORK --losses ce+dice svls nacl-sum nacl-mean
 
-Of each width of the first level, crop and seed one network: 1000 steps of Adam on the cross-entropy, eight crops of 128
-x 128 a step or as many pixels in crops of another side, flipped and turned at random; the learning rate falls to 0
+Of each width of the first level, crop, loss and seed one network. nuclei: its 200 training images, 1000 steps of Adam
+on eight crops of 128 x 128 or as many pixels in crops of another side; hippocampus: its 100 training volumes, width 4,
+800 steps of two crops of 32^3. Crops are flipped at random (images turned, too); the learning rate falls from 1e-3 to 0
 along a half cosine. Images are normalised as the zoo's networks see them. Writes
-WORK/networks/wWIDTH-cCROP-nSTEPS-sSEED/{state.pt, CASE.npz, ...}: logits (float32) of the pool, for `segcal evaluate`
-and studies. Every hundredth step is kept: an interrupted training goes on from there, with the same batches as if it
-had not been; what is there already is left alone. Weights stay in WORK.
+WORK/networks/[DATASET-]wWIDTH-cCROP-nSTEPS[-LOSS]-sSEED/{state.pt, CASE.npz, ...}: logits (float32) of the pool, for
+`segcal evaluate` and studies; the names of nuclei and of cross-entropy are left out. Every hundredth step is kept: an
+interrupted training goes on from there, with the same batches as if it had not been; what is there already is left
+alone. Weights stay in WORK.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +35,71 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segcal import losses
 from segcal.data.files import journal
 
 LEVELS = 4
-PIXELS = 8 * 128 * 128
-"""Of a step."""
+IGNORED = 255
+CROSS_ENTROPY = "ce"
+
+LOSSES: dict[str, losses.Loss] = {
+    CROSS_ENTROPY: losses.CrossEntropy(IGNORED),
+    "ce+dice": losses.CrossEntropyDice(IGNORED),
+    "ls": losses.LabelSmoothing(ignore_index=IGNORED),
+    "focal": losses.Focal(ignore_index=IGNORED),
+    "ecp": losses.ConfidencePenalty(ignore_index=IGNORED),
+    "mbls": losses.MarginSmoothing(ignore_index=IGNORED),
+    "svls": losses.SVLS(ignore_index=IGNORED),
+    "nacl-mean": losses.NACL(ignore_index=IGNORED),
+    "nacl-sum": losses.NACL(reduction="sum", ignore_index=IGNORED),
+    **{f"nacl-{weight:g}": losses.NACL(weight, ignore_index=IGNORED) for weight in (0.01, 0.3)},
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is trained on: `classes`, axes of an image, voxels of a step, side of the crops, width and steps unless told
+    otherwise; what is done to an image first.
+    """
+
+    classes: int
+    axes: int
+    voxels: int
+    crop: int
+    width: int
+    steps: int
+    normalise: Callable[[NDArray[Any]], NDArray[np.float32]]
+
 
 KEPT = 100
 """Steps between two states that are written."""
 
 
-def block(into: int, out: int) -> nn.Sequential:
+def block(into: int, out: int, axes: int) -> nn.Sequential:
     """Two convolutions."""
+    convolution, normal = (nn.Conv2d, nn.BatchNorm2d) if axes == 2 else (nn.Conv3d, nn.BatchNorm3d)
     layers: list[nn.Module] = []
     for width in (into, out):
-        layers += [nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        layers += [convolution(width, out, 3, padding=1, bias=False), normal(out), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
 class UNet(nn.Module):
     """Of `width` channels at the first of four levels, twice as many at each below it."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, axes: int = 2) -> None:
         super().__init__()
         widths = [width * 2**k for k in range(LEVELS)]
-        self.down = nn.ModuleList(block(a, b) for a, b in zip([1, *widths], widths, strict=False))
-        self.up = nn.ModuleList(block(a + b, a) for a, b in itertools.pairwise(widths))
-        self.out = nn.Conv2d(width, classes, 1)
+        self.down = nn.ModuleList(block(a, b, axes) for a, b in zip([1, *widths], widths, strict=False))
+        self.up = nn.ModuleList(block(a + b, a, axes) for a, b in itertools.pairwise(widths))
+        self.out = nn.Conv2d(width, classes, 1) if axes == 2 else nn.Conv3d(width, classes, 1)
+        self.pool = functional.max_pool2d if axes == 2 else functional.max_pool3d
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of images (B, 1, H, W), whose sides are multiples of 8."""
+        """Logits (B, classes, *spatial) of images (B, 1, *spatial), whose sides are multiples of 8."""
         kept = []
         for k, down in enumerate(self.down):
-            x = down(functional.max_pool2d(x, 2) if k else x)
+            x = down(self.pool(x, 2) if k else x)
             kept.append(x)
         for k in reversed(range(LEVELS - 1)):
             larger = functional.interpolate(x, scale_factor=2, mode="nearest")
@@ -77,26 +115,52 @@ def normalised(raw: NDArray[Any]) -> NDArray[np.float32]:
     return np.clip((x - low) / (high - low + 1e-6), 0, 1.5).astype(np.float32)
 
 
-def drawn(images: list[Any], labels: list[Any], crop: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def standardised(raw: NDArray[Any]) -> NDArray[np.float32]:
+    """As the zoo's networks for the hippocampus see a volume."""
+    return np.asarray((raw - raw.mean()) / (raw.std() + 1e-6), np.float32)
+
+
+DATASETS = {
+    "nuclei": Dataset(2, 2, 8 * 128 * 128, 128, 8, 1000, normalised),
+    "hippocampus": Dataset(3, 3, 2 * 32**3, 32, 4, 800, standardised),
+}
+
+
+def drawn(
+    images: list[Any], labels: list[Any], dataset: Dataset, crop: int, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
     """The crops of a step, by seed and step alone."""
     rng = np.random.default_rng([seed, step])
     xs, ys = [], []
-    for k in rng.integers(len(images), size=max(1, round(PIXELS / crop**2))):
-        top, left = (int(rng.integers(max(n - crop, 0) + 1)) for n in images[k].shape)
-        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    for k in rng.integers(len(images), size=max(1, round(dataset.voxels / crop**dataset.axes))):
+        at = tuple(int(rng.integers(max(n - crop, 0) + 1)) for n in images[k].shape)
+        turns, flips = int(rng.integers(4)), [bool(f) for f in rng.integers(2, size=dataset.axes)]
         pair = []
-        for whole, mode in ((images[k], "reflect"), (labels[k], "reflect")):
-            piece = whole[top : top + crop, left : left + crop]
+        for whole in (images[k], labels[k]):
+            piece = whole[tuple(slice(low, low + crop) for low in at)]
             short = [(0, crop - n) for n in piece.shape]
-            piece = np.pad(piece, short, mode=mode) if any(n for _, n in short) else piece
-            pair.append(np.rot90(piece[:, ::-1] if flip else piece, turns).copy())
+            piece = np.pad(piece, short, mode="reflect") if any(n for _, n in short) else piece
+            piece = np.flip(piece, [axis for axis, flip in enumerate(flips) if flip])
+            pair.append((np.rot90(piece, turns) if dataset.axes == 2 else piece).copy())
         xs.append(pair[0])
         ys.append(pair[1])
     return torch.from_numpy(np.stack(xs))[:, None], torch.from_numpy(np.stack(ys)).long()
 
 
-def trained(net: UNet, data: Any, crop: int, seed: int, steps: int, path: Path, bar: Progress, name: str) -> UNet:
+@dataclass(frozen=True)
+class Course:
+    """How one network is trained."""
+
+    dataset: Dataset
+    crop: int
+    loss: losses.Loss
+    seed: int
+    steps: int
+
+
+def trained(net: UNet, data: Any, course: Course, path: Path, bar: Progress, name: str) -> UNet:
     """Train, or go on."""
+    steps = course.steps
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     begun = 0
     if path.exists():
@@ -109,8 +173,8 @@ def trained(net: UNet, data: Any, crop: int, seed: int, steps: int, path: Path, 
     for step in range(begun, steps):
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * (1 + math.cos(math.pi * step / steps)) / 2
-        x, y = drawn(*data, crop, seed, step)
-        loss = functional.cross_entropy(net(x), y, ignore_index=255)
+        x, y = drawn(*data, course.dataset, course.crop, course.seed, step)
+        loss = course.loss(net(x), y)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -123,47 +187,52 @@ def trained(net: UNet, data: Any, crop: int, seed: int, steps: int, path: Path, 
     return net.eval()
 
 
-def predicted(net: UNet, raw: NDArray[Any]) -> NDArray[np.float32]:
-    """Logits (classes, H, W) of a whole image."""
-    x = normalised(raw)
+def predicted(net: UNet, raw: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
+    """Logits (classes, *spatial) of a whole image."""
+    x = dataset.normalise(raw)
     padded = np.pad(x, [(0, -n % 2 ** (LEVELS - 1)) for n in x.shape], mode="reflect")
     with torch.no_grad():
         logits = net(torch.from_numpy(padded)[None, None])[0].numpy()
-    return np.asarray(logits[:, : x.shape[0], : x.shape[1]], np.float32)
+    return np.asarray(logits[(slice(None), *(slice(0, n) for n in x.shape))], np.float32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", default="nuclei", choices=list(DATASETS))
     parser.add_argument("--shared", type=Path, required=True, help="the folder with data/ and zoo/")
     parser.add_argument("--work", type=Path, required=True, help="where states and predictions go")
-    parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--crops", type=int, nargs="+", default=[128])
+    parser.add_argument("--widths", type=int, nargs="+", help="8 for nuclei, 4 for hippocampus")
+    parser.add_argument("--crops", type=int, nargs="+", help="128 for nuclei, 32 for hippocampus")
+    parser.add_argument("--losses", nargs="+", default=[CROSS_ENTROPY], choices=list(LOSSES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, help="1000 for nuclei, 800 for hippocampus")
     args = parser.parse_args()
     sys.path.insert(0, str(args.shared / "zoo"))
     sys.dont_write_bytecode = True
     import zoo  # type: ignore[import-not-found]  # of the shared folder
 
-    train, pool = zoo.cases("nuclei", "train"), zoo.cases("nuclei", "pool")
-    data = [normalised(zoo.image("nuclei", c)) for c in train], [zoo.labels("nuclei", c) for c in train]
-    console = Console(stderr=True)
-    for width in args.widths:
-        for crop in args.crops:
-            for seed in range(args.seeds):
-                name, began = f"w{width}-c{crop}-n{args.steps}-s{seed}", time.monotonic()
-                folder = args.work / "networks" / name
-                folder.mkdir(parents=True, exist_ok=True)
-                torch.manual_seed(seed)
-                net = UNet(width, 2)
-                with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-                    net = trained(net, data, crop, seed, args.steps, folder / "state.pt", bar, name)
-                for case in pool:
-                    if not (folder / f"{case}.npz").exists():
-                        with journal.atomic(folder / f"{case}.npz") as temporary:
-                            np.savez(temporary, logits=predicted(net, zoo.image("nuclei", case)))
-                numbers = sum(p.numel() for p in net.parameters())
-                print(f"{folder}: {numbers} numbers, {time.monotonic() - began:.0f} s", flush=True)
+    dataset, steps = DATASETS[args.dataset], args.steps or DATASETS[args.dataset].steps
+    train, pool = zoo.cases(args.dataset, "train"), zoo.cases(args.dataset, "pool")
+    images = [dataset.normalise(zoo.image(args.dataset, case)) for case in train]
+    data = images, [zoo.labels(args.dataset, case) for case in train]
+    console, prefix = Console(stderr=True), "" if args.dataset == "nuclei" else f"{args.dataset}-"
+    widths, crops = args.widths or [dataset.width], args.crops or [dataset.crop]
+    for width, crop, loss, seed in itertools.product(widths, crops, args.losses, range(args.seeds)):
+        which = "" if loss == CROSS_ENTROPY else f"-{loss}"
+        name, began = f"{prefix}w{width}-c{crop}-n{steps}{which}-s{seed}", time.monotonic()
+        folder = args.work / "networks" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)
+        net = UNet(width, dataset.classes, dataset.axes)
+        with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+            course = Course(dataset, crop, LOSSES[loss], seed, steps)
+            net = trained(net, data, course, folder / "state.pt", bar, name)
+        for case in pool:
+            if not (folder / f"{case}.npz").exists():
+                with journal.atomic(folder / f"{case}.npz") as temporary:
+                    np.savez(temporary, logits=predicted(net, zoo.image(args.dataset, case), dataset))
+        numbers = sum(p.numel() for p in net.parameters())
+        print(f"{folder}: {numbers} numbers, {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
