@@ -174,7 +174,8 @@ def picture(rows: Mapping[str, Any], path: Path) -> None:
             color="C0",
             label="ECE after ts",
         )
-        axis.set(title=key, ylim=(0, None), ylabel="ECE, 10 bins")
+        highest = max(max(row["ece_10"], row["ts ece_10"]) for row in table.values())
+        axis.set(title=key, ylim=(0, 1.15 * highest), ylabel="ECE, 10 bins")
         beside = axis.twinx()
         beside.plot(list(table), [row["iou"] for row in table.values()], marker="s", color="C1", label="mIoU")
         beside.set_ylabel("mIoU", color="C1")

@@ -211,7 +211,7 @@ def draw_reliability(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> N
             label = f"{pipeline} ({curve.ece:.4f})"
             axis.plot(curve.confidence[known], curve.accuracy[known], marker="o", ms=3.5, lw=1.1, label=label)
         axis.set(title=told, xlabel="confidence", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
-        axis.legend(frameon=False, fontsize="x-small", loc="upper left")
+        axis.legend(frameon=False, fontsize="x-small", loc="lower right")
     axes[0].set_ylabel("accuracy")
     with journal.atomic(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
