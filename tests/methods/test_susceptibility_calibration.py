@@ -386,6 +386,20 @@ def test_small_planes_and_ignored_voxels() -> None:
     assert bool(torch.isfinite(made(z, **{n: fields[n] for n in made.needs.fields})).all())
 
 
+def test_mean_and_spread_are_of_what_was_learnt_from(filed: Path) -> None:
+    """Copies of log-probabilities are not taken for copies of probabilities."""
+    members = segcal.open_cohort(sorted((filed / "e").glob("member*")))
+    condense(members, filed / "logs", Serial(), Making("log_probs"))
+    data = segcal.open_cohort([filed / "e" / "member0"], filed / "e" / "labels", copies=filed / "logs")
+    with pytest.raises(UsageError, match="of=log_probs"):
+        FILED.fit(data, engine=Serial())
+    method = replace(FILED, of="log_probs")
+    made = method.fit(data, engine=Serial())
+    assert made.solution is not None
+    with pytest.raises(UsageError, match="of=probs"):
+        method.fit(opened(filed), engine=Serial())
+
+
 def test_what_it_needs_is_asked_for() -> None:
     z, y, _ = told(2)
     with pytest.raises(MissingError, match=r"--copies FOLDER"):

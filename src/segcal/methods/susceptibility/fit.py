@@ -16,10 +16,11 @@ score: LabelError.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from segcal.data.head import NO_TARGET
 from segcal.data.surroundings import MARGIN, check_neighbours
 from segcal.engine.engine import Engine
 from segcal.engine.single import one_thread
+from segcal.errors import UsageError
 from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.training import Lesson
 from segcal.methods.calibrator import Solution
@@ -52,7 +54,8 @@ class SusceptibilityCalibration(Trained):
     """Susceptibility calibration (Ouyang et al., UNSURE 2022): p = S(z / T), T from the answer of the network to
     photometric copies of the image, and from a shape prior.
 
-    `image`, `copies`, `prior`: what T is computed from beside log-probabilities; `width` of the branches,
+    `image`, `copies`, `prior`: what T is computed from beside log-probabilities; `of` what mean and spread over copies
+    are; `width` of the branches,
     `prior_width`; `epochs`, in each of which `planes` planes of each case are drawn, `batch` of them a step;
     `prior_epochs`; `learning_rate`, `weight_decay` of Adam, which `patience` epochs without a gain end; `seed`;
     `slice_axis`: spatial axis of a volume that planes are slices of. UsageError for values out of range.
@@ -62,6 +65,9 @@ class SusceptibilityCalibration(Trained):
     image: bool = field(default=True, metadata={"help": "look at the image, which --images gives"})
     copies: bool = field(default=True, metadata={"help": "look at mean and spread over copies of the image"})
     prior: bool = field(default=True, metadata={"help": "look at what a denoising autoencoder makes of the shape"})
+    of: Literal["probs", "log_probs"] = field(
+        default="probs", metadata={"help": "what mean and spread are of, as segcal copies --of made them"}
+    )
     width: int = 16
     prior_width: int = 8
     epochs: int = 20
@@ -76,7 +82,7 @@ class SusceptibilityCalibration(Trained):
 
     def __post_init__(self) -> None:
         yes = (False, True)
-        check_choices(self, slice_axis=(0, 1, 2), image=yes, copies=yes, prior=yes)
+        check_choices(self, slice_axis=(0, 1, 2), image=yes, copies=yes, prior=yes, of=("probs", "log_probs"))
         check_numbers(self, "prior_epochs", "planes", "batch", width=256, prior_width=256)
 
     @property
@@ -86,8 +92,16 @@ class SusceptibilityCalibration(Trained):
         return frozenset(wanted | ({"susceptibility"} if self.copies else set()))
 
     def check(self, cohort: Cohort) -> None:
-        """Voxels must have neighbours."""
+        """Voxels must have neighbours, and copies be made as `of` says."""
         super().check(cohort)
+        made = json.loads(dict(cohort.provenance.recorded or ()).get("copies", "{}")).get("of", self.of)
+        if self.copies and made != self.of:
+            raise UsageError(
+                "of",
+                found=f"{self.of}, and copies whose mean and spread are of {made}",
+                expected="the same",
+                do=f"Give --option of={made}, or make the copies again: segcal copies --of {self.of}.",
+            )
         check_neighbours(cohort, self.slice_axis, MARGIN)
 
     def drawn(self, classes: int) -> SusceptibilityMap:
@@ -96,7 +110,8 @@ class SusceptibilityCalibration(Trained):
         generator = torch.Generator().manual_seed(1)
         for name in ("out_weight", "out_bias"):
             tensors[name] = 0.1 * torch.randn(tensors[name].shape, generator=generator)
-        return SusceptibilityMap(self._with_image(tensors, torch.zeros(1), torch.ones(1)), self.slice_axis)
+        standard = {"image_mean": torch.zeros(1), "image_scale": torch.ones(1)} if self.image else {}
+        return SusceptibilityMap({**tensors, **standard}, self.slice_axis)
 
     def counted(self, classes: int) -> ParameterCount:
         """Of both networks; of their numbers no rank can be told. Of an image one channel is counted."""
@@ -114,27 +129,27 @@ class SusceptibilityCalibration(Trained):
     def train(self, lesson: Lesson, engine: Engine) -> FittedMap:
         """The shape prior, then the calibration network."""
         learn, validate, who = lesson.split(self.seed)
-        sides = Planes(learn, lesson, self.slice_axis), Planes(validate, lesson, self.slice_axis)
+        sides = tuple(Planes(side, lesson, self.slice_axis, self.of) for side in (learn, validate))
+        standard = sides[0].image() if self.image else ()
         channels = lesson.examples.cohort.head.channels
-        mean, scale = sides[0].image() if self.image else (torch.zeros(0), torch.ones(0))
-        tensors = self._begun(lesson.classes, channels, len(mean))
-        settled = self._with_image(tensors, mean, scale)
+        tensors = self._begun(lesson.classes, channels, len(standard[0]) if standard else 0)
         told: dict[str, Any] = {}
         notes = []
         with one_thread(), torch.random.fork_rng(devices=[]):
             if self.prior:
-                begin = {name: t for name, t in tensors.items() if _of_prior(name)}
+                begin = {name: t for name, t in tensors.items() if net.of_prior(name)}
                 found = self._trained("shape prior", begin, _prior_loss, sides, lesson, engine)
                 tensors |= found.tensors
                 told |= {"prior_epoch": found.epoch, "prior_validation": found.validation, "prior_curve": found.curve}
                 notes.append(f"shape prior of epoch {found.epoch} of {self.prior_epochs}")
-            frozen = {name: t for name, t in tensors.items() if _of_prior(name)}
-            begin = {name: t for name, t in tensors.items() if not _of_prior(name)}
-            loss = _Calibration(frozen, (mean, scale) if self.image else None, self.copies)
+            frozen = {name: t for name, t in tensors.items() if net.of_prior(name)}
+            begin = {name: t for name, t in tensors.items() if not net.of_prior(name)}
+            loss = _Calibration(frozen, standard, self.copies)
             found = self._trained(self.name, begin, loss, sides, lesson, engine)
             tensors |= found.tensors
         notes.insert(0, f"epoch {found.epoch} of {self.epochs}, validated on copies of {who}")
-        made = SusceptibilityMap({**tensors, **{k: settled[k] for k in ("image_mean", "image_scale")}}, self.slice_axis)
+        tensors |= dict(zip(("image_mean", "image_scale"), standard, strict=False))
+        made = SusceptibilityMap(tensors, self.slice_axis)
         value = nll_of(made, lesson, engine, self.method)
         told |= {"epoch": found.epoch, "validation": found.validation, "curve": found.curve, "seed": self.seed}
         certificate = {"gap": None, "proof": "none: the problem is not convex; no optimum is claimed"}
@@ -145,7 +160,7 @@ class SusceptibilityCalibration(Trained):
         which: str,
         begin: Mapping[str, Tensor],
         loss: Loss,
-        sides: tuple[Planes, Planes],
+        sides: tuple[Planes, ...],
         lesson: Lesson,
         engine: Engine,
     ) -> Found:
@@ -162,7 +177,8 @@ class SusceptibilityCalibration(Trained):
             falls=net_itself,
         )
         checkpoint = checkpoint_of((which, self), lesson, engine, begin.values())
-        return trained(begin, loss, *sides, course, checkpoint, engine, which)
+        learn, validate = sides
+        return trained(begin, loss, learn, validate, course, checkpoint, engine, which)
 
     def _begun(self, classes: int, channels: int, image: int) -> dict[str, Tensor]:
         """Tensors of both networks, for scores of so many `channels` of which a part has `classes` classes."""
@@ -172,16 +188,6 @@ class SusceptibilityCalibration(Trained):
         inputs |= {MEAN: channels, SPREAD: channels} if self.copies else {}
         prior = net.shape_net(classes, self.prior_width, self.seed) if self.prior else {}
         return prior | net.calibration_net(inputs, self.width, self.seed)
-
-    def _with_image(self, tensors: Mapping[str, Tensor], mean: Tensor, scale: Tensor) -> dict[str, Tensor]:
-        given = {"image_mean": mean, "image_scale": scale} if self.image else {}
-        nothing = {"image_mean": torch.zeros(0), "image_scale": torch.ones(0)}
-        return {**tensors, **nothing, **given}
-
-
-def _of_prior(name: str) -> bool:
-    """Whether a tensor belongs to the shape prior."""
-    return name.startswith(("down", "up", "prior"))
 
 
 def _nll(logs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
@@ -200,11 +206,11 @@ def _prior_loss(t: net.Tensors, some: Some, learning: bool) -> tuple[Tensor, int
 @dataclass(frozen=True, eq=False)
 class _Calibration:
     """The loss of the calibration network, beside a shape prior that is `frozen` (empty: none); `standard`: mean and
-    scale of images, if they are looked at.
+    scale of images, nothing where they are not looked at.
     """
 
     frozen: Mapping[str, Tensor]
-    standard: tuple[Tensor, Tensor] | None
+    standard: tuple[Tensor, ...]
     copies: bool
 
     def __call__(self, t: net.Tensors, some: Some, learning: bool) -> tuple[Tensor, int]:
@@ -225,7 +231,7 @@ class _Calibration:
         """What the network sees of copy k."""
         logs = some.copied[k]
         found = {}
-        if self.standard is not None and some.images is not None:
+        if self.standard and some.images is not None:
             mean, scale = (x.float()[:, None, None] for x in self.standard)
             found[IMAGE] = (some.images[k] - mean) / scale
         found[SCORES] = logs
@@ -233,5 +239,5 @@ class _Calibration:
             with torch.no_grad():
                 found[SHAPE] = shape_residual(logs, self.frozen)
         if self.copies:
-            found[MEAN], found[SPREAD] = some.probabilities.mean(0), some.probabilities.std(0, correction=0)
+            found[MEAN], found[SPREAD] = some.answers.mean(0), some.answers.std(0, correction=0)
         return found

@@ -178,7 +178,7 @@ class SusceptibilityMap(TemperatureMap):
 
     def describe(self) -> dict[str, object]:
         """What it looks at, and how large its networks are."""
-        prior = sum(t.numel() for name, t in self.tensors.items() if name.startswith(("down", "up", "prior")))
+        prior = sum(t.numel() for name, t in self.tensors.items() if net.of_prior(name))
         return {
             "looks_at": ", ".join(self.inputs),
             "parameters": sum(t.numel() for t in self.tensors.values()),

@@ -171,6 +171,11 @@ def shape_net(classes: int, width: int, seed: int) -> dict[str, Tensor]:
     return make.made
 
 
+def of_prior(name: str) -> bool:
+    """Whether a tensor of this name belongs to the shape prior."""
+    return name.startswith(("down", "up", "prior"))
+
+
 def is_trained(name: str) -> bool:
     """Whether a tensor of this name is changed by gradients."""
     return name.rpartition("_")[2] not in RUNNING

@@ -20,24 +20,22 @@ from segcal.methods.susceptibility.map import LOWEST
 
 @dataclass(frozen=True, eq=False)
 class Some:
-    """Planes of one case: `logs` (n, C, rows, columns) log-probabilities of the case, `targets` (n, rows, columns),
-    `image` (n, channels, rows, columns) or None; of each copy `copied` (copies, n, C, ...), of every channel
-    `probabilities` (copies, n, channels, ...), and `images` (copies, n, channels, ...) or None.
+    """Planes of one case: `targets` (n, rows, columns), and of each copy `copied` (copies, n, C, rows, columns), its
+    log-probabilities, `answers` (copies, n, channels, ...), what mean and spread are taken of, and `images` (copies, n,
+    channels, ...) or None.
     """
 
-    logs: Tensor
     targets: Tensor
-    image: Tensor | None
     copied: Tensor
-    probabilities: Tensor
+    answers: Tensor
     images: Tensor | None
 
 
 class Planes:
     """Planes of some cases, one case read at a time."""
 
-    def __init__(self, cases: Sequence[tuple[Examples, int]], lesson: Lesson, axis: int) -> None:
-        self.cases, self._part, self._axis = cases, lesson.part, axis
+    def __init__(self, cases: Sequence[tuple[Examples, int]], lesson: Lesson, axis: int, of: str) -> None:
+        self.cases, self._part, self._axis, self._of = cases, lesson.part, axis, of
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -47,7 +45,7 @@ class Planes:
         examples, case = self.cases[index]
         (tile,) = examples.tiles(case, self._axis, max(1, examples.cohort[case].voxels))
         (example,) = examples.read(case, self._axis, [tile])
-        return CasePlanes(example, examples.cohort.head, examples.cohort.unit, self._part)
+        return CasePlanes(example, examples.cohort.head, examples.cohort.unit, self._part, self._of)
 
     def image(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the images over all cases; 1 for a constant one."""
@@ -68,6 +66,7 @@ class CasePlanes:
     head: Head
     unit: float
     part: int
+    of: str
 
     @property
     def scored(self) -> list[int]:
@@ -83,8 +82,7 @@ class CasePlanes:
     def some(self, planes: Sequence[int], copies: Sequence[int]) -> Some:
         """Some planes, and what the network says of some copies."""
         rows = self.head.slice(self.part)
-        image, copied = self._field("image", planes), self._field("copies", planes)
-        images = self._field("copied_images", planes)
+        copied, images = self._field("copies", planes), self._field("copied_images", planes)
         assert copied is not None
         said = _by_copy(copied, self.copies)[list(copies)].movedim(1, 0)
         # as scores of a kind of their own
@@ -92,14 +90,11 @@ class CasePlanes:
         rows_of_all = self.head.canonical(flat, "log_probs", FULL)
         whole = rows_of_all.reshape(len(rows_of_all), *said.shape[1:])
         canonical = whole[rows].movedim(0, 2).float()
-        probabilities = self.head.probabilities(whole).movedim(0, 2).float()
-        logs = _inside(self.example.log_probs[rows], planes)
+        answers = self.head.probabilities(whole) if self.of == "probs" else self.head.channel_rows(whole)
         return Some(
-            logs.movedim(1, 0).clamp_min(LOWEST),
             self.example.targets[self.part][list(planes)].long(),
-            None if image is None else image.movedim(1, 0),
             canonical.clamp_min(LOWEST),
-            probabilities,
+            answers.movedim(0, 2).float(),
             None if images is None else _by_copy(images, self.copies)[list(copies)].movedim(2, 1),
         )
 
