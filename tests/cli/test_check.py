@@ -130,6 +130,7 @@ def test_every_option_is_carried_into_the_next_command() -> None:
         networks=5,
         geometry="nnunet",
         images=Path("i"),
+        copies=Path("c"),
         labels=Path("l"),
         groups="-(.)",
         mask=Path("m"),
@@ -144,7 +145,19 @@ def test_every_option_is_carried_into_the_next_command() -> None:
     assert "--groups=-(.)" in words
     assert given.elsewhere(labelled=True) == [
         *("--kind", "logits", "--groups=-(.)", "--mask", "MASKS", "--networks", "5"),
-        *("--images", "IMAGES", "--geometry", "nnunet", "--ignore-index", "9", "8", "--label-map", "255:1"),
+        *(
+            "--images",
+            "IMAGES",
+            "--copies",
+            "COPIES",
+            "--geometry",
+            "nnunet",
+            "--ignore-index",
+            "9",
+            "8",
+            "--label-map",
+            "255:1",
+        ),
         *("--zyx", "--channel-axis", "1"),
     ]
     assert Labelled().elsewhere(labelled=True) == Labelled().elsewhere(labelled=False) == []
