@@ -387,18 +387,24 @@ def test_killed_at_twelve_random_moments_it_ends_with_the_same_tables(
     begun = time.monotonic()
     assert run_until_killed(path, tmp_path / "calm", 600) == 0
     calm = time.monotonic() - begun
-    rng, kills, grown = random.Random(0), 0, []
-    while kills < 12:
+    rng, grown = random.Random(0), list[int]()
+
+    def lose() -> None:
+        """Half of what can be made again, so that there is something to do."""
+        for folder in ("results", "tables", "scores"):
+            victims = sorted(p for p in (out / folder).rglob("*") if p.is_file())
+            for victim in rng.sample(victims, len(victims) // 2):
+                victim.unlink()
+
+    while len(grown) < 12:
         # from before the first import to after the last table of an undisturbed run
         if run_until_killed(path, out, rng.uniform(0.1, 1.1) * calm) is None:
-            kills += 1
             grown.append(sum(p.is_file() for p in out.rglob("*")) if out.is_dir() else 0)
+            if grown[-2:-1] == grown[-1:]:  # on a machine that is busier than before nothing may be left to do
+                lose()
         elif out.is_dir():
             assert files(out) == files(tmp_path / "calm")
-            for folder in ("results", "tables", "scores"):
-                victims = sorted(p for p in (out / folder).rglob("*") if p.is_file())
-                for victim in rng.sample(victims, len(victims) // 2):
-                    victim.unlink()
+            lose()
     assert len(set(grown)) > 3
     assert run_until_killed(path, out, 600) == 0
     assert files(out) == files(tmp_path / "calm") == files(once[1].folder)
