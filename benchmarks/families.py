@@ -21,6 +21,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,34 +218,62 @@ def page(rows: Mapping[str, Any], missing: Sequence[str], made: str, image: str)
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a benchmark on trained networks is asked for: where predictions are and the page goes, an engine, and what
+    of it was `found` before.
+    """
+
+    work: Path
+    output: Path
+    engine: Any
+    found: dict[str, Any]
+
+    @classmethod
+    def of(cls, told: str | None) -> Asked:
+        """From the command line, `told` being its help."""
+        parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--work", type=Path, required=True)
+        parser.add_argument("-o", "--output", type=Path, required=True)
+        parser.add_argument("--workers", type=int, default=2)
+        args = parser.parse_args()
+        torch.set_num_threads(1)
+        data = args.output.with_suffix(".json")
+        found = json.loads(data.read_text()) if data.exists() else {}
+        return cls(args.work, args.output, segcal.Threads(args.workers), found)
+
+    def there(self, names: Sequence[str], dataset: str) -> bool:
+        """Whether all these folders hold predictions of the whole pool."""
+        pool = opened(self.work, dataset)
+        return all((self.work / name / f"{case.id}.npz").is_file() for name in names for case in pool)
+
+    def networks(self, known: dict[str, Any], names: Sequence[str], cases: Any, told: str) -> None:
+        """Numbers of networks by seed, of which the `known` are kept; the record is written after each."""
+        for seed, name in enumerate(names):
+            if str(seed) not in known:
+                known[str(seed)] = cases(name)
+                print(told, seed, flush=True)
+                with journal.atomic(self.output.with_suffix(".json")) as temporary:
+                    temporary.write_text(json.dumps(self.found))
+
+    def groups(self, dataset: str) -> dict[str, str]:
+        """Of each case of the pool."""
+        pool = opened(self.work, dataset)
+        return dict(zip((case.id for case in pool), pool.groups, strict=True))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    engine, data = segcal.Threads(args.workers), args.output.with_suffix(".json")
-    found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else {}
-    missing = []
+    args, missing = Asked.of(__doc__), []
+    found = args.found
     for key, family in FAMILIES.items():
         names = {kind: [folder.format(seed=s) for s in range(SEEDS)] for kind, folder in family.folders.items()}
-        pool = opened(args.work, family.dataset)
-        if not all(
-            (args.work / name / f"{case.id}.npz").is_file() for some in names.values() for name in some for case in pool
-        ):
-            missing.append(key)
+        if not all(args.there(some, family.dataset) for some in names.values()):
+            missing += [] if key in found else [key]
             continue
-        mine = found.setdefault(key, {"kinds": {}})
-        mine["groups"] = dict(zip((case.id for case in pool), pool.groups, strict=True))
+        mine = found.setdefault(key, {"kinds": {}, "groups": args.groups(family.dataset)})
+        cases = partial(cases_of, args.work, family, engine=args.engine)
         for kind, some in names.items():
-            of_kind = mine["kinds"].setdefault(kind, {})
-            for seed, name in enumerate(some):
-                if str(seed) not in of_kind:
-                    of_kind[str(seed)] = cases_of(args.work, family, name, engine)
-                    print(key, kind, seed, flush=True)
-                    with journal.atomic(data) as temporary:
-                        temporary.write_text(json.dumps(found))
+            args.networks(mine["kinds"].setdefault(kind, {}), some, cases, f"{key} {kind}")
     rows = {key: rows_of(found[key], family) for key, family in FAMILIES.items() if key in found}
     image = args.output.parent.parent / "images" / f"{args.output.stem}.png"
     picture(rows, image)

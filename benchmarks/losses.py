@@ -17,19 +17,17 @@ named.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import segcal
 from benchmarks.boundary import DATASETS, halves, opened
-from benchmarks.families import changed, means
+from benchmarks.families import Asked, changed, means
 from segcal.data.cohort import Cohort
 from segcal.data.files import journal
 from segcal.data.places.region import ForegroundRegion
@@ -205,33 +203,18 @@ def _change(mine: Mapping[str, Any], first: tuple[Any, str], last: tuple[Any, st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    engine, data = segcal.Threads(args.workers), args.output.with_suffix(".json")
-    found: dict[str, Any] = json.loads(data.read_text()) if data.exists() else {}
-    missing = []
+    args, missing = Asked.of(__doc__), []
     for dataset, wanted in LOSSES.items():
-        pool = opened(args.work, dataset)
+        cases = partial(cases_of, args.work, dataset, engine=args.engine)
         for loss in wanted:
             names = [folder_of(dataset, loss, seed) for seed in range(SEEDS)]
-            if not all((args.work / name / f"{case.id}.npz").is_file() for name in names for case in pool):
+            if args.there(names, dataset):
+                mine = args.found.setdefault(dataset, {"losses": {}, "groups": args.groups(dataset)})
+                args.networks(mine["losses"].setdefault(loss, {}), names, cases, f"{dataset} {loss}")
+            elif loss not in args.found.get(dataset, {"losses": {}})["losses"]:
                 missing.append(f"{dataset} {loss}")
-                continue
-            mine = found.setdefault(dataset, {"losses": {}})
-            mine["groups"] = dict(zip((case.id for case in pool), pool.groups, strict=True))
-            networks = mine["losses"].setdefault(loss, {})
-            for seed, name in enumerate(names):
-                if str(seed) not in networks:
-                    networks[str(seed)] = cases_of(args.work, dataset, name, engine)
-                    print(dataset, loss, seed, flush=True)
-                    with journal.atomic(data) as temporary:
-                        temporary.write_text(json.dumps(found))
     with journal.atomic(args.output) as temporary:
-        temporary.write_text(page(found, missing, f"python -m benchmarks.losses --work WORK -o {args.output}"))
+        temporary.write_text(page(args.found, missing, f"python -m benchmarks.losses --work WORK -o {args.output}"))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.boundary import DATASETS
 from benchmarks.families import FAMILIES, rows_of
@@ -30,7 +27,6 @@ from segcal.metrics.statistics.clustered import paired_difference
 from segcal.metrics.statistics.verdict import seen
 from segcal.study import results
 from segcal.study.configuration import CLEAN
-from segcal.study.results import Finished
 
 SELECTIVE, PLAIN = "selective(p0)", "p0"
 OTHERS = ("p0", "TS(p0)", "vs(p0)", "DC(p0)", "meta-cal-star(p0)", "LTS(p0)", "pbar")
@@ -114,21 +110,9 @@ class Cases:
 
 def read(folder: Path) -> Cases:
     """Of a finished study."""
-    finished: Finished = results.read(folder)
-    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    groups = {}
-    for row in finished.rows("scores"):
-        if row["metric"] in METRICS:
-            of_case = found.setdefault((row["cohort"], row["pipeline"], row["metric"]), {})
-            of_case.setdefault(row["case"], []).append(row["value"])
-            groups[row["case"]] = row["group"]
-    numbers = {key: {case: _mean(values) for case, values in by.items()} for key, by in found.items()}
-    return Cases(str(finished.about["configuration"]["name"]).removeprefix("selective scaling, "), numbers, groups)
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [v for v in values if not math.isnan(v)]
-    return float(np.mean(known)) if known else math.nan
+    finished = results.read(folder)
+    name = str(finished.about["configuration"]["name"]).removeprefix("selective scaling, ")
+    return Cases(name, *finished.by_case(METRICS))
 
 
 def of_studies(studies: list[Cases]) -> list[Claim]:

@@ -21,7 +21,7 @@ import json
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,34 +67,19 @@ class Wanted:
     base: str
 
 
-Values = Mapping[tuple[str, str], Mapping[str, float]]
-"""By pipeline and metric, of each case its mean over repeats."""
-
-
-def of_cohort(finished: Finished, cohort: str, metrics: Iterable[str]) -> tuple[Values, dict[str, str]]:
-    """Numbers of the cases of a cohort, and their groups."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    groups, shown = {}, set(metrics)
-    for row in finished.rows("scores"):
-        if row["cohort"] == cohort and row["metric"] in shown:
-            found[row["pipeline"], row["metric"]][row["case"]].append(row["value"])
-            groups[row["case"]] = row["group"]
-    means = {key: {case: _mean(values) for case, values in by_case.items()} for key, by_case in found.items()}
-    return means, groups
-
-
-def table(finished: Finished, cohort: str, wanted: Wanted) -> dict[str, dict[str, Any]]:
-    """A row a pipeline."""
-    values, groups = of_cohort(finished, cohort, {*wanted.metrics, wanted.change})
-    pipelines = list(dict.fromkeys(p for p, _ in values))
-    cases = sorted(groups)
-    out = {}
-    for pipeline in pipelines:
-        row: dict[str, Any] = {metric: _mean(values[pipeline, metric].values()) for metric in wanted.metrics}
-        base, mine = ([values[p, wanted.change][case] for case in cases] for p in (wanted.base, pipeline))
-        change = paired_difference(base, mine, [groups[case] for case in cases])
+def tables(finished: Finished, wanted: Wanted) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of each cohort a row a pipeline."""
+    values, groups = finished.by_case({*wanted.metrics, wanted.change})
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for cohort, pipeline in dict.fromkeys(key[:2] for key in values):
+        numbers = [values[cohort, pipeline, metric].values() for metric in wanted.metrics]
+        row: dict[str, Any] = dict(zip(wanted.metrics, map(_mean, numbers), strict=True))
+        base, mine = (values[cohort, p, wanted.change] for p in (wanted.base, pipeline))
+        cases = sorted(mine)
+        told = [groups[case] for case in cases]
+        change = paired_difference([base[case] for case in cases], [mine[case] for case in cases], told)
         row["change"] = {"mean": change.mean, "low": change.low, "high": change.high, "groups": change.groups}
-        out[pipeline] = row
+        out.setdefault(cohort, {})[pipeline] = row
     return out
 
 
@@ -165,11 +150,11 @@ def _shown(metric: str, value: float) -> str:
 
 def draw(finished: Finished, metrics: Sequence[str], path: Path) -> None:
     """Box plots of the test cases, each the mean over the repeats it is tested in."""
-    values, _ = of_cohort(finished, CLEAN, metrics)
-    pipelines = list(dict.fromkeys(p for p, _ in values))
+    values, _ = finished.by_case(metrics)
+    pipelines = list(dict.fromkeys(pipeline for cohort, pipeline, _ in values if cohort == CLEAN))
     figure, axes = plt.subplots(1, len(metrics), figsize=(4.8 * len(metrics), 0.36 * len(pipelines) + 1.2), sharey=True)
     for axis, metric in zip(np.atleast_1d(axes), metrics, strict=True):
-        known = [[v for v in values[p, metric].values() if not math.isnan(v)] for p in pipelines]
+        known = [[v for v in values[CLEAN, p, metric].values() if not math.isnan(v)] for p in pipelines]
         marks = {"marker": "x", "markeredgecolor": "black"}
         axis.boxplot(known, orientation="horizontal", whis=(0, 100), showmeans=True, meanprops=marks)
         axis.set_yticks(range(1, len(pipelines) + 1), pipelines)
@@ -246,7 +231,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted, found = Wanted(tuple(args.metrics), args.change, args.base), dict[str, Any]()
     for folder in args.studies:
         finished = results.read(folder)
-        cohorts = list(dict.fromkeys(row["cohort"] for row in finished.rows("scores")))
         pictures, images = dict[str, str](), args.output.parent.parent / "images"
         if args.boxes:
             image = images / f"{args.output.stem}-{folder.name}.png"
@@ -259,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found[folder.name] = {
             "pictures": pictures,
             "about": about(finished),
-            "cohorts": {cohort: table(finished, cohort, wanted) for cohort in cohorts},
+            "cohorts": tables(finished, wanted),
             "sizes": of_sizes(finished, wanted),
         }
     words = [folder.name for folder in args.studies] + ["--title", args.title, "--base", args.base]

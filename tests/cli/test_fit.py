@@ -65,6 +65,15 @@ def test_several_methods_make_a_folder(segcal: Any, fitting: Any, tmp_path: Path
     assert found["methods"]["ts"]["crossfit"]["uncalibrated"] == found["methods"]["vs"]["crossfit"]["uncalibrated"]
 
 
+def test_the_folder_one_is_in_is_a_folder(
+    segcal: Any, fitting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = segcal("fit", *fitting.labelled, "--method", "ts,vs", "--no-crossfit", "-o", ".")
+    assert said.code == 0, said.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ts.safetensors", "vs.safetensors"]
+
+
 def test_methods_that_may_change_labels_are_named(segcal: Any, fitting: Any, tmp_path: Path) -> None:
     said = segcal(
         "fit", *fitting.labelled, "--method", "ts,vs", "--lambda", "0.01", "--no-crossfit", "-o", tmp_path / "cals"

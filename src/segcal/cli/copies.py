@@ -126,7 +126,7 @@ def copies(
     left = len(cohort) - len(done)
     out.text(
         f"{len(done)} cases written to {output}, {number} copies each"
-        + (f"; {left} were there already" if left else "")
+        + (f"; {left} were there already (--overwrite makes them anew)" if left else "")
     )
     images: list[str | Path] = ["--images", scores.images] if scores.images is not None and segmenter is None else []
     words = ["RESULTS", "--labels", "LABELS", *images, "--copies", output, "--method", "susceptibility"]

@@ -91,8 +91,8 @@ def fit(
     A calibrator is what corrects the probabilities. Each case is also scored by one fitted without it and the cases of
     its group (cross-fitting), so the table before and after is of cases that the correction did not see, with intervals
     over groups. The calibrator remembers its cases and how their scores were made. A calibrator that is there already
-    is replaced, whole; any other file only with --overwrite. A long training (lts, selective) that was interrupted goes
-    on where it was: run the same command again.
+    is replaced, whole; any other file only with --overwrite. A long training (lts, selective,
+    susceptibility) that was interrupted goes on where it was: run the same command again.
 
         segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
         segcal fit member0 member1 --labels LABELS --groups 'patient(\\d+)' --method auto -o cal.safetensors
@@ -222,7 +222,7 @@ def fit(
             do="Leave it out: softmax labels are kept only where the method promises it.",
         )
     with engine_of(running) as engine:
-        engine.checkpoints = Checkpoints(output.with_name(f".{output.name}.training"))
+        engine.checkpoints = Checkpoints(output.parent / f".{output.name}.training")
         if method == AUTO:
             done = fit_chosen(
                 cohort,

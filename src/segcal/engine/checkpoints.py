@@ -5,7 +5,7 @@ of their files), the numbers it began from, the versions at work. So what goes o
 given in one piece, and other words or changed files begin anew. Nothing is written in the first `every` seconds, nor
 more often than that; a training that took longer leaves its last state too, so that of several only the one that was
 killed is repeated in part. Promises: a file is complete or as it was; it holds numbers only and is loaded as such.
-Costs: the cases' files are read once as bytes, when the first state is written or looked for. No folder, or a case
+Costs: the files of a case are read once as bytes, when a first state is written or looked for. No folder, or a case
 that is no file: nothing is kept.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,21 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None = None, every: float = EVERY) -> None:
         self.folder, self.every = folder, every
+        self._digests: dict[Case, str] = {}
 
     def of(self, told: str, cases: Sequence[Case], start: Iterable[Tensor]) -> Checkpoint:
         """Of the training that is `told` in words (a method and its options), on some `cases`, from some numbers."""
         known = self.folder is not None and all(case.paths for case in cases)
-        return Checkpoint(self.folder if known else None, self.every, told, tuple(cases), [t.detach() for t in start])
+        return Checkpoint(self.folder if known else None, self.every, lambda: self._key(told, cases, start))
+
+    def _key(self, told: str, cases: Sequence[Case], start: Iterable[Tensor]) -> str:
+        """What a state is found by; the files of a case are read once however many trainings it is in."""
+        for case in cases:
+            if case not in self._digests:
+                self._digests[case] = case.id + read_digest(case)
+        words = [told, torch.__version__, *(self._digests[case] for case in cases)]
+        numbers = [t.detach().double().numpy().tobytes() for t in start]
+        return journal.digest(*(word.encode() for word in words), *numbers)
 
     def clear(self) -> None:
         """Remove all states, and the folder where nothing else is in it."""
@@ -56,20 +66,15 @@ class Checkpoints:
 class Checkpoint:
     """The state of one training; `folder` None: it is never there and never kept."""
 
-    def __init__(
-        self, folder: Path | None, every: float, told: str, cases: tuple[Case, ...], start: list[Tensor]
-    ) -> None:
-        self._folder, self._every = folder, every
-        self._told, self._cases, self._start = told, cases, start
+    def __init__(self, folder: Path | None, every: float, key: Callable[[], str]) -> None:
+        self._folder, self._every, self._key = folder, every, key
         self._began = self._written = time.monotonic()
 
     @cached_property
     def path(self) -> Path:
         """Where the state is, or would be."""
         assert self._folder is not None
-        words = [self._told, torch.__version__, *(case.id + read_digest(case) for case in self._cases)]
-        numbers = [t.double().numpy().tobytes() for t in self._start]
-        return self._folder / f"{journal.digest(*(w.encode() for w in words), *numbers)}{ENDING}"
+        return self._folder / f"{self._key()}{ENDING}"
 
     def load(self) -> Mapping[str, Any] | None:
         """The state that was kept, or None. UnreadableError for a file that holds none."""
@@ -94,5 +99,5 @@ class Checkpoint:
         self._written = now
 
 
-NOWHERE = Checkpoint(None, EVERY, "", (), [])
+NOWHERE = Checkpoint(None, EVERY, str)
 """Of a training that is not kept."""

@@ -1,10 +1,13 @@
-"""What methods that are trained share: where a training keeps its state, and what a map is worth on its cases."""
+"""What methods that are trained share: how images are standardised, where a training keeps its state, and what a map is
+worth on its cases.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from segcal import __version__
@@ -35,8 +38,22 @@ def nll_of(made: PartMap, lesson: Lesson, engine: Engine, method: str) -> float:
     return float(accumulate.result(accumulator, answers["nll"]).value)
 
 
+def standard(images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of images (channels, ...), over all their voxels; 1 for a constant
+    one.
+    """
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for image in images:
+        flat = image.double().flatten(1)
+        count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+    return mean, torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, 1.0)
+
+
 def checkpoint_of(method: object, lesson: Lesson, engine: Engine, start: Iterable[Tensor]) -> Checkpoint:
     """Where the training of a method, whose words are its options, on a lesson from some numbers keeps its state."""
-    told = f"segcal {__version__}, {method!r}, part {lesson.part}, {sorted(lesson.cases)}"
-    cases = [case for e in (lesson.examples, lesson.validation) if e is not None for case in e.cohort]
-    return engine.checkpoints.of(told, cases, start)
+    told = f"segcal {__version__}, {method!r}, part {lesson.part}"
+    mine = [lesson.examples.cohort[i] for i in sorted(lesson.cases)]
+    held = () if lesson.validation is None else lesson.validation.cohort
+    return engine.checkpoints.of(told, [*mine, *held], start)

@@ -228,6 +228,21 @@ def _brief(value: object) -> str:
     return f"{table.shape}" if table.size > SHOWN else f"[{', '.join(_brief(v) for v in value)}]"
 
 
+def standardised(image: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """An image (channels, ...) less a mean, in units of a scale (channels,) each. Another number of channels:
+    UsageError.
+    """
+    if len(image) != len(mean):
+        raise UsageError(
+            "image",
+            found=f"{len(image)} channel(s)",
+            expected=f"{len(mean)}, as the image of the fit" if len(mean) else "no image",
+            do="Give images made as those the calibrator was fitted with.",
+        )
+    shape = (-1, *(1 for _ in image.shape[1:]))
+    return (image - mean.reshape(shape)) / scale.reshape(shape)
+
+
 class Map(PartMap):
     """A map of rows."""
 

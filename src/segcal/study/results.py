@@ -93,6 +93,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 """Columns of each table."""
 
 
+ByCase = Mapping[tuple[str, str, str], Mapping[str, float]]
+"""By cohort, pipeline and metric, a number of each case."""
+
+
 @dataclass(frozen=True, eq=False)
 class Finished:
     """A study's tidy `tables` by name, its own record `about` (classes, configuration, versions), and the `folder` they
@@ -108,6 +112,19 @@ class Finished:
         """A table as plain rows; none where there is nothing."""
         found: Rows = self.tables[name].to_pylist()
         return found
+
+    def by_case(self, metrics: Iterable[str]) -> tuple[ByCase, dict[str, str]]:
+        """Numbers of cases, means over the repeats they are tested in, NaN where a number is never defined; and the
+        group of each case.
+        """
+        wanted, groups = set(metrics), dict[str, str]()
+        found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+        for row in self.rows("scores"):
+            if row["metric"] in wanted:
+                of_case = found.setdefault((row["cohort"], row["pipeline"], row["metric"]), {})
+                of_case.setdefault(row["case"], []).append(row["value"])
+                groups[row["case"]] = row["group"]
+        return {key: {case: means(values) for case, values in by.items()} for key, by in found.items()}, groups
 
 
 def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -18,18 +18,22 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcal.data.case import Field, Window
+from segcal.data.case import Field, Provenance, Window
 from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import json_object
 from segcal.data.formats import npz
 from segcal.data.formats.case_images import Stacked
 from segcal.data.formats.npz import NpzField
 from segcal.errors import MissingError, ShapeError
+
+Of = Literal["probs", "log_probs"]
+OF: tuple[Of, ...] = ("probs", "log_probs")
+"""What mean and spread may be of."""
 
 RECORD = "copies.json"
 KEYS = ("mean", "spread", "scores")
@@ -86,6 +90,12 @@ class CaseCopies:
         elif image is not None:
             fields["copied_images"] = Repeated(image, kept)
         return fields
+
+
+def of(provenance: Provenance) -> str | None:
+    """What mean and spread of the copies of a cohort are of; None where nothing says so."""
+    told = json.loads(dict(provenance.recorded or ()).get("copies", "{}"))
+    return told.get("of") if isinstance(told, dict) else None
 
 
 def _other(path: Path, found: str, expected: str) -> ShapeError:

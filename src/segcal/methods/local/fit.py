@@ -36,7 +36,7 @@ from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.solvers.query import Solved
 from segcal.fitting.training import Example, Examples, Learnt, Lesson, Settings, Unit, looked_at, train
 from segcal.methods.calibrator import Solution
-from segcal.methods.lessons import checkpoint_of, nll_of
+from segcal.methods.lessons import checkpoint_of, nll_of, standard
 from segcal.methods.local.map import LEAVES, START, LocalMap, positive, tree
 from segcal.methods.maps import FLOOR
 from segcal.methods.method import FittedMap, Trained
@@ -176,15 +176,11 @@ class LocalTemperatureScaling(Trained):
 
     def _first(self, lesson: Lesson, learn: Sequence[tuple[Examples, int]], known: bool) -> LocalMap:
         """The identity."""
-        standard: dict[str, Tensor] = {}
+        given: dict[str, Tensor] = {}
         if self.image:
-            standard = dict(
-                zip(
-                    ("image_mean", "image_scale"),
-                    _standard(looked_at(TreeModel(self, lesson.part, None), learn)),
-                    strict=True,
-                )
-            )
+            seen = looked_at(TreeModel(self, lesson.part, None), learn)
+            images = (example.fields["image"] for unit in seen for example in unit)
+            given = dict(zip(("image_mean", "image_scale"), standard(images), strict=True))
         logits = self.source == "logits" and known
         return LocalMap.start(
             lesson.classes,
@@ -192,7 +188,7 @@ class LocalTemperatureScaling(Trained):
             logits=logits,
             image_level=self.level == "image",
             slice_axis=self.slice_axis,
-            **standard,
+            **given,
         )
 
     def _solution(
@@ -321,20 +317,6 @@ def _with_temperature(map: LocalMap, temperature: float) -> LocalMap:
     return _with(
         map, [map.weight, bias, *((map.image_weight, torch.full((1,), t, dtype=torch.float64)) if map.channels else ())]
     )
-
-
-def _standard(units: Sequence[Unit]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of the image, over tiles with their margins; a constant channel keeps
-    its scale.
-    """
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for unit in units:
-        for example in unit:
-            flat = example.fields["image"].double().flatten(1)
-            count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
-    return mean, torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, 1.0)
 
 
 GROUP = 10

@@ -28,7 +28,7 @@ from torch.nn.functional import conv2d, softplus
 from segcal.data.surroundings import MARGIN, Neighbourhood
 from segcal.errors import UsageError
 from segcal.methods.guarantees import Status
-from segcal.methods.maps import FLOOR, Needs, TemperatureMap
+from segcal.methods.maps import FLOOR, Needs, TemperatureMap, standardised
 
 KERNEL, DILATION = 5, 2
 
@@ -211,16 +211,7 @@ class LocalMap(TemperatureMap):
 
     def standardised(self, image: Tensor) -> Tensor:
         """The image (channels, ...) less its mean, in units of its scale. Another number of channels: UsageError."""
-        if len(image) != self.channels:
-            expected = f"{self.channels}, as the image of the fit" if self.channels else "no image"
-            raise UsageError(
-                "image",
-                found=f"{len(image)} channel(s)",
-                expected=expected,
-                do="Give images made as those the calibrator was fitted with.",
-            )
-        shape = (-1, *(1 for _ in image.shape[1:]))
-        return (image - self.image_mean.reshape(shape)) / self.image_scale.reshape(shape)
+        return standardised(image, self.image_mean, self.image_scale)
 
     def settled(self, context: Tensor) -> Tensor:
         """tau of t."""

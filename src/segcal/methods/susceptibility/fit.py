@@ -16,17 +16,17 @@ score: LabelError.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from segcal.data.cohort import Cohort
+from segcal.data.formats.case_copies import OF, Of, of
 from segcal.data.head import NO_TARGET
 from segcal.data.surroundings import MARGIN, check_neighbours
 from segcal.engine.engine import Engine
@@ -35,7 +35,7 @@ from segcal.errors import UsageError
 from segcal.fitting.plans import Plan, Subset, Task
 from segcal.fitting.training import Lesson
 from segcal.methods.calibrator import Solution
-from segcal.methods.lessons import checkpoint_of, nll_of
+from segcal.methods.lessons import checkpoint_of, nll_of, standard
 from segcal.methods.local.map import positive
 from segcal.methods.method import FittedMap, Trained
 from segcal.methods.numbers import check_choices, check_numbers
@@ -54,20 +54,18 @@ class SusceptibilityCalibration(Trained):
     """Susceptibility calibration (Ouyang et al., UNSURE 2022): p = S(z / T), T from the answer of the network to
     photometric copies of the image, and from a shape prior.
 
-    `image`, `copies`, `prior`: what T is computed from beside log-probabilities; `of` what mean and spread over copies
-    are; `width` of the branches,
-    `prior_width`; `epochs`, in each of which `planes` planes of each case are drawn, `batch` of them a step;
-    `prior_epochs`; `learning_rate`, `weight_decay` of Adam, which `patience` epochs without a gain end; `seed`;
-    `slice_axis`: spatial axis of a volume that planes are slices of. UsageError for values out of range.
+    `image`, `copies`, `prior`: what T is computed from beside log-probabilities; `of`: what mean and spread over copies
+    are taken of; `width` of the branches, `prior_width`; `epochs`, in each of which `planes` planes of each case are
+    drawn, `batch` of them a step, `prior_epochs`; `learning_rate`, `weight_decay` of Adam, which `patience` epochs
+    without a gain end; `seed`; `slice_axis`: spatial axis of a volume that planes are slices of. UsageError for values
+    out of range.
     """
 
     name: ClassVar[str] = "susceptibility"
     image: bool = field(default=True, metadata={"help": "look at the image, which --images gives"})
     copies: bool = field(default=True, metadata={"help": "look at mean and spread over copies of the image"})
     prior: bool = field(default=True, metadata={"help": "look at what a denoising autoencoder makes of the shape"})
-    of: Literal["probs", "log_probs"] = field(
-        default="probs", metadata={"help": "what mean and spread are of, as segcal copies --of made them"}
-    )
+    of: Of = field(default="probs", metadata={"help": "what mean and spread are of, as segcal copies --of made them"})
     width: int = 16
     prior_width: int = 8
     epochs: int = 20
@@ -82,7 +80,7 @@ class SusceptibilityCalibration(Trained):
 
     def __post_init__(self) -> None:
         yes = (False, True)
-        check_choices(self, slice_axis=(0, 1, 2), image=yes, copies=yes, prior=yes, of=("probs", "log_probs"))
+        check_choices(self, slice_axis=(0, 1, 2), image=yes, copies=yes, prior=yes, of=OF)
         check_numbers(self, "prior_epochs", "planes", "batch", width=256, prior_width=256)
 
     @property
@@ -94,8 +92,8 @@ class SusceptibilityCalibration(Trained):
     def check(self, cohort: Cohort) -> None:
         """Voxels must have neighbours, and copies be made as `of` says."""
         super().check(cohort)
-        made = json.loads(dict(cohort.provenance.recorded or ()).get("copies", "{}")).get("of", self.of)
-        if self.copies and made != self.of:
+        made = of(cohort.provenance)
+        if self.copies and made not in (None, self.of):
             raise UsageError(
                 "of",
                 found=f"{self.of}, and copies whose mean and spread are of {made}",
@@ -110,8 +108,8 @@ class SusceptibilityCalibration(Trained):
         generator = torch.Generator().manual_seed(1)
         for name in ("out_weight", "out_bias"):
             tensors[name] = 0.1 * torch.randn(tensors[name].shape, generator=generator)
-        standard = {"image_mean": torch.zeros(1), "image_scale": torch.ones(1)} if self.image else {}
-        return SusceptibilityMap({**tensors, **standard}, self.slice_axis)
+        seen = {"image_mean": torch.zeros(1), "image_scale": torch.ones(1)} if self.image else {}
+        return SusceptibilityMap({**tensors, **seen}, self.slice_axis)
 
     def counted(self, classes: int) -> ParameterCount:
         """Of both networks; of their numbers no rank can be told. Of an image one channel is counted."""
@@ -130,9 +128,9 @@ class SusceptibilityCalibration(Trained):
         """The shape prior, then the calibration network."""
         learn, validate, who = lesson.split(self.seed)
         sides = tuple(Planes(side, lesson, self.slice_axis, self.of) for side in (learn, validate))
-        standard = sides[0].image() if self.image else ()
+        seen = standard(sides[0].images()) if self.image else ()
         channels = lesson.examples.cohort.head.channels
-        tensors = self._begun(lesson.classes, channels, len(standard[0]) if standard else 0)
+        tensors = self._begun(lesson.classes, channels, len(seen[0]) if seen else 0)
         told: dict[str, Any] = {}
         notes = []
         with one_thread(), torch.random.fork_rng(devices=[]):
@@ -144,11 +142,11 @@ class SusceptibilityCalibration(Trained):
                 notes.append(f"shape prior of epoch {found.epoch} of {self.prior_epochs}")
             frozen = {name: t for name, t in tensors.items() if net.of_prior(name)}
             begin = {name: t for name, t in tensors.items() if not net.of_prior(name)}
-            loss = _Calibration(frozen, standard, self.copies)
+            loss = _Calibration(frozen, seen, self.copies)
             found = self._trained(self.name, begin, loss, sides, lesson, engine)
             tensors |= found.tensors
         notes.insert(0, f"epoch {found.epoch} of {self.epochs}, validated on copies of {who}")
-        tensors |= dict(zip(("image_mean", "image_scale"), standard, strict=False))
+        tensors |= dict(zip(("image_mean", "image_scale"), seen, strict=False))
         made = SusceptibilityMap(tensors, self.slice_axis)
         value = nll_of(made, lesson, engine, self.method)
         told |= {"epoch": found.epoch, "validation": found.validation, "curve": found.curve, "seed": self.seed}

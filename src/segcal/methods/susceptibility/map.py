@@ -26,7 +26,7 @@ from segcal.data.surroundings import Neighbourhood
 from segcal.errors import UsageError
 from segcal.methods.guarantees import Status
 from segcal.methods.local.map import positive
-from segcal.methods.maps import Needs, TemperatureMap
+from segcal.methods.maps import Needs, TemperatureMap, standardised
 from segcal.methods.susceptibility import net
 
 IMAGE, SCORES, SHAPE, MEAN, SPREAD = INPUTS = ("image", "scores", "shape", "mean", "spread")
@@ -143,7 +143,7 @@ class SusceptibilityMap(TemperatureMap):
 
     def _pieces(self, logs: Tensor, fields: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Inputs of some planes (n, channels, rows, columns) at a time."""
-        image = self.standardised(fields["image"]) if IMAGE in self.inputs else None
+        image = standardised(fields["image"], self.image_mean, self.image_scale) if IMAGE in self.inputs else None
         planes = max(1, AT_ONCE // max(logs[0, 0].numel(), 1))
         for low in range(0, max(logs.shape[1], 1), planes):
             some = slice(low, low + planes)
@@ -159,18 +159,6 @@ class SusceptibilityMap(TemperatureMap):
     @property
     def _float32(self) -> dict[str, Tensor]:
         return {name: t.float() for name, t in self.tensors.items()}
-
-    def standardised(self, image: Tensor) -> Tensor:
-        """The image (channels, ...) less its mean, in units of its scale. Another number of channels: UsageError."""
-        if len(image) != len(self.image_mean):
-            raise UsageError(
-                "image",
-                found=f"{len(image)} channel(s)",
-                expected=f"{len(self.image_mean)}, as the image of the fit",
-                do="Give images made as those the calibrator was fitted with.",
-            )
-        shape = (-1, *(1 for _ in image.shape[1:]))
-        return (image - self.image_mean.reshape(shape)) / self.image_scale.reshape(shape)
 
     def invariance(self) -> tuple[Status, str]:
         """Always."""

@@ -5,7 +5,7 @@ A case is read whole, one at a time, whatever axis its planes are slices of. Vox
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,15 +47,9 @@ class Planes:
         (example,) = examples.read(case, self._axis, [tile])
         return CasePlanes(example, examples.cohort.head, examples.cohort.unit, self._part, self._of)
 
-    def image(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel of the images over all cases; 1 for a constant one."""
-        sums = torch.zeros(3, 1, dtype=torch.float64)
-        for index in range(len(self)):
-            x = self.case(index).example.fields["image"].double().flatten(1)
-            sums = sums + torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
-        mean = sums[1] / sums[0].clamp_min(1)
-        variance = (sums[2] / sums[0].clamp_min(1) - mean.square()).clamp_min(0)
-        return mean, torch.where(variance > 0, variance.sqrt(), 1.0)
+    def images(self) -> Iterator[Tensor]:
+        """The image of each case."""
+        return (self.case(index).example.fields["image"] for index in range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from segcal.data.cohort import Cohort
 from segcal.data.files import claims, journal
 from segcal.data.files.journal import Scratch
 from segcal.data.files.reading import json_object
-from segcal.data.formats.case_copies import RECORD
+from segcal.data.formats.case_copies import OF, RECORD, Of
 from segcal.data.head import Head
 from segcal.data.reader import CaseReader
 from segcal.data.rows import Block
@@ -35,12 +35,9 @@ from segcal.data.running import Running
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.engine.engine import Engine
 from segcal.engine.single import one_thread
-from segcal.errors import OutputError, ShapeError, UsageError
+from segcal.errors import OutputError, ScoreError, ShapeError, UsageError
 from segcal.tasks.copies.ranges import Ranges
 from segcal.tasks.copies.segmenters import Normalisation, Segmenter, normalised
-
-Of = Literal["probs", "log_probs"]
-OF: tuple[Of, ...] = ("probs", "log_probs")
 
 COUNT = 180
 """Copies of an image (O22)."""
@@ -222,6 +219,13 @@ def _predict(
 ) -> None:
     with engine.scratch(cohort) as scratch, case.fields["image"].open(scratch) as window:
         image = np.atleast_2d(window.read(0, case.voxels)).reshape(-1, *case.shape)
+    if not np.isfinite(image).all():
+        raise ScoreError(
+            case.fields["image"].where,
+            found="NaN or infinity",
+            expected="finite values of the image",
+            do="Repair the file, or leave the case out.",
+        )
     x = normalised(image, drawing.normalise)
     found = Condensed(cohort.head, drawing.kind, FULL, making)
     images: list[NDArray[np.float32]] = []

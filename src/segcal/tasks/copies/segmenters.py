@@ -20,13 +20,7 @@ from segcal.data.files import journal
 from segcal.errors import ShapeError, UnreadableError, extra
 
 Normalisation = Literal["none", "zscore", "unit", "percentile"]
-NORMALISATIONS: dict[Normalisation, str] = {
-    "none": "as it is stored",
-    "zscore": "less its mean, in units of its standard deviation",
-    "unit": "8-bit values divided by 255, 16-bit by 65535",
-    "percentile": "its 1st percentile at 0, its 99.8th at 1, cut to 0 to 1.5",
-}
-"""What is done to an image before a network sees it."""
+"""What is done to an image before a network sees it (`normalised`)."""
 
 BORDERS: dict[str, str] = {"reflect": "reflect", "zero": "constant"}
 
@@ -43,7 +37,10 @@ class Segmenter(Protocol):
 
 
 def normalised(image: NDArray[Any], how: Normalisation) -> NDArray[np.float32]:
-    """An image (channels, *spatial) as a network sees it."""
+    """An image (channels, *spatial) as a network sees it: as it is stored; less its mean, in units of its standard
+    deviation; 8-bit values divided by 255, 16-bit by 65535; or its 1st percentile at 0 and its 99.8th at 1, cut to 0 to
+    1.5.
+    """
     x: NDArray[Any] = np.asarray(image, np.float32)
     if how == "zscore":
         x = (x - x.mean()) / (x.std() + 1e-6)
