@@ -232,29 +232,39 @@ def test_a_compressed_case_larger_than_the_limit_stays_within_it(tmp_path, shape
     assert found["evaluate"] < LIMIT
 
 
+def _with_copies(root: Path, shape: tuple[int, int, int]) -> None:
+    """Two cases of four classes, with what a network says of two copies of each."""
+    for folder in ("results", "labels", "copies"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        z = rng.normal(size=(4, *shape)).astype(np.float32)
+        logs = z - np.log(np.exp(z).sum(0))
+        np.savez(root / "results" / f"c{k}.npz", logits=z)
+        np.save(root / "labels" / f"c{k}.npy", z.argmax(0).astype(np.uint8))
+        copies = {"mean": np.exp(logs), "spread": 0.1 * np.exp(logs), "scores": np.concatenate([logs, logs])}
+        np.savez(root / "copies" / f"c{k}.npz", **copies, image=z[:1], images=z[:2])
+    (root / "copies" / "copies.json").write_text('{"made": {}, "kept": 2}')
+
+
 @pytest.mark.slow
 def test_susceptibility_calibration_of_a_volume_takes_what_its_voxels_ask_for(tmp_path):
     """128^3 voxels, four classes and two copies were measured to take 2.1 GiB of 4 (docs/methods): an eighth of them
-    within an eighth of 4.
+    within an eighth of 4. Most of it is a step on 4 planes of two copies, some 8 kB a voxel of them. A fit of small
+    planes first, as above.
     """
-    for folder in ("results", "labels", "copies"):
-        (tmp_path / folder).mkdir()
-    rng = np.random.default_rng(0)
-    for k in range(2):
-        z = rng.normal(size=(4, 64, 64, 64)).astype(np.float32)
-        logs = z - np.log(np.exp(z).sum(0))
-        np.savez(tmp_path / "results" / f"c{k}.npz", logits=z)
-        np.save(tmp_path / "labels" / f"c{k}.npy", z.argmax(0).astype(np.uint8))
-        copies = {"mean": np.exp(logs), "spread": 0.1 * np.exp(logs), "scores": np.concatenate([logs, logs])}
-        np.savez(tmp_path / "copies" / f"c{k}.npz", **copies, image=z[:1], images=z[:2])
-    (tmp_path / "copies" / "copies.json").write_text('{"made": {}, "kept": 2}')
+    _with_copies(tmp_path / "little", (2, 16, 16))
+    _with_copies(tmp_path, (64, 64, 64))
     found = measured(f"""
         from segcal import SusceptibilityCalibration, apply
         from segcal.data.formats.npz import NpzSink
         root = {str(tmp_path)!r}
         engine = Threads(1, max_memory=512 * 2**20)
-        cohort = open_cohort([root + "/results"], root + "/labels", copies=root + "/copies")
         method = SusceptibilityCalibration(epochs=1, prior_epochs=1, planes=8)
+        little, cohort = (
+            open_cohort([one + "/results"], one + "/labels", copies=one + "/copies") for one in (root + "/little", root)
+        )
+        method.fit(little, engine=engine)
         fitting, made = peak(lambda: method.fit(cohort, engine=engine))
         applying, _ = peak(lambda: apply(made, cohort, NpzSink(root + "/out"), engine))
         print(json.dumps({{"fit": fitting, "apply": applying}}))

@@ -55,8 +55,9 @@ def normal(x: Tensor, t: Tensors, name: str, learning: bool) -> Tensor:
 def residual(x: Tensor, t: Tensors, name: str, learning: bool) -> Tensor:
     """A residual block."""
     y = functional.conv2d(padded(x, 1), t[f"{name}_first_weight"], t[f"{name}_first_bias"])
-    y = functional.relu(normal(y, t, f"{name}_first", learning))
-    y = functional.conv2d(padded(y, 1), t[f"{name}_second_weight"], t[f"{name}_second_bias"])
+    # the border first: what a gradient keeps of the ReLU is then what it keeps of the convolution anyway
+    y = functional.relu_(padded(normal(y, t, f"{name}_first", learning), 1))
+    y = functional.conv2d(y, t[f"{name}_second_weight"], t[f"{name}_second_bias"])
     return x + normal(y, t, f"{name}_second", learning)
 
 
