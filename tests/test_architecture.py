@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("metrics", "fitting", "losses"),
     ("methods", "report"),
+    ("outcomes",),
     ("tasks",),
     ("study",),
     ("__init__",),

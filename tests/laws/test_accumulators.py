@@ -27,6 +27,7 @@ from segcal.methods.mixture import MixtureNLL
 from segcal.methods.temperature import ScaleNLL
 from segcal.metrics import REGISTERED
 from segcal.metrics.truth import DistanceToTruth
+from segcal.outcomes.sums import OutcomeSums
 from segcal.study.oracle import OracleSweep
 from segcal.testing.accumulators import ACCUMULATOR_LAWS
 from segcal.testing.law import Law
@@ -56,6 +57,8 @@ def boundary_nll(classes: int, order: int) -> BoundaryNLL:
 
 FACTORIES: dict[str, Factory] = {
     **{type(make(2, 0)).__name__: lambda classes, make=make: make(classes, 0) for make in REGISTERED},
+    "OutcomeSums": lambda classes: OutcomeSums(classes, 0),
+    "OutcomeSums without background": lambda classes: OutcomeSums(classes, None, thresholds=False),
     "ScaleNLL": lambda classes: ScaleNLL(0.7),
     "ScaleNLL far out": lambda classes: ScaleNLL(1e4),
     "LabelCount": LabelCount,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from segcal.cli import tables
 from segcal.cli.console import Output, failures
 from segcal.cli.options import (
     AS_USUAL,
@@ -32,6 +33,10 @@ def apply(
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
     maps: str = "",
+    triage: Annotated[bool, Parameter(show_default=False)] = False,
+    volumes: Annotated[bool, Parameter(show_default=False)] = False,
+    outer: float | None = None,
+    alpha: float = 0.1,
     format: Literal["nnunet", "npz", "npy", "zarr", "nifti"] | None = None,
     resume: Annotated[bool, Parameter(show_default=False)] = False,
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
@@ -46,6 +51,7 @@ def apply(
 
         segcal apply cal.safetensors NEW -o OUT
         segcal apply cal.safetensors NEW -o OUT --maps entropy,error --resume
+        segcal apply cal.safetensors NEW -o OUT --triage --volumes --outer 0.05
 
     Parameters
     ----------
@@ -58,6 +64,18 @@ def apply(
     maps
         Maps to write beside, with commas: entropy (nats), confidence, error (probability that the delivered label is
         wrong), probability (one map a class).
+    triage
+        Write OUT/triage.csv, the cases to look at first on top: the Dice to be expected of each delivered label map,
+        and what it exceeds for all but a share alpha of the patients; and say whether the cases look like those that
+        these bounds were set by.
+    volumes
+        Write OUT/volumes.csv: the volume of each structure by the label map, by the probabilities, and an interval
+        that holds the true one for all but a share alpha of the patients; in voxels, and in ml where known.
+    outer
+        Write a mask of each structure, OUT/outer_NAME, that misses at most this share of it in the mean over patients,
+        such as 0.05.
+    alpha
+        Share of the patients for whom bounds and intervals may fail.
     format
         Format of the output; by default nnU-Net's layout for what nnU-Net wrote, else npz.
     resume
@@ -70,7 +88,9 @@ def apply(
     all_there(running, new, scores, calibrator)
     from segcal.methods.files import load
     from segcal.tasks.apply import prepare
+    from segcal.tasks.telling import Asked
 
+    asked = Asked(triage, volumes, outer, alpha)
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(new, scores, loaded, damaged="exclude")
@@ -87,6 +107,7 @@ def apply(
         resume=resume,
         go_on=go_on,
         zyx=scores.zyx,
+        asked=asked,
     )
     told = warn(out, cohort, running)
     with engine_of(running) as engine:
@@ -117,6 +138,16 @@ def show(out: Output, done: Done) -> None:
         out.text(
             "the delivered label map differs from the arg max of its scores (post-processing):"
             f" {_share(counts['delivered_differs'], counts['voxels'])}"
+        )
+    if done.told.triage:
+        out.show(tables.triage(done.told.triage, done.job.asked.alpha), "Cases to look at first")
+    if done.told.drift is not None:
+        out.prose(done.told.drift.sentence, "bold red" if done.told.drift.differs else "")
+    for path in done.told.files:
+        out.text(f"written: {path}")
+    for mask in done.job.outer:
+        out.text(
+            f"written: {done.job.ledger.folder / mask.name}, where the probability is at least {mask.threshold:.2g}"
         )
     out.notes(done.notes)
     failures(

@@ -74,8 +74,8 @@ def free(folder: Path) -> Path:
 
 
 ON_REAL_NETWORKS = (
-    "On real networks the best that keeps every label was bts-both, a temperature by distance to the predicted border (microscopy,"
-    " MRI), or cms-op (eleven classes): --method auto compares these too."
+    "On real networks the best that keeps every label was bts-both, a temperature by distance to the predicted border"
+    " (microscopy, MRI), or cms-op (eleven classes): --method auto compares these too."
 )
 """What was measured: docs/results/boundary_studies.md and auto.md."""
 

@@ -110,6 +110,8 @@ def evaluate(
     if found.verdict is not None:
         out.show(tables.verdict(result["verdict"]), "Verdict")
     out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))
+    if any(one["rank_correlation"]["mean"] is not None for one in result["triage"].values()):
+        out.show(tables.ordering(result["triage"]), "Expected Dice against true Dice")
     if csv is not None:
         tables.write_cases(csv, result["per_case"])
     for path in [*([] if csv is None else [csv]), *drawn.values()]:

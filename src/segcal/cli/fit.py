@@ -78,6 +78,7 @@ def fit(
     folds: int = 5,
     seed: Seed = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
+    set_aside: float | None = None,
     figures: Figures = None,
     free_decision: Annotated[bool, Parameter(show_default=False)] = False,
     may_change_labels: Annotated[bool, Parameter(show_default=False)] = False,
@@ -150,6 +151,10 @@ def fit(
         Seed of the folds, of the recipe, and of what a method draws at random.
     no_crossfit
         Leave out the cross-fitted numbers.
+    set_aside
+        Share of the patients (groups) that are not fitted on and only set the thresholds by which segcal apply bounds
+        Dice, volumes and outer masks: 0.3, say, of a hundred. Unless given, all are fitted on, and thresholds come from
+        the cross-fitted numbers, whose guarantee is weaker.
     free_decision
         Of networks that give each region (such as the whole tumour, and its core in it) a probability of its own: let
         it cross 0.5, which changes label maps.
@@ -197,6 +202,7 @@ def fit(
     from segcal.engine.checkpoints import Checkpoints
     from segcal.tasks.fit import files_of, fit_chosen, methods_of
     from segcal.tasks.fit import fit as fit_methods
+    from segcal.tasks.reference import set_aside as parted
 
     out = Output(running.quiet, running.json)
     if solver == "recipe":
@@ -214,6 +220,9 @@ def fit(
         folders = {name: figures / name if len(files) > 1 else figures for name in files}
         drawing.claim(list(folders.values()), cohort, [*results, *scores.read()], overwrite=running.overwrite)
     told = warn(out, cohort, running)
+    aside = None
+    if set_aside is not None:
+        cohort, aside = parted(cohort, set_aside, seed)
     if free_decision and not cohort.head.can_keep_decision:
         raise UsageError(
             "free_decision",
@@ -232,12 +241,20 @@ def fit(
                 invariant=invariant,
                 folds=folds,
                 seed=seed,
+                aside=aside,
             )
             files = {done.best: files[AUTO]}
         else:
             keep = False if free_decision else None
             done = fit_methods(
-                chosen, cohort, engine, crossfit=not no_crossfit, folds=folds, seed=seed, keep_decision=keep
+                chosen,
+                cohort,
+                engine,
+                crossfit=not no_crossfit,
+                folds=folds,
+                seed=seed,
+                keep_decision=keep,
+                aside=aside,
             )
         done.save(files)
         engine.checkpoints.clear()

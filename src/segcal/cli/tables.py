@@ -7,8 +7,6 @@ which are per cent here (definitions 16).
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from segcal.data.files import journal
+from segcal.data.files.table import write_rows
 from segcal.errors import visible
 
 NUMBERS = (
@@ -282,6 +280,42 @@ def methods(
     return out
 
 
+def ordering(found: Mapping[str, Any]) -> Rows:
+    """What an order of cases by expected Dice is worth, one column a stage."""
+    out = table("", *found)
+    stages = list(found.values())
+    for name, key in (("rank correlation", "rank_correlation"), ("expected minus true", "expected_minus_true_dice")):
+        out.add_row(name, *(cell(one[key]["mean"], True) for one in stages))
+        ends = [(one[key]["low"], one[key]["high"]) for one in stages]
+        out.add_row("  95 % interval", *(Numbers(e, True, "{} to {}") if e[0] is not None else "-" for e in ends))
+    for name, key in (("AURC", "aurc"), ("  of the best order", "aurc_best"), ("  of no order", "aurc_random")):
+        out.add_row(name, *(cell(one[key]) for one in stages))
+    out.caption = (
+        "Of the cases' mean Dice over structures, from probabilities alone and by the labels. AURC: mean of 1 - Dice of"
+        " the cases that are kept, over all shares kept in the order of expected Dice; lower is better."
+    )
+    return out
+
+
+MOST_CASES = 10
+"""Rows of a list of cases to look at first, in print."""
+
+
+def triage(rows: Sequence[Mapping[str, Any]], alpha: float) -> Rows:
+    """The first rows of a list of cases to look at first."""
+    out = table("case", "expected Dice", f"at least ({100 * (1 - alpha):g} %)", "confidence", "entropy", "p, unlike")
+    for row in rows[:MOST_CASES]:
+        numbers = ("expected_dice", "at_least", "confidence", "entropy", "unlike_p")
+        out.add_row(row["case"], *(cell(row[name]) for name in numbers))
+    left = len(rows) - MOST_CASES
+    more = f" {left} more in the file." if left > 0 else ""
+    out.caption = (
+        "Expected Dice: of the delivered label map, by the probabilities, mean over its structures. Entropy: nats for"
+        f" each voxel of any structure. p, unlike: how rare such a case is among the reference.{more}"
+    )
+    return out
+
+
 def distances(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """One row a method of a demonstration, with its distance to the truth and standard error."""
     out = table("method", *(name for _, name in SHORT), "distance", "+-")
@@ -318,9 +352,4 @@ def write_cases(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             for k, v in numbers.items()
         }
         flat.append({**plain, **nested})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    with journal.atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+    write_rows(path, flat)

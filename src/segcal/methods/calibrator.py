@@ -128,8 +128,9 @@ class Calibrator(nn.Module):
     """Maps of log-probabilities for every part of `head`, fitted by `method` on scores of `kind`, stored at
     `resolution`: what a probability that is stored as 0 counts as, here too. `unit`: logits are divided by it first.
 
-    Where other parameters are loaded into it (`load_state_dict`), `solution`, `data` and `crossfit` become None: they
-    speak of the fit.
+    `crossfit`: numbers of cases that each fit did not see; `reference`: what `segcal.outcomes.reference` keeps of such
+    cases. Where other parameters are loaded into it (`load_state_dict`), `solution`, `data`, `crossfit` and `reference`
+    become None: they speak of the fit.
 
     Raises ShapeError where scores do not have the head's channels, ScoreError where they cannot be of their kind
     (`check=False` skips that look).
@@ -149,6 +150,7 @@ class Calibrator(nn.Module):
         data: FitData | None = None,
         keep_decision: bool | None = None,
         crossfit: Mapping[str, Any] | None = None,
+        reference: Mapping[str, Any] | None = None,
         resolution: Resolution = FULL,
         unit: float = 1.0,
     ) -> None:
@@ -176,6 +178,7 @@ class Calibrator(nn.Module):
         self.solution = solution
         self.data = data
         self.crossfit = crossfit
+        self.reference = reference
         self.resolution = resolution
         self.unit = unit
         self.register_load_state_dict_post_hook(_forget_another_fit)  # type: ignore[no-untyped-call]
@@ -426,7 +429,7 @@ def _forget_another_fit(calibrator: Calibrator, keys: object) -> None:
     before = calibrator.__dict__.pop("_before")
     if all(torch.equal(before[name], value) for name, value in calibrator.state_dict().items()):
         return
-    calibrator.solution, calibrator.data, calibrator.crossfit = None, None, None
+    calibrator.solution = calibrator.data = calibrator.crossfit = calibrator.reference = None
 
 
 def _tensors(

@@ -1,9 +1,9 @@
 """Calibrator files: safetensors for the numbers, JSON metadata for everything else. Never pickle.
 
 Schema 1: metadata key `segcal` holds {schema, method, head, kind, resolution, keep_decision, maps, solution, data,
-crossfit, versions}; tensors are named `part.name`. Files of before there was a `resolution` have the finest, those of
-before there was a `unit` have 1. Anything else, a newer schema included, is a clear error. Files are written whole or
-not at all.
+crossfit, reference, versions}; tensors are named `part.name`. Files of before there was a `resolution` have the finest,
+those of before there was a `unit` have 1, those of before there was a `reference` none. Anything else, a newer schema
+included, is a clear error. Files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def describe(calibrator: Calibrator) -> dict[str, Any]:
         "solution": None if calibrator.solution is None else calibrator.solution.to_json(),
         "data": None if calibrator.data is None else calibrator.data.to_json(),
         "crossfit": calibrator.crossfit,
+        "reference": calibrator.reference,
         "versions": versions(),
     }
 
@@ -221,10 +222,11 @@ _FORM: dict[str, Any] = {
         "calibrated": _BLOCK,
         "differences": {},
     },
+    "reference": {},
 }
 """What entries of the metadata are, where they are there: types, or the values that are known."""
 
-_MAYBE_NULL = ("data", "crossfit", "gap")
+_MAYBE_NULL = ("data", "crossfit", "reference", "gap")
 
 
 def _follows(value: Any, form: Any, name: str = "metadata") -> None:
@@ -268,6 +270,7 @@ def _build(file: Path, described: dict[str, Any], tensors: dict[str, torch.Tenso
         data=None if described["data"] is None else FitData.from_json(described["data"]),
         keep_decision=described["keep_decision"],
         crossfit=described["crossfit"],
+        reference=described.get("reference"),
         resolution=Resolution(**described.get("resolution", {})),
         unit=described.get("unit", 1.0),
     )

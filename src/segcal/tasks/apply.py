@@ -10,6 +10,10 @@ request:
                  bound
     probability  one map a class
 
+Told on request of the cases (`Asked`): triage.csv, the list of those to look at first; volumes.csv, with intervals
+(`segcal.outcomes.triage`); and outer masks, a map a structure that is 1 where it may be (`segcal.tasks.telling`). Cases
+that earlier runs finished are told of, too: their sums are in the note of the folder.
+
 What a case reports: voxels, padding, flips, and how often the delivered label map differs from the arg max of its own
 scores (post-processing). A case without a delivered map uses the arg max.
 
@@ -44,11 +48,16 @@ from segcal.data.reader import CaseReader
 from segcal.data.rows import Block
 from segcal.data.scores import Resolution
 from segcal.data.surroundings import Contexts
+from segcal.engine import accumulate
+from segcal.engine.accumulate import State
 from segcal.engine.engine import Engine, Outcome, damaged
 from segcal.errors import OutputError, UsageError
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.files import digest, versions
+from segcal.outcomes.reference import Reference
+from segcal.outcomes.sums import joined, known_targets, sums_of
 from segcal.tasks.matching import check_match, level
+from segcal.tasks.telling import NOTHING, Asked, Outer, Told, outer_masks, shortcomings, tell
 
 PROBABILITY = "probability"
 """One map a class, which sinks take from the probabilities themselves."""
@@ -70,10 +79,13 @@ def apply(
     engine: Engine,
     *,
     maps: tuple[str, ...] = (),
+    outer: Sequence[Outer] = (),
+    told: bool = False,
     go_on: bool = False,
     ledger: Ledger | None = None,
 ) -> list[Outcome]:
-    """Write calibrated probabilities of every case to `sink`; an outcome a case.
+    """Write calibrated probabilities of every case to `sink`; an outcome a case. `outer`: masks that the sink was asked
+    for, by their names; `told`: whether the sums of each case are in its summary, as `outcome`.
 
     With a `ledger` each case is noted in it when its files are in place, so that a later run can leave it alone
     (`finished`). Raises MismatchError as `check_match`, UsageError for an unknown map.
@@ -83,7 +95,7 @@ def apply(
     calibrator, cohort, _ = level(calibrator, cohort)
     # whatever counts elsewhere, here every voxel needs a score
     bare = replace(cohort, cases=tuple(replace(case, labels=None, mask=None) for case in cohort))
-    outcomes = engine.map(bare, Application(calibrator, sink, maps, ledger))
+    outcomes = engine.map(bare, Application(calibrator, sink, maps, tuple(outer), told, ledger))
     if any(o.error is None for o in outcomes):
         sink.finish(cohort)
     return outcomes
@@ -123,6 +135,8 @@ class Application:
     calibrator: Calibrator
     sink: Sink
     maps: tuple[str, ...]
+    outer: tuple[Outer, ...] = ()
+    told: bool = False
     ledger: Ledger | None = None
 
     @contextlib.contextmanager
@@ -135,9 +149,10 @@ class Application:
             window = None if delivered is None else stack.enter_context(delivered.open(scratch))
             writer = stack.enter_context(self.sink.case(cohort, case, scratch))
             contexts = Contexts(reader, scratch, self.calibrator.contexts)
-            yield AppliedCase(self, cohort, case, writer, window, contexts)
+            applied = AppliedCase(self, cohort, case, writer, window, contexts)
+            yield applied
         if self.ledger is not None:
-            self.ledger.note(case, read, self.sink.outputs(case))
+            self.ledger.note(case, read, self.sink.outputs(case), applied.told())
 
 
 @dataclass(eq=False)
@@ -151,6 +166,7 @@ class AppliedCase:
     delivered: Window | None
     contexts: Contexts
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    states: list[State] = field(default_factory=list)
 
     def block(self, block: Block) -> None:
         """Calibrate and write one block."""
@@ -164,6 +180,9 @@ class AppliedCase:
         if self.delivered is not None:
             shown = torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
         maps = {name: _map(name, p, shown, head) for name in self.application.maps if name != PROBABILITY}
+        maps |= {mask.name: (p[mask.channel] >= mask.threshold).float() for mask in self.application.outer}
+        if self.application.told:
+            self._sum(p[:, ~padding], shown[~padding])
         self.writer.write(Delivered(block.start, p, label, maps))
         self.counts["voxels"] += block.voxels
         self.counts["padding"] += int(padding.sum())
@@ -173,9 +192,29 @@ class AppliedCase:
         self.counts["decisions"] += len(decided) * int(scored.sum())
         self.counts["delivered_differs"] += int((shown != before).sum()) if self.delivered is not None else 0
 
+    def _sum(self, p: Tensor, shown: Tensor) -> None:
+        """Add voxels that are no padding to the sums of the case."""
+        head, rows = self.cohort.head, self.cohort.head.canonical(p, "probs")
+        targets = known_targets(head.targets(shown))
+        for part, sums in enumerate(sums_of(head, thresholds=False)):
+            new = accumulate.lift(sums, sums.of(rows[head.slice(part)], targets[part], None))
+            if len(self.states) == part:
+                self.states.append(new)
+            else:
+                self.states[part] = accumulate.merge(sums, self.states[part], new)
+
+    def told(self) -> dict[str, Any]:
+        """The sums of the case, where they were asked for."""
+        if not self.application.told:
+            return {}
+        all_sums = sums_of(self.cohort.head, thresholds=False)
+        states = self.states or [accumulate.zero(sums) for sums in all_sums]
+        parts = [accumulate.result(sums, state) for sums, state in zip(all_sums, states, strict=True)]
+        return {"outcome": joined(parts).to_json()}
+
     def summary(self) -> dict[str, Any]:
-        """Counts of voxels."""
-        return dict(self.counts)
+        """Counts of voxels, and what is told of the case."""
+        return {**self.counts, **self.told()}
 
 
 def _published(block: Block, head: Head, resolution: Resolution) -> Tensor:
@@ -208,6 +247,7 @@ class Done:
     skipped: Sequence[str]
     anew: int
     job: Job
+    told: Told = field(default_factory=Told)
 
     @property
     def failed(self) -> list[Outcome]:
@@ -236,6 +276,10 @@ class Done:
             "skipped": list(self.skipped),
             **self.counts,
             "cases": cases,
+            "triage": list(self.told.triage),
+            "volumes": list(self.told.volumes),
+            "outer": {mask.name: mask.threshold for mask in self.job.outer},
+            "drift": None if self.told.drift is None else self.told.drift.to_json(),
             "notes": self.notes,
         }
 
@@ -251,6 +295,14 @@ class Job:
     ledger: Ledger
     going_on: bool
     warnings: tuple[str, ...]
+    asked: Asked = NOTHING
+    reference: Reference | None = None
+    outer: tuple[Outer, ...] = ()
+
+    @property
+    def tables(self) -> list[Path]:
+        """Tables that the run leaves."""
+        return self.asked.tables(self.ledger.folder)
 
     @property
     def with_delivered(self) -> bool:
@@ -277,7 +329,7 @@ class Job:
         if not left:
             # an earlier run may have been stopped after its last case
             self.sink.finish(self.cohort)
-            return Done(damaged(self.cohort), skipped, 0, self)
+            return Done(damaged(self.cohort), skipped, 0, self, self._tell())
         self.ledger.begin([case.id for case in left])
         outcomes = apply(
             self.calibrator,
@@ -285,10 +337,20 @@ class Job:
             self.sink,
             engine,
             maps=self.maps,
+            outer=self.outer,
+            told=self.asked.told,
             go_on=True,
             ledger=self.ledger,
         )
-        return Done(outcomes, skipped, anew, self)
+        return Done(outcomes, skipped, anew, self, self._tell())
+
+    def _tell(self) -> Told:
+        """What is told of all cases that are done, by the note of the folder."""
+        if not self.asked.told:
+            return Told()
+        noted = ((case, self.ledger.told(case.id).get("outcome")) for case in self.cohort)
+        cases = [(case, found) for case, found in noted if found is not None]
+        return tell(self.asked, self.cohort.head, self.reference, cases, self.ledger.folder)
 
 
 def prepare(
@@ -304,10 +366,12 @@ def prepare(
     resume: bool = False,
     go_on: bool = False,
     zyx: bool = False,
+    asked: Asked = NOTHING,
 ) -> Job:
     """Check everything that can be checked without reading scores, of writing into `folder`. `inputs`: folders that are
     read from; `file`: the calibrator's, which may lie in the folder of the outputs; `overwrite` files that are there
-    already, or `resume` where an earlier, equal run stopped; `zyx`: as the cohort was opened.
+    already, or `resume` where an earlier, equal run stopped; `zyx`: as the cohort was opened; `asked`: what is to be
+    told of the cases.
 
     Raises MismatchError, UsageError, OutputError.
     """
@@ -320,7 +384,10 @@ def prepare(
         )
     _known(maps)
     warnings = check_match(calibrator, cohort, go_on=go_on) + level(calibrator, cohort)[2]
-    sink = sink_for(cohort, folder, tuple(maps), format, zyx=zyx)
+    reference = None if calibrator.reference is None else Reference.from_json(calibrator.reference)
+    outer = () if asked.outer is None else outer_masks(cohort.head, reference, asked.outer)
+    warnings += list(shortcomings(cohort.head, reference, asked, outer))
+    sink = sink_for(cohort, folder, (*maps, *(mask.name for mask in outer)), format, zyx=zyx)
     read = [*inputs, *(file for case in cohort for file in case.paths)]
     claims.claim_folder(folder, read)
     entries = {
@@ -330,31 +397,32 @@ def prepare(
         "kind": cohort.kind,
         "pool": cohort.pool,
         "zyx": zyx,
+        "outcomes": [asked.told, *([] if asked.outer is None else [asked.outer])],
         "method": calibrator.method,
         "scores": cohort.name,
         "members": cohort.members,
         "versions": versions(),
     }
     ledger = Ledger(folder, entries)
+    going_on = resume and ledger.path.exists()
+    job = Job(calibrator, cohort, sink, tuple(maps), ledger, going_on, tuple(warnings), asked, reference, tuple(outer))
     _check_targets(
-        cohort,
-        sink,
-        ledger,
+        job,
         journal.identities(read if file is None else [file, *read]),
         overwrite=overwrite,
         resume=resume,
     )
-    return Job(calibrator, cohort, sink, tuple(maps), ledger, resume and ledger.path.exists(), tuple(warnings))
+    return job
 
 
-def _check_targets(
-    cohort: Cohort, sink: Sink, ledger: Ledger, read: set[journal.Identity], *, overwrite: bool, resume: bool
-) -> None:
+def _check_targets(job: Job, read: set[journal.Identity], *, overwrite: bool, resume: bool) -> None:
     """See that every file of the run may be written."""
+    cohort, sink, ledger = job.cohort, job.sink, job.ledger
     targets = [path for case in cohort for path in sink.outputs(case)]
     for case in cohort:
         check_targets(case, sink.outputs(case))
-    for path in (*targets, ledger.path, *sink.shared(cohort)):
+    shared = [*sink.shared(cohort), *job.tables]
+    for path in (*targets, ledger.path, *shared):
         journal.placeable(path)
         if journal.identity(path) in read:
             raise claims.refusal(path)
@@ -371,7 +439,7 @@ def _check_targets(
         )
     there = [path for path in targets if path.exists()]
     if not ours:
-        there += [path for path in (ledger.path, *sink.shared(cohort)) if path.exists()]
+        there += [path for path in (ledger.path, *shared) if path.exists()]
     if resume and there and (ours or any(path in targets for path in there)):
         ledger.resumable()
     elif there and not overwrite:

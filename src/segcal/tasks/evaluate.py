@@ -45,6 +45,9 @@ from segcal.metrics.summary import (
     mean_known,
     suite,
 )
+from segcal.outcomes.sums import CaseOutcome, sums_of
+from segcal.outcomes.sums import joined as joined_outcomes
+from segcal.outcomes.triage import Ordering, ordering
 from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, level
 
 COMPARED = (
@@ -71,6 +74,9 @@ Read = Callable[[Mapping[str, Any]], float]
 IN_BLOCKS = ("calibration", "classwise")
 """Accumulators whose sums are kept by block of groups."""
 
+OUTCOME = "outcome"
+"""What the sums of a case by structure are called among its accumulators."""
+
 BAND_VOXELS = 100
 """Fewer voxels in a band of confidence cannot tell a point of per cent."""
 
@@ -83,12 +89,13 @@ interval for them with this many degrees of freedom.
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Numbers of one stage. `pooled`: for each part of the head, the sums of each block of groups, by accumulator of
-    `suites`.
+    `suites`; `outcomes`: by case, where they were asked for.
     """
 
     summary: Summary
     suites: Sequence[Mapping[str, Accumulator]]
     pooled: Sequence[Sequence[Mapping[str, State]]]
+    outcomes: Mapping[str, CaseOutcome] = field(default_factory=dict)
 
     def number(self, read: Read) -> float:
         """What `read` makes of the results of all voxels; mean over the parts where it is defined."""
@@ -171,6 +178,17 @@ class Evaluation:
         off = sorted((b for b in self._bands() if b.off), key=lambda b: -b.share * abs(b.gap.mean))
         return Verdict(cells, off, shares)
 
+    @cached_property
+    def orderings(self) -> dict[str, Ordering]:
+        """Of each stage what an order by expected Dice is worth; none where outcomes were not asked for."""
+        group = dict(zip((c.id for c in self.cohort), self.cohort.groups, strict=True))
+        stages = {"uncalibrated": self.before, "calibrated": self.after}
+        return {
+            name: ordering(stage.outcomes, group)
+            for name, stage in stages.items()
+            if stage is not None and stage.outcomes
+        }
+
     def _share(self, stratum: str) -> float:
         return self.before.number(lambda r: r["strata"][stratum].voxels / r["calibration"].voxels)
 
@@ -239,6 +257,7 @@ class Evaluation:
             "calibrated": None if self.calibrated is None else self.calibrated.block,
             "differences": {name: e.to_json() for name, e in self.differences.items()},
             "verdict": None if self.verdict is None else self.verdict.to_json(),
+            "triage": {name: one.to_json() for name, one in self.orderings.items()},
             "per_case": rows,
             "in_sample": list(self.in_sample),
             "failed": {name: str(error) for name, error in self.cohort.damaged.items()},
@@ -286,7 +305,7 @@ def evaluate(
     stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
     if calibrator is not None:
         stages["calibrated"] = [(None, calibrator)]
-    found, records, cohort = _score(cohort, stages, engine, failed, bins)
+    found, records, cohort = _score(cohort, stages, engine, failed, bins, outcomes=True)
     seen = [] if calibrator is None else fitted_cases(calibrator, records)
     mates = {} if calibrator is None else _mates(calibrator, cohort, seen)
     if seen and fitted != "include":
@@ -331,7 +350,7 @@ def scoring_need(cohort: Cohort, stages: int) -> Need:
         found = suite(classes, head.part_background(part))
         strata = state_bytes({0: PredictedStrata(classes, head.part_background(part))})
         pooled = strata + state_bytes({name: found[name] for name in _in_blocks()})
-        states = state_bytes(found) + strata
+        states = state_bytes({**found, OUTCOME: sums_of(head, thresholds=False)[part]}) + strata
         rows = len(cohort) * (A_ROW + 16 * classes)
         need += Need(stages * (states + rows + blocks * pooled), HANDED * stages * states)
     return need
@@ -437,20 +456,26 @@ def _score(
     engine: Engine,
     failed: dict[str, DataError] | None = None,
     bins: Iterable[int] = (),
+    *,
+    outcomes: bool = False,
 ) -> tuple[dict[str, Scored], list[Record], Cohort]:
-    """Numbers of each stage, records, and the cohort without the cases that `failed` (see `Engine.survey`)."""
+    """Numbers of each stage, with `outcomes` of each case or without; records, and the cohort without the cases that
+    `failed` (see `Engine.survey`).
+    """
     head = cohort.head
     parts = range(len(head.parts))
     counts = tuple(bins)
     suites = [suite(len(head.part_classes(part)), head.part_background(part), counts) for part in parts]
     strata = [PredictedStrata(len(head.part_classes(part)), head.part_background(part)) for part in parts]
+    sums, known = sums_of(head, thresholds=False), dict[str, dict[str, CaseOutcome]]()
     blocks = _blocks(cohort.groups)
     asks: dict[tuple[str, int, str, int, int], Ask] = {}
     for stage, pieces in stages.items():
         for k, (cases, calibrator) in enumerate(pieces):
             for part in parts:
                 through = None if calibrator is None else calibrator.through(part)
-                for name, accumulator in suites[part].items():
+                wanted = {**suites[part], **({OUTCOME: sums[part]} if outcomes else {})}
+                for name, accumulator in wanted.items():
                     asks[stage, part, name, k, -1] = Ask(accumulator, part, cases, by_case=True, through=through)
                 # by block, not by case: few states, however many cases there are
                 for b, block in enumerate(blocks):
@@ -469,9 +494,12 @@ def _score(
             states.setdefault((stage, part), {})[name] = state
         for place, mine in states.items():
             gathered[place].add(cohort[case].id, mine)
-            sums = pooled[place][block_of[case]]
-            for name in sums:
-                sums[name] = accumulate.merge(suites[place[1]][name], sums[name], mine[name])
+            total = pooled[place][block_of[case]]
+            for name in total:
+                total[name] = accumulate.merge(suites[place[1]][name], total[name], mine[name])
+        for stage in stages if outcomes else ():
+            found_here = [accumulate.result(sums[part], states[stage, part][OUTCOME]) for part in parts]
+            known.setdefault(stage, {})[cohort[case].id] = joined_outcomes(found_here)
 
     with engine.within(cohort, scoring_need(cohort, len(stages)), "these metrics", fitting=False):
         answers, records = engine.survey(cohort, asks, add, failed)
@@ -480,12 +508,13 @@ def _score(
     out = {}
     for stage, pieces in stages.items():
         for part in parts:
-            for b, sums in enumerate(pooled[stage, part]):
+            for b, total in enumerate(pooled[stage, part]):
                 keys = [(stage, part, "strata", k, b) for k in range(len(pieces))]
-                sums["strata"] = _merged(strata[part], [answers[key] for key in keys if key in answers])
+                total["strata"] = _merged(strata[part], [answers[key] for key in keys if key in answers])
         summary = joined(head, [gathered[stage, part].summary([c.id for c in rest]) for part in parts])
         accumulators = [{**suites[part], "strata": strata[part]} for part in parts]
-        out[stage] = Scored(summary, accumulators, [[pooled[stage, part][b] for b in left] for part in parts])
+        by_case = {c.id: known[stage][c.id] for c in rest} if outcomes else {}
+        out[stage] = Scored(summary, accumulators, [[pooled[stage, part][b] for b in left] for part in parts], by_case)
     return out, records, rest
 
 

@@ -23,9 +23,11 @@ from segcal.methods.method import AnyMethod, Fit, fit_methods
 from segcal.methods.names import named
 from segcal.methods.registry import find
 from segcal.methods.registry import methods as registered
+from segcal.outcomes.reference import HOWS
 from segcal.tasks.check.predictions import unrecorded
 from segcal.tasks.choose import Recommendation, recommend
 from segcal.tasks.evaluate import Evaluation, crossfitted, room_to_score
+from segcal.tasks.reference import references
 
 ENDING = ".safetensors"
 
@@ -108,8 +110,10 @@ def fit(
     folds: int = 5,
     seed: int = 0,
     keep_decision: bool | None = None,
+    aside: Cohort | None = None,
 ) -> Fitted:
-    """Fit all methods over shared passes and, where possible, score each case by fits that did not see its fold.
+    """Fit all methods over shared passes and, where possible, score each case by fits that did not see its fold. The
+    calibrators keep a reference (`segcal.outcomes.reference`): of the cases `aside`, or else of cross-fitted ones.
 
     `keep_decision`: as a calibrator's. Raises UsageError where there is not enough memory, what the methods raise.
     """
@@ -131,7 +135,7 @@ def fit(
     evaluations = {} if why_not else crossfitted(cohort, fits, engine)
     for name, evaluation in evaluations.items():
         fits[name].calibrator.crossfit = _kept(evaluation, len(fits[name].folds), seed)
-    return Fitted(cohort, fits, evaluations, why_not)
+    return _judged(Fitted(cohort, fits, evaluations, why_not), engine, aside)
 
 
 def fit_chosen(
@@ -143,13 +147,30 @@ def fit_chosen(
     methods: Mapping[str, AnyMethod] | None = None,
     folds: int = 5,
     seed: int = 0,
+    aside: Cohort | None = None,
 ) -> Fitted:
-    """The method that `recommend` chooses, as a fit. Arguments and errors: as there."""
+    """The method that `recommend` chooses, as a fit. Arguments and errors: as there; `aside`: as `fit`."""
     found = recommend(cohort, engine, keep_map=keep_map, invariant=invariant, methods=methods, folds=folds, seed=seed)
     reasons = {name: value for name, value in found.to_json().items() if name != "candidates"}
     found.calibrator.crossfit = {**_kept(found.evaluation, found.folds, seed), "recommendation": reasons}
     chosen = found.candidates[found.chosen].fit or Fit(found.calibrator, folds=((),) * found.folds)
-    return Fitted(found.evaluation.cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, choice=found)
+    done = Fitted(found.evaluation.cohort, {found.chosen: chosen}, {found.chosen: found.evaluation}, choice=found)
+    return _judged(done, engine, aside)
+
+
+def _judged(done: Fitted, engine: Engine, aside: Cohort | None) -> Fitted:
+    """The fits, whose calibrators keep a reference now; where no case is left to judge them, none."""
+    if aside is not None:
+        cohort, how = engine.scorable(aside), HOWS[0]
+        used: dict[str, dict[str, Calibrator | None]] = {
+            name: {case.id: fit.calibrator for case in cohort} for name, fit in done.fits.items()
+        }
+    else:
+        cohort, how = done.cohort, HOWS[1]
+        used = {name: done.held_out(name) for name in done.evaluations}
+    for name, reference in (references(cohort, used, engine, how) if used else {}).items():
+        done.fits[name].calibrator.reference = reference.to_json()
+    return done
 
 
 def methods_of(names: str, options: Mapping[str, Any], seed: int) -> dict[str, AnyMethod]:

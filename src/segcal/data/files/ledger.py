@@ -23,7 +23,7 @@ from segcal.errors import UnreadableError, UsageError
 
 NAME = "segcal.json"
 
-COMPARED = ("calibrator", "maps", "format", "kind", "pool", "zyx")
+COMPARED = ("calibrator", "maps", "format", "kind", "pool", "zyx", "outcomes")
 """Entries that must be equal for one run to go on where another stopped."""
 
 FINISHED = "finished"
@@ -104,13 +104,20 @@ class Ledger:
             return False
         return bool(noted.get("read") == read_digest(case) and noted.get("written") == journal.digest_files(outputs))
 
-    def note(self, case: Case, read: str, outputs: Sequence[Path]) -> None:
-        """Note `case` as finished: `read`, its digest before it was read; `outputs`, its files, which are in place."""
+    def note(self, case: Case, read: str, outputs: Sequence[Path], told: Mapping[str, Any]) -> None:
+        """Note `case` as finished: `read`, its digest before it was read; `outputs`, its files, which are in place;
+        what else there is to be `told` of it.
+        """
         written = journal.digest_files(outputs)
         with self._lock:
             # another process may do other cases of the same run
             known = (self.read() or {}).get(FINISHED, {})
-            self._write({**known, case.id: {"read": read, "written": written}})
+            self._write({**known, case.id: {**told, "read": read, "written": written}})
+
+    def told(self, case: str) -> Mapping[str, Any]:
+        """What was noted of a finished case; nothing of any other."""
+        noted = ((self.read() or {}).get(FINISHED, {})).get(case)
+        return noted if isinstance(noted, dict) else {}
 
     def _write(self, finished: Mapping[str, Any]) -> None:
         with journal.atomic(self.path) as temporary:

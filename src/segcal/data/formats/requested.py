@@ -20,6 +20,9 @@ from segcal.errors import UsageError, visible
 PROBABILITY = "probability"
 """Name of the request for one map a channel."""
 
+OUTER = "outer_"
+"""How the folder of a mask that holds nearly all of a structure begins."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -48,7 +51,7 @@ class Map:
             "entropy": Shown("entropy of the class probabilities, nats", 0, largest),
             "confidence": Shown("probability of the decided label", 0, 1),
             "error": Shown("probability that the delivered label is wrong", 0, 1),
-        }.get(self.folder)
+        }.get(self.folder, Shown("1 where the structure may be", 0, 1) if self.folder.startswith(OUTER) else None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Requested:
         out: list[Map] = []
         for name in self.names:
             out += (
-                [Map(folder, c) for c, folder in enumerate(_folders(self.classes))]
+                [Map(folder, c) for c, folder in enumerate(folders(f"{PROBABILITY}_", self.classes))]
                 if name == PROBABILITY
                 else [Map(name)]
             )
@@ -107,11 +110,12 @@ class Requested:
             )
 
 
-def _folders(classes: Sequence[str]) -> list[str]:
+def folders(begin: str, classes: Sequence[str]) -> list[str]:
+    """A folder for each class, in whose name there is nothing that a file system may refuse."""
     safe = [re.sub(r"[^\w-]+", "_", name) for name in classes]
     # a file system may not tell upper from lower case
     alike = Counter(name.casefold() for name in safe)
     return [
-        f"{PROBABILITY}_{name}" if name and alike[name.casefold()] == 1 else f"{PROBABILITY}_{name}_{channel}"
+        f"{begin}{name}" if name and alike[name.casefold()] == 1 else f"{begin}{name}_{channel}"
         for channel, name in enumerate(safe)
     ]
