@@ -1,8 +1,8 @@
 """Guarantees over patients hold in simulated cohorts whose voxels go together within patients, the calibrator fitted
 anew in each; thresholds from pooled voxels do not keep them.
 
-A patient has a structure of some size, a shift of all log odds, and two cases; the network is surer than it should be, by
-a factor that temperature scaling finds on patients of its own. Cohorts are independent: bands are of their means.
+A patient has a structure of some size, a shift of all log odds, and two cases; the network is surer than it should be,
+by a factor that temperature scaling finds on patients of its own. Cohorts are independent: bands are of their means.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from segcal.data.simulate.truth import Truth
 from segcal.report import slices
 from segcal.tasks import figures
 from segcal.tasks.evaluate import evaluate
-from segcal.tasks.figures import told
 from segcal.tasks.fit import fit, methods_of
+from segcal.tasks.planes import told
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli import tables
+from segcal.cli import page, tables
 from segcal.cli.console import Output, failures
 from segcal.cli.options import (
     AS_USUAL,
     PARTLY,
     SCORES_AS_THEY_ARE,
+    Report,
     Running,
     Scores,
     all_there,
@@ -21,6 +22,7 @@ from segcal.cli.options import (
     engine_of,
     warn,
 )
+from segcal.data.files import claims
 
 if TYPE_CHECKING:
     from segcal.tasks.apply import Done
@@ -37,6 +39,7 @@ def apply(
     volumes: Annotated[bool, Parameter(show_default=False)] = False,
     outer: float | None = None,
     alpha: float = 0.1,
+    report: Report = None,
     format: Literal["nnunet", "npz", "npy", "zarr", "nifti"] | None = None,
     resume: Annotated[bool, Parameter(show_default=False)] = False,
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
@@ -94,7 +97,7 @@ def apply(
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(new, scores, loaded, damaged="exclude")
-    claim(running, inputs=[calibrator, *new, *scores.read()], cohort=cohort)
+    claim(running, [(report, claims.PAGE)], [calibrator, *new, *scores.read()], cohort)
     job = prepare(
         loaded,
         cohort,
@@ -113,6 +116,8 @@ def apply(
     with engine_of(running) as engine:
         done = job.run(engine)
     show(out, done)
+    if report is not None:
+        page.write(report, out, f"Calibrated probabilities of {cohort.name}", page.facts_of(loaded))
     result = done.to_json()
     out.json({**result, "notes": [*map(str, told), *result["notes"]]})
     first = next((outcome.error for outcome in done.failed if outcome.error is not None), None)
@@ -141,6 +146,8 @@ def show(out: Output, done: Done) -> None:
         )
     if done.told.triage:
         out.show(tables.triage(done.told.triage, done.job.asked.alpha), "Cases to look at first")
+    if done.told.volumes:
+        out.show(tables.volumes(done.told.volumes, done.job.asked.alpha), "Volumes")
     if done.told.drift is not None:
         out.prose(done.told.drift.sentence, "bold red" if done.told.drift.differs else "")
     for path in done.told.files:

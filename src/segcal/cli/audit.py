@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from segcal.cli import page
 from segcal.cli.console import Output
 from segcal.cli.options import (
     AS_USUAL,
     LABELLED_AS_THEY_ARE,
     Figures,
     Labelled,
+    Report,
     Running,
     Seed,
     all_there,
@@ -22,6 +24,7 @@ from segcal.cli.options import (
     engine_of,
 )
 from segcal.cli.tables import cell, number, table, words
+from segcal.data.files import claims
 from segcal.errors import UsageError
 
 BROKEN = 1
@@ -44,6 +47,7 @@ def audit(
     seed: Seed = 0,
     energy_maps: Path | None = None,
     figures: Figures = None,
+    report: Report = None,
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
@@ -83,7 +87,7 @@ def audit(
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(results, scores, loaded)
-    claim(running, inputs=[calibrator, *results, *scores.read()], cohort=cohort)
+    claim(running, [(report, claims.PAGE)], [calibrator, *results, *scores.read()], cohort)
     if figures is not None:
         from segcal.tasks import figures as drawing  # matplotlib takes a second
         from segcal.tasks.evaluate import evaluate
@@ -96,15 +100,19 @@ def audit(
         found = auditing.audit(
             loaded, cohort, engine, shifts=sizes, seed=seed, energy_maps=energy_maps, zyx=scores.zyx, go_on=go_on
         )
-        drawn = {}
+        drawn, shown = {}, page.Shown()
         if figures is not None:
             scored = evaluate(cohort, loaded, engine, fitted="include", go_on=go_on)
             used = {case.id: loaded for case in scored.cohort}
             drawn = drawing.draw(figures, scored, used, engine, name=loaded.method, zyx=scores.zyx)
+            if report is not None:
+                shown = page.shown(scored, used, engine, name=loaded.method, zyx=scores.zyx)
     result = {**found.to_json(), "figures": {name: str(path) for name, path in drawn.items()}}
     show(out, result)
     for path in [*([] if energy_maps is None else [energy_maps]), *drawn.values()]:
         out.text(f"written: {path}")
+    if report is not None:
+        page.write(report, out, f"Audit of {loaded.method} on {cohort.name}", page.facts_of(loaded), shown)
     out.json(result)
     return BROKEN if found.broken else 0
 

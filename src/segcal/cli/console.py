@@ -19,6 +19,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -125,15 +126,25 @@ def escaped(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+@dataclass(eq=False)
+class Said:
+    """What a command said for its reader, in order: sentences with their styles, notes, tables under their titles."""
+
+    prose: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: list[tuple[str, RenderableType]] = field(default_factory=list)
+
+
 class Output:
     """Where a command's results go: text to stdout unless `quiet`, JSON to the file `json` ('-': stdout, and then no
-    text).
+    text). `said`: what a page may say again.
     """
 
     def __init__(self, quiet: bool, json: str | None) -> None:
         self._console = console()
         self._silent = quiet or json == STDOUT
         self._json = json
+        self.said = Said()
 
     def text(self, text: str = "", style: str = "") -> None:
         """A line or several, never wrapped, so that paths and commands can be copied."""
@@ -142,12 +153,17 @@ class Output:
 
     def prose(self, text: str, style: str = "") -> None:
         """Sentences: on a terminal wrapped between words, in a log a line that can be searched."""
+        self.said.prose.append((text, style))
+        self._prose(text, style)
+
+    def _prose(self, text: str, style: str) -> None:
         if self._console.is_terminal:
             text = "\n".join(_wrapped(line, self._console.width) for line in text.split("\n"))
         self.text(text, style)
 
     def show(self, table: RenderableType, title: str = "") -> None:
         """A table under its title."""
+        self.said.tables.append((title, table))
         if title:
             self.text(title, "bold")
         if not self._silent:
@@ -156,9 +172,11 @@ class Output:
     def findings(self, found: Sequence[Finding]) -> None:
         """What was found out about predictions, with what to do about it; errors on stderr where nothing is printed."""
         for finding in found:
+            if finding.severity != "ok":
+                self.said.notes.append(f"{finding.topic}: {finding.text} {finding.do}".strip())
             if self._silent and finding.severity == "error":
                 error(f"{finding.topic}: {finding.text}" + (f" {finding.do}" if finding.do else ""))
-            self.prose(
+            self._prose(
                 f"{finding.severity:>7}  {finding.topic}: {finding.text}"
                 + (f"\n         {finding.do}" if finding.do else ""),
                 SEVERITIES[finding.severity],
@@ -167,7 +185,8 @@ class Output:
     def notes(self, notes: Iterable[str]) -> None:
         """What a reader of the results must know."""
         for note in notes:
-            self.prose(f"note: {note}", "yellow")
+            self.said.notes.append(note)
+            self._prose(f"note: {note}", "yellow")
 
     def next(self, *commands: str) -> None:
         """What to type next."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from segcal.cli import tables
+from segcal.cli import page, tables
 from segcal.cli.console import Output, failures
 from segcal.cli.options import (
     AS_USUAL,
@@ -15,6 +15,7 @@ from segcal.cli.options import (
     PARTLY,
     Figures,
     Labelled,
+    Report,
     Running,
     all_there,
     claim,
@@ -34,6 +35,7 @@ def evaluate(
     go_on: Annotated[bool, Parameter(show_default=False)] = False,
     csv: Path | None = None,
     figures: Figures = None,
+    report: Report = None,
     slice_axis: int | None = None,
     bins: Annotated[tuple[int, ...], Parameter(show_default=False, consume_multiple=True)] = (),
     scores: Labelled = LABELLED_AS_THEY_ARE,
@@ -80,7 +82,7 @@ def evaluate(
     loaded = None if calibrator is None else load(calibrator)
     cohort = cohort_of(heldout, scores, loaded, damaged="exclude").labelled()
     read = [*([] if calibrator is None else [calibrator]), *heldout, *scores.read()]
-    claim(running, [(csv, claims.CASES)], read, cohort)
+    claim(running, [(csv, claims.CASES), (report, claims.PAGE)], read, cohort)
     if figures is not None:
         from segcal.tasks import figures as drawing  # matplotlib takes a second
 
@@ -91,10 +93,12 @@ def evaluate(
     told = warn(out, cohort, running)
     with engine_of(running) as engine:
         found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude", bins=bins)
-        drawn = {}
+        drawn, shown = {}, page.Shown()
+        used, method = {case.id: loaded for case in found.cohort}, "" if loaded is None else loaded.method
         if figures is not None:
-            used, method = {case.id: loaded for case in found.cohort}, "" if loaded is None else loaded.method
             drawn = drawing.draw(figures, found, used, engine, name=method, zyx=scores.zyx)
+        if report is not None:
+            shown = page.shown(found, used, engine, name=method, zyx=scores.zyx)
     result = {**found.to_json(), "figures": {name: str(path) for name, path in drawn.items()}}
     out.notes(found.notes)
     result["notes"] = [*map(str, told), *regrouped, *result["notes"]]
@@ -109,13 +113,15 @@ def evaluate(
     out.show(tables.before_after(result), title)
     if found.verdict is not None:
         out.show(tables.verdict(result["verdict"]), "Verdict")
-    out.show(tables.per_class(result["uncalibrated"], result["calibrated"]))
+    out.show(tables.per_class(result["uncalibrated"], result["calibrated"]), "By class")
     if any(one["rank_correlation"]["mean"] is not None for one in result["triage"].values()):
         out.show(tables.ordering(result["triage"]), "Expected Dice against true Dice")
     if csv is not None:
         tables.write_cases(csv, result["per_case"])
     for path in [*([] if csv is None else [csv]), *drawn.values()]:
         out.text(f"written: {path}")
+    if report is not None:
+        page.write(report, out, f"Evaluation of {found.cohort.name}", page.facts_of(loaded), shown)
     out.json(result)
     failed = found.cohort.damaged
     failures(failed, len(found.cohort) + len(failed), "not scored; the numbers are those of the others.")

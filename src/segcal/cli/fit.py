@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
-from segcal.cli import tables
+from segcal.cli import page, tables
 from segcal.cli.console import Output
 from segcal.cli.options import (
     AS_USUAL,
     LABELLED_AS_THEY_ARE,
     Figures,
     Labelled,
+    Report,
     Running,
     Seed,
     all_there,
@@ -80,6 +81,7 @@ def fit(
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
     set_aside: float | None = None,
     figures: Figures = None,
+    report: Report = None,
     free_decision: Annotated[bool, Parameter(show_default=False)] = False,
     may_change_labels: Annotated[bool, Parameter(show_default=False)] = False,
     invariant: Annotated[bool, Parameter(show_default=False)] = False,
@@ -211,7 +213,7 @@ def fit(
     compared = None if among is None else methods_of(among, {}, seed)
     files = files_of(output, list(chosen) or [AUTO])
     cohort = cohort_of(results, scores).labelled()
-    written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS)]
+    written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS), (report, claims.PAGE)]
     claim(running, written, [*results, *scores.read()], cohort)
     if figures is not None:
         from segcal.tasks import figures as drawing  # matplotlib takes a second
@@ -264,7 +266,13 @@ def fit(
                 folder = folders[AUTO if method == AUTO else name]
                 new = drawing.draw(folder, evaluation, done.held_out(name), engine, name=name, zyx=scores.zyx)
                 drawn |= {f"{name}.{what}" if len(folders) > 1 else what: path for what, path in new.items()}
+        shown, best = page.Shown(), done.best
+        if report is not None and best in done.evaluations:
+            shown = page.shown(done.evaluations[best], done.held_out(best), engine, name=best, zyx=scores.zyx)
     show(out, done, files, scores.advised(told), drawn.values())
+    if report is not None:
+        facts = page.facts_of(done.fits[best].calibrator)
+        page.write(report, out, f"Calibration fitted on {done.cohort.name}", facts, shown)
     why = {} if done.choice is None else {"recommendation": done.choice.to_json()}
     found = {**done.to_json(files), "figures": {name: str(path) for name, path in drawn.items()}}
     out.json({**found, "notes": [*map(str, told), *done.notes], **why})

@@ -63,6 +63,15 @@ Figures = Annotated[
 ]
 """Where pictures of what was measured go."""
 
+Report = Annotated[
+    Path | None,
+    Parameter(
+        help="One page of it all, an HTML file that needs nothing else: the answer in a sentence or two, the numbers,"
+        " and, of labelled cases, reliability and slices of the worst."
+    ),
+]
+"""Where a page of what was found goes."""
+
 Several = Parameter(consume_multiple=True, negative="", show_default=False)
 
 

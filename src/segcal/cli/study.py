@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from segcal.cli import tables
+from segcal.cli import page, tables
 from segcal.cli.console import Output
-from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
+from segcal.cli.options import AS_USUAL, Report, Running, claim, engine_of, typed
+from segcal.data.files import claims
 from segcal.data.files.reading import check_there
 from segcal.errors import UsageError, spell
 
@@ -32,6 +33,7 @@ def study(
     /,
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    report: Report = None,
     part: str = "1/1",
     example: Annotated[bool, Parameter(show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(show_default=False)] = False,
@@ -93,7 +95,8 @@ def study(
     from segcal.study.design import design
 
     found = design(read(configuration))
-    claim(running, inputs=[configuration, *(p for one in found.cohorts.values() for case in one for p in case.paths)])
+    inputs = [configuration, *(p for one in found.cohorts.values() for case in one for p in case.paths)]
+    claim(running, [(report, claims.PAGE)], inputs)
     show_design(out, found)
     chosen = part_of(part, found)
     with engine_of(running) as engine:
@@ -105,6 +108,8 @@ def study(
         out.next(typed("segcal", "merge", output, "...", "-o", "STUDY"))
         return 0
     show(out, results)
+    if report is not None:
+        page.write(report, out, f"Study {found.configuration.name}", shown=page.drawn(results.folder / "figures"))
     return 0
 
 

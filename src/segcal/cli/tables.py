@@ -87,9 +87,12 @@ def cell(value: float | None, signed: bool = False, form: str = "{}") -> Numbers
 
 def style(cells: Iterable[Numbers]) -> str:
     """How the numbers of a column are set, all of them: four decimals, or as many as give the smallest cell two digits
-    (an interval is as large as its larger end); with exponents where that is more than `MOST_DECIMALS`.
+    (an interval is as large as its larger end), one where all are 100 or more; with exponents where that is more than
+    `MOST_DECIMALS`.
     """
     sizes = [size for c in cells if (size := max((abs(v) for v in c.values if v is not None), default=0))]
+    if sizes and min(sizes) >= 100:
+        return ".1f"
     decimals = 4 if not sizes or min(sizes) >= 5e-4 else 1 - math.floor(math.log10(min(sizes)))
     return f".{decimals}f" if decimals <= MOST_DECIMALS else ".2e"
 
@@ -143,6 +146,12 @@ class Rows(Table):
                 yield Text()
         if self.caption:
             yield Text(str(self.caption), style="dim")
+
+    def texts(self) -> tuple[list[str], list[list[str]], set[int]]:
+        """The header, the rows, and the numbers of those that end a section, as they are printed."""
+        columns = [self._set(k) for k in range(len(self.columns))]
+        ends = {k for k, how in enumerate(self._how) if how.get("end_section")}
+        return [str(c.header) for c in self.columns], [list(row) for row in zip(*columns, strict=True)], ends
 
     def _set(self, column: int) -> list[str]:
         cells = [row[column] if column < len(row) else "" for row in self._cells]
@@ -312,6 +321,24 @@ def triage(rows: Sequence[Mapping[str, Any]], alpha: float) -> Rows:
     out.caption = (
         "Expected Dice: of the delivered label map, by the probabilities, mean over its structures. Entropy: nats for"
         f" each voxel of any structure. p, unlike: how rare such a case is among the reference.{more}"
+    )
+    return out
+
+
+def volumes(rows: Sequence[Mapping[str, Any]], alpha: float) -> Rows:
+    """The first rows of a list of volumes, in ml where they are known."""
+    unit = "ml" if any(row["expected_ml"] is not None for row in rows) else "voxels"
+    out = words(table("case", "structure", f"label map, {unit}", "expected", f"{100 * (1 - alpha):g} % interval"), 1)
+    for row in rows[:MOST_CASES]:
+        low, high = (row[f"{end}_{unit}"] for end in ("low", "high"))
+        interval = "-" if low is None else Numbers((low, high), form="{} to {}")
+        out.add_row(
+            row["case"], row["structure"], cell(row[f"label_map_{unit}"]), cell(row[f"expected_{unit}"]), interval
+        )
+    left = len(rows) - MOST_CASES
+    out.caption = (
+        "Expected: the sum of the probabilities. The interval holds the true volume for that share of the patients."
+        + (f" {left} more in the file." if left > 0 else "")
     )
     return out
 

@@ -49,7 +49,8 @@ TALLEST = 1.3
 class Slice:
     """One slice; all arrays (rows, columns): `labels` and `predicted` map, -1 where nothing is scored; `errors`: by
     name, the probability that the predicted label is wrong, NaN there. `image`: what was segmented, grey or (rows,
-    columns, 3) from 0 to 1. `caption`: a line or two above it. `aspect`: height of a pixel over its width.
+    columns, 3) from 0 to 1. `caption`: a line or two above it. `aspect`: height of a pixel over its width. `which`: its
+    place in the case.
     """
 
     labels: NDArray[Any]
@@ -58,6 +59,7 @@ class Slice:
     image: NDArray[Any] | None = None
     caption: str = ""
     aspect: float = 1.0
+    which: str = ""
 
     def __post_init__(self) -> None:
         for name, image in {"predicted": self.predicted, **self.errors, "image": self.image}.items():
@@ -103,7 +105,7 @@ def slices(
     ]
     with drawing(path, WIDE, sum(heights) + 0.1 * len(shown) + 1.15 + (0.25 if title else 0)) as figure:
         grid = figure.add_gridspec(len(heights) + 1, len(names), height_ratios=(*heights, 0.13))
-        colours = _colours(len(classes))
+        palette = colours(len(classes))
         for row, one in enumerate(shown):
             if captions[row]:
                 text = figure.add_subplot(grid[2 * row, :])
@@ -112,14 +114,14 @@ def slices(
                     False
                 )
             axes = [figure.add_subplot(grid[2 * row + 1, k]) for k in range(len(names))]
-            _panels(axes, one, with_image, colours, background, top)
+            _panels(axes, one, with_image, palette, background, top)
             for axis, name in zip(axes, names, strict=True):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 if not row:
                     axis.set_title("\n".join(map(words, name.split("\n"))), fontsize=8)
         split = len(names) - len(shown[0].errors)
-        _legend(figure, shown, classes, colours, background if all(one.image is not None for one in shown) else None)
+        _legend(figure, shown, classes, palette, background if all(one.image is not None for one in shown) else None)
         bar = figure.colorbar(
             ScalarMappable(Normalize(0, top), ERROR if with_image else "magma"),
             cax=figure.add_subplot(grid[-1, split:]),
@@ -136,7 +138,7 @@ def slices(
 
 
 def _panels(
-    axes: Sequence[Axes], one: Slice, with_image: bool, colours: ListedColormap, background: int | None, top: float
+    axes: Sequence[Axes], one: Slice, with_image: bool, palette: ListedColormap, background: int | None, top: float
 ) -> None:
     beneath = one.image is not None
     for axis in axes:
@@ -147,7 +149,7 @@ def _panels(
     rest = axes[with_image:]
     for axis, labels in zip(rest, (one.labels, one.predicted), strict=False):
         axis.imshow(
-            _painted(labels, colours, background if beneath else None, 0.6 if beneath else 1.0),
+            painted(labels, palette, background if beneath else None, 0.6 if beneath else 1.0),
             interpolation="nearest",
             aspect=one.aspect,
         )
@@ -165,30 +167,31 @@ def _panels(
         )
 
 
-def _painted(labels: NDArray[Any], colours: ListedColormap, clear: int | None, alpha: float) -> NDArray[np.float64]:
+def painted(labels: NDArray[Any], palette: ListedColormap, clear: int | None, alpha: float) -> NDArray[np.float64]:
     """Labels as colours (rows, columns, 4); what is not scored, and the label `clear`, lets the image through."""
-    painted = np.asarray(colours(np.clip(labels, 0, colours.N - 1)), np.float64)
-    painted[..., 3] = np.where(labels < 0, 0.0, alpha)
+    paint = np.asarray(palette(np.clip(labels, 0, palette.N - 1)), np.float64)
+    paint[..., 3] = np.where(labels < 0, 0.0, alpha)
     if clear is not None:
-        painted[labels == clear, 3] = 0.0
-    return painted
+        paint[labels == clear, 3] = 0.0
+    return paint
 
 
-def _colours(count: int) -> ListedColormap:
+def colours(count: int) -> ListedColormap:
+    """A colour for each of so many classes."""
     more = matplotlib.colormaps["tab20"]
     few = count <= len(CLASSES)
     return ListedColormap([to_rgba(CLASSES[k]) if few else more(k % more.N) for k in range(count)])
 
 
 def _legend(
-    figure: Figure, shown: Sequence[Slice], classes: Sequence[str], colours: ListedColormap, clear: int | None
+    figure: Figure, shown: Sequence[Slice], classes: Sequence[str], palette: ListedColormap, clear: int | None
 ) -> None:
     """The classes that are seen, under everything."""
     seen = np.unique(np.concatenate([part.ravel() for one in shown for part in (one.labels, one.predicted)]))
     there = [int(k) for k in seen if 0 <= k < len(classes) and k != clear]
     names = [words(classes[k][:LONGEST]) for k in there[:NAMED]]
     keys = [
-        Patch(facecolor=colours(k), edgecolor=GREY, linewidth=0.4, label=name)
+        Patch(facecolor=palette(k), edgecolor=GREY, linewidth=0.4, label=name)
         for k, name in zip(there, names, strict=False)
     ]
     if len(there) > NAMED:

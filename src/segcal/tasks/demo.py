@@ -41,7 +41,7 @@ from segcal.report import figures, slices
 from segcal.tasks.apply import apply
 from segcal.tasks.choose import recommend
 from segcal.tasks.evaluate import Evaluation, evaluate
-from segcal.tasks.figures import told
+from segcal.tasks.planes import told
 
 UNCALIBRATED = "uncalibrated"
 FITTING, HELD_OUT = 24, 12

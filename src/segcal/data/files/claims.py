@@ -40,6 +40,7 @@ CALIBRATOR = Mark("a calibrator of segcal", re.compile(rb'.{8}\{"__metadata__":\
 RESULT = Mark("a result of segcal's --json", re.compile(rb'\{\s*"segcal":'))
 CASES = Mark("a table of cases of segcal's --csv", re.compile(rb"case,group,in_sample,"))
 METHODS = Mark("a page of segcal methods", re.compile(rb"# Parameters of every method\n"))
+PAGE = Mark("a page of segcal's --report", re.compile(rb"<!doctype html>\n<!-- a page of segcal -->"))
 TRIALS = Mark("a journal of trials", re.compile(rb'\{"segcal_recipe":'))
 _PNG = rb"\x89PNG.*tEXtSoftware\0segcal"
 ENERGY = Mark("a map of segcal's --energy-maps", re.compile(rb".{328}free energy\0|" + _PNG, re.DOTALL))
