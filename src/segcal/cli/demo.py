@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from segcal.cli import check, tables
+from segcal.cli import check, page, tables
 from segcal.cli.console import Output
 from segcal.cli.options import AS_USUAL, Running, claim, engine_of, typed
 
 if TYPE_CHECKING:
+    from segcal.methods.calibrator import Calibrator
     from segcal.tasks.demo import DemoResult
+
+PAGE = "page.html"
+"""All of it on one page, in the folder of the demonstration."""
 
 FOLDER = "segcal-demo"
 
@@ -24,13 +28,13 @@ def demo(
 
     Five networks' predictions are made in nnU-Net's layout, with labels drawn from a known posterior. They are checked,
     six methods are fitted on some cases and evaluated on others, and the best of those that keep every label is
-    applied. The table tells how far each method is from the truth; figures, calibrators and calibrated files stay in
-    the folder to look at.
+    applied. The table tells how far each method is from the truth; figures, calibrators, calibrated files and
+    page.html, one page of it all, stay in the folder to look at.
 
         segcal demo
         segcal demo -o FOLDER
 
-    Shows the commands that do the same on your own data, and ends with the table.
+    Shows the commands that do the same on your own data, and ends with the table and where the page is.
 
     Parameters
     ----------
@@ -60,6 +64,12 @@ def demo(
         " (Kullback-Leibler divergence, nats a voxel)",
     )
     out.prose(closing(result), "bold")
+    best = result.evaluations[result.best]
+    with engine_of(running) as engine:
+        calibrator = result.fits[result.best].calibrator
+        used: dict[str, Calibrator | None] = {case.id: calibrator for case in best.cohort}
+        shown = page.shown(best, used, engine, name=result.best)
+    page.write(folder / PAGE, out, "segcal demo: made-up predictions whose truth is known", (), shown)
     out.json({**result.to_json(), "check": checked.to_json()})
     return 0
 
@@ -112,5 +122,8 @@ def commands(folder: Path, methods: list[str]) -> list[str]:
             f"segcal evaluate {of('heldout')} {labels} {typed(folder / 'heldout' / 'labelsTr')} --calibrator"
             f" {calibrator}"
         ),
-        (f"segcal apply {calibrator} {of('heldout')} -o {typed(folder / 'typed' / 'calibrated')} --maps entropy,error"),
+        (
+            f"segcal apply {calibrator} {of('heldout')} -o {typed(folder / 'typed' / 'calibrated')} --maps"
+            " entropy,error --triage --volumes"
+        ),
     ]
