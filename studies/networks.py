@@ -4,15 +4,17 @@
     python studies/networks.py --shared ../shared --work WORK --widths 8 --crops 64 96 192
     python studies/networks.py --shared ../shared --work WORK --losses ce+dice ls focal ecp mbls svls nacl-mean nacl-sum
     python studies/networks.py hippocampus --shared ../shared --work WORK --losses ce+dice svls nacl-sum nacl-mean
+    python studies/networks.py hippocampus --shared ../shared --work WORK --folds 5 --losses ce+dice --seeds 1
 
 Of each width of the first level, crop, loss and seed one network. nuclei: its 200 training images, 1000 steps of Adam
 on eight crops of 128 x 128 or as many pixels in crops of another side; hippocampus: its 100 training volumes, width 4,
 800 steps of two crops of 32^3. Crops are flipped at random (images turned, too); the learning rate falls from 1e-3 to 0
 along a half cosine. Images are normalised as the zoo's networks see them. Writes
-WORK/networks/[DATASET-]wWIDTH-cCROP-nSTEPS[-LOSS]-sSEED/{state.pt, CASE.npz, ...}: logits (float32) of the pool, for
-`segcal evaluate` and studies; the names of nuclei and of cross-entropy are left out. Every hundredth step is kept: an
-interrupted training goes on from there, with the same batches as if it had not been; what is there already is left
-alone. Weights stay in WORK.
+WORK/networks/[DATASET-]wWIDTH-cCROP-nSTEPS[-LOSS][-fFOLD]-sSEED/{state.pt, CASE.npz, ...}: logits (float32) of the
+pool, for `segcal evaluate` and studies; the names of nuclei and of cross-entropy are left out. With `--folds` each
+network is trained without one fold of the groups of training cases, whose logits go to its folder validation/. Every
+hundredth step is kept: an interrupted training goes on from there, with the same batches as if it had not been; what is
+there already is left alone. Weights stay in WORK.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from predict import groups_of
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -37,6 +40,7 @@ from torch.nn import functional
 
 from segcal import losses
 from segcal.data.files import journal
+from segcal.data.splits import folds
 
 LEVELS = 4
 IGNORED = 255
@@ -206,6 +210,7 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", default=[CROSS_ENTROPY], choices=list(LOSSES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="1000 for nuclei, 800 for hippocampus")
+    parser.add_argument("--folds", type=int, help="train one network without each of so many folds")
     args = parser.parse_args()
     sys.path.insert(0, str(args.shared / "zoo"))
     sys.dont_write_bytecode = True
@@ -214,12 +219,19 @@ def main() -> None:
     dataset, steps = DATASETS[args.dataset], args.steps or DATASETS[args.dataset].steps
     train, pool = zoo.cases(args.dataset, "train"), zoo.cases(args.dataset, "pool")
     images = [dataset.normalise(zoo.image(args.dataset, case)) for case in train]
-    data = images, [zoo.labels(args.dataset, case) for case in train]
+    labels = [zoo.labels(args.dataset, case) for case in train]
+    held_out: list[tuple[int, ...]] = [()]
+    if args.folds:
+        groups = groups_of(zoo, args.dataset, train)
+        held_out = list(folds([groups[case] for case in train], args.folds).test)
     console, prefix = Console(stderr=True), "" if args.dataset == "nuclei" else f"{args.dataset}-"
     widths, crops = args.widths or [dataset.width], args.crops or [dataset.crop]
-    for width, crop, loss, seed in itertools.product(widths, crops, args.losses, range(args.seeds)):
-        which = "" if loss == CROSS_ENTROPY else f"-{loss}"
+    wanted = itertools.product(widths, crops, args.losses, range(args.seeds), enumerate(held_out))
+    for width, crop, loss, seed, (fold, out) in wanted:
+        which = ("" if loss == CROSS_ENTROPY else f"-{loss}") + (f"-f{fold}" if args.folds else "")
         name, began = f"{prefix}w{width}-c{crop}-n{steps}{which}-s{seed}", time.monotonic()
+        inside = [k for k in range(len(train)) if k not in out]
+        data = [images[k] for k in inside], [labels[k] for k in inside]
         folder = args.work / "networks" / name
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
@@ -227,9 +239,11 @@ def main() -> None:
         with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
             course = Course(dataset, crop, LOSSES[loss], seed, steps)
             net = trained(net, data, course, folder / "state.pt", bar, name)
-        for case in pool:
-            if not (folder / f"{case}.npz").exists():
-                with journal.atomic(folder / f"{case}.npz") as temporary:
+        places = {case: folder / f"{case}.npz" for case in pool}
+        places |= {train[k]: folder / "validation" / f"{train[k]}.npz" for k in out}
+        for case, path in places.items():
+            if not path.exists():
+                with journal.atomic(path) as temporary:
                     np.savez(temporary, logits=predicted(net, zoo.image(args.dataset, case), dataset))
         numbers = sum(p.numel() for p in net.parameters())
         print(f"{folder}: {numbers} numbers, {time.monotonic() - began:.0f} s", flush=True)

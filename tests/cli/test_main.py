@@ -52,7 +52,14 @@ def test_what_is_not_built_is_wrong_usage(segcal: Any, name: str) -> None:
 
 def test_a_command_is_one_file_and_few_are_shared() -> None:
     files = {path.stem for path in Path(segcal.cli.__file__).parent.glob("*.py")}
-    assert files - {command.__name__ for command in COMMANDS} == {"__init__", "console", "ending", "options", "tables"}
+    assert files - {command.__name__ for command in COMMANDS} == {
+        "__init__",
+        "console",
+        "ending",
+        "options",
+        "page",
+        "tables",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -329,7 +329,7 @@ def test_fewer_than_three_groups_claim_nothing_and_the_identity_changes_nothing(
 
 
 def test_more_groups_than_blocks_are_put_together(monkeypatch):
-    monkeypatch.setattr("segcal.tasks.evaluate.MOST_BLOCKS", 4)
+    monkeypatch.setattr("segcal.tasks.scoring.MOST_BLOCKS", 4)
     found = evaluate(cohort(), scaled(0.4), Serial())
     assert (found.differences["ace"].groups, found.differences["nll"].groups) == (4, 8)
     whole = evaluate(cohort(), scaled(0.4), Threads(2)).to_json()

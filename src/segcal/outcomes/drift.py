@@ -1,18 +1,22 @@
 """Whether new cases look like those that thresholds were set by.
 
 Of each case three numbers are known without labels: the mean confidence over what is delivered as any structure, the
-entropy over all voxels for each such voxel, and the mean expected Dice of its structures. `drift` asks for each
-whether new cases could be drawn from where the reference groups were (two-sample Kolmogorov-Smirnov, exact for small
-numbers; Holm over the three), and calls them unlike below `LEVEL`. `unlike` gives each case a p-value of its own: how
-rare its most unusual number is among the reference's (rank-based, two-sided, times the three). New cases count as
-patients: several of one patient make a difference seem surer than it is. Guarantees over patients are void where the
-cases are unlike; that no difference is seen does not show that there is none. No case, or no reference: nothing to say.
+entropy over all voxels for each such voxel, and the mean expected Dice of its structures. `drift` asks for each whether
+new cases could be drawn from where the reference groups were, in two ways: by the whole distribution (two-sample
+Kolmogorov-Smirnov, exact for small numbers), and by how many new cases lie beyond every reference group on one side
+(Rosenbaum 1954, exact: shifts of images spoil a few cases a lot before they move the others). A number's p-value is
+twice the smaller of both, Holm's adjustment is over the three; below `LEVEL` cases are called unlike. `unlike` gives
+each case a p-value of its own: how rare its most unusual number is among the reference's (rank-based, two-sided, times
+the three). New cases count as patients: several of one patient make a difference seem surer than it is. Guarantees
+over patients are void where the cases are unlike; that no difference is seen does not show that there is none. No case,
+or no reference: nothing to say.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +33,15 @@ WORDS = {"confidence": "confidence", "entropy": "entropy", "expected_dice": "exp
 
 @dataclass(frozen=True)
 class Compared:
-    """One number: the medians of the reference and of the new cases, and the adjusted p-value."""
+    """One number: the medians of the reference and of the new cases, how many of these lie `below` and `above` every
+    reference group, and the adjusted p-value.
+    """
 
     name: str
     reference: float
     new: float
+    below: int
+    above: int
     p: float
 
     @property
@@ -61,7 +69,7 @@ class Drift:
             "differs": self.differs,
             "cases": self.cases,
             "groups": self.groups,
-            **{one.name: {"reference": one.reference, "new": one.new, "p": one.p} for one in self.found},
+            **{one.name: {k: v for k, v in asdict(one).items() if k != "name"} for one in self.found},
         }
 
     @property
@@ -75,13 +83,14 @@ class Drift:
                 " as confidence, entropy and expected Dice can tell."
             )
         told = "; ".join(
-            f"{WORDS[one.name]} {one.new:.3g} against {one.reference:.3g} (p = {one.p:.1g})"
+            f"{WORDS[one.name]}, in the median {one.new:.3g} against {one.reference:.3g}, {one.below} below and"
+            f" {one.above} above all of these (p = {one.p:.1g})"
             for one in self.found
             if one.differs
         )
         return (
-            f"UNLIKE the {self.groups} groups that the thresholds were set by: {told}, medians. Bounds, intervals and"
-            " outer masks promise nothing for such cases; label some of them and fit again."
+            f"UNLIKE the {self.groups} groups that the thresholds were set by: {told}. Bounds, intervals and outer"
+            f" masks promise nothing for such cases ({self.cases}); label some of them and fit again."
         )
 
 
@@ -92,12 +101,20 @@ def drift(reference: Mapping[str, Sequence[float]], new: Sequence[Mapping[str, f
         old = np.asarray(reference.get(name, ()), np.float64)
         fresh = np.array([one[name] for one in new if not np.isnan(one[name])])
         if old.size and fresh.size:
-            rows.append(
-                (name, float(np.median(old)), float(np.median(fresh)), float(stats.ks_2samp(old, fresh).pvalue))
-            )
-    adjusted = holm([row[3] for row in rows])
+            below, above = int((fresh < old.min()).sum()), int((fresh > old.max()).sum())
+            whole = float(stats.ks_2samp(old, fresh).pvalue)
+            p = min(1.0, 2 * min(whole, beyond(old.size, fresh.size, max(below, above))))
+            rows.append(Compared(name, float(np.median(old)), float(np.median(fresh)), below, above, p))
+    adjusted = holm([row.p for row in rows])
     groups = max((len(values) for values in reference.values()), default=0)
-    return Drift(tuple(Compared(*row[:3], p=float(p)) for row, p in zip(rows, adjusted, strict=True)), len(new), groups)
+    return Drift(tuple(replace(row, p=float(p)) for row, p in zip(rows, adjusted, strict=True)), len(new), groups)
+
+
+def beyond(reference: int, new: int, count: int) -> float:
+    """How probable it is that at least `count` of so many `new` numbers lie beyond all of so many `reference` ones on
+    one side or the other, where all are drawn alike: at most twice the chance that the outermost `count` are new.
+    """
+    return min(1.0, 2 * math.prod((new - k) / (reference + new - k) for k in range(count)))
 
 
 def unlike(reference: Mapping[str, Sequence[float]], case: Mapping[str, float]) -> float:

@@ -43,7 +43,8 @@ from segcal.metrics.statistics.clustered import one_standard_error, paired_diffe
 from segcal.metrics.statistics.estimate import Estimate
 from segcal.metrics.statistics.verdict import LEAST_GROUPS
 from segcal.metrics.summary import Summary
-from segcal.tasks.evaluate import Evaluation, crossfitted, room_to_score
+from segcal.tasks.evaluate import Evaluation, crossfitted
+from segcal.tasks.scoring import room_to_score
 
 UNCALIBRATED = "uncalibrated"
 FREE = ", free"

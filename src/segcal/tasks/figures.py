@@ -27,8 +27,9 @@ from segcal.metrics.strata import BOUNDARY, FOREGROUND, NEAR
 from segcal.metrics.summary import ACE_BINS
 from segcal.report import figures, slices, strips
 from segcal.report.page import Frames, Picture
-from segcal.tasks.evaluate import Evaluation, Scored
+from segcal.tasks.evaluate import Evaluation
 from segcal.tasks.planes import Look, Planes
+from segcal.tasks.scoring import Scored
 
 RELIABILITY, WORST = "reliability.png", "worst_cases.png"
 

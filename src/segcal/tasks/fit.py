@@ -26,8 +26,9 @@ from segcal.methods.registry import methods as registered
 from segcal.outcomes.reference import HOWS
 from segcal.tasks.check.predictions import unrecorded
 from segcal.tasks.choose import Recommendation, recommend
-from segcal.tasks.evaluate import Evaluation, crossfitted, room_to_score
+from segcal.tasks.evaluate import Evaluation, crossfitted
 from segcal.tasks.reference import references
+from segcal.tasks.scoring import room_to_score
 
 ENDING = ".safetensors"
 

@@ -25,7 +25,7 @@ from segcal.tasks.check.agreement import Glance, agreement, looked_at, turns
 from segcal.tasks.check.facts import Scores, brief, facts_of
 from segcal.tasks.check.finding import SEVERITIES, Finder, Finding
 from segcal.tasks.check.looking import Look, suites
-from segcal.tasks.evaluate import scoring_need
+from segcal.tasks.scoring import scoring_need
 
 TRAPS: tuple[Finder, ...] = (contents.kind, contents.geometry, agreement, grouping.names)
 """What is said wherever predictions are read."""

@@ -16,7 +16,7 @@ from segcal.engine.engine import Engine, Outcome
 from segcal.metrics.summary import LARGE, Gathered
 from segcal.tasks.check.agreement import Agreement, Glance, looked_at, turns
 from segcal.tasks.check.looking import suites
-from segcal.tasks.evaluate import joined
+from segcal.tasks.scoring import joined
 
 
 class Scores:
