@@ -228,3 +228,18 @@ def test_a_file_that_is_no_page_is_not_replaced(segcal: Any, heldout: Any, tmp_p
     said = segcal("evaluate", *heldout.labelled, "--report", page)
     assert said.code == 3
     assert page.read_text() == "<html>mine</html>"
+
+
+def test_a_temperature_after_a_calibrator(
+    segcal: Any, cohort_writer: Any, calibrator: Path, heldout: Any, tmp_path: Path
+) -> None:
+    site = cohort_writer(tmp_path / "site", [f"y{k}" for k in range(6)], seed=21, temperature=5.0)
+    made = tmp_path / "site.safetensors"
+    said = segcal("fit", *site.labelled, "--after", calibrator, "-o", made)
+    assert said.code == 0, said.err
+    assert load(made).maps[0].named == "scale > scale"
+    refused = segcal("fit", *site.labelled, "--after", calibrator, "--method", "dc", "-o", made)
+    assert refused.code == 2
+    assert "Leave --method out" in refused.err
+    assert segcal("evaluate", *site.labelled, "--calibrator", made).code == 3  # it was fitted on these
+    assert segcal("apply", made, *heldout.words, "-o", tmp_path / "out", "--triage").code == 0

@@ -80,6 +80,7 @@ def fit(
     seed: Seed = 0,
     no_crossfit: Annotated[bool, Parameter(show_default=False)] = False,
     set_aside: float | None = None,
+    after: Path | None = None,
     figures: Figures = None,
     report: Report = None,
     free_decision: Annotated[bool, Parameter(show_default=False)] = False,
@@ -99,6 +100,7 @@ def fit(
 
         segcal fit RESULTS --labels LABELS --method auto -o cal.safetensors
         segcal fit member0 member1 --labels LABELS --groups 'patient(\\d+)' --method auto -o cal.safetensors
+        segcal fit SITE --labels LABELS --after cal.safetensors -o site.safetensors
 
     Give --groups where several cases are of one patient or sequence. Afterwards: segcal evaluate on other cases, segcal
     apply on new ones.
@@ -157,6 +159,9 @@ def fit(
         Share of the patients (groups) that are not fitted on and only set the thresholds by which segcal apply bounds
         Dice, volumes and outer masks: 0.3, say, of a hundred. Unless given, all are fitted on, and thresholds come from
         the cross-fitted numbers, whose guarantee is weaker.
+    after
+        A calibrator fitted elsewhere: one temperature is fitted after it, from a few labelled cases of a new site, and
+        both are written as one. The table compares it with the calibrator alone.
     free_decision
         Of networks that give each region (such as the whole tumour, and its core in it) a probability of its own: let
         it cross 0.5, which changes label maps.
@@ -202,6 +207,8 @@ def fit(
             do="Leave --no-crossfit out, or draw other cases with segcal evaluate --figures.",
         )
     from segcal.engine.checkpoints import Checkpoints
+    from segcal.methods.files import load
+    from segcal.tasks import refit as refitting
     from segcal.tasks.fit import files_of, fit_chosen, methods_of
     from segcal.tasks.fit import fit as fit_methods
     from segcal.tasks.reference import set_aside as parted
@@ -211,10 +218,13 @@ def fit(
         options["solver"] = recipe_of(trials, storage, seed)
     chosen = {} if method == AUTO else methods_of(method, options, seed)
     compared = None if among is None else methods_of(among, {}, seed)
+    first = None if after is None else load(after)
+    if first is not None and list(chosen) != [refitting.NAME]:
+        raise UsageError("--after", found=f"--method {method}", expected="no --method", do="Leave --method out.")
     files = files_of(output, list(chosen) or [AUTO])
-    cohort = cohort_of(results, scores).labelled()
+    cohort = cohort_of(results, scores, first).labelled()
     written = [*((path, claims.CALIBRATOR) for path in files.values()), (storage, claims.TRIALS), (report, claims.PAGE)]
-    claim(running, written, [*results, *scores.read()], cohort)
+    claim(running, written, [*results, *scores.read(), *([] if after is None else [after])], cohort)
     if figures is not None:
         from segcal.tasks import figures as drawing  # matplotlib takes a second
 
@@ -234,7 +244,9 @@ def fit(
         )
     with engine_of(running) as engine:
         engine.checkpoints = Checkpoints(output.parent / f".{output.name}.training")
-        if method == AUTO:
+        if first is not None:
+            done = refitting.refit(first, cohort, engine, seed=seed)
+        elif method == AUTO:
             done = fit_chosen(
                 cohort,
                 engine,
@@ -269,6 +281,8 @@ def fit(
         shown, best = page.Shown(), done.best
         if report is not None and best in done.evaluations:
             shown = page.shown(done.evaluations[best], done.held_out(best), engine, name=best, zyx=scores.zyx)
+    if first is not None:
+        out.prose(f"Before: what {after} makes of these cases. After: with one temperature more.")
     show(out, done, files, scores.advised(told), drawn.values())
     if report is not None:
         facts = page.facts_of(done.fits[best].calibrator)
