@@ -85,9 +85,9 @@ def free(folder: Path) -> Path:
 
 ON_REAL_NETWORKS = (
     "On real networks the best that keeps every label was bts-both, a temperature by distance to the predicted border"
-    " (microscopy, MRI), or cms-op (eleven classes): --method auto compares these too."
+    " (microscopy, MRI), or with eleven classes bts-class on top of cms-ap; --method auto compares bts-both and cms-ap."
 )
-"""What was measured: docs/results/boundary_studies.md and auto.md."""
+"""What was measured: docs/results/boundary_studies.md and boundary_studies_camvid.md."""
 
 
 def closing(result: DemoResult) -> str:
