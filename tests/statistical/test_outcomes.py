@@ -35,7 +35,7 @@ class Drawn:
 
     @classmethod
     def of(cls, rng: np.random.Generator, patients: int) -> Drawn:
-        size = rng.normal(-0.5, 1.5, (patients, 1, 1))
+        size = rng.normal(0, 1.2, (patients, 1, 1))
         logits = size + rng.normal(0, 2, (patients, CASES, VOXELS))
         odds = 0.6 * logits + rng.normal(0, 0.5, (patients, 1, 1))
         return cls(logits, rng.random(logits.shape) < 1 / (1 + np.exp(-odds)))
