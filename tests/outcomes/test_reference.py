@@ -100,6 +100,13 @@ def test_a_case_of_which_nothing_is_delivered_has_no_numbers_to_compare() -> Non
     assert np.isnan(mean_of(np.array([np.nan])))
 
 
+def test_where_every_threshold_misses_too_much_that_is_said() -> None:
+    found = gathered(list(range(24)))
+    hopeless = replace(found, missed=((0.3,) * len(THRESHOLDS), found.missed[1]))
+    with pytest.raises(TooFewError, match=r"30 % missed .* expected at most 13 %, of 12 groups"):
+        hopeless.threshold(0, 0.2)
+
+
 @pytest.mark.parametrize(
     "change",
     [

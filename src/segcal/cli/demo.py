@@ -51,6 +51,9 @@ def demo(
     with engine_of(running) as engine:
         result = demonstration.run(folder, engine, echo=out.text)
         checked = checking.check(result.fitting, engine)
+        best, calibrator = result.evaluations[result.best], result.fits[result.best].calibrator
+        used: dict[str, Calibrator | None] = {case.id: calibrator for case in best.cohort}
+        shown = page.shown(best, used, engine, name=result.best)
     out.text("\nWhat check says of the cases to fit on", "bold")
     check.show(out, layout_of(folder / "fitting" / "member0").name, checked)
     out.text("The same, typed:", "bold")
@@ -64,11 +67,6 @@ def demo(
         " (Kullback-Leibler divergence, nats a voxel)",
     )
     out.prose(closing(result), "bold")
-    best = result.evaluations[result.best]
-    with engine_of(running) as engine:
-        calibrator = result.fits[result.best].calibrator
-        used: dict[str, Calibrator | None] = {case.id: calibrator for case in best.cohort}
-        shown = page.shown(best, used, engine, name=result.best)
     page.write(folder / PAGE, out, "segcal demo: made-up predictions whose truth is known", (), shown)
     out.json({**result.to_json(), "check": checked.to_json()})
     return 0

@@ -28,15 +28,12 @@ from numpy.typing import NDArray
 
 from segcal.engine.accumulate import ExactSum
 from segcal.errors import UnreadableError
-from segcal.outcomes.conformal import bound, controlled, too_few
+from segcal.outcomes.conformal import TooFewError, bound, controlled
 from segcal.outcomes.sums import THRESHOLDS, CaseOutcome
 
 How = Literal["set aside", "cross-fitted"]
 
 HOWS: tuple[How, ...] = ("set aside", "cross-fitted")
-
-MEAN = "mean"
-"""The name under which the mean Dice over structures is kept."""
 
 STATISTICS = ("confidence", "entropy", "expected_dice")
 """What new cases are compared by."""
@@ -68,11 +65,16 @@ class Reference:
         return bound(self.volume[structure], alpha)
 
     def threshold(self, structure: int, alpha: float) -> float:
-        """Where to cut. TooFewError for too few groups, or where only a mask of everything would do."""
+        """Where to cut. TooFewError for too few groups, or where even the lowest threshold misses too much."""
         n = self.with_structure[structure]
         found = controlled(self.missed[structure], n, alpha)
         if found < 0:
-            raise too_few(n, alpha)
+            raise TooFewError(
+                self.structures[structure],
+                found=f"{100 * self.missed[structure][0]:.2g} % missed by a mask of all that is not nearly impossible",
+                expected=f"at most {100 * ((n + 1) * alpha - 1) / n:.2g} %, of {n} groups",
+                do="Ask for a larger share, fit with more patients, or use another method.",
+            )
         return float(THRESHOLDS[found])
 
     def to_json(self) -> dict[str, Any]:

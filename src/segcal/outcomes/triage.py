@@ -46,7 +46,7 @@ def triage_rows(
     cases: Sequence[NewCase], names: Sequence[str], reference: Reference | None, alpha: float
 ) -> list[dict[str, Any]]:
     """A row a case, the one to look at first first."""
-    bounds = [_bound(reference, k, alpha) for k in (-1, *range(len(names)))]
+    bounds = [_bound(Reference.dice_bound, reference, k, alpha) for k in (-1, *range(len(names)))]
     rows = []
     for case in cases:
         expected = case.outcome.expected_dice
@@ -66,13 +66,10 @@ def volume_rows(
     cases: Sequence[NewCase], names: Sequence[str], reference: Reference | None, alpha: float
 ) -> list[dict[str, Any]]:
     """A row a case and structure, in the order given."""
+    bounds = [_bound(Reference.volume_bound, reference, k, alpha) for k in range(len(names))]
     rows = []
-    for k, name in enumerate(names):
-        try:
-            most = None if reference is None else reference.volume_bound(k, alpha)
-        except TooFewError:
-            most = None
-        for case in cases:
+    for case in cases:
+        for k, (name, most) in enumerate(zip(names, bounds, strict=True)):
             soft = float(case.outcome.total[k])
             reach = None if most is None else most * float(volume_scale(case.outcome)[k])
             numbers = {
@@ -88,14 +85,15 @@ def volume_rows(
                 f"{key}_ml": None if scale is None or value is None else value * scale for key, value in numbers.items()
             }
             rows.append(row)
-    place = {case.name: k for k, case in enumerate(cases)}
-    return sorted(rows, key=lambda row: place[row["case"]])
+    return rows
 
 
-def _bound(reference: Reference | None, structure: int, alpha: float) -> float | None:
-    """What expected minus true Dice does not exceed; None where that cannot be told."""
+def _bound(
+    find: Callable[[Reference, int, float], float], reference: Reference | None, structure: int, alpha: float
+) -> float | None:
+    """The bound that a reference has for a structure; None where that cannot be told."""
     try:
-        return None if reference is None else reference.dice_bound(structure, alpha)
+        return None if reference is None else find(reference, structure, alpha)
     except TooFewError:
         return None
 

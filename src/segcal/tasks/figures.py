@@ -21,7 +21,7 @@ import numpy as np
 
 from segcal.data.cohort import Cohort
 from segcal.data.files import claims
-from segcal.engine.engine import Engine, Outcome
+from segcal.engine.engine import Engine
 from segcal.methods.calibrator import Calibrator
 from segcal.metrics.strata import BOUNDARY, FOREGROUND, NEAR
 from segcal.metrics.summary import ACE_BINS
@@ -121,18 +121,14 @@ def frames(
     zyx: bool = False,
 ) -> tuple[Frames, ...]:
     """Slices of the worst cases for a page, all errors on one scale. Arguments as `draw`."""
-    after, by_name = _after(name), {case.id: case for case in found.cohort}
     worst = _worst(found, ON_A_PAGE)
     if not worst:
         return ()
-    some = replace(found.cohort, cases=tuple(by_name[c] for c in worst), damaged={})
-    look = Look(calibrators, found.after is not None, SLICES)
-    drawn = []
-    for outcome in engine.map(some, look, "drawing the worst cases"):
-        planes, nll = planes_of(outcome), nll_of(found, outcome.id, after)
-        drawn.append((outcome.id, nll, planes.shown(by_name[outcome.id], zyx, after, nll), planes.first))
-    top = max(float(np.nanmax(e, initial=0.01)) for *_, shown, _ in drawn for one in shown for e in one.errors.values())
-    count, background = len(some.head.label_names), some.head.background
+    drawn, head = _looked(found, worst, calibrators, engine, _after(name), zyx, SLICES), found.cohort.head
+    top = max(
+        float(np.nanmax(e, initial=0.01)) for _, _, shown, _ in drawn for one in shown for e in one.errors.values()
+    )
+    count, background = len(head.label_names), head.background
     out = []
     for case, nll, shown, first in drawn:
         pictures = [
@@ -178,27 +174,40 @@ def _cases(
     name: str,
     zyx: bool,
 ) -> Path:
-    by_name = {case.id: case for case in found.cohort}
-    some = replace(found.cohort, cases=tuple(by_name[c] for c in worst), damaged={})
-    head, shown = some.head, []
-    for outcome in engine.map(some, Look(calibrators, found.after is not None), "drawing the worst cases"):
-        planes = planes_of(outcome)
-        shown += planes.shown(by_name[outcome.id], zyx, name, nll_of(found, outcome.id, name))
+    head = found.cohort.head
+    drawn = _looked(found, worst, calibrators, engine, name, zyx)
+    shown = [one for _, _, planes, _ in drawn for one in planes]
     kind = "in-sample" if found.in_sample else "held-out"
     title = f"The {len(shown)} {kind} cases of highest NLL, of {len(found.cohort)}" if len(shown) > 1 else ""
     return slices.slices(shown, head.label_names, path, background=head.background, title=title)
 
 
-def planes_of(outcome: Outcome) -> Planes:
-    """The slices of a case. Raises its error."""
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.summary is not None
-    found: Planes = outcome.summary["planes"]
-    return found
+def _looked(
+    found: Evaluation,
+    worst: Sequence[str],
+    calibrators: Mapping[str, Calibrator | None],
+    engine: Engine,
+    name: str,
+    zyx: bool,
+    most: int = 1,
+) -> list[tuple[str, str, list[slices.Slice], int]]:
+    """Of each of the `worst` cases its name, its NLL in words, at most so many slices, and which to show first. Raises
+    the first error of a case.
+    """
+    by_name = {case.id: case for case in found.cohort}
+    some = replace(found.cohort, cases=tuple(by_name[c] for c in worst), damaged={})
+    out = []
+    for outcome in engine.map(some, Look(calibrators, found.after is not None, most), "drawing the worst cases"):
+        if outcome.error is not None:
+            raise outcome.error
+        assert outcome.summary is not None
+        planes: Planes = outcome.summary["planes"]
+        nll = _nll(found, outcome.id, name)
+        out.append((outcome.id, nll, planes.shown(by_name[outcome.id], zyx, name, nll), planes.first))
+    return out
 
 
-def nll_of(found: Evaluation, case: str, name: str) -> str:
+def _nll(found: Evaluation, case: str, name: str) -> str:
     """The NLL of a case, before and after, in words."""
     before, after = (
         None if s is None else next(row["nll"] for row in s.per_case if row["case"] == case)

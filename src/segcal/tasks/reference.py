@@ -45,8 +45,8 @@ def references(
 
     def add(case: int, states: Mapping[tuple[str, Hashable, int], State]) -> None:
         for name, gathering in found.items():
-            mine = sorted((part, key) for key in states for part in [key[2]] if key[0] == name)
-            parts = [accumulate.result(sums[part], states[key]) for part, key in mine]
+            mine = sorted((key for key in states if key[0] == name), key=lambda key: key[2])
+            parts = [accumulate.result(sums[key[2]], states[key]) for key in mine]
             if parts:
                 gathering.add(case, joined(parts))
 

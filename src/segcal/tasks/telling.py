@@ -113,7 +113,7 @@ def shortcomings(head: Head, reference: Reference | None, asked: Asked, outer: S
     masks = {mask.channel for mask in outer}
     without = [name for name, channel in zip(names, channels(head), strict=True) if channel not in masks]
     if asked.outer is not None and without:
-        yield f"no outer mask for {', '.join(without)}: too few patients have it"
+        yield f"no outer mask for {', '.join(without)}: too few patients have it, or every threshold misses too much"
     few = [
         name
         for k, name in enumerate(names)
