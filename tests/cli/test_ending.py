@@ -89,6 +89,34 @@ def test_sigterm_ends_whatever_is_under_way(tmp_path: Path, name: str) -> None:
     assert list(scratch.iterdir()) == []
 
 
+SWALLOWED = {
+    "an error nobody expected": "raise ImportError('cannot load module more than once per process')",
+    "an error that a command tells": "return 3",
+}
+
+
+@pytest.mark.parametrize("name", SWALLOWED)
+def test_what_fails_because_it_was_told_to_end_ends_as_told(tmp_path: Path, name: str) -> None:
+    code = f"""
+        import time
+        import segcal.cli
+        from pathlib import Path
+
+        def command(words):
+            try:
+                Path({str(tmp_path / "begun")!r}).touch()
+                time.sleep(600)
+            except SystemExit:
+                {SWALLOWED[name]}
+
+        segcal.cli.run = command
+        segcal.cli.main()
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert ended(running, (tmp_path / "begun").exists) == 143
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.05, 0.4, 1.0, 2.0, 3.0, 4.5])
 @pytest.mark.parametrize("command", ["check", "fit", "evaluate", "apply", "audit", "demo"])

@@ -116,8 +116,8 @@ def main() -> None:
     work is done.
     """
     stdout = standard_streams()
-    child = ending.watch()
-    code = run(sys.argv[1:])
+    watch = ending.Watch()
+    code = watch.code(lambda: run(sys.argv[1:]))
     sys.stdout.flush()
     if stdout.failed is not None and not isinstance(stdout.failed, BrokenPipeError):
         lost = OutputError(
@@ -128,7 +128,7 @@ def main() -> None:
         )
         error(str(lost))
         code = code or lost.exit_code
-    ending.rest(child)
+    watch.rest()
     sys.exit(code)
 
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from segcal.data.files import journal
@@ -26,43 +27,57 @@ PATIENCE, LAST = 0.5, 1.3
 """Seconds until the thread ends the process, and until the child does."""
 
 
-def watch() -> int:
-    """Begin; returns what `rest` takes. To be called once, before any other thread is there."""
-    told, tell = os.pipe()
-    called, call = os.pipe()
-    os.set_blocking(tell, False)
-    command = os.getpid()
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        child = os.fork()
-    except OSError:  # no more processes for this user: the main thread alone is told
-        return 0
-    if child == 0:
+class Watch:
+    """Listens from its creation until `rest`. To be made once, before any other thread is there."""
+
+    def __init__(self) -> None:
+        self._told = False
+        self._child = 0
+        told, tell = os.pipe()
+        called, call = os.pipe()
+        os.set_blocking(tell, False)
+        command = os.getpid()
+        signal.signal(signal.SIGTERM, self._leave)
         try:
-            _last_resort(command, told, call)
-        finally:
-            os._exit(0)
-    os.close(told)
-    os.close(call)
-    # the interpreter writes the number of a signal there as soon as it comes, whatever Python code is doing
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_leave_at_once, args=(called,), daemon=True).start()
-    return child
+            self._child = os.fork()
+        except OSError:  # no more processes for this user: the main thread alone is told
+            return
+        if self._child == 0:
+            try:
+                _last_resort(command, told, call)
+            finally:
+                os._exit(0)
+        os.close(told)
+        os.close(call)
+        # the interpreter writes the number of a signal there as soon as it comes, whatever Python code is doing
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        threading.Thread(target=_leave_at_once, args=(called,), daemon=True).start()
 
+    def code(self, command: Callable[[], int]) -> int:
+        """Run a command; its exit code. What fails after it was told to end fails because of that: a library that is
+        just being imported may swallow the exception of `_leave` (torch's import of NumPy does) and stumble over it.
+        """
+        try:
+            code = command()
+        except Exception:
+            if not self._told:
+                raise
+            return TERMINATED
+        return TERMINATED if self._told and code else code
 
-def rest(child: int) -> None:
-    """The command is done: let the child go, if there is one."""
-    if not child:
-        return
-    os.close(signal.set_wakeup_fd(-1))
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(child, 0)
+    def rest(self) -> None:
+        """The command is done: let the child go, if there is one."""
+        if not self._child:
+            return
+        os.close(signal.set_wakeup_fd(-1))
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._child, 0)
 
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End as an interruption does, so that unfinished files are removed."""
-    del number, frame
-    raise SystemExit(TERMINATED)
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        """End as an interruption does, so that unfinished files are removed."""
+        del number, frame
+        self._told = True
+        raise SystemExit(TERMINATED)
 
 
 def _leave_at_once(called: int) -> None:
