@@ -59,7 +59,11 @@ class LabelMap:
             for a in range(start, stop, PIECE):
                 b = min(a + PIECE, stop)
                 labels, scored = self.read(a, b)
-                flat[at : at + b - a] = labels if literal else np.where(scored, labels, NOWHERE)
+                piece = flat[at : at + b - a]
+                piece[:] = labels
+                if not literal:
+                    # not np.where: of labels kept in two bytes it would make 0 of `NOWHERE`, without a word
+                    piece[~scored] = NOWHERE
                 at += b - a
         return out
 
