@@ -222,6 +222,20 @@ def test_a_page_shows_verdict_reliability_and_the_worst_cases(
     assert "keeps every label" in text
 
 
+def test_the_page_of_new_cases_shows_those_to_look_at_first(
+    segcal: Any, heldout: Any, calibrator: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    said = segcal("apply", calibrator, *heldout.words, "-o", tmp_path / "out", "--report", page)
+    assert said.code == 0, said.err
+    text = page.read_text()
+    assert "Cases to look at first" in said.out
+    assert "The 4 cases to look at first, of 4" in text
+    assert text.count('class="slice"') == 4
+    assert text.count("expected Dice 0.") == 4
+    assert not (tmp_path / "out" / "triage.csv").exists()  # asked of the page alone
+
+
 def test_a_file_that_is_no_page_is_not_replaced(segcal: Any, heldout: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<html>mine</html>")

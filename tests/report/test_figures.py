@@ -142,7 +142,7 @@ def test_nothing_to_draw_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError):
             attempt()
-    with pytest.raises(ShapeError, match="predicted: found shape"):
+    with pytest.raises(ShapeError, match="as the predicted map"):
         a_slice(predicted=SLICE[:2])
     assert list(tmp_path.iterdir()) == []
 

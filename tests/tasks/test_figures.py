@@ -122,3 +122,36 @@ def test_what_is_said_of_a_slice() -> None:
     )
     assert "closer" not in told(labels, predicted, {"a": errors["ts"], "b": errors["ts"]})
     assert told(np.full((1, 2), -1), np.zeros((1, 2)), errors) == "no voxel of this slice is scored"
+
+
+def test_without_labels_the_delivered_map_is_shown_where_most_errors_are_to_be_expected(folder: Path) -> None:
+    cohort = segcal.open_cohort([folder / "member0"], folder / "labelsTr")
+    cal = segcal.TemperatureScaling().fit(cohort)
+    new = segcal.open_cohort([folder / "member0"])
+    name = new[1].id
+    path = new[1].files["label_map"]
+    kept, p = path.read_bytes(), np.load(folder / "member0" / f"{name}.npz")["probabilities"]
+    image = nibabel.load(path)
+    delivered = np.asarray(image.dataobj).copy()
+    delivered[4:9, 3:9, 3] = 2  # what post-processing might do
+    try:
+        nibabel.save(nibabel.Nifti1Image(delivered, image.affine), path)
+        with_map = segcal.open_cohort([folder / "member0"])
+        looked = figures._looked(
+            with_map, {name: "expected Dice 0.5"}, {name: cal}, segcal.Serial(), "ts", False, twice=True
+        )
+        (frame,) = figures.frames_of_new(with_map, {name: "expected Dice 0.5"}, cal, segcal.Serial())
+    finally:
+        path.write_bytes(kept)
+    (one,) = looked[0].slices
+    shown = delivered.T
+    error = 1 - np.take_along_axis(p, shown[None].astype(int), 0)[0]
+    at = 1 + int(error[1:-1, 2:-2, 2:-2].sum((1, 2)).argmax())
+    assert f"axial slice {at + 1} of 6 · expected Dice 0.5\nof the labels shown are expected to be wrong" in one.caption
+    assert one.labels is None
+    seen = one.predicted >= 0
+    np.testing.assert_array_equal(one.predicted[seen].reshape(12, 10), shown[at, 2:-2, 2:-2])
+    np.testing.assert_allclose(one.errors["uncalibrated"][seen].reshape(12, 10), error[at, 2:-2, 2:-2], atol=1e-6)
+    assert frame.heads == ("predicted", "error, uncalibrated", "error, calibrated (ts)")
+    assert figures.frames_of_new(with_map, {}, cal, segcal.Serial()) == ()
+    assert told(None, one.predicted, {"ts": np.full((2, 2), np.nan)}) == "no voxel of this slice is scored"

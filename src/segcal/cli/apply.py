@@ -93,7 +93,7 @@ def apply(
     from segcal.tasks.apply import prepare
     from segcal.tasks.telling import Asked
 
-    asked = Asked(triage, volumes, outer, alpha)
+    asked = Asked(triage, volumes, outer, alpha, listed=report is not None)
     out = Output(running.quiet, running.json)
     loaded = load(calibrator)
     cohort = cohort_of(new, scores, loaded, damaged="exclude")
@@ -115,9 +115,10 @@ def apply(
     told = warn(out, cohort, running)
     with engine_of(running) as engine:
         done = job.run(engine)
+        seen = page.NOTHING if report is None else page.shown_of_new(done, engine, zyx=scores.zyx)
     show(out, done)
     if report is not None:
-        page.write(report, out, f"Calibrated probabilities of {cohort.name}", page.facts_of(loaded))
+        page.write(report, out, f"Calibrated probabilities of {cohort.name}", page.facts_of(loaded), seen)
     result = done.to_json()
     out.json({**result, "notes": [*map(str, told), *result["notes"]]})
     first = next((outcome.error for outcome in done.failed if outcome.error is not None), None)
@@ -145,7 +146,9 @@ def show(out: Output, done: Done) -> None:
             f" {_share(counts['delivered_differs'], counts['voxels'])}"
         )
     if done.told.triage:
-        out.show(tables.triage(done.told.triage, done.job.asked.alpha), "Cases to look at first")
+        asked = done.job.asked
+        where = "triage.csv" if asked.triage else "a file with --triage"
+        out.show(tables.triage(done.told.triage, asked.alpha, where), "Cases to look at first")
     if done.told.volumes:
         out.show(tables.volumes(done.told.volumes, done.job.asked.alpha), "Volumes")
     if done.told.drift is not None:

@@ -96,7 +96,8 @@ class Scores:
     """Leave out the cases with these names, or patterns."""
 
     classes: Annotated[tuple[str, ...], Several] = ()
-    """Names of the classes, in the order of the channels, where no dataset.json names them."""
+    """Names of the classes, in the order of the channels, where no dataset.json names them; with spaces between them,
+    or with commas."""
 
     zyx: Annotated[bool, Parameter(show_default=False)] = False
     """Arrays of a plain folder have their axes as SimpleITK gives them, (z, y, x), against NIfTI's (x, y, z)."""
@@ -286,7 +287,7 @@ def cohort_of(
         labelled.labels,
         kind=scores.kind,
         pool=scores.pool or remembered or "probs",
-        classes=scores.classes or None,
+        classes=_names(scores.classes) or None,
         background=background,
         ignore_index=labelled.ignore_index,
         label_map=numbers_of(labelled.label_map),
@@ -307,6 +308,11 @@ def cohort_of(
         cohort = cohort.exclude(scores.exclude)
     cohort = cohort if damaged == "exclude" else cohort.whole()
     return cohort if labelled.groups is None else splits.grouped(cohort, labelled.groups)
+
+
+def _names(words: Sequence[str]) -> Sequence[str]:
+    """Names as they were meant: one word with commas is several."""
+    return [name.strip() for name in words[0].split(",")] if len(words) == 1 else words
 
 
 def numbers_of(words: Sequence[str]) -> dict[int, int | None]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segcal import __version__
 from segcal.cli.console import Output
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segcal.engine.engine import Engine
     from segcal.methods.calibrator import Calibrator
     from segcal.report.page import Frames, Picture
+    from segcal.tasks.apply import Done
     from segcal.tasks.evaluate import Evaluation
 
 LEAD = "bold"
@@ -67,6 +68,26 @@ def shown(
         f"The {len(cases)} {kind} cases of highest NLL, of {len(found.cohort)}",
         strips.legend(head.label_names, head.background),
     )
+
+
+def shown_of_new(done: Done, engine: Engine, *, zyx: bool = False) -> Shown:
+    """Slices of the cases to look at first of those that a calibrator was applied to."""
+    from segcal.report import strips
+    from segcal.tasks import figures
+
+    job, told = done.job, {row["case"]: _expected(row) for row in done.told.triage}
+    cases = figures.frames_of_new(job.cohort, told, job.calibrator, engine, zyx=zyx)
+    head = job.cohort.head
+    title = f"The {len(cases)} cases to look at first, of {len(told)}"
+    return Shown((), cases, title, strips.legend(head.label_names, head.background))
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    """What is to be expected of a case, in words."""
+    if row["expected_dice"] is None:
+        return "no structure is expected"
+    least = "" if row["at_least"] is None else f", at least {row['at_least']:.2f}"
+    return f"expected Dice {row['expected_dice']:.2f}{least}"
 
 
 def drawn(folder: Path) -> Shown:

@@ -310,14 +310,14 @@ MOST_CASES = 10
 """Rows of a list of cases to look at first, in print."""
 
 
-def triage(rows: Sequence[Mapping[str, Any]], alpha: float) -> Rows:
-    """The first rows of a list of cases to look at first."""
+def triage(rows: Sequence[Mapping[str, Any]], alpha: float, where: str) -> Rows:
+    """The first rows of a list of cases to look at first; `where` the others are."""
     out = table("case", "expected Dice", f"at least ({100 * (1 - alpha):g} %)", "confidence", "entropy", "p, unlike")
     for row in rows[:MOST_CASES]:
         numbers = ("expected_dice", "at_least", "confidence", "entropy", "unlike_p")
         out.add_row(row["case"], *(cell(row[name]) for name in numbers))
     left = len(rows) - MOST_CASES
-    more = f" {left} more in the file." if left > 0 else ""
+    more = f" {left} more in {where}." if left > 0 else ""
     out.caption = (
         "Expected Dice: of the delivered label map, by the probabilities, mean over its structures. Entropy: nats for"
         f" each voxel of any structure. p, unlike: how rare such a case is among the reference.{more}"

@@ -47,13 +47,13 @@ TALLEST = 1.3
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One slice; all arrays (rows, columns): `labels` and `predicted` map, -1 where nothing is scored; `errors`: by
-    name, the probability that the predicted label is wrong, NaN there. `image`: what was segmented, grey or (rows,
-    columns, 3) from 0 to 1. `caption`: a line or two above it. `aspect`: height of a pixel over its width. `which`: its
-    place in the case.
+    """One slice; all arrays (rows, columns): `labels`, None where nobody knows them, and `predicted` map, -1 where
+    nothing is scored; `errors`: by name, the probability that the predicted label is wrong, NaN there. `image`: what
+    was segmented, grey or (rows, columns, 3) from 0 to 1. `caption`: a line or two above it. `aspect`: height of a
+    pixel over its width. `which`: its place in the case.
     """
 
-    labels: NDArray[Any]
+    labels: NDArray[Any] | None
     predicted: NDArray[Any]
     errors: Mapping[str, NDArray[Any]]
     image: NDArray[Any] | None = None
@@ -62,12 +62,12 @@ class Slice:
     which: str = ""
 
     def __post_init__(self) -> None:
-        for name, image in {"predicted": self.predicted, **self.errors, "image": self.image}.items():
-            if image is not None and image.shape[:2] != self.labels.shape:
+        for name, image in {"labels": self.labels, **self.errors, "image": self.image}.items():
+            if image is not None and image.shape[:2] != self.predicted.shape:
                 raise ShapeError(
                     name,
                     found=f"shape {image.shape}",
-                    expected=f"{self.labels.shape} as the labels",
+                    expected=f"{self.predicted.shape} as the predicted map",
                     do="Give the same slice of each.",
                 )
         if not self.errors:
@@ -76,16 +76,30 @@ class Slice:
             )
 
     @property
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """What is drawn in the colours of classes, by what it is called."""
+        if self.labels is None:
+            return {"predicted": self.predicted}
+        return {"labels": self.labels, "predicted, errors outlined": self.predicted}
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Where the predicted map is known to be wrong."""
+        if self.labels is None:
+            return np.zeros(self.predicted.shape, bool)
+        return np.asarray((self.predicted != self.labels) & (self.labels >= 0) & (self.predicted >= 0))
+
+    @property
     def height(self) -> float:
         """Of a panel, over its width."""
-        rows, columns = self.labels.shape
+        rows, columns = self.predicted.shape
         return min(self.aspect * float(rows) / float(columns), TALLEST)
 
 
 def slices(
     shown: Sequence[Slice], classes: Sequence[str], path: StrPath, *, background: int | None = 0, title: str = ""
 ) -> Path:
-    """Draw slices, one below the other, each with the same errors by name.
+    """Draw slices, one below the other, each with the same errors by name, all with labels or none.
 
     `classes`: what each label stands for; `background`: the one that is left clear over an image. None to draw:
     UsageError.
@@ -93,7 +107,7 @@ def slices(
     if not shown:
         raise UsageError("slices", found="none", expected="at least one", do="Give a slice of a case.")
     with_image = any(one.image is not None for one in shown)
-    names = ["image"] * with_image + ["labels", "predicted,\nerrors outlined"]
+    names = ["image"] * with_image + [name.replace(", ", ",\n") for name in shown[0].maps]
     names += [f"error probability,\n{name}" for name in shown[0].errors]
     size = WIDE / len(names)
     top = max(float(np.nanmax(e, initial=0.01)) for one in shown for e in one.errors.values())
@@ -147,16 +161,17 @@ def _panels(
         elif with_image:
             axis.set_facecolor("white")
     rest = axes[with_image:]
-    for axis, labels in zip(rest, (one.labels, one.predicted), strict=False):
+    maps = one.maps
+    for axis, labels in zip(rest, maps.values(), strict=False):
         axis.imshow(
             painted(labels, palette, background if beneath else None, 0.6 if beneath else 1.0),
             interpolation="nearest",
             aspect=one.aspect,
         )
-    wrong = (one.predicted != one.labels) & (one.labels >= 0) & (one.predicted >= 0)
+    wrong = one.wrong
     if wrong.any() and min(wrong.shape) > 1:
         rest[1].contour(wrong.astype(float), levels=[0.5], colors="white" if beneath else "#111111", linewidths=0.6)
-    for axis, error in zip(rest[2:], one.errors.values(), strict=True):
+    for axis, error in zip(rest[len(maps) :], one.errors.values(), strict=True):
         axis.imshow(
             np.ma.masked_invalid(error),
             cmap=ERROR if beneath else "magma",
@@ -187,7 +202,7 @@ def _legend(
     figure: Figure, shown: Sequence[Slice], classes: Sequence[str], palette: ListedColormap, clear: int | None
 ) -> None:
     """The classes that are seen, under everything."""
-    seen = np.unique(np.concatenate([part.ravel() for one in shown for part in (one.labels, one.predicted)]))
+    seen = np.unique(np.concatenate([part.ravel() for one in shown for part in one.maps.values()]))
     there = [int(k) for k in seen if 0 <= k < len(classes) and k != clear]
     names = [words(classes[k][:LONGEST]) for k in there[:NAMED]]
     keys = [

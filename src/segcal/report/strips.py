@@ -29,7 +29,7 @@ GAP = 2
 def heads(one: Slice) -> tuple[str, ...]:
     """What the panels of a strip are."""
     image = ("image",) if one.image is not None else ()
-    return (*image, "labels", "predicted, errors outlined", *(f"error, {name}" for name in one.errors))
+    return (*image, *one.maps, *(f"error, {name}" for name in one.errors))
 
 
 def legend(classes: Sequence[str], background: int | None) -> tuple[tuple[str, str], ...]:
@@ -46,9 +46,9 @@ def strip(one: Slice, classes: int, background: int | None, top: float) -> bytes
     """
     beneath = None if one.image is None else _rgb(_scaled(one.image))
     found = colours(classes)
-    labels, predicted = _scaled(one.labels), _scaled(one.predicted)
-    maps = [_painted(each, found, background if beneath is not None else None, beneath) for each in (labels, predicted)]
-    maps[1][_outlined(labels, predicted)] = 1.0 if beneath is not None else 0.07
+    clear = background if beneath is not None else None
+    maps = [_painted(_scaled(each), found, clear, beneath) for each in one.maps.values()]
+    maps[-1][_outline(_scaled(one.wrong))] = 1.0 if beneath is not None else 0.07
     errors = [_error(_scaled(error), top, beneath) for error in one.errors.values()]
     panels = [*([] if beneath is None else [beneath]), *maps, *errors]
     rows, columns = panels[0].shape[:2]
@@ -93,9 +93,8 @@ def _over(paint: NDArray[np.float64], beneath: NDArray[np.float64] | None) -> ND
     return np.asarray(alpha * paint[..., :3] + (1 - alpha) * (1.0 if beneath is None else beneath))
 
 
-def _outlined(labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.bool_]:
+def _outline(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Wrong points beside one that is not."""
-    wrong = (predicted != labels) & (labels >= 0) & (predicted >= 0)
     wide = np.pad(wrong, 1, constant_values=False)
     surrounded = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
     return np.asarray(wrong & ~surrounded)

@@ -13,12 +13,13 @@ left means no picture of cases.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segcal.data.case import Case
 from segcal.data.cohort import Cohort
 from segcal.data.files import claims
 from segcal.engine.engine import Engine
@@ -121,26 +122,51 @@ def frames(
     zyx: bool = False,
 ) -> tuple[Frames, ...]:
     """Slices of the worst cases for a page, all errors on one scale. Arguments as `draw`."""
-    worst = _worst(found, ON_A_PAGE)
-    if not worst:
+    worst, after = _worst(found, ON_A_PAGE), _after(name)
+    told = {case: _nll(found, case, after) for case in worst}
+    twice = found.after is not None
+    return _frames(_looked(found.cohort, told, calibrators, engine, after, zyx, twice=twice, most=SLICES), found.cohort)
+
+
+def frames_of_new(
+    cohort: Cohort,
+    told: Mapping[str, str],
+    calibrator: Calibrator,
+    engine: Engine,
+    *,
+    zyx: bool = False,
+) -> tuple[Frames, ...]:
+    """Slices of cases without labels for a page: those `told` of, in words, in that order, as far as they can be drawn;
+    at most as many as of labelled cases. Errors are those of the delivered label map.
+    """
+    bare = replace(cohort, cases=tuple(replace(case, labels=None, mask=None) for case in cohort))
+    drawable = {case.id for case in bare if _has_slices(case)}
+    chosen = {case: said for case, said in told.items() if case in drawable}
+    chosen = dict(list(chosen.items())[:ON_A_PAGE])
+    calibrators = dict.fromkeys(chosen, calibrator)
+    after = _after(calibrator.method)
+    return _frames(_looked(bare, chosen, calibrators, engine, after, zyx, twice=True, most=SLICES), cohort)
+
+
+def _frames(drawn: Sequence[Looked], cohort: Cohort) -> tuple[Frames, ...]:
+    if not drawn:
         return ()
-    drawn, head = _looked(found, worst, calibrators, engine, _after(name), zyx, SLICES), found.cohort.head
-    top = max(
-        float(np.nanmax(e, initial=0.01)) for _, _, shown, _ in drawn for one in shown for e in one.errors.values()
-    )
+    head = cohort.head
+    top = max(float(np.nanmax(e, initial=0.01)) for each in drawn for one in each.slices for e in one.errors.values())
     count, background = len(head.label_names), head.background
     out = []
-    for case, nll, shown, first in drawn:
+    for each in drawn:
         pictures = [
             Picture(
                 strips.strip(one, count, background, top),
-                f"{case}, {one.which or 'the image'}: {', '.join(strips.heads(one))}; {one.caption.splitlines()[-1]}",
+                f"{each.case}, {one.which or 'the image'}: {', '.join(strips.heads(one))};"
+                f" {one.caption.splitlines()[-1]}",
                 one.which,
             )
-            for one in shown
+            for one in each.slices
         ]
-        kept = _light(pictures, first)
-        out.append(Frames(case, nll, strips.heads(shown[0]), tuple(pictures[k] for k in kept), kept.index(first)))
+        kept, heads = _light(pictures, each.first), strips.heads(each.slices[0])
+        out.append(Frames(each.case, each.said, heads, tuple(pictures[k] for k in kept), kept.index(each.first)))
     return tuple(out)
 
 
@@ -161,8 +187,12 @@ def _worst(found: Evaluation, most: int = CASES) -> list[str]:
     """Names of the cases of highest NLL that can be drawn, the worst first."""
     summary = found.uncalibrated if found.calibrated is None else found.calibrated
     nll = {row["case"]: row["nll"] for row in summary.per_case}
-    flat = [case.id for case in found.cohort if len(case.shape) in (2, 3) and not case.table]
+    flat = [case.id for case in found.cohort if _has_slices(case)]
     return sorted((c for c in flat if nll.get(c) is not None), key=lambda c: -nll[c])[:most]
+
+
+def _has_slices(case: Case) -> bool:
+    return len(case.shape) in (2, 3) and not case.table
 
 
 def _cases(
@@ -175,35 +205,48 @@ def _cases(
     zyx: bool,
 ) -> Path:
     head = found.cohort.head
-    drawn = _looked(found, worst, calibrators, engine, name, zyx)
-    shown = [one for _, _, planes, _ in drawn for one in planes]
+    told = {case: _nll(found, case, name) for case in worst}
+    drawn = _looked(found.cohort, told, calibrators, engine, name, zyx, twice=found.after is not None)
+    shown = [one for each in drawn for one in each.slices]
     kind = "in-sample" if found.in_sample else "held-out"
     title = f"The {len(shown)} {kind} cases of highest NLL, of {len(found.cohort)}" if len(shown) > 1 else ""
     return slices.slices(shown, head.label_names, path, background=head.background, title=title)
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """Slices of a case, which to show `first`, and what is `said` of it."""
+
+    case: str
+    said: str
+    slices: Sequence[slices.Slice]
+    first: int
+
+
 def _looked(
-    found: Evaluation,
-    worst: Sequence[str],
+    cohort: Cohort,
+    told: Mapping[str, str],
     calibrators: Mapping[str, Calibrator | None],
     engine: Engine,
     name: str,
     zyx: bool,
+    *,
+    twice: bool,
     most: int = 1,
-) -> list[tuple[str, str, list[slices.Slice], int]]:
-    """Of each of the `worst` cases its name, its NLL in words, at most so many slices, and which to show first. Raises
-    the first error of a case.
-    """
-    by_name = {case.id: case for case in found.cohort}
-    some = replace(found.cohort, cases=tuple(by_name[c] for c in worst), damaged={})
+) -> list[Looked]:
+    """At most so many slices of each case that is `told` of, in that order. Raises the first error of a case."""
+    if not told:
+        return []
+    by_name = {case.id: case for case in cohort}
+    some = replace(cohort, cases=tuple(by_name[c] for c in told), damaged={})
     out = []
-    for outcome in engine.map(some, Look(calibrators, found.after is not None, most), "drawing the worst cases"):
+    for outcome in engine.map(some, Look(calibrators, twice, most), "drawing cases"):
         if outcome.error is not None:
             raise outcome.error
         assert outcome.summary is not None
         planes: Planes = outcome.summary["planes"]
-        nll = _nll(found, outcome.id, name)
-        out.append((outcome.id, nll, planes.shown(by_name[outcome.id], zyx, name, nll), planes.first))
+        said = told[outcome.id]
+        out.append(Looked(outcome.id, said, planes.shown(by_name[outcome.id], zyx, name, said), planes.first))
     return out
 
 

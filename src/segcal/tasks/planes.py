@@ -1,8 +1,9 @@
 """Slices of open cases: which to look at, and what of scores, labels and image lies in them.
 
-The slice with most wrong labels is the one to look at; where several are asked for, others of those that hold any
-foreground, evenly over them. Each case is read twice more, block by block; memory for the slices of a case. An image is
-one slice.
+The slice with most wrong labels is the one to look at, without labels the one where the scores let expect most; where
+several are asked for, others of those that hold any foreground, evenly over them. The predicted map is that of the
+scores; without labels it is the delivered one, where there is one. Each case is read twice more, block by block; memory
+for the slices of a case. An image is one slice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segcal.data.case import PADDING, SCORED, Case, Window
 from segcal.data.cohort import Cohort
@@ -52,9 +54,11 @@ class Look:
         with contextlib.ExitStack() as stack:
             image = case.fields.get("image")
             window = None if image is None else stack.enter_context(image.open(scratch))
+            delivered = case.fields.get("delivered") if case.labels is None else None
+            shown = None if delivered is None else stack.enter_context(delivered.open(scratch))
             contexts = Contexts(reader, scratch, () if calibrator is None else calibrator.contexts)
             channels = 0 if image is None else image.channels or 1
-            plane = Plane(cohort, case, calibrator, self.twice, contexts, window, channels)
+            plane = Plane(cohort, case, calibrator, self.twice, contexts, window, channels, shown)
             best, chosen = plane.chosen(reader, self.most)
             yield Planes([plane.at_slice(at) for at in chosen], chosen.index(best))
 
@@ -73,13 +77,14 @@ class Planes:
 
     def summary(self) -> dict[str, Any]:
         """Itself, without what it was read from."""
-        return {"planes": Planes([replace(p, contexts=None, window=None) for p in self.planes], self.first)}
+        closed = [replace(p, contexts=None, window=None, delivered=None) for p in self.planes]
+        return {"planes": Planes(closed, self.first)}
 
-    def shown(self, case: Case, zyx: bool, name: str, nll: str) -> list[slices.Slice]:
+    def shown(self, case: Case, zyx: bool, name: str, said: str) -> list[slices.Slice]:
         """The slices as they are drawn, all with the same box."""
         turned = [plane.turned(case, zyx) for plane in self.planes]
         box = _box(self.planes[0].cohort, [one.planes for one in turned])
-        return [plane.shown(case, one, box, name, nll) for plane, one in zip(self.planes, turned, strict=True)]
+        return [plane.shown(case, one, box, name, said) for plane, one in zip(self.planes, turned, strict=True)]
 
 
 @dataclass(eq=False)
@@ -93,6 +98,7 @@ class Plane:
     contexts: Contexts | None
     window: Window | None
     channels: int
+    delivered: Window | None = None
     at: int = 0
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -114,18 +120,21 @@ class Plane:
         return rest // inner, outer * inner + rest % inner
 
     def chosen(self, reader: CaseReader, most: int) -> tuple[int, list[int]]:
-        """The slice with most wrong labels, and at most so many with it, in their order."""
+        """The slice with most labels that are, or are to be expected, wrong, and at most so many with it, in their
+        order.
+        """
         head, count = self.cohort.head, self.shape[self.axis]
         wrong, full = np.zeros(count), np.zeros(count)
         for start, stop in reader.cohort.cuts(reader.index) if count > 1 else ():
             block = reader.block(start, stop)
-            assert block.labels is not None
             where, scored = self._where(start, stop)[0], (block.role == SCORED).numpy()
-            predicted = head.predicted(block.scores, block.kind)
-            wrong += np.bincount(where[scored & (predicted != block.labels).numpy()], minlength=count)
-            full += np.bincount(where[scored & head.foreground(block.labels.numpy())], minlength=count)
+            predicted = self._predicted(block)
+            labels = predicted if block.labels is None else block.labels
+            error = (predicted != labels).double() if block.labels is not None else self._error(block, predicted)
+            wrong += np.bincount(where[scored], error.numpy()[scored], minlength=count)
+            full += np.bincount(where[scored & head.foreground(labels.numpy())], minlength=count)
         best = int(np.lexsort((full, wrong))[-1])
-        there = np.flatnonzero((wrong > 0) | (full > 0))
+        there = np.flatnonzero((wrong > 0) & (full > 0) if self.case.labels is None else (wrong > 0) | (full > 0))
         if most == 1 or not there.size:
             return best, [best]
         even = there[np.unique(np.linspace(0, there.size - 1, most).round().astype(int))]
@@ -134,7 +143,8 @@ class Plane:
 
     def at_slice(self, at: int) -> Plane:
         """The same with room for that slice."""
-        names = ["labels", "predicted", "before", *(["after"] if self.twice else [])]
+        names = ["predicted", "before", *(["after"] if self.twice else [])]
+        names += [] if self.case.labels is None else ["labels"]
         names += [f"image{c}" for c in range(self.channels)]
         size = self.case.voxels // self.shape[self.axis]
         return replace(self, at=at, values={name: np.full(size, np.nan) for name in names})
@@ -146,25 +156,37 @@ class Plane:
         inside = where == self.at
         if not inside.any():
             return
-        assert block.labels is not None
         head, scored, looked = self.cohort.head, block.role == SCORED, block.role != PADDING
-        predicted = head.predicted(block.scores, block.kind)
-        p = head.probabilities(head.canonical(block.scores, block.kind, self.cohort.resolution))
+        predicted = self._predicted(block)
         found = {
-            "labels": torch.where(scored, block.labels.double(), torch.nan),
             "predicted": torch.where(looked, predicted.double(), torch.nan),
-            "before": torch.where(scored, head.error(p, predicted).double(), torch.nan),
+            "before": torch.where(scored, self._error(block, predicted), torch.nan),
         }
+        if block.labels is not None:
+            found["labels"] = torch.where(scored, block.labels.double(), torch.nan)
         if self.twice:
+            found["after"] = found["before"]
             if self.calibrator is not None and self.contexts is not None:
                 p = self.calibrator.deliver(block.scores, block.kind, self.contexts.of(start, stop))
-            found["after"] = torch.where(scored, head.error(p, predicted).double(), torch.nan)
+                found["after"] = torch.where(scored, head.error(p, predicted).double(), torch.nan)
         for name, values in found.items():
             self.values[name][place[inside]] = values.numpy()[inside]
         if self.window is not None:
             image = np.atleast_2d(np.array(self.window.read(start, stop), np.float64))
             for c in range(self.channels):
                 self.values[f"image{c}"][place[inside]] = image[c, inside]
+
+    def _predicted(self, block: Block) -> Tensor:
+        """The label map that is shown."""
+        if self.delivered is None:
+            return self.cohort.head.predicted(block.scores, block.kind)
+        return torch.from_numpy(self.delivered.read(block.start, block.start + block.voxels).astype("int64"))
+
+    def _error(self, block: Block, predicted: Tensor) -> Tensor:
+        """How probable it is by the scores that the map is wrong."""
+        head = self.cohort.head
+        p = head.probabilities(head.canonical(block.scores, block.kind, self.cohort.resolution))
+        return head.error(p, predicted).double()
 
     def turned(self, case: Case, zyx: bool) -> Turned:
         """As it is looked at: up is superior, or else anterior; the patient's right, or else anterior, on the left."""
@@ -184,10 +206,11 @@ class Plane:
             which = f"{plane} {self.at + 1} of {self.shape[self.axis]}"
         return Turned(planes, which, spacing[rest[0]] / spacing[rest[1]])
 
-    def shown(self, case: Case, turned: Turned, box: Box, name: str, nll: str) -> slices.Slice:
-        """The slice as it is drawn."""
+    def shown(self, case: Case, turned: Turned, box: Box, name: str, said: str) -> slices.Slice:
+        """The slice as it is drawn; `said`: of the case."""
         planes = {k: v[box] for k, v in turned.planes.items()}
-        labels, predicted = (np.nan_to_num(planes[k], nan=-1).astype(np.int64) for k in ("labels", "predicted"))
+        predicted = _whole(planes["predicted"])
+        labels = _whole(planes["labels"]) if "labels" in planes else None
         stages = {"before": "uncalibrated", "after": name}
         errors = {title: planes[k] for k, title in stages.items() if k in planes}
         return slices.Slice(
@@ -195,7 +218,7 @@ class Plane:
             predicted,
             errors,
             _image([planes[f"image{c}"] for c in range(self.channels)]),
-            f"{', '.join(filter(None, (case.id, turned.which)))} · {nll}\n{told(labels, predicted, errors)}",
+            f"{', '.join(filter(None, (case.id, turned.which)))} · {said}\n{told(labels, predicted, errors)}",
             turned.aspect,
             turned.which,
         )
@@ -210,8 +233,16 @@ class Turned:
     aspect: float
 
 
-def told(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDArray[Any]]) -> str:
+def _whole(plane: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(np.nan_to_num(plane, nan=-1), np.int64)
+
+
+def told(labels: NDArray[Any] | None, predicted: NDArray[Any], errors: Mapping[str, NDArray[Any]]) -> str:
     """What of a slice is wrong, what the probabilities say of it, and which of the first two errors is closer."""
+    if labels is None:
+        means = {name: float(np.nanmean(e)) for name, e in errors.items() if not np.isnan(e).all()}
+        said = ", ".join(f"{value:.1%} {name}" for name, value in means.items())
+        return f"of the labels shown are expected to be wrong: {said}" if said else "no voxel of this slice is scored"
     scored = (labels >= 0) & (predicted >= 0)
     if not scored.any():
         return "no voxel of this slice is scored"
@@ -227,9 +258,9 @@ def told(labels: NDArray[Any], predicted: NDArray[Any], errors: Mapping[str, NDA
 
 def _box(cohort: Cohort, some: Sequence[Mapping[str, NDArray[Any]]]) -> Box:
     """Rows and columns around all foreground and whatever is wrong in some slices, with a margin."""
-    there = np.zeros(some[0]["labels"].shape, bool)
+    there = np.zeros(some[0]["predicted"].shape, bool)
     for planes in some:
-        for name in ("labels", "predicted"):
+        for name in planes.keys() & {"labels", "predicted"}:
             known = ~np.isnan(planes[name])
             there[known] |= cohort.head.foreground(planes[name][known].astype(np.int64))
     if not there.any():

@@ -42,12 +42,14 @@ class Outer:
 class Asked:
     """What is to be told of cases beside their probabilities: the list of those to look at first (`triage`), `volumes`,
     masks that miss at most the share `outer`; bounds and intervals hold for all but a share `alpha` of the patients.
+    `listed`: the list is wanted, without its file.
     """
 
     triage: bool = False
     volumes: bool = False
     outer: float | None = None
     alpha: float = 0.1
+    listed: bool = False
 
     def __post_init__(self) -> None:
         for share in (self.alpha, *([] if self.outer is None else [self.outer])):
@@ -56,7 +58,7 @@ class Asked:
     @property
     def told(self) -> bool:
         """Whether any of it needs sums of cases."""
-        return self.triage or self.volumes or self.outer is not None
+        return self.triage or self.listed or self.volumes or self.outer is not None
 
     def tables(self, folder: Path) -> list[Path]:
         """The tables that are asked for, in a folder."""
@@ -117,7 +119,7 @@ def shortcomings(head: Head, reference: Reference | None, asked: Asked, outer: S
     few = [
         name
         for k, name in enumerate(names)
-        if (asked.triage and len(reference.dice[k]) < least(asked.alpha))
+        if ((asked.triage or asked.listed) and len(reference.dice[k]) < least(asked.alpha))
         or (asked.volumes and len(reference.volume[k]) < least(asked.alpha))
     ]
     if few:
@@ -138,7 +140,7 @@ def tell(
     """What is told of `cases`, each with its sums as they were noted; tables are written into `folder`."""
     known = [NewCase(case.id, CaseOutcome.from_json(found), _voxel(case)) for case, found in cases]
     names = structures(head)
-    triage = triage_rows(known, names, reference, asked.alpha) if asked.triage else []
+    triage = triage_rows(known, names, reference, asked.alpha) if asked.triage or asked.listed else []
     volumes = volume_rows(known, names, reference, asked.alpha) if asked.volumes else []
     for path in asked.tables(folder):
         write_rows(path, triage if path.name == TRIAGE else volumes)
