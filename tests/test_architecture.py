@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("methods", "report"),
     ("outcomes",),
     ("tasks",),
-    ("study",),
+    ("study", "deploy"),
     ("__init__",),
     ("cli",),
     ("__main__", "testing"),

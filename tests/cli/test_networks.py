@@ -56,6 +56,31 @@ def test_validation_against_predictions(segcal: Any, nnunet: Any, newer: Path, t
     assert contradicted.code == 2 and "expected 1, as nnU-Net recorded" in contradicted.err
 
 
+def test_all_folds_of_a_training_are_for_the_mean_of_their_networks(
+    segcal: Any, nnunet: Any, newer: Path, training: Path, tmp_path: Path
+) -> None:
+    first, second = training / "fold_0" / "validation", training / "fold_1" / "validation"
+    second.mkdir(parents=True)
+    names = sorted(path.name for path in first.glob("*.npz"))
+    for name in names[len(names) // 2 :]:
+        for path in first.glob(f"{name.removesuffix('.npz')}.*"):
+            shutil.move(path, second)
+    cal, labels = tmp_path / "cal.safetensors", ["--labels", nnunet.labels]
+    fitted = segcal("fit", training, *labels, "-o", cal, "--no-crossfit")
+    assert "validation predictions of 2 folds, a single network each" in " ".join(fitted.out.split())
+    assert [line.endswith("--networks 2") for line in fitted.out.splitlines() if line.startswith("next:")] == [True] * 2
+    said = segcal("check", training, *labels)
+    assert "for the mean of these networks, and for each alone" in " ".join(said.out.split())
+    refused = segcal("apply", cal, newer, "-o", tmp_path / "out")
+    assert refused.code == 2 and "(1 would match, and 2 for the mean of all folds)" in " ".join(refused.err.split())
+    assert segcal("apply", cal, newer, "-o", tmp_path / "out", "--networks", "3").code == 2
+    applied = segcal("apply", cal, newer, "-o", tmp_path / "out", "--networks", "2", "--json")
+    assert applied.code == 0
+    assert any("right where they are the networks of those folds" in note for note in applied.json["notes"])
+    alone = segcal("evaluate", newer, *labels, "--calibrator", cal, "--networks", "1", "--fitted", "include")
+    assert alone.code == 0 and "of those folds" not in alone.out
+
+
 def test_predictions_of_equal_records_go_on_with_a_note(segcal: Any, nnunet: Any, newer: Path, tmp_path: Path) -> None:
     cal, words = tmp_path / "cal.safetensors", [newer, "--labels", nnunet.labels]
     fitted = segcal("fit", *words, "-o", cal, "--no-crossfit", "--json", tmp_path / "fit.json")

@@ -39,6 +39,8 @@ def calibrator(provenance=None, pool="probs", head=HEAD, data=True):
 NEW = Provenance(1, origin="prediction", recorded=(("previous stage", "false"),))
 """As nnU-Net 2.2 and later leave it."""
 VALIDATION, PLAIN = Provenance(1, 1, origin="validation"), Provenance(1, origin="files")
+FOLDS = replace(VALIDATION, validated=5)
+"""Of all folds."""
 FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
 
 
@@ -69,6 +71,11 @@ FOLD, FIVE = Provenance(1, 1, True, 0.5), Provenance(1, 5, True, 0.5)
             "an unknown number of networks, but the calibrator was fitted on those of a single network",
         ),
         (VALIDATION, FIVE, "probabilities of 5 networks averaged, but"),
+        (FOLDS, Provenance(1, 3), "probabilities of 3 networks averaged, but"),
+        (FOLDS, Provenance(2, 5), "probabilities of 10 networks averaged, but"),
+        (FOLDS, NEW, "an unknown number of networks (since 2.2 nnU-Net records neither"),
+        (replace(FOLDS, validated=1), replace(NEW, folds=5), "probabilities of 5 networks averaged, but"),
+        (replace(FOLDS, tta=True), replace(FIVE, tta=False), "test-time mirroring off, but on in the fit"),
         (
             NEW,
             FIVE,
@@ -109,6 +116,7 @@ def test_another_way_of_making_scores_stops_unless_told_to_go_on(was, now, messa
         (FOLD, FOLD),
         (FIVE, Provenance(5, 1)),
         (VALIDATION, FOLD),
+        (FOLDS, FOLD),
         (VALIDATION, replace(NEW, folds=1)),
         (replace(NEW, folds=5), FIVE),
         (PLAIN, PLAIN),
@@ -148,6 +156,7 @@ def test_a_number_that_neither_side_knows_is_noted_where_all_that_is_recorded_is
     [
         (FOLD, NEW, "Say with --networks how many (1 would match), or pass --go-on"),
         (FIVE, replace(NEW, members=5), "(1 would match)"),
+        (FOLDS, NEW, "(1 would match, and 5 for the mean of all folds)"),
         (FIVE, replace(NEW, members=2), "Say with --networks how many, or"),
         (NEW, FIVE, "Fit again with --networks, which says how many those were, or pass --go-on"),
         (PLAIN, NEW, "Fit again with --networks and say --networks here, too"),
@@ -170,6 +179,17 @@ def test_what_a_user_says_stands_for_what_is_not_recorded_and_contradicts_nothin
     for wrong in (0, -1, 2.5):
         with pytest.raises(UsageError, match="expected a whole number from 1 on"):
             NEW.told(wrong)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [(FOLDS, FIVE), (FOLDS, replace(NEW, folds=5)), (replace(FOLDS, members=2), Provenance(2, 5))]
+)
+def test_validation_of_all_folds_stands_for_their_mean_and_that_is_said(was, now):
+    (note,) = check_match(calibrator(was), cohort(now))
+    assert note == (
+        "the calibrator was fitted on validation predictions of 5 folds, a single network each, and these are the mean"
+        " of 5 networks: right where they are the networks of those folds"
+    )
 
 
 def test_another_pooling_is_a_difference_where_there_is_something_to_pool():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -365,6 +366,8 @@ def show(out: Output, done: Fitted, files: Mapping[str, Path], scores: Labelled,
 
     `scores`: options as the next commands carry them; `drawn`: figures that were written.
     """
+    if done.cohort.provenance.of_all_folds:  # the mean of all of them is what will be used
+        scores = replace(scores, networks=done.cohort.provenance.validated)
     how = "Cross-fitted: every case scored by a fit without it and its group"
     if done.choice is not None:
         how = "Cross-fitted, the choice too: each fold scored by what the others chose"

@@ -170,7 +170,8 @@ class Provenance:
     `members`: fields averaged by segcal. `folds`: networks averaged inside each member. `tta`: test-time mirroring.
     `step_size`: of the sliding window. `origin`: nnU-Net's validation of a fold, nnUNetv2_predict (or
     nnUNetv2_ensemble), or files that nobody vouches for. `recorded`: what else nnUNetv2_predict says of its settings,
-    (name, value as JSON) each, but for places and processes; None where there is no such record.
+    (name, value as JSON) each, but for places and processes; None where there is no such record. `validated`: from how
+    many folds validation predictions come, each case predicted by the network of its fold; None for others.
     """
 
     members: int = 1
@@ -179,11 +180,17 @@ class Provenance:
     step_size: float | None = None
     origin: Origin | None = None
     recorded: tuple[tuple[str, str], ...] | None = None
+    validated: int | None = None
 
     @property
     def networks(self) -> int | None:
         """Networks behind each probability, or None where unknown."""
         return None if self.folds is None else self.members * self.folds
+
+    @property
+    def of_all_folds(self) -> bool:
+        """Whether these are validation predictions of several folds, a single network each."""
+        return self.folds == 1 and self.validated is not None and self.validated > 1
 
     def told(self, folds: int | None) -> Provenance:
         """With what a user says of `folds`; UsageError where it contradicts what is recorded. None: itself."""

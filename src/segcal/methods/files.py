@@ -206,6 +206,7 @@ _FORM: dict[str, Any] = {
             "tta": (bool, type(None)),
             "step_size": _NUMBER,
             "origin": (*get_args(Origin), None),
+            "validated": (int, type(None)),
         },
         "name": (str,),
         "pool": (str,),

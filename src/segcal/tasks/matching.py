@@ -4,14 +4,15 @@ augmentation, step size, cases.
 A mismatch of classes is always an error. A mismatch of how scores were made (fitted on one fold's validation
 predictions, applied to a mean of five networks) is an error unless the caller says to go on, and then a list of
 warnings. So is a number of networks that only one side knows, or scores of another origin where neither does. What else
-is not known on either side is not compared.
+is not known on either side is not compared. One difference is none: validation predictions of all folds, on which a
+calibrator was fitted, stand for the mean of those folds' networks (decision 19), and a note says so.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segcal.data import splits
 from segcal.data.case import Origin, Provenance
@@ -49,7 +50,7 @@ def check_match(calibrator: Calibrator, cohort: Cohort, *, go_on: bool = False) 
             expected="scores made as those the calibrator was fitted on",
             do=f"{found.do}, or pass --go-on to apply it all the same.",
         )
-    return [*found.differences, *(f"{note}. --networks, given to fit and here, makes sure" for note in found.notes)]
+    return [*found.differences, *found.notes]
 
 
 def level(calibrator: Calibrator, cohort: Cohort) -> tuple[Calibrator, Cohort, list[str]]:
@@ -78,6 +79,13 @@ ORIGINS: Mapping[Origin | None, str] = {
 """What the origin of scores is called."""
 
 
+OF_FOLDS = (
+    "the calibrator was fitted on validation predictions of {0} folds, a single network each, and these are the mean of"
+    " {0} networks: right where they are the networks of those folds"
+)
+"""What is said where validation predictions stand for the mean."""
+
+
 @dataclass(frozen=True)
 class Likeness:
     """What is known of two ways of making scores: `differences` that stop, in sentences, what to `do` about them, and
@@ -96,6 +104,9 @@ def likeness(was: Provenance, now: Provenance, was_pool: Pool = "probs", now_poo
     the settings that both sides recorded stand for it. Mirroring, step size and such settings are compared where both
     sides know them.
     """
+    if _of_all_folds(was, now):
+        found = likeness(replace(was, folds=now.folds), now, was_pool, now_pool)
+        return found if found.differences else replace(found, notes=(*found.notes, OF_FOLDS.format(was.validated)))
     alike = "Fit on predictions made the same way (the same networks, pooled the same way)"
     out: list[str] = []
     do, notes = alike, tuple[str, ...]()
@@ -107,7 +118,7 @@ def likeness(was: Provenance, now: Provenance, was_pool: Pool = "probs", now_poo
         out.append(
             f"probabilities of an unknown number of networks{_why(now)}, but {_FITTED} those of {_count(was.networks)}"
         )
-        do = "Say with --networks how many" + (f" ({fits} would match)" if not rest else "")
+        do = "Say with --networks how many" + (f" ({fits} would match{_or_all_folds(was)})" if not rest else "")
     elif now.networks is not None:
         out.append(
             f"probabilities of {_count(now.networks)}, but {_FITTED} those of an unknown number of networks{_why(was)}"
@@ -135,6 +146,15 @@ def likeness(was: Provenance, now: Provenance, was_pool: Pool = "probs", now_poo
     return Likeness(tuple(out), do if len(out) == 1 else alike, () if out else notes)
 
 
+def _of_all_folds(was: Provenance, now: Provenance) -> bool:
+    """Whether scores are the mean of as many networks as validated what the fit saw, each of them its own fold."""
+    return was.of_all_folds and (now.members, now.folds) == (was.members, was.validated)
+
+
+def _or_all_folds(was: Provenance) -> str:
+    return f", and {was.validated} for the mean of all folds" if was.of_all_folds else ""
+
+
 def _unknown(was: Provenance, now: Provenance) -> tuple[str, tuple[str, ...]]:
     """Where neither side knows its networks and as many members are pooled: a difference of kind, if there is one, and
     what has to be noted.
@@ -153,7 +173,8 @@ def _unknown(was: Provenance, now: Provenance) -> tuple[str, tuple[str, ...]]:
     if None in made or not _names(now):
         compared = "the number of folders agrees"
     return "", (
-        f"how many networks each probability averages is recorded neither here nor in the fit{_why(now)}; {compared}",
+        f"how many networks each probability averages is recorded neither here nor in the fit{_why(now)}; {compared}."
+        " --networks, given to fit and here, makes sure",
     )
 
 

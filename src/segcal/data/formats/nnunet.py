@@ -62,8 +62,8 @@ class Member:
     all.
 
     `backward`: plans.json's transpose_backward, or None without plans. `axes`: order of its arrays' axes. `folds`,
-    `tta`, `step_size`, `origin`, `recorded`: as in `Provenance`. `postprocessing`: what nnU-Net determined on these
-    predictions, if it did.
+    `tta`, `step_size`, `origin`, `recorded`, `validated`: as in `Provenance`. `postprocessing`: what nnU-Net determined
+    on these predictions, if it did.
     """
 
     where: Path
@@ -79,6 +79,7 @@ class Member:
     origin: Origin = "prediction"
     recorded: tuple[tuple[str, str], ...] | None = None
     postprocessing: Path | None = None
+    validated: int | None = None
 
     def map_of(self, case: str) -> Path | None:
         """The delivered label map, or None."""
@@ -411,6 +412,13 @@ def _provenance(members: Sequence[Member]) -> Provenance:
     )
     records = [m.recorded for m in members if m.recorded is not None]
     recorded = tuple(pair for pair in records[0] if all(pair in r for r in records)) if records else None
+    validated = {m.validated for m in members}
     return Provenance(
-        len(members), folds, tta, step, members[0].origin, recorded if len(records) == len(members) else None
+        len(members),
+        folds,
+        tta,
+        step,
+        members[0].origin,
+        recorded if len(records) == len(members) else None,
+        validated.pop() if len(validated) == 1 else None,
     )

@@ -141,6 +141,7 @@ def _member(training: Path, folds: Sequence[Path]) -> Member:
         folds=1,
         origin="validation",
         postprocessing=_postprocessing(training, folds),
+        validated=len(set(folds)),
     )
 
 

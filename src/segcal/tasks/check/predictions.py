@@ -11,15 +11,15 @@ from segcal.tasks.check.finding import Finding, count, percent
 
 def networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """How many networks each probability averages."""
-    networks = cohort.provenance.networks
+    networks = None if cohort.provenance.of_all_folds else cohort.provenance.networks
     if networks == 1 and cohort.members == 1 and any("folder" in c.files for c in cohort):
         text = (
-            "each probability comes from a single network, as in validation; nnU-Net's test predictions average five,"
-            " which are less overconfident"
+            "each probability comes from a single network, as in validation of one fold; nnU-Net's test predictions"
+            " average five, which are less overconfident"
         )
         do = (
             "A calibrator fitted here is for predictions of one fold (nnUNetv2_predict -f 0); for the mean of five, fit"
-            " on labelled cases predicted by all folds."
+            " on the validation of all folds, or on labelled cases predicted by all of them."
         )
         yield Finding("warning", "networks", text, do)
     elif networks is not None:
@@ -32,8 +32,18 @@ def networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def unrecorded(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
-    """Predictions of nnU-Net without the number of networks; `fit` says it too."""
+    """Predictions of nnU-Net without the number of networks, or of which that number says too little; `fit` says it
+    too.
+    """
     made = cohort.provenance
+    if made.of_all_folds:
+        yield Finding(
+            "note",
+            "networks",
+            f"validation predictions of {made.validated} folds, a single network each: a calibrator fitted here is for"
+            " the mean of these networks, and for each alone",
+            f"Name NEW with --networks {made.validated} for predictions of all folds, with 1 for those of one.",
+        )
     if made.networks is None and made.origin == "prediction":
         yield Finding(
             "note",

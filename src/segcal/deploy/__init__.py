@@ -1,0 +1,1 @@
+"""Calibrators where networks run."""
