@@ -1,4 +1,4 @@
-"""The command line: `segcal demo | check | fit | evaluate | apply | audit | corrupt | copies | study | merge |
+"""The command line: `segcal demo | check | fit | evaluate | apply | audit | export | corrupt | copies | study | merge |
 inspect | methods`; a short file a command.
 
 `run` takes words and returns an exit code: 0 done, 1 a proven promise is seen broken (`audit`), 2 wrong usage, 3 bad
@@ -23,7 +23,22 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from segcal import __version__
-from segcal.cli import apply, audit, check, copies, corrupt, demo, ending, evaluate, fit, inspect, merge, methods, study
+from segcal.cli import (
+    apply,
+    audit,
+    check,
+    copies,
+    corrupt,
+    demo,
+    ending,
+    evaluate,
+    export,
+    fit,
+    inspect,
+    merge,
+    methods,
+    study,
+)
 from segcal.cli.console import error, escaped, standard_streams
 from segcal.errors import DataError, KindWarning, OutputError, SegcalError, UsageError
 
@@ -96,6 +111,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     evaluate.evaluate,
     apply.apply,
     audit.audit,
+    export.export,
     corrupt.corrupt,
     copies.copies,
     study.study,

@@ -33,6 +33,10 @@ from segcal.errors import UsageError
 __all__ = ["NO_TARGET", "Head", "Regions", "Softmax", "check_labels", "from_json", "undescribed"]
 
 
+UNIT_ABOVE = 0.75 * 2.0**-23
+"""Times a float32 number above 1e-37: three quarters to three halves of the distance to the next one."""
+
+
 @dataclass(frozen=True)
 class Softmax:
     """One probability a class, summing to one.
@@ -235,12 +239,14 @@ class Softmax:
         1e-6.
         """
         p = self.probabilities(log_rows).float()
-        if decision is None or p.numel() == 0:
+        if decision is None:
             return p
         at = decision[0].long()[None]
         own = p.gather(0, at)[0]
         others = p.scatter(0, at, -1.0).amax(0)
-        raised = torch.nextafter(others, torch.full_like(others, torch.inf))
+        # the next number above: what is added rounds to one unit in the last place, since no largest other of a voxel
+        # that does not lead is below 1/C; torch.nextafter cannot be exported
+        raised = others + others * UNIT_ABOVE
         return p.scatter(0, at, torch.where(own > others, own, raised)[None])
 
     def held(self, log_probs: Tensor, decision: Tensor) -> Tensor:

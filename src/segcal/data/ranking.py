@@ -4,7 +4,8 @@ segcal.
 `winner` and `descending` say what `argmax` and a stable descending `sort` of the rows say, a column a voxel; tests hold
 them equal. They exist for speed (`benchmarks/operations.py`): over the leading axis torch's `argmax` takes several
 times as long as `max` with its indices, and few classes are sorted faster by exchanging rows. Promises: plain tensor
-operations that can be traced; NaN is not expected. No voxel: an empty result.
+operations that can be traced (`traced`: where they are, classes are ranked by counting, which no runtime's sort can
+get wrong); NaN is not expected. No voxel: an empty result.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from torch import Tensor
 
 FEW = 3
 """Most classes that are sorted by exchanging neighbours."""
+
+
+def traced() -> bool:
+    """Whether operations are being recorded, by torch.compile, torch.export or torch.jit.trace: what is decided by
+    values then holds for all values.
+    """
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def winner(values: Tensor) -> Tensor:
@@ -26,6 +34,8 @@ def descending(values: Tensor) -> Tensor:
     int64, (C, n).
     """
     count = values.shape[0]
+    if traced():
+        return _by_counting(values)
     if count > FEW:
         # over rows of one voxel, which is much the faster way round
         return values.T.contiguous().sort(dim=1, descending=True, stable=True).indices.T
@@ -38,3 +48,14 @@ def descending(values: Tensor) -> Tensor:
             rows[a], rows[a + 1] = torch.maximum(x, y), torch.minimum(x, y)
             places[a], places[a + 1] = torch.where(swap, j, i), torch.where(swap, i, j)
     return torch.stack(places).long()
+
+
+def _by_counting(values: Tensor) -> Tensor:
+    """`descending`, from how many classes come before each: C^2 comparisons a column."""
+    ranks = [
+        (values > values[k]).sum(0) + (values[:k] == values[k]).sum(0) if k else (values > values[k]).sum(0)
+        for k in range(values.shape[0])
+    ]
+    rank = torch.stack(ranks)
+    index = torch.arange(len(ranks), device=values.device)[:, None].expand_as(rank)
+    return torch.zeros_like(rank).scatter(0, rank, index)

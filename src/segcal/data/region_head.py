@@ -18,6 +18,7 @@ from torch.nn.functional import logsigmoid
 
 from segcal.data import scores as scores_
 from segcal.data.numbering import checked, listed
+from segcal.data.ranking import traced
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.errors import UsageError
 
@@ -49,6 +50,17 @@ def same_ignored(described: int | None, given: int | Sequence[int] | None) -> in
             ),
         )
     return several[0] if several and described is None else described
+
+
+ABOVE_HALF = 0.5 + 2.0**-24
+"""The float32 number next above a half."""
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    """log S(x); an export writes torch's own as the logarithm of a sigmoid, which is 0 or 1 in some runtimes from 20
+    on.
+    """
+    return x.clamp_max(0) - torch.log1p(torch.exp(-x.abs())) if traced() else logsigmoid(x)
 
 
 @dataclass(frozen=True)
@@ -184,7 +196,7 @@ class Regions:
         """Canonical log-probabilities (2R, n), float64: outside and inside of each region."""
         s = scores.double()
         if kind == "logits":
-            pair = torch.stack([logsigmoid(-s), logsigmoid(s)], 1).clamp_min(resolution.lowest)
+            pair = torch.stack([_log_sigmoid(-s), _log_sigmoid(s)], 1).clamp_min(resolution.lowest)
         else:
             pair = torch.stack([(1 - s).clamp_min(resolution.one), s.clamp_min(resolution.zero)], 1).log()
             pair = pair - pair.logsumexp(1, keepdim=True)
@@ -255,9 +267,7 @@ class Regions:
         p = self.probabilities(log_rows).float()
         if decision is None:
             return p
-        half = torch.full_like(p, 0.5)
-        above = torch.nextafter(half, torch.ones_like(half))
-        return torch.where(decision.bool(), torch.maximum(p, above), torch.minimum(p, half))
+        return torch.where(decision.bool(), p.clamp_min(ABOVE_HALF), p.clamp_max(0.5))
 
     def held(self, log_probs: Tensor, decision: Tensor) -> Tensor:
         """Rows of a part (2, n) on the side of 0.5 of its `decision` (n,)."""

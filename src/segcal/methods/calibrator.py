@@ -28,7 +28,7 @@ from segcal.data.case import Provenance
 from segcal.data.formats.arrays import tensor_of
 from segcal.data.head import Head
 from segcal.data.pooling import Pool
-from segcal.data.ranking import winner
+from segcal.data.ranking import traced, winner
 from segcal.data.rows import Record, Rows
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.data.surroundings import Grid, Surroundings
@@ -183,6 +183,14 @@ class Calibrator(nn.Module):
         self.unit = unit
         self.register_load_state_dict_post_hook(_forget_another_fit)  # type: ignore[no-untyped-call]
         self.keep_decision = head.can_keep_decision if keep_decision is None else keep_decision
+        self._see()
+
+    def _see(self) -> None:
+        """Read off the parameters, as a plain value, what would end a trace if `forward` did; when it is made and
+        whenever other parameters are loaded.
+        """
+        known = not any(value.is_meta for value in self.state_dict().values())
+        self._maps_keep = known and all(m.guarantees().preserves_argmax == "proven" for m in self.maps)
 
     @property
     def needs(self) -> Needs:
@@ -192,7 +200,7 @@ class Calibrator(nn.Module):
     @property
     def keeps_label(self) -> bool:
         """Whether the delivered label is the one of the scores, at every voxel."""
-        return self.keep_decision or all(m.guarantees().preserves_argmax == "proven" for m in self.maps)
+        return self.keep_decision or self._maps_keep
 
     def guarantees(self) -> Guarantees:
         """What the parameters promise, the weakest over parts; a kept region decision counts as preserved label."""
@@ -375,7 +383,9 @@ class Calibrator(nn.Module):
                 expected=expected,
                 do=f"This calibrator needs, beside scores: {', '.join(needs.fields) or 'nothing'}.",
             )
-        if not needs.case or not flat.numel():
+        if not needs.case:
+            return {}
+        if not flat.numel():
             return {}
         network = self.network()
         scaled = flat if self.unit == 1 else flat / self.unit
@@ -409,6 +419,13 @@ class Calibrator(nn.Module):
         return energy
 
     def _flat(self, scores: Tensor, kind: Kind | None, check: bool) -> tuple[Tensor, Kind]:
+        if self.needs.case and traced() and not torch.compiler.is_dynamo_compiling():
+            raise UsageError(
+                "calibrator",
+                found=f"{self.method}, which looks around each voxel",
+                expected="a map of rows, to be traced or exported",
+                do="Apply it as it is, or fit one that needs nothing but a voxel's own scores (ts, dc, cms-op, ...).",
+            )
         if scores.dim() < 2 or scores.shape[1] != self.head.channels:
             raise ShapeError(
                 "scores",
@@ -419,7 +436,7 @@ class Calibrator(nn.Module):
         Grid.of(tuple(scores.shape[2:]), 0, "scores", self.needs.reach, lie=bool(self.needs.places))
         kind = self.kind if kind is None else scores_.check_kind(kind)
         flat = scores.movedim(1, 0).flatten(1)
-        if check:
+        if check and not traced():
             self.head.check(flat, kind, "scores")
         return flat, kind
 
@@ -427,6 +444,7 @@ class Calibrator(nn.Module):
 def _forget_another_fit(calibrator: Calibrator, keys: object) -> None:
     """What was said of the fit is not true of other parameters: where some were loaded, nothing is said any more."""
     before = calibrator.__dict__.pop("_before")
+    calibrator._see()
     if all(torch.equal(before[name], value) for name, value in calibrator.state_dict().items()):
         return
     calibrator.solution = calibrator.data = calibrator.crossfit = calibrator.reference = None

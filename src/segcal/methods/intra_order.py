@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from segcal.data.ranking import descending, winner
+from segcal.data.ranking import descending, traced, winner
 from segcal.data.rows import Rows
 from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.fitting.evaluation import Evaluation, at_once
@@ -65,7 +65,9 @@ def factors(x: Tensor, layers: Layers) -> Tensor:
     for weight, bias in layers[:-1]:
         inner = torch.tanh(weight @ inner + bias[:, None])
     weight, bias = layers[-1]
-    return softplus(weight @ inner + bias[:, None])
+    raw = weight @ inner + bias[:, None]
+    # not every runtime has it in float64
+    return raw.clamp_min(0) + torch.log1p(torch.exp(-raw.abs())) if traced() else softplus(raw)
 
 
 def scores(x: Tensor, layers: Layers) -> Tensor:

@@ -43,6 +43,8 @@ METHODS = Mark("a page of segcal methods", re.compile(rb"# Parameters of every m
 PAGE = Mark("a page of segcal's --report", re.compile(rb"<!doctype html>\n<!-- a page of segcal -->"))
 TRIALS = Mark("a journal of trials", re.compile(rb'\{"segcal_recipe":'))
 _PNG = rb"\x89PNG.*tEXtSoftware\0segcal"
+ONNX = Mark("an ONNX file of segcal", re.compile(rb"\x08.\x12\x06segcal", re.DOTALL))
+PROGRAM = Mark("a file that nothing is in", re.compile(rb"(?!)"))  # of torch.export: a zip file like any other
 ENERGY = Mark("a map of segcal's --energy-maps", re.compile(rb".{328}free energy\0|" + _PNG, re.DOTALL))
 FIGURE = Mark("a figure of segcal's --figures", re.compile(_PNG, re.DOTALL))
 

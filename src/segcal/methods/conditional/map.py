@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from segcal.data.ranking import descending, winner
+from segcal.data.ranking import descending, traced, winner
 from segcal.engine.accumulate import Accumulator
 from segcal.engine.view import Group
 from segcal.errors import UsageError
@@ -107,7 +107,7 @@ class ConditionalMap(Map):
 
     def _routed(self, x: Tensor, decided: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores of the experts, in the order of the rows."""
-        if torch.compiler.is_compiling():
+        if traced():
             out = torch.zeros_like(x)
             for e in range(weight.shape[0]):
                 out = torch.where((decided == e)[None], self._expert(x, e, weight, bias), out)
