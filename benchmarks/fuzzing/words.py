@@ -19,9 +19,12 @@ from .nursery import LAYOUTS, NAMES, Layout
 from .values import INPUT, MARK, NUMBERS, OPTIONS, TEXTS, pick
 from .values import NAMES as ODD
 
-COMMANDS = ("check", "fit", "evaluate", "apply", "audit", "inspect", "corrupt", "study", "merge", "methods")
-SHARES = (0.17, 0.2, 0.13, 0.14, 0.08, 0.11, 0.06, 0.08, 0.02, 0.01)
-WRITES = ("--output", "-o", "--json", "--csv", "--markdown", "--storage", "--energy-maps")
+COMMANDS = ("check", "fit", "evaluate", "apply", "audit", "inspect", "export", "corrupt", "study", "merge", "methods")
+SHARES = (0.17, 0.19, 0.13, 0.14, 0.08, 0.1, 0.02, 0.06, 0.08, 0.02, 0.01)
+WRITES = (
+    *("--output", "-o", "--json", "--csv", "--markdown", "--storage", "--energy-maps", "--report", "--figures"),
+    *("--onnx", "--torch"),
+)
 """Options that name what is written: given places in the input's own folder only."""
 GOOD = {
     "--method": ("ts", "ets", "dc", "cms-op", "isotonic", "ts,vs", "iop", "lts", "histogram", "ms-c", "cdc"),
@@ -48,6 +51,7 @@ GOOD = {
     "--format": ("npz", "npy", "zarr", "nifti", "nnunet"),
     "--shifts": ("1", "1,10"),
     "--severity": ("mild", "strong"),
+    "--axes": ("1", "2", "3"),
     "--artefact": ("bias", "motion", "ghosting", "spike"),
     "--replicates": ("1", "2"),
     "--part": ("1/1",),
@@ -93,7 +97,7 @@ def make(nursery: Path, place: Path, rng: Rng) -> Input:
     layout = next(x for x in LAYOUTS if x.name == name)
     shutil.copytree(nursery / layout.name, place, dirs_exist_ok=True)
     calibrators = sorted((nursery / f"{layout.name}.calibrators").iterdir())
-    if command == "inspect" or rng.random() < 0.2:
+    if command in ("inspect", "export") or rng.random() < 0.2:
         calibrators = sorted(nursery.glob("*.calibrators/*"))
     shutil.copy(pick(rng, calibrators), place / "cal.safetensors")
     if command == "merge":
@@ -150,6 +154,9 @@ def _words(command: str, layout: Layout, rng: Rng) -> list[str]:
         return [command, "cal.safetensors", *(labelled if rng.random() < 0.5 else scores), "--go-on", "--shifts", "10"]
     if command == "inspect":
         return [command, "cal.safetensors"]
+    if command == "export":
+        kind = ["--torch", "out/cal.pt2"] if rng.random() < 0.8 else ["--onnx", "out/cal.onnx"]
+        return [command, "cal.safetensors", *kind]
     if command == "corrupt":
         flat = layout.name != "nifti"
         return [command, "images", "-o", "out", *(["--severity", "mild"] if flat else ["--artefact", "bias"])]
@@ -196,7 +203,13 @@ def _shaken(words: list[str], rng: Rng) -> list[str]:
 
 def _target(command: str, place: Path, rng: Rng) -> Path | None:
     """A file the command reads."""
-    inside = {"inspect": ["cal.safetensors"], "corrupt": ["images"], "merge": ["parts"], "methods": []}
+    inside = {
+        "inspect": ["cal.safetensors"],
+        "export": ["cal.safetensors"],
+        "corrupt": ["images"],
+        "merge": ["parts"],
+        "methods": [],
+    }
     roots = [place / name for name in inside.get(command, [])] or [place]
     if command in ("apply", "audit", "evaluate") and rng.random() < 0.25:
         roots = [place / "cal.safetensors"]

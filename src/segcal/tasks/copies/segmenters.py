@@ -86,7 +86,7 @@ class Onnx:
 
     def __init__(self, path: Path, multiple: int = 1, border: str = "reflect", threads: int = 1) -> None:
         with extra("onnx"):
-            import onnxruntime  # type: ignore[import-untyped]  # has no types
+            import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
