@@ -85,8 +85,9 @@ PRACTITIONER = Journey(
             r"segcal evaluate HELDOUT/* --labels LABELS --groups '_(\d+)' --calibrator cal.safetensors",
         ),
         Step(
-            "Calibrated probabilities of new cases, and maps of where to look.",
-            "segcal apply cal.safetensors NEW/* -o OUT --maps entropy,error && ls OUT",
+            "Calibrated probabilities of new cases, maps of where to look, which cases to look at first, how large the"
+            " structures are, and a page of it all.",
+            "segcal apply cal.safetensors NEW/* -o OUT --maps error --triage --volumes --report page.html && ls . OUT",
         ),
         Step("What does it promise, and does it keep that here?", "segcal audit cal.safetensors NEW/*"),
     ),
@@ -178,6 +179,10 @@ ENGINEER = Journey(
     (
         Step("Run the loop, fit on the first half, evaluate on the second.", "python loop.py"),
         Step("What is in the file?", "segcal inspect cal.safetensors"),
+        Step(
+            "The calibrator behind the network, without Python.",
+            "segcal export cal.safetensors --onnx cal.onnx && ls -l cal.onnx",
+        ),
     ),
 )
 
