@@ -120,7 +120,7 @@ def in_npz(path: Path, rng: Rng) -> None:
             archive.writestr(f"{name}.npy", npy_bytes(array, rng))
         elif draw < 0.8:
             member = pick(rng, ["softmax.npy", "logits.npy", "probs.npy", "log_probs.npy", "arr_0.npy", *TEXTS[:-1]])
-            archive.writestr(member.encode("utf-8", "replace").decode(), npy_bytes(array, rng))
+            archive.writestr(member.encode("utf-8", "replace").decode().lstrip("\0") or "_", npy_bytes(array, rng))
         elif draw < 0.9:
             plain = io.BytesIO()
             np.save(plain, array)

@@ -116,13 +116,11 @@ def test_what_looks_around_is_refused(tmp_path: Path) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.jit.trace(calibrator, torch.rand(1, 2, 8, 8), check_trace=False)
 
-    for attempt in (
-        lambda: to_onnx(calibrator, tmp_path / "c.onnx"),
-        lambda: program(calibrator),
-        trace,
-    ):
+    for attempt in (lambda: to_onnx(calibrator, tmp_path / "c.onnx"), lambda: program(calibrator)):
         with pytest.raises(UsageError, match="looks around each voxel"):
             attempt()
+    with pytest.raises(UsageError, match="looks for places"):
+        trace()
     with pytest.raises(UsageError, match="axes"):
         to_onnx(fitted("ts", 2), tmp_path / "c.onnx", axes=4)
     assert list(tmp_path.iterdir()) == []

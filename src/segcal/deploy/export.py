@@ -30,12 +30,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segcal import __version__
 from segcal.data.files import journal
 from segcal.data.scores import Kind, check_kind
 from segcal.errors import OutputError, UsageError, extra
 from segcal.methods.calibrator import Calibrator
-from segcal.methods.files import digest
+from segcal.methods.files import digest, versions
 
 TOLERANCE = 1e-5
 """By how much a probability may differ."""
@@ -111,7 +110,7 @@ def to_onnx(
         )
     assert made is not None
     model = made.model_proto
-    model.producer_name, model.producer_version = "segcal", __version__
+    model.producer_name, model.producer_version = "segcal", versions()["segcal"]
     for name, value in describe(calibrator, module.kind).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
@@ -133,7 +132,7 @@ def to_onnx(
 def describe(calibrator: Calibrator, kind: Kind) -> dict[str, str]:
     """What an ONNX file says of itself."""
     return {
-        "segcal.version": __version__,
+        "segcal.version": versions()["segcal"],
         "segcal.calibrator": digest(calibrator),
         "segcal.method": calibrator.method,
         "segcal.kind": kind,

@@ -419,11 +419,11 @@ class Calibrator(nn.Module):
         return energy
 
     def _flat(self, scores: Tensor, kind: Kind | None, check: bool) -> tuple[Tensor, Kind]:
-        if self.needs.case and traced() and not torch.compiler.is_dynamo_compiling():
+        if self.needs.places and traced() and not torch.compiler.is_dynamo_compiling():
             raise UsageError(
                 "calibrator",
-                found=f"{self.method}, which looks around each voxel",
-                expected="a map of rows, to be traced or exported",
+                found=f"{self.method}, which looks for places in whole label maps",
+                expected="a calibrator of tensor operations alone, to be traced or exported",
                 do="Apply it as it is, or fit one that needs nothing but a voxel's own scores (ts, dc, cms-op, ...).",
             )
         if scores.dim() < 2 or scores.shape[1] != self.head.channels:
