@@ -17,7 +17,7 @@ distance to the truth, KL in nats a voxel, where it is known):
                 unlabelled cases of the reference half
 
 The share of the gain kept: of the reference's over the uncalibrated mean, with a jackknife interval over groups in the
-first draw. Labels: those of the mean that change, %.
+first draw; labels of the mean that a way changes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import json
 import math
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -252,14 +253,14 @@ def page(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
         "`python studies/folds.py --shared ../shared --work WORK -o docs/results/folds.md`",
         "",
     ]
-    lines += [" ".join((__doc__ or "").split("\n\n")[2].split()), ""]
+    design, ways, counted = (__doc__ or "").split("\n\n")[2:5]
+    lines += [" ".join(design.split()), "", "```", textwrap.dedent(ways), "```", "", " ".join(counted.split()), ""]
     for name, methods in found.items():
         draws = len(next(iter(methods.values())))
         known = "distance" in next(iter(methods.values()))[0]["b"]
         lines += [f"## {name}, {draws} draws", ""]
-        lines += [
-            "| method | way | NLL | ECE |" + (" distance |" if known else "") + " share of the gain kept | labels |"
-        ]
+        head = ["method", "way", "NLL", "ECE", *(["distance"] if known else [])]
+        lines += ["| " + " | ".join([*head, "gain kept, mean [first draw]", "labels changed, %"]) + " |"]
         lines += ["|" + "---|" * (6 + known)]
         for method, rows in methods.items():
             for way in WAYS:

@@ -46,7 +46,7 @@ def test_all_folds_from_any_level(
     made = truth(writers, tmp_path / "nnUNet_preprocessed" / "Dataset007_Toy" / "gt_segmentations", rng)
     cohort = open_cohort([training, *training.parents][above])
     assert [c.id for c in cohort.labelled()] == list("abcde") and cohort.provenance == Provenance(
-        1, 1, origin="validation"
+        1, 1, origin="validation", validated=3
     )
     assert cohort.name == training.name
     for case in cohort:
@@ -100,7 +100,7 @@ def test_several_trainings(training: Path, writers: ModuleType, rng: np.random.G
         UsageError, match="found 2 trainings: nnUNetTrainer__nnUNetPlans__2d, nnUNetTrainer__nnUNetPlans__3d_fullres"
     ):
         open_cohort(training.parent)
-    assert open_cohort([training, other]).provenance == Provenance(2, 1, origin="validation")
+    assert open_cohort([training, other]).provenance == Provenance(2, 1, origin="validation", validated=3)
 
 
 def test_what_is_refused(training: Path, writers: ModuleType, rng: np.random.Generator) -> None:
