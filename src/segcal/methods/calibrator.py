@@ -383,9 +383,7 @@ class Calibrator(nn.Module):
                 expected=expected,
                 do=f"This calibrator needs, beside scores: {', '.join(needs.fields) or 'nothing'}.",
             )
-        if not needs.case:
-            return {}
-        if not flat.numel():
+        if not needs.case or not flat.numel():
             return {}
         network = self.network()
         scaled = flat if self.unit == 1 else flat / self.unit

@@ -141,8 +141,7 @@ def frames_of_new(
     """
     bare = replace(cohort, cases=tuple(replace(case, labels=None, mask=None) for case in cohort))
     drawable = {case.id for case in bare if _has_slices(case)}
-    chosen = {case: said for case, said in told.items() if case in drawable}
-    chosen = dict(list(chosen.items())[:ON_A_PAGE])
+    chosen = {case: told[case] for case in [case for case in told if case in drawable][:ON_A_PAGE]}
     calibrators = dict.fromkeys(chosen, calibrator)
     after = _after(calibrator.method)
     return _frames(_looked(bare, chosen, calibrators, engine, after, zyx, twice=True, most=SLICES), cohort)

@@ -131,7 +131,8 @@ class Plane:
             predicted = self._predicted(block)
             labels = predicted if block.labels is None else block.labels
             error = (predicted != labels).double() if block.labels is not None else self._error(block, predicted)
-            wrong += np.bincount(where[scored], error.numpy()[scored], minlength=count)
+            # a delivered map may hold labels that are no class: there nothing is known of an error
+            wrong += np.bincount(where[scored], error.nan_to_num(0).numpy()[scored], minlength=count)
             full += np.bincount(where[scored & head.foreground(labels.numpy())], minlength=count)
         best = int(np.lexsort((full, wrong))[-1])
         there = np.flatnonzero((wrong > 0) & (full > 0) if self.case.labels is None else (wrong > 0) | (full > 0))
