@@ -52,6 +52,19 @@ def pytest_runtest_call() -> None:
     _seeded()
 
 
+@pytest.fixture
+def nnunetv2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net can be imported, with its folders set: it asks for them then, in its worker processes too."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, os.environ.get(name, str(tmp_path / name)))
+    pytest.importorskip(
+        "nnunetv2",
+        reason="nnunetv2 is not installed: pip install --no-deps -r tests/nnunet-requirements.txt",
+        exc_type=ImportError,
+    )
+
+
 @pytest.fixture(autouse=True)
 def width_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is printed has the width of a log everywhere: pytest-xdist tells its workers the width of a terminal."""

@@ -17,7 +17,8 @@ import torch
 
 import segcal
 from segcal.data.head import Regions, Softmax
-from segcal.data.ranking import descending, traced
+from segcal.data.ranking import descending
+from segcal.data.tracing import traced
 from segcal.deploy import export
 from segcal.deploy.export import SIDES, TOLERANCE, hard, program, to_onnx, to_torch
 from segcal.errors import OutputError, UsageError

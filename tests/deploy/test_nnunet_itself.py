@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +140,7 @@ def labels(plain: Path, folder: Path, head: str) -> Path:
 
 
 @pytest.fixture
-def predictor_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, os.environ.get(name, str(tmp_path / name)))
-    pytest.importorskip(
-        "nnunetv2",
-        reason="nnunetv2 is not installed: pip install --no-deps nnunetv2 and the few packages it needs",
-        exc_type=ImportError,
-    )
+def predictor_of(nnunetv2: None) -> Any:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     def made(model: Path, folds: tuple[int, ...] = FOLDS) -> Any:

@@ -146,8 +146,10 @@ def show(out: Output, done: Done) -> None:
             f" {_share(counts['delivered_differs'], counts['voxels'])}"
         )
     if done.told.triage:
+        from segcal.tasks.telling import TRIAGE
+
         asked = done.job.asked
-        where = "triage.csv" if asked.triage else "a file with --triage"
+        where = TRIAGE if asked.triage else "a file with --triage"
         out.show(tables.triage(done.told.triage, asked.alpha, where), "Cases to look at first")
     if done.told.volumes:
         out.show(tables.volumes(done.told.volumes, done.job.asked.alpha), "Volumes")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from segcal.cli.console import Output
-from segcal.cli.options import AS_USUAL, Running, all_there, claim
+from segcal.cli.options import AS_USUAL, Kind, Running, all_there, claim
 from segcal.data.files import claims
 from segcal.errors import UsageError
 
 if TYPE_CHECKING:
     from segcal.methods.calibrator import Calibrator
-
-Kind = Literal["logits", "log_probs", "probs", "scores"]
 
 
 def export(

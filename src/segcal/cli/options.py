@@ -72,6 +72,9 @@ Report = Annotated[
 ]
 """Where a page of what was found goes."""
 
+Kind = Literal["logits", "log_probs", "probs", "scores"]
+"""`segcal.data.scores.Kind`, which would bring torch."""
+
 Several = Parameter(consume_multiple=True, negative="", show_default=False)
 
 
@@ -80,7 +83,7 @@ Several = Parameter(consume_multiple=True, negative="", show_default=False)
 class Scores:
     """What the files of scores do not say themselves."""
 
-    kind: Literal["logits", "log_probs", "probs", "scores"] | None = None
+    kind: Kind | None = None
     """What the network's outputs are, where the files do not say or say something else (nnU-Net's are probabilities;
     the key of an npz declares it): probabilities, their logarithms, logits (raw, before they become probabilities), or
     positive scores that need not sum to 1. Never guessed."""

@@ -184,6 +184,10 @@ class Cohort(Sequence[Case]):
         sides = [min(spacing, default=0.0) for spacing in own]
         return float(statistics.median(sides)) if sides and min(sides) > 0 else None
 
+    def bare(self) -> Cohort:
+        """The same cases without labels and masks, as those that a calibrator is applied to."""
+        return replace(self, cases=tuple(replace(case, labels=None, mask=None) for case in self.cases))
+
     def select(self, patterns: Iterable[str]) -> Cohort:
         """Cases whose id equals or matches (as a shell pattern) one of `patterns`.
 

@@ -4,8 +4,8 @@ segcal.
 `winner` and `descending` say what `argmax` and a stable descending `sort` of the rows say, a column a voxel; tests hold
 them equal. They exist for speed (`benchmarks/operations.py`): over the leading axis torch's `argmax` takes several
 times as long as `max` with its indices, and few classes are sorted faster by exchanging rows. Promises: plain tensor
-operations that can be traced (`traced`: where they are, classes are ranked by counting, which no runtime's sort can
-get wrong); NaN is not expected. No voxel: an empty result.
+operations that can be traced (where they are, classes are ranked by counting, which no runtime's sort can get wrong);
+NaN is not expected. No voxel: an empty result.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segcal.data.tracing import traced
+
 FEW = 3
 """Most classes that are sorted by exchanging neighbours."""
-
-
-def traced() -> bool:
-    """Whether operations are being recorded, by torch.compile, torch.export or torch.jit.trace: what is decided by
-    values then holds for all values.
-    """
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def winner(values: Tensor) -> Tensor:

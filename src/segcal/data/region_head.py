@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from segcal.data import scores as scores_
 from segcal.data.numbering import checked, listed
-from segcal.data.ranking import traced
 from segcal.data.scores import FULL, Kind, Resolution
+from segcal.data.tracing import log_sigmoid
 from segcal.errors import UsageError
 
 NO_TARGET = -1
@@ -54,13 +53,6 @@ def same_ignored(described: int | None, given: int | Sequence[int] | None) -> in
 
 ABOVE_HALF = 0.5 + 2.0**-24
 """The float32 number next above a half."""
-
-
-def _log_sigmoid(x: Tensor) -> Tensor:
-    """log S(x); an export writes torch's own as the logarithm of a sigmoid, which is 0 or 1 in some runtimes from 20
-    on.
-    """
-    return x.clamp_max(0) - torch.log1p(torch.exp(-x.abs())) if traced() else logsigmoid(x)
 
 
 @dataclass(frozen=True)
@@ -196,7 +188,7 @@ class Regions:
         """Canonical log-probabilities (2R, n), float64: outside and inside of each region."""
         s = scores.double()
         if kind == "logits":
-            pair = torch.stack([_log_sigmoid(-s), _log_sigmoid(s)], 1).clamp_min(resolution.lowest)
+            pair = torch.stack([log_sigmoid(-s), log_sigmoid(s)], 1).clamp_min(resolution.lowest)
         else:
             pair = torch.stack([(1 - s).clamp_min(resolution.one), s.clamp_min(resolution.zero)], 1).log()
             pair = pair - pair.logsumexp(1, keepdim=True)

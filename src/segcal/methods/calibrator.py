@@ -28,10 +28,11 @@ from segcal.data.case import Provenance
 from segcal.data.formats.arrays import tensor_of
 from segcal.data.head import Head
 from segcal.data.pooling import Pool
-from segcal.data.ranking import traced, winner
+from segcal.data.ranking import winner
 from segcal.data.rows import Record, Rows
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.data.surroundings import Grid, Surroundings
+from segcal.data.tracing import traced
 from segcal.errors import ShapeError, UsageError
 from segcal.methods.context import Batch, Network, OfCase, Segmenter
 from segcal.methods.guarantees import Guarantees, weakest
@@ -183,9 +184,9 @@ class Calibrator(nn.Module):
         self.unit = unit
         self.register_load_state_dict_post_hook(_forget_another_fit)  # type: ignore[no-untyped-call]
         self.keep_decision = head.can_keep_decision if keep_decision is None else keep_decision
-        self._see()
+        self._derive()
 
-    def _see(self) -> None:
+    def _derive(self) -> None:
         """Read off the parameters, as a plain value, what would end a trace if `forward` did; when it is made and
         whenever other parameters are loaded.
         """
@@ -442,7 +443,7 @@ class Calibrator(nn.Module):
 def _forget_another_fit(calibrator: Calibrator, keys: object) -> None:
     """What was said of the fit is not true of other parameters: where some were loaded, nothing is said any more."""
     before = calibrator.__dict__.pop("_before")
-    calibrator._see()
+    calibrator._derive()
     if all(torch.equal(before[name], value) for name, value in calibrator.state_dict().items()):
         return
     calibrator.solution = calibrator.data = calibrator.crossfit = calibrator.reference = None

@@ -28,10 +28,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from segcal.data.ranking import descending, traced, winner
+from segcal.data.ranking import descending, winner
 from segcal.data.rows import Rows
+from segcal.data.tracing import softplus
 from segcal.engine.accumulate import Accumulator, Array, Count, ExactSum, Leaf
 from segcal.fitting.evaluation import Evaluation, at_once
 from segcal.fitting.plans import Plan, Subset, Task, together
@@ -65,9 +65,7 @@ def factors(x: Tensor, layers: Layers) -> Tensor:
     for weight, bias in layers[:-1]:
         inner = torch.tanh(weight @ inner + bias[:, None])
     weight, bias = layers[-1]
-    raw = weight @ inner + bias[:, None]
-    # not every runtime has it in float64
-    return raw.clamp_min(0) + torch.log1p(torch.exp(-raw.abs())) if traced() else softplus(raw)
+    return softplus(weight @ inner + bias[:, None])
 
 
 def scores(x: Tensor, layers: Layers) -> Tensor:

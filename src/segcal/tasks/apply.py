@@ -94,8 +94,7 @@ def apply(
     check_match(calibrator, cohort, go_on=go_on)
     calibrator, cohort, _ = level(calibrator, cohort)
     # whatever counts elsewhere, here every voxel needs a score
-    bare = replace(cohort, cases=tuple(replace(case, labels=None, mask=None) for case in cohort))
-    outcomes = engine.map(bare, Application(calibrator, sink, maps, tuple(outer), told, ledger))
+    outcomes = engine.map(cohort.bare(), Application(calibrator, sink, maps, tuple(outer), told, ledger))
     if any(o.error is None for o in outcomes):
         sink.finish(cohort)
     return outcomes

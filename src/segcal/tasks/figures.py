@@ -139,7 +139,7 @@ def frames_of_new(
     """Slices of cases without labels for a page: those `told` of, in words, in that order, as far as they can be drawn;
     at most as many as of labelled cases. Errors are those of the delivered label map.
     """
-    bare = replace(cohort, cases=tuple(replace(case, labels=None, mask=None) for case in cohort))
+    bare = cohort.bare()
     drawable = {case.id for case in bare if _has_slices(case)}
     chosen = {case: told[case] for case in [case for case in told if case in drawable][:ON_A_PAGE]}
     calibrators = dict.fromkeys(chosen, calibrator)

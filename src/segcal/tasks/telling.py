@@ -56,9 +56,14 @@ class Asked:
             check_alpha(share)
 
     @property
+    def ordered(self) -> bool:
+        """Whether the list is wanted, with or without its file."""
+        return self.triage or self.listed
+
+    @property
     def told(self) -> bool:
         """Whether any of it needs sums of cases."""
-        return self.triage or self.listed or self.volumes or self.outer is not None
+        return self.ordered or self.volumes or self.outer is not None
 
     def tables(self, folder: Path) -> list[Path]:
         """The tables that are asked for, in a folder."""
@@ -119,7 +124,7 @@ def shortcomings(head: Head, reference: Reference | None, asked: Asked, outer: S
     few = [
         name
         for k, name in enumerate(names)
-        if ((asked.triage or asked.listed) and len(reference.dice[k]) < least(asked.alpha))
+        if (asked.ordered and len(reference.dice[k]) < least(asked.alpha))
         or (asked.volumes and len(reference.volume[k]) < least(asked.alpha))
     ]
     if few:
@@ -140,7 +145,7 @@ def tell(
     """What is told of `cases`, each with its sums as they were noted; tables are written into `folder`."""
     known = [NewCase(case.id, CaseOutcome.from_json(found), _voxel(case)) for case, found in cases]
     names = structures(head)
-    triage = triage_rows(known, names, reference, asked.alpha) if asked.triage or asked.listed else []
+    triage = triage_rows(known, names, reference, asked.alpha) if asked.ordered else []
     volumes = volume_rows(known, names, reference, asked.alpha) if asked.volumes else []
     for path in asked.tables(folder):
         write_rows(path, triage if path.name == TRIAGE else volumes)

@@ -34,7 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from segcal.data.ranking import descending, traced, winner
+from segcal.data.ranking import descending, winner
+from segcal.data.tracing import traced
 from segcal.engine.accumulate import Accumulator
 from segcal.engine.view import Group
 from segcal.errors import UsageError

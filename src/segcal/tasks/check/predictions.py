@@ -11,6 +11,7 @@ from segcal.tasks.check.finding import Finding, count, percent
 
 def networks(cohort: Cohort, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """How many networks each probability averages."""
+    # what validation of all folds is for stands below
     networks = None if cohort.provenance.of_all_folds else cohort.provenance.networks
     if networks == 1 and cohort.members == 1 and any("folder" in c.files for c in cohort):
         text = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import nibabel
 import numpy as np
@@ -28,16 +27,8 @@ NAMES = ["case_1", "case_2"]
 
 
 @pytest.fixture
-def nnunet(tmp_path, monkeypatch):
-    """nnU-Net, with its folders set: it asks for them when imported, in its worker processes too."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, os.environ.get(name, str(tmp_path / name)))
-    pytest.importorskip(
-        "nnunetv2",
-        reason="nnunetv2 is not installed: pip install --no-deps nnunetv2 and the few packages it needs",
-        exc_type=ImportError,
-    )
+def nnunet(nnunetv2):
+    """What of nnU-Net runs on."""
     from nnunetv2.ensembling import ensemble
     from nnunetv2.postprocessing import remove_connected_components
 
