@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcal.data.ranking import FEW, descending, winner
+from segcal.data.ranking import ROWS, SOME, descending, winner
 
 
 @st.composite
 def columns(draw: st.DrawFn) -> torch.Tensor:
     """Values with many ties, of either precision, signed zeros and infinities among them."""
-    classes, voxels, seed = draw(st.integers(1, FEW + 4)), draw(st.integers(0, 40)), draw(st.integers(0, 2**31))
+    classes, voxels, seed = draw(st.integers(1, ROWS + 4)), draw(st.integers(0, 40)), draw(st.integers(0, 2**31))
     rng = np.random.default_rng(seed)
     pool = np.array([-np.inf, -1e300, -2.0, -1e-320, -0.0, 0.0, 1e-320, 1.0, 1.0 + 2**-52, np.inf])
     values = torch.from_numpy(rng.choice(pool, size=(classes, voxels)))
@@ -31,7 +31,7 @@ def test_they_say_what_argmax_and_a_stable_sort_say(values: torch.Tensor) -> Non
 
 
 def test_columns_of_a_large_block_are_found_one_by_one() -> None:
-    for classes in (FEW, 11):
+    for classes in (3, SOME, SOME + 1, ROWS, ROWS + 1):
         values = torch.randn(classes, 70_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(
             decimals=1
         )

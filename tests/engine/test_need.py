@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from segcal import (
     ClassConditionalDirichlet,
+    ConstrainedMatrixScaling,
     MatrixScaling,
+    OrderPreservingMatrixScaling,
     TemperatureScaling,
     Threads,
     VectorScaling,
@@ -59,7 +61,9 @@ def unread(classes: int, cases: int = 6, voxels: int = 4096) -> Cohort:
     )
 
 
-@pytest.mark.parametrize("method", [VectorScaling(), MatrixScaling(), ClassConditionalDirichlet()])
+@pytest.mark.parametrize(
+    "method", [ConstrainedMatrixScaling(), OrderPreservingMatrixScaling(), ClassConditionalDirichlet()]
+)
 @pytest.mark.parametrize("crossfit", [False, True])
 def test_a_fit_that_cannot_keep_its_limit_is_refused_before_reading(method, crossfit):
     with pytest.raises(UsageError) as found:
@@ -70,7 +74,7 @@ def test_a_fit_that_cannot_keep_its_limit_is_refused_before_reading(method, cros
 
 
 def test_what_is_said_to_be_needed_is_enough():
-    cohort, method = unread(40), VectorScaling()
+    cohort, method = unread(40), ConstrainedMatrixScaling()
     need = need_of(method, cohort)
     least = Threads(1).least(cohort, need, fitting=True)
     with pytest.raises(UsageError):

@@ -17,7 +17,7 @@ from segcal.engine.accumulate import Accumulator, ContextAccumulator, PlacedAccu
 from segcal.fitting.labels import LabelCount
 from segcal.fitting.magnitude import Magnitude
 from segcal.fitting.sample import Lots, VoxelSample
-from segcal.methods.affine.sums import AffineNLL
+from segcal.methods.affine.sums import AffineNLL, FactoredCurvature, VectorNLL
 from segcal.methods.binned import GridCount
 from segcal.methods.boundary.look import Look
 from segcal.methods.boundary.sums import BoundaryNLL
@@ -68,6 +68,9 @@ FACTORIES: dict[str, Factory] = {
     "AffineNLL, value": affine(0, False),
     "AffineNLL, gradient": affine(1, True),
     "AffineNLL, curvature": affine(2, False),
+    "VectorNLL, gradient": lambda classes: VectorNLL(classes, theta(classes)[: 2 * classes], 1, True),
+    "VectorNLL, curvature": lambda classes: VectorNLL(classes, theta(classes)[: 2 * classes], 2),
+    "FactoredCurvature": lambda classes: FactoredCurvature(classes, 0.7),
     "ConditionalNLL, margins": lambda classes: ConditionalNLL(
         Expert(Margins(), 1), classes, bounded(classes), 2, (0, 1)
     ),

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import segcal
 from segcal import (
     ClassConditionalDirichlet,
     ConstrainedMatrixScaling,
@@ -26,6 +27,7 @@ from segcal import (
 )
 from segcal.engine.serial import Serial
 from segcal.errors import ScoreError, UsageError
+from segcal.methods.affine import fit as affine
 from segcal.methods.affine.fit import PenalisedAffine
 from segcal.methods.strengths import LEAST, PATH, _told
 from segcal.methods.temperature import ScaleMap
@@ -33,6 +35,12 @@ from segcal.metrics.statistics.clustered import clustered_mean, lowest_probabili
 
 FAMILIES = [VectorScaling, MatrixScaling, ConstrainedMatrixScaling, DirichletCalibration]
 EYE = torch.eye(3, dtype=torch.float64)
+
+
+def design_of(method: PenalisedAffine | type[PenalisedAffine], classes: int) -> np.ndarray:
+    """How the family's variables make [W | b]."""
+    design = method.design(classes)
+    return np.eye(classes * (classes + 1)) if design is None else design
 
 
 def objective(
@@ -44,7 +52,7 @@ def objective(
     kept = (flat - energy).astype(np.float32).astype(float)  # rows are kept as float32 log-probabilities
     phi = kept + energy if method.on_logits(True) else kept
     (c, n), eye, at = phi.shape, np.eye(z.shape[1]), y.ravel()
-    psi, design = np.vstack([phi, np.ones(n)]), method.design(c)
+    psi, design = np.vstack([phi, np.ones(n)]), design_of(method, c)
     diagonal = isinstance(method, VectorScaling)
     mu = method.lambda_ if method.mu is None else method.mu
     # weights of the squares: (W - centre), b, and the ridge's (W - I), b
@@ -79,7 +87,7 @@ def objective(
 def independent(method: PenalisedAffine, z: np.ndarray, y: np.ndarray, beta: float) -> float:
     """The optimum by scipy's L-BFGS-B, restarted until it moves no more."""
     start = np.linalg.lstsq(
-        method.design(z.shape[1]),
+        design_of(method, z.shape[1]),
         np.column_stack([beta * np.eye(z.shape[1]), np.zeros(z.shape[1])]).ravel(),
         rcond=None,
     )[0]
@@ -129,6 +137,52 @@ def test_random_problems_end_at_scipys_optimum(seed, family, strength, truth) ->
     other = independent(method, z, y, 1 / solution.settings["temperature"])
     assert abs(solution.objective - other) <= 1e-8
     assert solution.certificate["gap"] <= 1e-9
+
+
+FREE = [MatrixScaling, DirichletCalibration]
+
+
+@pytest.mark.parametrize("family", FREE, ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "options", [{"lambda_": 1e-3}, {"lambda_": 0.2, "mu": 0.03}, {"lambda_": 0.2, "penalty": "odir"}], ids=str
+)
+def test_limited_memory_ends_at_the_same_optimum(family, options, arrays, monkeypatch) -> None:
+    z, y = arrays
+    newton = family(**options).fit(z, y, engine=Serial()).solution
+    monkeypatch.setattr(affine, "LIMITED", 2)
+    limited = family(**options).fit(z, y, engine=Serial()).solution
+    assert limited.status == newton.status == "optimal"
+    assert limited.certificate["proof"] == newton.certificate["proof"]
+    assert limited.certificate["gap"] <= 1e-7
+    assert limited.objective - newton.objective <= limited.certificate["gap"] + 1e-12
+    assert newton.objective - limited.objective <= newton.certificate["gap"] + 1e-12
+
+
+@pytest.mark.parametrize("family", FREE, ids=lambda f: f.name)
+def test_limited_memory_chooses_strengths_as_newton_does(family, truth, fit, monkeypatch) -> None:
+    """Cross-validated, too: weights agree as far as both paths end at their optima, where a weight below `LEAST` is
+    left out.
+    """
+    cohort = cases(truth, 5, 8, np.eye(3) + 0.3 * np.random.default_rng(5).normal(size=(3, 3)))
+    newton = fit({"one": family()}, cohort)["one"].calibrator
+    monkeypatch.setattr(affine, "LIMITED", 2)
+    limited = fit({"one": family()}, cohort)["one"].calibrator
+    weights = [{row["lambda"]: row["weight"] for row in c.solution.settings["strengths"]} for c in (newton, limited)]
+    assert all(abs(weights[0].get(k, 0) - weights[1].get(k, 0)) < LEAST + 0.02 for k in {*weights[0], *weights[1]})
+    torch.testing.assert_close(limited.maps[0].weight, newton.maps[0].weight, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("method", [VectorScaling(), DirichletCalibration(0.1)], ids=lambda m: m.name)
+def test_sixty_classes_are_fitted(method, truth, fit) -> None:
+    """Whose curvature of [W | b] would have 13 million numbers for each fit at once."""
+    rng, c = np.random.default_rng(0), 60
+    z = 2 * rng.normal(size=(4, c, 400)).astype(np.float32)
+    p = np.exp(0.5 * z.astype(float)) * (1 + np.arange(c)[:, None])
+    y = (rng.random((4, 1, 400)) > (p / p.sum(1, keepdims=True)).cumsum(1)).sum(1)
+    engine = Serial(max_memory=2**30)
+    found = segcal.fit_methods({"one": method, "ts": TemperatureScaling()}, cohort_from_arrays(z, y), engine)
+    assert found["one"].calibrator.solution.status == "optimal"
+    assert found["one"].calibrator.solution.nll < found["ts"].calibrator.solution.nll - 0.1
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
@@ -436,7 +490,7 @@ def test_without_a_ridge_an_infimum_is_said_not_to_be_attained(arrays) -> None:
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 def test_each_family_has_its_dimension(family, classes) -> None:
-    design = family.design(classes)
+    design = design_of(family, classes)
     counts = {"vs": 2 * classes, "ms": classes**2 + classes, "ms-c": classes**2 + 1, "dc": classes**2 + classes}
     assert design.shape == (classes * (classes + 1), counts[family.name])
     assert np.linalg.matrix_rank(design) == counts[family.name]

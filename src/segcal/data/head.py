@@ -28,6 +28,7 @@ from segcal.data.numbering import Numbering, counted, out_of_range
 from segcal.data.ranking import winner
 from segcal.data.region_head import NO_TARGET, UNNAMED, Regions, check_ignored, same_ignored
 from segcal.data.scores import FULL, KINDS, Kind, Resolution
+from segcal.data.tracing import traced
 from segcal.errors import UsageError
 
 __all__ = ["NO_TARGET", "Head", "Regions", "Softmax", "check_labels", "from_json", "undescribed"]
@@ -248,6 +249,19 @@ class Softmax:
         # that does not lead is below 1/C; torch.nextafter cannot be exported
         raised = others + others * UNIT_ABOVE
         return p.scatter(0, at, torch.where(own > others, own, raised)[None])
+
+    def keeping(self, log_rows: Tensor, scores: Tensor, kind: Kind) -> Tensor:
+        """What `deliver` says for the decision of `scores` (C, n), which is looked for only where the largest
+        probability is not that of the one largest score.
+        """
+        if traced():
+            return self.deliver(log_rows, self.decide(scores, kind))
+        p = self.probabilities(log_rows).float()
+        behind = p != p.amax(0)
+        # one probability is in front of all others, and of the scores it is one and the same
+        if int(behind.sum()) == p.numel() - p.shape[1] and torch.equal(behind, scores != scores.amax(0)):
+            return p
+        return self.deliver(log_rows, self.decide(scores, kind))
 
     def held(self, log_probs: Tensor, decision: Tensor) -> Tensor:
         """Rows of a part (C, n) on the side of its `decision` (n,): as they are, since the order of classes says it."""

@@ -261,6 +261,10 @@ class Regions:
             return p
         return torch.where(decision.bool(), p.clamp_min(ABOVE_HALF), p.clamp_max(0.5))
 
+    def keeping(self, log_rows: Tensor, scores: Tensor, kind: Kind) -> Tensor:
+        """What `deliver` says for the decision of `scores` (R, n)."""
+        return self.deliver(log_rows, self.decide(scores, kind))
+
     def held(self, log_probs: Tensor, decision: Tensor) -> Tensor:
         """Rows of a part (2, n) on the side of 0.5 of its `decision` (n,)."""
         inside, half = decision.bool(), torch.full_like(log_probs[0], 0.5).log()

@@ -122,22 +122,12 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
     """
     if scores.numel() == 0:
         return
-    bad = ~torch.isfinite(scores)
-    if kind in ("logits", "log_probs"):
-        bad &= scores != -torch.inf
-        bad |= (scores == -torch.inf).all(dim, keepdim=True) & classes_sum
-    if bad.any():
-        count = int(bad.sum())
-        value = scores[bad][0].item()
-        raise ScoreError(
-            where,
-            found=f"{count} value(s) that are not finite, the first {value}",
-            expected=f"finite {kind}",
-            do="Predict this case again; NaN usually comes from half-precision overflow in the network.",
-        )
+    # NaN counts as the smallest and the largest
+    low, high = (value.item() for value in scores.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        _check_finite(scores, kind, where, dim, classes_sum=classes_sum)
     if kind == "logits":
         return
-    low, high = scores.min().item(), scores.max().item()
     if kind in ("probs", "scores") and (low < 0 or (kind == "probs" and high > 1 + SUM_TOLERANCE)):
         raise ScoreError(
             where,
@@ -155,21 +145,34 @@ def check(scores: Tensor, kind: Kind, where: str, *, dim: int = 0, classes_sum: 
             )
         return
     if classes_sum:
-        total = scores.double().sum(dim) if kind == "probs" else scores.double().logsumexp(dim).exp()
-        worst = (
-            total[(total - 1).abs().argmax()]
-            if total.dim() == 1
-            else total.flatten()[(total.flatten() - 1).abs().argmax()]
-        )
-        if abs(worst.item() - 1) > SUM_TOLERANCE:
+        total = scores.sum(dim, dtype=torch.float64) if kind == "probs" else scores.double().logsumexp(dim).exp()
+        least, most = total.aminmax()
+        worst = max(least.item(), most.item(), key=lambda s: abs(s - 1))
+        if abs(worst - 1) > SUM_TOLERANCE:
             raise ScoreError(
                 where,
-                found=f"a voxel whose probabilities sum to {worst.item():.6g}",
+                found=f"a voxel whose probabilities sum to {worst:.6g}",
                 expected=f"a sum of 1 within {SUM_TOLERANCE:g} over the classes",
                 do=(
                     f"Check the class axis; sigmoids are of a region head (dataset.json). {_otherwise(low, kind, True)}"
                 ),
             )
+
+
+def _check_finite(scores: Tensor, kind: Kind, where: str, dim: int, *, classes_sum: bool) -> None:
+    bad = ~torch.isfinite(scores)
+    if kind in ("logits", "log_probs"):
+        bad &= scores != -torch.inf
+        bad |= (scores == -torch.inf).all(dim, keepdim=True) & classes_sum
+    if bad.any():
+        count = int(bad.sum())
+        value = scores[bad][0].item()
+        raise ScoreError(
+            where,
+            found=f"{count} value(s) that are not finite, the first {value}",
+            expected=f"finite {kind}",
+            do="Predict this case again; NaN usually comes from half-precision overflow in the network.",
+        )
 
 
 def undecided(scores: Tensor, kind: Kind, where: Tensor, *, classes_sum: bool = True) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -24,7 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from segcal.data import scores as scores_
-from segcal.data.case import Provenance
+from segcal.data.case import Provenance, block_length
 from segcal.data.formats.arrays import tensor_of
 from segcal.data.head import Head
 from segcal.data.pooling import Pool
@@ -254,8 +255,29 @@ class Calibrator(nn.Module):
         """
         scores, counted, fields = _tensors(scores, counted, fields)
         flat, kind = self._flat(scores, kind, check)
-        p = self.deliver(flat, kind, self._drawn(scores, flat, kind, fields, counted, spacing))
+        drawn = self._drawn(scores, flat, kind, fields, counted, spacing)
+        p = self.deliver(flat, kind, drawn) if _at_once(flat) else self._by_blocks(flat, kind, drawn)
         return p.reshape(p.shape[0], scores.shape[0], *scores.shape[2:]).movedim(0, 1).contiguous()
+
+    def _by_blocks(self, flat: Tensor, kind: Kind, contexts: Mapping[Hashable, Tensor]) -> Tensor:
+        """`deliver`, a piece at a time, so that what is made on the way stays in the processor's cache, and each piece
+        on one of as many threads as torch would use.
+        """
+        out, step, inference = (
+            torch.empty(flat.shape, dtype=torch.float32),
+            _piece(flat),
+            torch.is_inference_mode_enabled(),
+        )
+
+        def piece(low: int) -> None:
+            at = slice(low, low + step)
+            with torch.inference_mode(inference):  # a thread does not inherit it
+                out[:, at] = self.deliver(flat[:, at], kind, {c: values[..., at] for c, values in contexts.items()})
+
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(piece, range(0, flat.shape[1], step)):
+                pass
+        return out
 
     def log_probs(
         self,
@@ -337,7 +359,7 @@ class Calibrator(nn.Module):
         `contexts`: as `map_rows`.
         """
         rows = self._mapped(flat, kind, contexts)
-        return self.head.deliver(rows, self.head.decide(flat, kind) if self.keeps_label else None)
+        return self.head.keeping(rows, flat, kind) if self.keeps_label else self.head.deliver(rows, None)
 
     def through(self, part: int) -> ThroughPart:
         """One part of this calibrator, as metrics see it."""
@@ -438,6 +460,18 @@ class Calibrator(nn.Module):
         if check and not traced():
             self.head.check(flat, kind, "scores")
         return flat, kind
+
+
+def _at_once(flat: Tensor) -> bool:
+    """Whether scores are mapped in one go: where operations are recorded, for a gradient too, on another device, and
+    where there are few.
+    """
+    return traced() or flat.requires_grad or flat.device.type != "cpu" or flat.shape[1] <= _piece(flat)
+
+
+def _piece(flat: Tensor) -> int:
+    """Voxels that are mapped at once: half a block, which is where time a voxel was least."""
+    return block_length(2 * len(flat))
 
 
 def _forget_another_fit(calibrator: Calibrator, keys: object) -> None:

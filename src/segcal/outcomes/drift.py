@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from segcal.metrics.statistics.multiplicity import holm
 from segcal.outcomes.reference import STATISTICS
@@ -96,6 +95,8 @@ class Drift:
 
 def drift(reference: Mapping[str, Sequence[float]], new: Sequence[Mapping[str, float]]) -> Drift:
     """The numbers of new cases (`segcal.outcomes.reference.statistics_of`) beside those of reference groups."""
+    from scipy import stats  # half a second, which no other command needs
+
     rows = []
     for name in STATISTICS:
         old = np.asarray(reference.get(name, ()), np.float64)

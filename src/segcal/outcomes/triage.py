@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from segcal.metrics.statistics.clustered import jackknife
 from segcal.metrics.statistics.estimate import Estimate
@@ -165,4 +164,6 @@ def aurc(confidence: ArrayLike, risk: ArrayLike) -> float:
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
+    from scipy import stats  # half a second, which no other command needs
+
     return float(stats.spearmanr(a, b).statistic)

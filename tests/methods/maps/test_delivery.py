@@ -54,6 +54,45 @@ def test_the_label_of_stored_probabilities_is_kept(seed, classes, hostile, softm
     np.testing.assert_array_equal(np.argmax(out.numpy(), 0), np.argmax(p.numpy(), 0))
 
 
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 20), steps=st.sampled_from([1, 3, 10**6]))
+def test_keeping_is_delivering_the_decision(seed, classes, steps, hostile) -> None:
+    """Also where scores are tied, and where probabilities are tied or swapped."""
+    z = torch.from_numpy(hostile(seed, classes))
+    z = torch.where(z.abs() < 1e3, (z * steps).round() / steps, z)
+    head = Softmax(tuple(map(str, range(classes))))
+    for rows in (
+        torch.log_softmax(z.double() / 1.7, 0),
+        torch.log_softmax(z.double() * 1e-10, 0),
+        torch.log_softmax(z.double().flip(0), 0),
+    ):
+        assert torch.equal(head.keeping(rows, z, "logits"), head.deliver(rows, head.decide(z, "logits")))
+    assert head.keeping(rows[:, :0], z[:, :0], "logits").shape == (classes, 0)
+
+
+@pytest.mark.parametrize("name", ["ts", "dc", "regions"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_many_voxels_are_mapped_by_pieces_as_the_same_in_one(name, inference, softmax_calibrator) -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes = 3 if name != "regions" else 2
+    if name == "regions":
+        calibrator = Calibrator(REGIONS, "logits", [ScaleMap(0.5), ScaleMap(1.5)], "one")
+    else:
+        weight = 0.9 * torch.eye(3, dtype=torch.float64) + 0.05
+        m = ScaleMap(0.7) if name == "ts" else AffineMap(weight, torch.tensor([0.1, 0.0, -0.1]))
+        calibrator = softmax_calibrator(m, classes)
+    z = 4 * torch.randn(2, classes, 300, 301, generator=generator)
+    flat = z.movedim(1, 0).flatten(1)
+    whole = calibrator.deliver(flat, "logits").reshape(classes, 2, 300, 301).movedim(0, 1)
+    with torch.inference_mode(inference):
+        found = calibrator(z)
+    assert found.is_contiguous()
+    # a matrix product may round otherwise in pieces of another length
+    torch.testing.assert_close(found, whole, atol=1e-7, rtol=0)
+    assert torch.equal(calibrator(z), calibrator(z))
+    assert calibrator(z.clone().requires_grad_()).requires_grad
+
+
 def test_without_a_promise_nothing_is_moved() -> None:
     x = torch.log_softmax(torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64), 0)
     head = Softmax(("a", "b"))

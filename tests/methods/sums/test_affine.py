@@ -1,6 +1,10 @@
-"""The NLL of an affine map: derivatives against differences and autograd, gauges, curvature, huge scores."""
+"""The NLL of an affine map, and of a diagonal one: derivatives against differences and autograd, gauges, curvature,
+huge scores; and what stands for a curvature that is not formed.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +15,9 @@ from hypothesis import strategies as st
 from segcal.data.rows import Rows
 from segcal.errors import UsageError
 from segcal.fitting.evaluation import COLUMNS
-from segcal.methods.affine.sums import AffineNLL, features
+from segcal.methods.affine.sums import AffineNLL, FactoredCurvature, Factors, VectorNLL, features
+
+ROWS = ("log_probs", "targets", "decision", "reference", "free_energy")
 
 
 def random_map(seed: int, classes: int) -> np.ndarray:
@@ -90,6 +96,63 @@ def test_orders_agree_and_many_columns_are_one_sum(order, random_rows, evaluate)
     direct = torch.nn.functional.cross_entropy((m[:, :3] @ rows.log_probs + m[:, 3:]).T, rows.targets).item()
     assert found.value == pytest.approx(direct, rel=1e-12)
     assert (found.curvature is not None) == (order == 2)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    seed=st.integers(0, 10**6),
+    classes=st.integers(2, 6),
+    logits=st.booleans(),
+    unit=st.sampled_from([1.0, 0.25]),
+    n=st.sampled_from([60, COLUMNS + 300]),
+)
+def test_a_diagonal_map_is_that_part_of_the_whole(seed, classes, logits, unit, n, random_rows, evaluate) -> None:
+    rows, rng = random_rows(seed, n, classes), np.random.default_rng(seed)
+    factor, bias = rng.random(classes) + 0.2, rng.normal(size=classes)
+    matrix = np.column_stack([np.diag(factor), bias]).ravel()
+    entries = [k * (classes + 1) + k for k in range(classes)] + [k * (classes + 1) + classes for k in range(classes)]
+    for order in range(3):
+        own = evaluate(VectorNLL(classes, (*factor, *bias), order, logits, unit), rows)
+        whole = evaluate(AffineNLL(classes, tuple(matrix), order, logits), rows)
+        assert own.value == pytest.approx(whole.value, rel=1e-12)
+        if order:
+            np.testing.assert_allclose(own.gradient, whole.gradient[entries], atol=1e-11)
+        assert (own.curvature is None) == (order < 2)
+        if order == 2:
+            np.testing.assert_allclose(own.curvature, whole.curvature[np.ix_(entries, entries)], atol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.25])
+def test_factors_are_the_curvature_where_voxels_are_alike(unit, random_rows, evaluate) -> None:
+    """The mean of products is the product of means where there is one voxel, or the same several times."""
+    one = random_rows(3, 1, 4)
+    many = replace(one, **{name: getattr(one, name).repeat_interleave(5, -1) for name in ROWS})
+    for held in (one, many):
+        theta = tuple(np.column_stack([0.7 * np.eye(4), np.zeros(4)]).ravel())
+        curvature = evaluate(AffineNLL(4, theta, 2), held).curvature
+        factors = evaluate(FactoredCurvature(4, 0.7, False, unit), held)
+        np.testing.assert_allclose(np.kron(factors.outputs, factors.features), curvature, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 6), strength=st.sampled_from([1e-6, 1e-2, 10.0]))
+def test_their_inverse_is_that_of_the_whole_matrix(seed, classes, strength, random_rows, evaluate) -> None:
+    factors, rng = (
+        evaluate(FactoredCurvature(classes, 1.0), random_rows(seed, 80, classes)),
+        np.random.default_rng(seed),
+    )
+    added = strength * (0.5 + rng.random(classes + 1))
+    whole = np.kron(factors.outputs, factors.features) + np.diag(np.tile(added, classes))
+    g = rng.normal(size=len(whole))
+    np.testing.assert_allclose(whole @ factors.inverse(added)(g), g, atol=1e-7 * max(1.0, 1 / strength) ** 0.5)
+
+
+def test_without_doubt_there_is_no_curvature_but_what_is_added(make_rows, evaluate) -> None:
+    rows = make_rows(1e4 * np.eye(3), [0, 1, 2])
+    factors = evaluate(FactoredCurvature(3, 1.0), rows)
+    assert not factors.features.any()
+    np.testing.assert_allclose(factors.inverse(np.full(4, 2.0))(np.ones(12)), 0.5)
+    assert isinstance(factors, Factors)
 
 
 @pytest.mark.parametrize("unit", [1.0, 0.25, 2.0**-13])

@@ -171,12 +171,18 @@ def bfgs(model: Vector, moved: Vector, change: Vector) -> Vector:
 
 
 def strong_convexity_gap(curvature: Vector, box: float = 1e4) -> Callable[[Vector, Vector], tuple[float, str]]:
-    """A rigorous bound from the penalty's own curvature (d, d): gap <= g' curvature^-1 g / 2.
+    """A rigorous bound from the penalty's own curvature (d, d), or its diagonal (d,) where it has no more: gap <= g'
+    curvature^-1 g / 2.
 
     Where that is singular: convexity within |theta| <= `box`.
     """
+    proof = "strong convexity of the penalty"
+    if curvature.ndim == 1 and (curvature > 0).all():
+        return lambda theta, g: (float((g / curvature) @ g / 2), proof)
     try:
+        if curvature.ndim == 1:
+            raise np.linalg.LinAlgError
         factor = scipy.linalg.cho_factor(curvature)
     except np.linalg.LinAlgError:
         return lambda theta, g: (float(np.abs(g) @ (np.abs(theta) + box)), f"convexity within |theta| <= {box:g}")
-    return lambda theta, g: (float(g @ scipy.linalg.cho_solve(factor, g) / 2), "strong convexity of the penalty")
+    return lambda theta, g: (float(g @ scipy.linalg.cho_solve(factor, g) / 2), proof)

@@ -2,7 +2,10 @@
 penalised, solved to its optimum.
 
 Options as in `segcal.methods.penalised`. At lambda = mu = 0 the methods nest (definitions 9.4) up to the ridge.
-Certificate: rigorous by the strong convexity of penalty and ridge."""
+Certificate: rigorous by the strong convexity of penalty and ridge. Curvature of [W | b] has C^2 (C + 1)^2 numbers:
+where every entry is free and there are more than `LIMITED` classes it is not formed, and the descent is one of limited
+memory, to the same certificate (decision 20). A diagonal W has a curvature of its own, of 4 C^2 numbers, at any number
+of classes."""
 
 from __future__ import annotations
 
@@ -16,44 +19,55 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from segcal.engine import accumulate
 from segcal.engine.ask import Ask, Level
 from segcal.engine.need import HANDED, Need
 from segcal.errors import ScoreError
 from segcal.fitting.evaluation import Evaluation, Vector
 from segcal.fitting.penalties import Penalty, odir, ridge, scaled_identity, towards_temperature
 from segcal.fitting.plans import Binding, Plan, Subset, Task
+from segcal.fitting.solvers.limited import LimitedNewton
 from segcal.fitting.solvers.newton import Newton, strong_convexity_gap
 from segcal.fitting.solvers.query import Query, Solved
 from segcal.methods.affine.map import AffineMap, ConstrainedMatrix, Dirichlet, Matrix, VectorModule
-from segcal.methods.affine.sums import AffineNLL
+from segcal.methods.affine.sums import AffineNLL, FactoredCurvature, Factors, VectorNLL
 from segcal.methods.method import FittedMap
 from segcal.methods.parameterisation import Parameterisation
 from segcal.methods.penalised import EXTREME, MODELS, NUMBER, PASSING, Penalised, extent
-from segcal.methods.strengths import Chosen, Optimum, Walk
+from segcal.methods.strengths import PATH, Chosen, Optimum, Walk
 from segcal.methods.temperature import certificate
 
 FULL_CURVATURE = 5
 """Up to this many classes the exact curvature of all voxels, C^2 (C + 1)^2 numbers, costs little beside reading them.
 """
 
+LIMITED = 24
+"""Above this many classes no curvature of [W | b] is formed: its C^2 (C + 1)^2 numbers are 2.9 MB at 24 classes and 1.6
+GB at 118, for every fit of a cross-validation at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class AffineProblem:
-    """NLL plus penalty in the variables of a family: [W | b] = design @ theta. `unit`: as for `AffineNLL`."""
+    """NLL plus penalty in the variables of a family: [W | b] = design @ theta; without a design, its entries. `unit`:
+    as for `AffineNLL`.
+    """
 
     classes: int
     logits: bool
-    design: Vector
+    design: Vector | None
     penalty: Penalty
     unit: float = 1.0
 
-    def accumulator(self, query: Query) -> AffineNLL:
+    def matrix(self, theta: Vector) -> Vector:
+        """[W | b], flat."""
+        return theta if self.design is None else np.asarray(self.design @ theta)
+
+    def accumulator(self, query: Query) -> AffineNLL | VectorNLL:
         """The NLL at [W | b]."""
-        return AffineNLL(self.classes, tuple((self.design @ query.theta).tolist()), query.order, self.logits, self.unit)
+        return AffineNLL(self.classes, tuple(self.matrix(query.theta).tolist()), query.order, self.logits, self.unit)
 
     def evaluated(self, query: Query, found: Evaluation) -> Evaluation:
         """With the penalty, in the family's variables."""
-        matrix = self.design @ query.theta
         if found.curvature is not None and not np.isfinite(found.curvature).all():
             raise ScoreError(
                 "scores",
@@ -64,19 +78,43 @@ class AffineProblem:
                     " before fitting and applying."
                 ),
             )
-        curvature = None if found.curvature is None else self.design.T @ found.curvature @ self.design + self.convexity
-        gradient = self.design.T @ (found.gradient + self.penalty.gradient(matrix))
+        matrix = self.matrix(query.theta)
+        pull = self.penalty.gradient(matrix)
+        gradient = self._of_data(found.gradient) + (pull if self.design is None else self.design.T @ pull)
+        curvature = None if found.curvature is None else self._of_data(found.curvature) + self.convexity
         return Evaluation(found.value + self.penalty.value(matrix), gradient, curvature, found.voxels)
+
+    def _of_data(self, found: Vector) -> Vector:
+        """Gradient or curvature of the NLL in the family's variables."""
+        if self.design is None:
+            return found
+        return np.asarray(self.design.T @ found if found.ndim == 1 else self.design.T @ found @ self.design)
 
     @property
     def convexity(self) -> Vector:
         """Curvature of the penalty in the family's variables."""
+        if self.design is None:
+            return np.diag(self.penalty.curvature)
         return np.asarray(self.design.T * self.penalty.curvature @ self.design)
+
+
+class VectorProblem(AffineProblem):
+    """NLL plus penalty of a and b, whose NLL is summed as such."""
+
+    def accumulator(self, query: Query) -> VectorNLL:
+        """The NLL at a and b."""
+        return VectorNLL(self.classes, tuple(query.theta.tolist()), query.order, self.logits, self.unit)
+
+    def _of_data(self, found: Vector) -> Vector:
+        """As it is."""
+        return found
 
 
 @dataclass(frozen=True)
 class PenalisedAffine(Penalised):
     """One affine map for all voxels."""
+
+    problem: ClassVar[type[AffineProblem]] = AffineProblem
 
     @classmethod
     @abstractmethod
@@ -85,8 +123,19 @@ class PenalisedAffine(Penalised):
 
     @staticmethod
     @abstractmethod
-    def design(classes: int) -> Vector:
-        """(C (C + 1), d): how the family's variables make [W | b]."""
+    def design(classes: int) -> Vector | None:
+        """(C (C + 1), d): how the family's variables make [W | b]; None: they are its entries."""
+
+    @classmethod
+    def summed(cls, classes: int) -> int:
+        """Numbers whose curvature is summed over voxels: the entries of [W | b]."""
+        return classes * (classes + 1)
+
+    @classmethod
+    def limited(cls, classes: int) -> bool:
+        """Whether the descent is one of limited memory."""
+        del classes
+        return False
 
     @staticmethod
     @abstractmethod
@@ -99,19 +148,33 @@ class PenalisedAffine(Penalised):
         """Whether it acts on raw logits, where they are known."""
 
     def need(self, task: Task) -> Need:
-        """Curvature in the entries of [W | b], of every subset at once, and in the family's variables."""
+        """Curvature of what is summed, of every subset at once, and in the family's variables; of limited memory, the
+        steps remembered, and an end for each strength.
+        """
         if self.solver is not None:
             return Need()
-        entries, variables = task.classes * (task.classes + 1), self.variables(task.classes)
-        state, live = 2 * NUMBER * entries**2, len(self._walked(task))
-        own, design = NUMBER * variables**2, NUMBER * entries * variables
+        variables, live = self.variables(task.classes), len(self._walked(task))
+        if self.limited(task.classes):
+            kept = 2 * LimitedNewton.memory + len(PATH) + PASSING
+            return Need(NUMBER * variables * live * kept, (HANDED * live + 3) * 3 * 2 * NUMBER * variables)
+        summed = self.summed(task.classes)
+        state, own = 2 * NUMBER * summed**2, NUMBER * variables**2
+        design = NUMBER * task.classes * (task.classes + 1) * variables
         return Need(
-            live * (state + MODELS * own) + PASSING * (NUMBER * entries**2 + own) + design, (HANDED * live + 3) * state
+            live * (state + MODELS * own) + PASSING * (NUMBER * summed**2 + own) + design, (HANDED * live + 3) * state
         )
 
     def path(self, task: Task, subset: Subset, walk: Walk) -> Plan[dict[float, Vector]]:
         """Ends are variables of the family."""
         theta, ends = self._start(task, walk.beta), {}
+        if self.limited(task.classes):
+            factors = yield from self._factors(task, subset, walk.beta)
+            for strength in walk.strengths:
+                problem = self._problem(task, strength, walk.beta, walk.extra)
+                solver = LimitedNewton(tolerance=walk.tolerance, certify=np.inf)
+                solved = yield from self._descent(task, subset, Level.SAMPLE, problem, solver, theta, factors)
+                theta = ends[strength] = solved.theta
+            return ends
         model: Vector | None = None
         for strength in walk.strengths:
             problem = self._problem(task, strength, walk.beta, walk.extra)
@@ -131,13 +194,46 @@ class PenalisedAffine(Penalised):
         return {"nll": Ask(self._problem(task, 0.0, beta).accumulator(Query(end, 0)), task.part, level=level)}
 
     def optimum(self, task: Task, subset: Subset, scale: Solved, lambda_: float, start: Vector) -> Plan[Optimum]:
-        """Newton on all voxels; above a few classes the curvature comes from a sample."""
-        problem = self._problem(task, lambda_, float(scale.theta[0]))
-        small = task.classes <= FULL_CURVATURE
-        steps = Newton(rough=not small).solve(start, strong_convexity_gap(problem.convexity))
-        solved = yield from Binding(task, subset, Level.ALL, Level.ALL if small else Level.SAMPLE, problem).run(steps)
-        nll = solved.value - problem.penalty.value(problem.design @ solved.theta)
+        """Newton on all voxels; above a few classes the curvature comes from a sample. With limited memory, fits that
+        cases are held out of end by the gain that a step promises, without a certificate.
+        """
+        beta = float(scale.theta[0])
+        problem = self._problem(task, lambda_, beta)
+        if self.limited(task.classes):
+            factors = yield from self._factors(task, subset, beta)
+            solver = LimitedNewton(1e-12, 1e-7) if subset == () else LimitedNewton(1e-7, np.inf)
+            solved = yield from self._descent(task, subset, Level.ALL, problem, solver, start, factors)
+        else:
+            small = self.summed(task.classes) <= FULL_CURVATURE * (FULL_CURVATURE + 1)
+            steps = Newton(rough=not small).solve(start, strong_convexity_gap(problem.convexity))
+            rough = Level.ALL if small else Level.SAMPLE
+            solved = yield from Binding(task, subset, Level.ALL, rough, problem).run(steps)
+        nll = solved.value - problem.penalty.value(problem.matrix(solved.theta))
         return Optimum(solved.theta, solved.value, nll, certificate(solved), solved.converged, solved.notes)
+
+    def _factors(self, task: Task, subset: Subset, beta: float) -> Plan[Factors]:
+        """What stands for the curvature, from the sample."""
+        accumulator = FactoredCurvature(task.classes, beta, self.on_logits(task.logits), unit_of(beta))
+        answers = yield {"factors": task.ask(accumulator, subset, Level.SAMPLE)}
+        factors: Factors = accumulate.result(accumulator, answers["factors"])
+        return factors
+
+    def _descent(
+        self,
+        task: Task,
+        subset: Subset,
+        level: Level,
+        problem: AffineProblem,
+        solver: LimitedNewton,
+        start: Vector,
+        factors: Factors,
+    ) -> Plan[Solved]:
+        """Of limited memory, along what stands for the curvature and the penalty's own, its mean over the rows."""
+        curvature = problem.penalty.curvature
+        added = curvature.reshape(task.classes, -1).mean(0)
+        first = factors.inverse(np.maximum(added, 1e-12))
+        steps = solver.solve(start, strong_convexity_gap(curvature), first)
+        return (yield from Binding(task, subset, level, level, problem).run(steps))
 
     def temperature_end(self, task: Task, beta: float) -> Vector:
         """beta I in the family's variables."""
@@ -185,16 +281,17 @@ class PenalisedAffine(Penalised):
         total = shrink + ridge(c, self.eps)
         if extra:
             total = total + towards_temperature(c, extra, extra, beta)
-        return AffineProblem(c, self.on_logits(task.logits), _design(type(self), c), total, unit_of(beta))
+        return self.problem(c, self.on_logits(task.logits), _design(type(self), c), total, unit_of(beta))
 
     def _parameters(self, task: Task, end: Vector) -> tuple[torch.Tensor, torch.Tensor]:
         c = task.classes
-        matrix = torch.from_numpy((_design(type(self), c) @ end).reshape(c, c + 1).copy())
+        design = _design(type(self), c)
+        matrix = torch.from_numpy((end if design is None else design @ end).reshape(c, c + 1).copy())
         return matrix[:, :c], matrix[:, c]
 
     def _start(self, task: Task, beta: float) -> Vector:
-        design = _design(type(self), task.classes)
-        return np.asarray(np.linalg.lstsq(design, scaled_identity(task.classes, beta), rcond=None)[0])
+        design, whole = _design(type(self), task.classes), scaled_identity(task.classes, beta)
+        return whole if design is None else np.asarray(np.linalg.lstsq(design, whole, rcond=None)[0])
 
     def _kept(self, task: Task) -> list[str]:
         if self.on_logits(True) and not task.logits:
@@ -208,7 +305,7 @@ def unit_of(beta: float) -> float:
 
 
 @lru_cache(maxsize=32)
-def _design(family: type[PenalisedAffine], classes: int) -> Vector:
+def _design(family: type[PenalisedAffine], classes: int) -> Vector | None:
     return family.design(classes)
 
 
@@ -226,9 +323,14 @@ class FreeAffine(PenalisedAffine):
         return classes * (classes + 1)
 
     @staticmethod
-    def design(classes: int) -> Vector:
-        """Every entry is free."""
-        return np.eye(classes * (classes + 1))
+    def design(classes: int) -> None:
+        """None."""
+        del classes
+
+    @classmethod
+    def limited(cls, classes: int) -> bool:
+        """Above `LIMITED`."""
+        return classes > LIMITED
 
     @staticmethod
     def entries(classes: int) -> int:
@@ -271,6 +373,7 @@ class VectorScaling(PenalisedAffine):
     suggested: ClassVar[bool] = True
     evaluations: ClassVar[int] = 60
     parameterisation: ClassVar[type[Parameterisation]] = VectorModule
+    problem: ClassVar[type[AffineProblem]] = VectorProblem
 
     def identifiable(self, classes: int) -> int:
         """2 C - 1."""
@@ -279,6 +382,11 @@ class VectorScaling(PenalisedAffine):
     @classmethod
     def variables(cls, classes: int) -> int:
         """A factor and a bias a class."""
+        return 2 * classes
+
+    @classmethod
+    def summed(cls, classes: int) -> int:
+        """Its own variables."""
         return 2 * classes
 
     @staticmethod

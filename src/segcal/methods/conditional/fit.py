@@ -416,12 +416,6 @@ def _odir(classes: int, ranked: bool, pinned: bool) -> tuple[SquaredResiduals, S
     )
 
 
-@lru_cache(maxsize=4)
-def _every_entry(size: int) -> Vector:
-    """The identity, one for all experts."""
-    return np.eye(size)
-
-
 @dataclass(frozen=True)
 class FreeExperts(PenalisedConditional):
     """Experts in scores, without bounds.
@@ -443,7 +437,7 @@ class FreeExperts(PenalisedConditional):
         return AffineProblem(
             c,
             False,
-            _every_entry(c * (c + 1)),
+            None,
             Penalty(total.weight * weight, total.centre, total.constant * weight),
             unit_of(setting.beta),
         )

@@ -113,13 +113,11 @@ class ConditionalMap(Map):
             for e in range(weight.shape[0]):
                 out = torch.where((decided == e)[None], self._expert(x, e, weight, bias), out)
             return out
-        order = decided.argsort(stable=True)
-        out, at = torch.empty_like(x), 0
-        for e, count in enumerate(torch.bincount(decided, minlength=weight.shape[0]).tolist()):
-            if count:
-                index = order[at : at + count]
-                out[:, index] = self._expert(x[:, index], e, weight, bias)
-                at += count
+        out = torch.empty_like(x)
+        for e in range(weight.shape[0]):
+            mine = torch.nonzero(decided == e)[:, 0]
+            if len(mine):
+                out.index_copy_(1, mine, self._expert(x.index_select(1, mine), e, weight, bias))
         return out
 
     def _expert(self, x: Tensor, e: int, weight: Tensor, bias: Tensor) -> Tensor:

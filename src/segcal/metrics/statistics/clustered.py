@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from segcal.errors import UsageError
 from segcal.metrics.statistics.estimate import REPLICATES, Estimate, bare, check, percentile
@@ -41,7 +41,7 @@ def clustered_mean(values: ArrayLike, groups: Sequence[Hashable], *, level: floa
     mean = math.fsum(x) / count
     residual = np.bincount(index, x - mean)
     error = math.sqrt(clusters / (clusters - 1) * math.fsum(residual**2)) / count
-    reach = float(stats.t.ppf((1 + level) / 2, clusters - 1)) * error
+    reach = float(special.stdtrit(clusters - 1, (1 + level) / 2)) * error
     return Estimate(mean, mean - reach, mean + reach, error, level, count, dropped, clusters)
 
 
@@ -73,7 +73,7 @@ def jackknife(value: float, without: ArrayLike, *, values: int, dropped: int = 0
         nan = math.nan
         return Estimate(value, nan, nan, nan, level, values, dropped, v.size, "not defined without one of the groups")
     error = math.sqrt((v.size - 1) / v.size * math.fsum((v - v.mean()) ** 2))
-    reach = float(stats.t.ppf((1 + level) / 2, v.size - 1)) * error
+    reach = float(special.stdtrit(v.size - 1, (1 + level) / 2)) * error
     return Estimate(value, value - reach, value + reach, error, level, values, dropped, v.size)
 
 
@@ -136,7 +136,7 @@ def one_standard_error(difference: Estimate) -> float:
     """
     if difference.groups < 2:
         return math.inf
-    return difference.standard_error * float(stats.t.ppf(stats.norm.cdf(1), difference.groups - 1))
+    return difference.standard_error * float(special.stdtrit(difference.groups - 1, special.ndtr(1)))
 
 
 def lowest_probabilities(values: ArrayLike, groups: Sequence[Hashable]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from segcal.metrics.statistics.estimate import Estimate
 
@@ -54,7 +54,7 @@ def seen(change: Estimate) -> float:
     freedom = change.groups - 1
     if freedom < LEAST_GROUPS - 1:
         return math.nan
-    reach = stats.t.ppf((1 + change.level) / 2, freedom) + stats.t.ppf(POWER, freedom)
+    reach = special.stdtrit(freedom, (1 + change.level) / 2) + special.stdtrit(freedom, POWER)
     return float(reach) * change.standard_error
 
 
