@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from segcal import (
     ClassConditionalDirichlet,
     ConstrainedMatrixScaling,
+    DirichletCalibration,
     MatrixScaling,
     OrderPreservingMatrixScaling,
     TemperatureScaling,
@@ -31,6 +32,7 @@ from segcal.data.head import Softmax
 from segcal.engine.need import MIB, Need, Sizes, spoken
 from segcal.errors import UsageError
 from segcal.methods.method import need_of
+from segcal.tasks.choose import _suited
 
 LEAST = 256 * MIB
 
@@ -130,5 +132,16 @@ def test_auto_leaves_out_what_does_not_fit_and_says_so(monkeypatch):
     found = recommend(cohort, Threads(1, max_memory=LEAST), methods=methods)
     assert "vs" not in found.candidates
     assert any("want of memory: vs" in reason for reason in found.reasons)
+    assert not any("the time they take" in reason for reason in found.reasons)
     with pytest.raises(UsageError, match="about"):
         recommend(cohort, Threads(1, max_memory=LEAST), methods={"vs": VectorScaling(0.1)})
+
+
+def test_auto_leaves_out_what_takes_too_long_with_many_classes_and_says_so():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(6, 26, 300)).astype(np.float32)
+    cohort = cohort_from_arrays(scores, rng.integers(26, size=(6, 300)), kind="logits")
+    compared, said = _suited({"ts": TemperatureScaling(), "vs": VectorScaling(), "dc": DirichletCalibration()}, cohort)
+    assert set(compared) == {"ts", "vs"}
+    assert said == ("Not compared for the time they take with 26 classes: dc.",)
+    assert "dc" in recommend(cohort, Threads(1), methods={"dc": DirichletCalibration(1.0)}).candidates

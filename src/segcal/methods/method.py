@@ -78,6 +78,12 @@ class AnyMethod(ABC):
     """About how many evaluations of an affine gradient a fit costs: what a study expects to take."""
 
     @classmethod
+    def at_length(cls, classes: int) -> bool:
+        """Whether it takes so long with so many classes that `segcal.recommend` compares it only where it is named."""
+        del classes
+        return False
+
+    @classmethod
     def variants(cls) -> Mapping[str, Mapping[str, Any]]:
         """The names that `--method` takes, each with the options that it stands for."""
         return {cls.name: {}}

@@ -245,18 +245,23 @@ def recommend(
 
 
 def _suited(methods: Mapping[str, AnyMethod], cohort: Cohort) -> tuple[dict[str, AnyMethod], tuple[str, ...]]:
-    """Those that can be fitted on such cases, and a sentence about the others."""
-    inside, outside = dict[str, AnyMethod](), list[str]()
+    """Those that can be fitted on such cases and do not take too long there, and what is to be said of the others."""
+    inside, outside, long = dict[str, AnyMethod](), list[str](), list[str]()
+    classes = max(len(cohort.head.part_classes(part)) for part in range(len(cohort.head.parts)))
     for name, method in methods.items():
         try:
             method.check(cohort)
         except ShapeError:
             outside.append(name)
         else:
-            inside[name] = method
-    if not outside:
-        return inside, ()
-    return inside, (f"Not compared, since they need images or volumes: {', '.join(outside)}.",)
+            if method.at_length(classes):
+                long.append(name)
+            else:
+                inside[name] = method
+    said = [f"Not compared, since they need images or volumes: {', '.join(outside)}."] if outside else []
+    if long:
+        said.append(f"Not compared for the time they take with {classes} classes: {', '.join(long)}.")
+    return inside, tuple(said)
 
 
 def _fitting(

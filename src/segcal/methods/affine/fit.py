@@ -332,6 +332,11 @@ class FreeAffine(PenalisedAffine):
         """Above `LIMITED`."""
         return classes > LIMITED
 
+    @classmethod
+    def at_length(cls, classes: int) -> bool:
+        """With limited memory, whose descents are long."""
+        return cls.limited(classes)
+
     @staticmethod
     def entries(classes: int) -> int:
         """All of W."""
