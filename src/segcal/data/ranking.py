@@ -18,7 +18,7 @@ from segcal.data.tracing import traced
 FEW = 3
 """Most classes that are sorted by exchanging neighbours."""
 
-SOME = 11
+SOME = 9
 """Most classes that are sorted by counting."""
 
 ROWS = 16
@@ -61,12 +61,13 @@ def descending(values: Tensor) -> Tensor:
 def _by_counting(values: Tensor) -> Tensor:
     """`descending`, from how many classes come before each: C (C - 1) / 2 comparisons a column."""
     rows, small = values.unbind(0), torch.int32 if traced() else torch.uint8  # runtimes add no bytes
-    ranks = [torch.zeros(row.shape, dtype=small, device=row.device) for row in rows]
+    ranks = [torch.full(row.shape, k, dtype=small, device=row.device) for k, row in enumerate(rows)]
     for later in range(len(rows)):
         for earlier in range(later):
-            passes = (rows[later] > rows[earlier]).to(small)
-            ranks[earlier] = ranks[earlier] + passes
-            ranks[later] = ranks[later] + (1 - passes)
+            passes = rows[later] > rows[earlier]
+            one = passes.to(small) if traced() else passes.view(small)
+            ranks[earlier] = ranks[earlier] + one
+            ranks[later] = ranks[later] - one
     rank = torch.stack(ranks).long()
     index = torch.arange(len(ranks), device=values.device)[:, None].expand_as(rank)
     return torch.zeros_like(rank).scatter(0, rank, index)
