@@ -192,6 +192,14 @@ class Softmax:
         """F(z) per voxel, shape (n,), for logits; None where the kind has none to measure."""
         return scores_.free_energy(scores) if kind == "logits" else None
 
+    def canonical_and_energy(
+        self, scores: Tensor, kind: Kind, resolution: Resolution = FULL
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `canonical` and `free_energy` say, from one sum over classes."""
+        energy = self.free_energy(scores, kind)
+        rows = self.canonical(scores, kind, resolution) if energy is None else scores_.less(scores, energy, resolution)
+        return rows, energy
+
     def decide(self, scores: Tensor, kind: Kind) -> Tensor:
         """The class each part decides for, shape (1, n), from the scores as given; ties to the lowest index."""
         return winner(scores)[None]

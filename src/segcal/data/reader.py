@@ -29,7 +29,7 @@ from segcal.data.places.label_map import LabelMap
 from segcal.data.places.place import Places
 from segcal.data.places.stored import Stored
 from segcal.data.pooling import pool_members
-from segcal.data.rows import Block, Note, Prepared, Record
+from segcal.data.rows import Block, Note, Prepared, Record, selected
 from segcal.errors import LabelError, MissingError, ScoreError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class CaseReader:
         within = (given != OUTSIDE) & ~left_out
         check_labels(
             head,
-            labels if bool(within.all()) else labels[within],
+            selected(labels, within),
             case.labels.where,
             self._counts,
             case.numbering,
@@ -192,34 +192,22 @@ class CaseReader:
                 expected="labels",
                 do="Give them with --labels.",
             )
-        keep = block.role == SCORED
-        scores, labels = (
-            (block.scores[:, keep], block.labels[keep]) if not bool(keep.all()) else (block.scores, block.labels)
-        )
+        keep, stop = block.role == SCORED, block.start + block.voxels
+        scores, labels = selected(block.scores, keep), selected(block.labels, keep)
         targets = head.targets(labels)
         assert not bool((targets == NO_TARGET).any())
-        lie = (
-            {}
-            if places is None
-            else {place: value[keep] for place, value in places.of(block.start, block.start + block.voxels).items()}
-        )
-        drawn = (
-            {}
-            if contexts is None or not bool(keep.any())
-            else {
-                context: value[..., keep]
-                for context, value in contexts(block.start, block.start + block.voxels).items()
-            }
-        )
+        lie = {} if places is None else places.of(block.start, stop)
+        drawn = {} if contexts is None or not bool(keep.any()) else contexts(block.start, stop)
+        rows, energy = head.canonical_and_energy(scores, block.kind, self.cohort.resolution)
         return Prepared(
             block.case,
             block.start,
-            head.canonical(scores, block.kind, self.cohort.resolution),
+            rows,
             targets,
             head.decide(scores, block.kind),
-            head.free_energy(scores, block.kind),
-            lie,
-            drawn,
+            energy,
+            {place: selected(value, keep) for place, value in lie.items()},
+            {context: selected(value, keep) for context, value in drawn.items()},
         )
 
     def note(self, block: Block) -> Note:

@@ -209,6 +209,10 @@ class Regions:
         """None: a sigmoid output has no free energy to measure."""
         return None
 
+    def canonical_and_energy(self, scores: Tensor, kind: Kind, resolution: Resolution = FULL) -> tuple[Tensor, None]:
+        """Canonical log-probabilities, and nothing."""
+        return self.canonical(scores, kind, resolution), None
+
     def decide(self, scores: Tensor, kind: Kind) -> Tensor:
         """1 where a region is decided inside (p > 0.5, z > 0), shape (R, n)."""
         return (scores > (0.5 if kind == "probs" else 0.0)).long()

@@ -13,6 +13,11 @@ from segcal.data.scores import Kind
 from segcal.errors import UsageError
 
 
+def selected(values: Tensor, keep: Tensor) -> Tensor:
+    """Those of `values` (..., n) where `keep` (n,) holds; themselves, uncopied, where it holds everywhere."""
+    return values if bool(keep.all()) else values[..., keep]
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """Consecutive voxels of one case: pooled `scores` (channels, n) of `kind`, `labels` (n,) or None, `role` (n,)

@@ -212,6 +212,11 @@ def _otherwise(low: float, kind: Kind, classes_sum: bool) -> str:
     )
 
 
+def less(logits: Tensor, energy: Tensor, resolution: Resolution = FULL, dim: int = 0) -> Tensor:
+    """Logits less their free `energy` (the shape without `dim`), at least the resolution's lowest, in float64."""
+    return (logits.double() - energy.unsqueeze(dim)).clamp_min(resolution.lowest)
+
+
 def canonical(scores: Tensor, kind: Kind, dim: int = 0, resolution: Resolution = FULL) -> Tensor:
     """Canonical log-probabilities x = log S(z) in float64, with the shape of `scores`; logsumexp of x over `dim` is 0.
 
@@ -220,7 +225,7 @@ def canonical(scores: Tensor, kind: Kind, dim: int = 0, resolution: Resolution =
     """
     s, floor = scores.double(), resolution.zero
     if kind == "logits":
-        return (s - torch.logsumexp(s, dim, keepdim=True)).clamp_min(resolution.lowest)
+        return less(s, free_energy(s, dim), resolution, dim)
     if kind == "probs":
         s = s.clamp_min(floor).log()
     elif kind == "scores":

@@ -26,7 +26,7 @@ from segcal.data.head import Head, check_labels, undescribed
 from segcal.data.numbering import Numbering, Numbers, listed
 from segcal.data.places.label_map import LabelMap
 from segcal.data.places.place import Place, Places
-from segcal.data.rows import Prepared
+from segcal.data.rows import Prepared, selected
 from segcal.data.scores import Kind, check_kind
 from segcal.engine.accumulate import Accumulator, State, fold, merge, needs, zero
 from segcal.errors import LabelError, ShapeError, UsageError
@@ -142,7 +142,7 @@ class _Image:
             keep = keep & ~left_out
         if self.head.ignore is not None:
             keep = keep & (labels != self.head.ignore)
-        check_labels(self.head, labels[keep], where, numbering=self.numbering)
+        check_labels(self.head, selected(labels, keep), where, numbering=self.numbering)
         return labels, keep
 
     @property
@@ -158,14 +158,16 @@ class _Image:
     def prepared(self, start: int, stop: int, places: Places) -> tuple[Prepared, Tensor]:
         """The voxels that count, and what was decided for each part before any calibrator (parts, n)."""
         labels, keep = self.labels(start, stop)
-        s, labels = self.scores[:, start:stop][:, keep], labels[keep]
+        s, labels = selected(self.scores[:, start:stop], keep), selected(labels, keep)
         self.head.check(s, self.kind, f"probs of image {self.index}")
         decision = self.head.decide(s, self.kind)
         reference = (
-            self.head.targets(self.fields["reference"][start:stop][keep]) if "reference" in self.fields else decision
+            self.head.targets(selected(self.fields["reference"][start:stop], keep))
+            if "reference" in self.fields
+            else decision
         )
-        lie: dict[Place, Tensor] = {place: value[keep] for place, value in places.of(start, stop).items()}
-        rows, energy = self.head.canonical(s, self.kind), self.head.free_energy(s, self.kind)
+        lie: dict[Place, Tensor] = {place: selected(value, keep) for place, value in places.of(start, stop).items()}
+        rows, energy = self.head.canonical_and_energy(s, self.kind)
         return Prepared(self.index, start, rows, self.head.targets(labels), decision, energy, lie), reference
 
 
