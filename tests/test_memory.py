@@ -170,6 +170,8 @@ def test_many_classes_stay_within_the_limit(classes):
     ("method", "classes"),
     [
         ("VectorScaling(0.1)", 16),
+        pytest.param("VectorScaling(0.1)", 118, marks=pytest.mark.slow),
+        pytest.param("DirichletCalibration(0.1)", 40, marks=pytest.mark.slow),
         pytest.param("DirichletCalibration()", 12, marks=pytest.mark.slow),
         pytest.param("ClassConditionalDirichlet(0.1)", 12, marks=pytest.mark.slow),
         pytest.param("OrderPreservingMatrixScaling(0.1)", 12, marks=pytest.mark.slow),

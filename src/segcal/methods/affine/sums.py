@@ -83,18 +83,13 @@ class AffineNLL:
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
             at = rows.targets[None, low : low + step]
-            u = torch.addmm(bias, weight, f)
-            top = u.amax(0)
-            picked = u.gather(0, at)[0]
-            p = (u - top).exp_()
-            total = p.sum(0)
-            value += (total.log() + top - picked).sum()
+            nll, p = _softmax(torch.addmm(bias, weight, f), at)
+            value += nll
             if self.order == 0:
                 continue
-            p /= total
             if self.order >= 2:
                 curvature += _curvature(p, f)
-            p.scatter_add_(0, at, torch.full_like(picked, -1.0)[None])
+            p.scatter_add_(0, at, torch.full_like(p[:1], -1.0))
             gradient[:, :c] += p @ f.T
             gradient[:, c] += p.sum(1)
         out: dict[str, Any] = {"voxels": rows.voxels, "value": value.item()}
@@ -156,15 +151,10 @@ class VectorNLL:
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
             at = rows.targets[None, low : low + step]
-            u = torch.addcmul(bias, factor, f)
-            top = u.amax(0)
-            picked = u.gather(0, at)[0]
-            p = (u - top).exp_()
-            total = p.sum(0)
-            value += (total.log() + top - picked).sum()
+            nll, p = _softmax(torch.addcmul(bias, factor, f), at)
+            value += nll
             if self.order == 0:
                 continue
-            p /= total
             if self.order >= 2:
                 weighted = p * f
                 both = torch.cat([weighted, p])
@@ -174,7 +164,7 @@ class VectorNLL:
                 curvature.view(2, c, 2, c).diagonal(0, 1, 3).add_(
                     torch.stack([torch.stack([second, first]), torch.stack([first, p.sum(1)])])
                 )
-            p.scatter_add_(0, at, torch.full_like(picked, -1.0)[None])
+            p.scatter_add_(0, at, torch.full_like(p[:1], -1.0))
             gradient += torch.stack([(p * f).sum(1), p.sum(1)])
         out: dict[str, Any] = {"voxels": rows.voxels, "value": value.item()}
         if self.order >= 1:
@@ -263,6 +253,14 @@ class FactoredCurvature:
         units = np.append(np.full(self.classes, self.unit), 1.0)
         seen = values["features"] / units[:, None] / units
         return Factors(values["outputs"] / n, seen / weight if weight > 0 else np.zeros_like(seen))
+
+
+def _softmax(u: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed NLL of targets `at` (1, n) under scores u (C, n), and the probabilities."""
+    top = u.amax(0)
+    p = (u - top).exp_()
+    total = p.sum(0)
+    return (total.log() + top - u.gather(0, at)[0]).sum(), p.div_(total)
 
 
 def _curvature(p: Tensor, f: Tensor) -> Tensor:
