@@ -244,7 +244,7 @@ def test_numbers_out_of_bounds_are_refused_before_any_work(
     assert said in capsys.readouterr().err.replace('"', "")
 
 
-@pytest.mark.parametrize("method", ["ms", "vs,ms", "dc"])
+@pytest.mark.parametrize("method", ["ms-c", "vs,cms-ap", "cdc"])
 def test_a_fit_that_cannot_keep_its_memory_is_refused_by_the_name_of_the_option(
     segcal: Any, cohort_writer: Any, tmp_path: Path, method: str
 ) -> None:
