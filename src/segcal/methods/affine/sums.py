@@ -147,7 +147,7 @@ class VectorNLL:
         value = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros(2, c, dtype=torch.float64)
         curvature = torch.zeros(2 * c, 2 * c, dtype=torch.float64)
-        step = at_once(c)
+        step = at_once(8 * c)  # some ten arrays of so many columns live at once
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
             at = rows.targets[None, low : low + step]
@@ -236,7 +236,7 @@ class FactoredCurvature:
         phi, c = features(rows, self.logits), self.classes
         outputs, seen = torch.zeros(c, c, dtype=torch.float64), torch.zeros(c + 1, c + 1, dtype=torch.float64)
         weight = torch.zeros((), dtype=torch.float64)
-        step = at_once(c)
+        step = at_once(8 * c)  # some ten arrays of so many columns live at once
         for low in range(0, rows.voxels, step):
             f = phi[:, low : low + step].contiguous()
             p = torch.softmax(self.beta * f, 0)
