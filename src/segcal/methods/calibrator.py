@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -34,6 +33,7 @@ from segcal.data.rows import Record, Rows
 from segcal.data.scores import FULL, Kind, Resolution
 from segcal.data.surroundings import Grid, Surroundings
 from segcal.data.tracing import traced
+from segcal.engine.threads import Threads
 from segcal.errors import ShapeError, UsageError
 from segcal.methods.context import Batch, Network, OfCase, Segmenter
 from segcal.methods.guarantees import Guarantees, weakest
@@ -274,9 +274,7 @@ class Calibrator(nn.Module):
             with torch.inference_mode(inference):  # a thread does not inherit it
                 out[:, at] = self.deliver(flat[:, at], kind, {c: values[..., at] for c, values in contexts.items()})
 
-        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(piece, range(0, flat.shape[1], step)):
-                pass
+        Threads(torch.get_num_threads()).gather(piece, range(0, flat.shape[1], step))
         return out
 
     def log_probs(

@@ -18,8 +18,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from segcal.fitting.solvers.newton import POLISH, STALLS, accept, bfgs, shorter
-from segcal.fitting.solvers.query import Evaluated, Query, Solved, Steps, Vector
+from segcal.fitting.solvers.descent import ROUNDING, Ending, backtrack
+from segcal.fitting.solvers.newton import STALLS, bfgs
+from segcal.fitting.solvers.query import Evaluated, Query, Steps, Vector
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,17 @@ class BoundedNewton:
         known: NDArray[np.intp] = np.zeros(0, np.intp)
         model: Vector = np.zeros((0, 0))
         found: Evaluated = (yield {"f": Query(x, 1)})["f"]
-        count, converged, stale, polished, stalls = 1, False, True, 0, 0
-        notes: tuple[str, ...] = ("stopped at the limit of steps",)
-        best: tuple[float, Vector, Evaluated] | None = None
+        ending = Ending(self.tolerance, self.certify, gap)
+        count, stale, stalls = 1, True, 0
+        said: tuple[bool, tuple[str, ...]] = (False, ("stopped at the limit of steps",))
         while count < self.most:
             wanted = np.flatnonzero((x > 0) | (found.gradient < 0))
             if stale or not np.isin(wanted, known).all():
                 known = wanted if stale else np.union1d(wanted, known)
                 if len(known):
-                    answer = (yield {"h": Query(x, 2, self.rough and stalls < STALLS, tuple(known.tolist()))})["h"]
-                    assert answer.curvature is not None
-                    model = np.asarray(answer.curvature)
+                    curved = (yield {"h": Query(x, 2, self.rough and stalls < STALLS, tuple(known.tolist()))})["h"]
+                    assert curved.curvature is not None
+                    model = np.asarray(curved.curvature)
                 stale, fresh = False, True
             else:
                 fresh = False
@@ -59,33 +60,18 @@ class BoundedNewton:
             direction[known] = _step(model, found.gradient[known], x[known])
             slope = float(found.gradient @ direction)
             gain = -slope - float(direction[known] @ model @ direction[known]) / 2 if len(known) else 0.0
-            scale = max(1.0, abs(found.value))
-            if gain <= self.tolerance and (gain <= 1e-19 or gap(x, found.gradient)[0] <= self.certify):
-                converged, notes = True, ()
+            if (notes := ending.reached(x, found, gain)) is not None:
+                said = (True, notes)
                 break
-            if gain <= 1e-16 * scale:
-                polished += 1
-                if best is None or gap(x, found.gradient)[0] < best[0]:
-                    best = gap(x, found.gradient)[0], x, found
-                if polished > POLISH:
-                    converged, notes = True, ("rounding ends the descent",)
-                    break
-            step, accepted, trial, answer = 1.0, False, x, found
-            while count < self.most and step > 1e-9:
-                trial = np.maximum(x + step * direction, 0)
-                answer = (yield {"f": Query(trial, 1)})["f"]
-                count += 1
-                if accept(found, answer, direction, step, slope):
-                    accepted = True
-                    break
-                step = shorter(found, answer, step, slope)
-                if gain <= 1e-15 * scale:
-                    break
-            if not accepted:
+            left = self.most - count
+            trial, answer, _, taken = yield from backtrack(x, found, direction, gain, left, lambda t: np.maximum(t, 0))
+            count += taken
+            if answer is None:
                 if count >= self.most:
                     break
+                scale = max(1.0, abs(found.value))
                 if fresh or gain <= 1e-15 * scale:
-                    converged, notes = gain <= 1e-12 * scale, ("rounding ends the descent",)
+                    said = (gain <= 1e-12 * scale, (ROUNDING,))
                     break
                 stale, stalls = True, stalls + 1
                 continue
@@ -98,12 +84,7 @@ class BoundedNewton:
                 stale, stalls = True, stalls + 1 if fresh else 0
             else:
                 model = bfgs(model, moved[known], change[known])
-        if best is not None and best[0] < gap(x, found.gradient)[0]:
-            x, found = best[1], best[2]
-        bound, proof = gap(x, found.gradient)
-        return Solved(
-            x, found.value, kkt_residual(x, found.gradient, units), bound, proof, converged, count, None, notes
-        )
+        return ending.solved(x, found, count, said, lambda x, g: kkt_residual(x, g, units))
 
 
 def kkt_residual(x: Vector, gradient: Vector, unit: Vector) -> float:

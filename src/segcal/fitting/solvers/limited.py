@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segcal.fitting.solvers.newton import POLISH, accept, shorter
-from segcal.fitting.solvers.query import Evaluated, Query, Solved, Steps, Vector
+from segcal.fitting.solvers.descent import ROUNDING, Ending, backtrack
+from segcal.fitting.solvers.query import Evaluated, Query, Steps, Vector
 
 
 @dataclass(frozen=True)
@@ -40,36 +40,18 @@ class LimitedNewton:
         """
         x = np.asarray(start, float)
         found: Evaluated = (yield {"f": Query(x, 1)})["f"]
-        count, converged, polished = 1, False, 0
-        notes: tuple[str, ...] = ("stopped at the limit of steps",)
+        ending, count = Ending(self.tolerance, self.certify, gap), 1
+        said: tuple[bool, tuple[str, ...]] = (False, ("stopped at the limit of steps",))
         pairs: deque[tuple[Vector, Vector]] = deque(maxlen=self.memory)
-        best: tuple[float, Vector, Evaluated] | None = None
         while count < self.most:
             direction = -inverse(pairs, first, found.gradient)
-            slope = float(found.gradient @ direction)
-            gain, scale = -slope / 2, max(1.0, abs(found.value))
-            if gain <= self.tolerance and (gain <= 1e-19 or gap(x, found.gradient)[0] <= self.certify):
-                converged, notes = True, ()
+            gain, scale = -float(found.gradient @ direction) / 2, max(1.0, abs(found.value))
+            if (notes := ending.reached(x, found, gain)) is not None:
+                said = (True, notes)
                 break
-            if gain <= 1e-16 * scale:
-                polished += 1
-                if best is None or gap(x, found.gradient)[0] < best[0]:
-                    best = gap(x, found.gradient)[0], x, found
-                if polished > POLISH:
-                    converged, notes = True, ("rounding ends the descent",)
-                    break
-            step, accepted, trial, answer = 1.0, False, x, found
-            while count < self.most and step > 1e-9:
-                trial = x + step * direction
-                answer = (yield {"f": Query(trial, 1)})["f"]
-                count += 1
-                if accept(found, answer, direction, step, slope):
-                    accepted = True
-                    break
-                step = shorter(found, answer, step, slope)
-                if gain <= 1e-15 * scale:
-                    break
-            if accepted:
+            trial, answer, _, taken = yield from backtrack(x, found, direction, gain, self.most - count)
+            count += taken
+            if answer is not None:
                 moved, change = trial - x, answer.gradient - found.gradient
                 if moved @ change > 1e-12 * float(np.linalg.norm(moved) * np.linalg.norm(change)):
                     pairs.append((moved, change))
@@ -77,12 +59,9 @@ class LimitedNewton:
             elif count < self.most and pairs and gain > 1e-15 * scale:
                 pairs.clear()  # what was remembered misleads
             elif count < self.most:
-                converged, notes = gain <= 1e-12 * scale, ("rounding ends the descent",)
+                said = (gain <= 1e-12 * scale, (ROUNDING,))
                 break
-        if best is not None and best[0] < gap(x, found.gradient)[0]:
-            x, found = best[1], best[2]
-        bound, proof = gap(x, found.gradient)
-        return Solved(x, found.value, float(np.abs(found.gradient).max()), bound, proof, converged, count, None, notes)
+        return ending.solved(x, found, count, said)
 
 
 def inverse(pairs: deque[tuple[Vector, Vector]], first: Callable[[Vector], Vector], gradient: Vector) -> Vector:

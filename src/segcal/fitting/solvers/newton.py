@@ -15,10 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from segcal.fitting.solvers.query import Evaluated, Query, Solved, Steps, Vector
-
-POLISH = 8
-"""Most steps whose predicted gain is below the rounding of the value: they can only tighten the certificate."""
+from segcal.fitting.solvers.descent import ROUNDING, Ending, backtrack
+from segcal.fitting.solvers.query import Evaluated, Query, Steps, Vector
 
 STALLS = 2
 """Failures of a model formed from a sample before the curvature is taken from everything."""
@@ -53,41 +51,23 @@ class Newton:
             found, model, formed_here = both["f"], _curvature_of(both), True
         else:
             found, formed_here = (yield {"f": Query(x, 1)})["f"], False
-        count, converged = 1, False
-        notes: tuple[str, ...] = ("stopped at the limit of steps",)
-        best: tuple[float, Vector, Evaluated] | None = None
-        polished, stalls = 0, 0
+        ending = Ending(self.tolerance, self.certify, gap)
+        count, stalls = 1, 0
+        said: tuple[bool, tuple[str, ...]] = (False, ("stopped at the limit of steps",))
         while count < self.most:
             direction = _descent(model, found.gradient)
-            slope = float(found.gradient @ direction)
-            gain = -slope / 2
-            if gain <= self.tolerance and (gain <= 1e-19 or gap(x, found.gradient)[0] <= self.certify):
-                converged, notes = True, ()
+            gain = -float(found.gradient @ direction) / 2
+            if (notes := ending.reached(x, found, gain)) is not None:
+                said = (True, notes)
                 break
-            if gain <= 1e-16 * max(1.0, abs(found.value)):
-                polished += 1
-                if best is None or gap(x, found.gradient)[0] < best[0]:
-                    best = gap(x, found.gradient)[0], x, found
-                if polished > POLISH:
-                    converged, notes = True, ("rounding ends the descent",)
+            trial, answer, step, taken = yield from backtrack(x, found, direction, gain, self.most - count)
+            count += taken
+            if answer is None:
+                if count >= self.most:
                     break
-            step, accepted = 1.0, False
-            trial, answer = x, found
-            while count < self.most and step > 1e-9:
-                trial = x + step * direction
-                answer = (yield {"f": Query(trial, 1)})["f"]
-                count += 1
-                if accept(found, answer, direction, step, slope):
-                    accepted = True
-                    break
-                step = shorter(found, answer, step, slope)
-                if gain <= 1e-15 * max(1.0, abs(found.value)):
-                    break
-            if not accepted and count >= self.most:
-                break
-            if not accepted:
-                if formed_here or gain <= 1e-15 * max(1.0, abs(found.value)):
-                    converged, notes = gain <= 1e-12 * max(1.0, abs(found.value)), ("rounding ends the descent",)
+                scale = max(1.0, abs(found.value))
+                if formed_here or gain <= 1e-15 * scale:
+                    said = (gain <= 1e-12 * scale, (ROUNDING,))
                     break
                 stalls += 1
                 both = yield self._queries(x, self.rough and stalls < STALLS)
@@ -104,10 +84,7 @@ class Newton:
                 model, formed_here = _curvature_of((yield {"h": Query(x, 2, self.rough and stalls < STALLS)})), True
             else:
                 model, formed_here = bfgs(model, moved, change), False
-        if best is not None and best[0] < gap(x, found.gradient)[0]:
-            x, found = best[1], best[2]
-        bound, proof = gap(x, found.gradient)
-        return Solved(x, found.value, float(np.abs(found.gradient).max()), bound, proof, converged, count, model, notes)
+        return ending.solved(x, found, count, said, model=model)
 
     def _queries(self, x: Vector, rough: bool | None = None) -> dict[str, Query]:
         return (
@@ -139,25 +116,6 @@ def _descent(model: Vector, gradient: Vector) -> Vector:
             continue
         step: Vector = -unit * scipy.linalg.cho_solve(factor, unit * gradient)
         return step
-
-
-def accept(old: Evaluated, new: Evaluated, direction: Vector, step: float, slope: float) -> bool:
-    """Armijo's condition, or, where rounding hides it, a smaller slope along the step."""
-    if not (np.isfinite(new.value) and np.isfinite(new.gradient).all()):
-        return False
-    if new.value <= old.value + 1e-4 * step * slope:
-        return True
-    # near the optimum values agree to rounding; there the slope along the step decides
-    close = abs(new.value - old.value) <= 1e-13 * max(1.0, abs(old.value))
-    return close and abs(float(new.gradient @ direction)) <= 0.9 * abs(slope)
-
-
-def shorter(old: Evaluated, new: Evaluated, step: float, slope: float) -> float:
-    """Minimiser of the parabola through what is known, kept within [0.1, 0.5] of the step."""
-    if not np.isfinite(new.value):
-        return 0.1 * step
-    bend = new.value - old.value - step * slope
-    return float(np.clip(-slope * step**2 / (2 * bend), 0.1 * step, 0.5 * step)) if bend > 0 else 0.5 * step
 
 
 def bfgs(model: Vector, moved: Vector, change: Vector) -> Vector:
