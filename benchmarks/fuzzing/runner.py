@@ -232,8 +232,10 @@ def _child(given: Input, place: Path, report: Path, work: Callable[[], int] | No
         os.environ[name] = str(place.parent)
     tempfile.tempdir = None
     sys.stdin = open(os.devnull)  # noqa: SIM115 - lives as long as the child
-    out, err = io.BytesIO(), io.BytesIO()
+    out, err, past = io.BytesIO(), io.BytesIO(), os.memfd_create("past")
     real = sys.stdout, sys.stderr
+    for descriptor in (1, 2):  # libraries that kept the streams they found, or know none
+        os.dup2(past, descriptor)
     sys.stdout = io.TextIOWrapper(out, given.encoding, "backslashreplace", write_through=True)  # as `main` does
     sys.stderr = io.TextIOWrapper(err, given.encoding, "backslashreplace", write_through=True)
     code: int | None = None
@@ -251,6 +253,8 @@ def _child(given: Input, place: Path, report: Path, work: Callable[[], int] | No
     complained = err.getvalue().decode(given.encoding, "replace")
     sys.stdout, sys.stderr = real
     faults = list(_said(code, printed, complained, given)) if not trace else [trace.strip().splitlines()[-1][:300]]
+    if stray := os.pread(past, 2000, 0):
+        faults.append(f"written past the streams of the command line: {stray!r}")
     told = {
         "code": code,
         "said": (complained or printed)[:2000],

@@ -55,7 +55,7 @@ def test_set_aside_patients_are_whole_and_not_fitted_on(aside: Path) -> None:
     assert len({record.group for record in made.data.records}) == 5
 
 
-@pytest.mark.parametrize("share", ["0", "1", "0.01", "-2"])
+@pytest.mark.parametrize("share", ["0", "1", "0.01", "-2", "1e999", "-inf", "nan"])
 def test_a_share_that_leaves_nobody_is_refused(segcal: Any, fitting: Any, tmp_path: Path, share: str) -> None:
     said = segcal("fit", *fitting.labelled, "-o", tmp_path / "c.safetensors", f"--set-aside={share}")
     assert said.code == 2

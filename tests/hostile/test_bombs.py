@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,11 +25,12 @@ from segcal.data.files.journal import Scratch
 from segcal.data.formats import nifti, npz, pickles
 from segcal.data.formats.case_images import Picture
 from segcal.data.formats.discover import open_cohort
+from segcal.data.formats.grids import grid_of
 from segcal.data.formats.label_maps import open_map
 from segcal.data.formats.nifti import AS_STORED, NiftiField
 from segcal.data.formats.pictures import ImageField
 from segcal.data.formats.zarr import ZarrField
-from segcal.errors import SegcalError, UnsafeFileError
+from segcal.errors import SegcalError, UnreadableError, UnsafeFileError
 from segcal.study.shift.folder import Artefacts, Photometric, corrupt
 
 Bounds = Callable[..., list[str]]
@@ -246,6 +248,19 @@ def test_headers_of_volumes(tmp_path: Path, within_bounds: Bounds) -> None:
     works = [lambda k=k: NiftiField.find(tmp_path / f"{k}.nii") for k in range(len(VOLUMES))]
     for k, said in enumerate(within_bounds(*works)):
         assert f"{k}.nii: found " in said and len(said) < 1_000
+
+
+def test_bytes_of_a_header_never_reach_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """nibabel says what it finds in a header, raw; what others log there is theirs."""
+    (tmp_path / "a.nii").write_bytes(volume(magic=b"\x1b[2J", sform_code=-1) + bytes(64))
+    nibabel.imageglobals.logger.handlers[0].setStream(sys.stderr)  # the one that this test can read
+    with pytest.raises(UnreadableError):
+        nifti.read_header(tmp_path / "a.nii")
+    with pytest.raises(UnreadableError):
+        grid_of(tmp_path / "a.nii", (5, 4, 3), reversed_axes=False)
+    assert capfd.readouterr() == ("", "")
+    nibabel.Nifti1Header(volume(sform_code=-1))
+    assert "sform_code -1 not valid" in capfd.readouterr().err
 
 
 def store(path: Path, **options: Any) -> Path:

@@ -93,6 +93,11 @@ def steering() -> int:
     return 0
 
 
+def bypassing() -> int:
+    os.write(2, b"\x1b[2J")  # as a library does that has kept the stream it found
+    return 0
+
+
 def saying_nothing() -> int:
     return 3
 
@@ -125,6 +130,7 @@ def test_a_specimen_without_fault(fuzzer: Fuzzer) -> None:
         (allocating, "MB of memory"),
         (looping, "s of processor time"),
         (steering, "on the terminal"),
+        (bypassing, "written past the streams of the command line: b'\\x1b[2J'"),
         (saying_nothing, "exit code 3 without a word"),
         (leaving, "hidden or scratch files are left"),
         (naming, "a name unescaped in a .html"),

@@ -59,8 +59,8 @@ def set_aside(cohort: Cohort, share: float, seed: int) -> tuple[Cohort, Cohort]:
     one side would be empty.
     """
     groups = list(dict.fromkeys(cohort.groups))
-    count = round(share * len(groups))
-    if not 0 < share < 1 or not 0 < count < len(groups):
+    count = round(share * len(groups)) if 0 < share < 1 else 0
+    if not 0 < count < len(groups):
         raise UsageError(
             "--set-aside",
             found=f"{share:g} of {len(groups)} group(s)",

@@ -15,6 +15,8 @@ with `WithReorient` in their names turn images to the closest canonical axes (RA
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -120,13 +122,33 @@ class VoxelGrid:
         return bytes(header.as_byteswapped("<").binaryblock) + bytes(4)  # four zeros: no extensions
 
 
+class _Unsaid(logging.Filter):
+    """Drops what nibabel logs about a header while this thread reads one here: its words hold bytes of the file as they
+    are, and a terminal may obey them.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it was logged elsewhere."""
+        del record
+        return not getattr(_reading, "here", False)
+
+
+_reading = threading.local()
+nibabel.imageglobals.logger.addFilter(_Unsaid())
+
+
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What nibabel says about a file, as a ValueError: its own errors have no common base but Exception."""
+    """What nibabel says about a file, as a ValueError: its own errors have no common base but Exception. What it mends
+    in a header it does not say.
+    """
+    _reading.here = True
     try:
         yield
     except (ImageFileError, HeaderDataError, HeaderTypeError, ImageDataError, WrapStructError) as error:
         raise ValueError(str(error)) from error
+    finally:
+        _reading.here = False
 
 
 def is_nifti(path: Path) -> bool:
