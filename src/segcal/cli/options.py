@@ -22,7 +22,7 @@ from cyclopts import Group, Parameter, validators
 from segcal.cli.console import STDOUT, Output, bars
 from segcal.data.files import claims, reading
 from segcal.data.files.claims import Mark
-from segcal.errors import UsageError
+from segcal.errors import UsageError, extra
 
 if TYPE_CHECKING:
     from segcal.data.cohort import Cohort, Damaged
@@ -217,6 +217,11 @@ class Running:
     """Memory to work in beside the program itself, such as 512MB or 8GB (powers of 1024); at least 256MB. A command
     that needs more says how much before it reads, and auto leaves out the methods that do."""
 
+    scheduler: Annotated[str | None, Parameter(show_default=False)] = None
+    """Work on a Dask cluster: the address of its scheduler (tcp://host:8786), or the .json file it wrote. Fits and
+    evaluations read and sum on its workers, which must find the files under the same paths; what writes, and training
+    by epochs, stays on this machine. Needs "segcal[hpc]"."""
+
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Also write the result as JSON to this file; '-', or no file, for standard output, which then holds nothing
     else."""
@@ -360,8 +365,14 @@ def engine_of(running: Running) -> Iterator[Engine]:
     from segcal.engine.threads import Threads
 
     memory = memory_of(running.max_memory)
-    with bars(running.quiet) as progress:
-        yield Threads(running.workers, memory, progress)
+    if running.scheduler is None:
+        with bars(running.quiet) as progress:
+            yield Threads(running.workers, memory, progress)
+        return
+    with extra("hpc"):
+        from segcal.engine.dask import Dask, connected
+    with connected(running.scheduler) as client, bars(running.quiet) as progress:
+        yield Dask(client, memory, progress)
 
 
 def memory_of(text: str) -> int:

@@ -239,7 +239,7 @@ class Engine(ABC):
                     expected="accumulators and maps of single voxels",
                     do="Ask Engine.survey, which reads whole cases.",
                 )
-        answers = _Answers(pinned.cohort.head, asks)
+        answers = Answers(asks)
         for part, view in {(a.part, a.group.view) for a in asks.values() if a.group is not None}:
             self._file(pinned, part, view)
         for level in Level:
@@ -292,17 +292,8 @@ class Engine(ABC):
         are then in no answer and no record; None: the first such error is raised.
         """
         cohort = (cohort if failed is not None else cohort.whole()).labelled().sampled()
-        answers = _Answers(cohort.head, asks)
+        answers = Answers(asks, each)
         records: dict[int, Record] = {}
-
-        def take(partial: dict[Any, State]) -> None:
-            if each is not None:
-                one: dict[int, dict[K, State]] = defaultdict(dict)
-                for key, case in [slot for slot in partial if slot[1] is not None]:
-                    one[case][key] = partial.pop((key, case))
-                for case, states in one.items():
-                    each(case, states)
-            answers.add(partial)
 
         def work(index: int) -> dict[Any, State]:
             found: dict[Any, State] = {}
@@ -336,7 +327,7 @@ class Engine(ABC):
             return total
 
         self.progress.start("scoring cases", len(cohort))
-        self._all(work, range(len(cohort)), take)
+        self._all(work, range(len(cohort)), answers.add)
         return answers.done(), [records[i] for i in sorted(records)]
 
     def map(
@@ -407,17 +398,29 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-class _Answers:
-    """Partial states as they come in."""
+class Answers:
+    """Partial states as they come in, of an ask (key, None) or of an ask and a case (key, case). `each`: given all
+    states of a case that come together, which are then not kept.
+    """
 
-    def __init__(self, head: Head, asks: Mapping[Any, Ask]) -> None:
-        self._asks = asks
+    def __init__(
+        self, asks: Mapping[Any, Ask], each: Callable[[int, Mapping[Any, State]], object] | None = None
+    ) -> None:
+        self._asks, self._each = asks, each
         self._total: dict[Any, State] = {}
 
     def add(self, partial: dict[Any, State]) -> None:
+        """Take some."""
+        if self._each is not None:
+            one: dict[int, dict[Any, State]] = defaultdict(dict)
+            for key, case in [slot for slot in partial if slot[1] is not None]:
+                one[case][key] = partial.pop((key, case))
+            for case, states in one.items():
+                self._each(case, states)
         _merge_into(self._total, partial, self._asks)
 
     def done(self) -> dict[Any, Any]:
+        """What they add up to, as `Engine.reduce` gives it."""
         out: dict[Any, Any] = {k: {} if a.by_case else accumulate.zero(a.accumulator) for k, a in self._asks.items()}
         for (key, case), state in self._total.items():
             if self._asks[key].by_case:

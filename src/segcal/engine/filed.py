@@ -1,7 +1,8 @@
 """Filed rows: pinned rows of one part, grouped and ordered as a view has them, once for all passes that follow.
 
-Pieces of one group and one stratum (fold) lie together in chunks of some 2^14 rows, so that an ask about a group reads
-its own voxels only, in few and long matrix products. Chunks are cut by the order of cases and blocks alone. Costs: the
+Pieces of one group, one stratum (fold) and one partition of the cases lie together in chunks of some 2^14 rows, so that
+an ask about a group reads its own voxels only, in few and long matrix products. Chunks are cut by the order of cases
+and blocks within a partition alone, so that it may lie on another machine. Costs: the
 rows once more, in memory while the budget lasts, then in files. Curvature from a sample is taken from some `GROUP_ROWS`
 rows a group at most, drawn evenly by seed. A group without a voxel has no chunk.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ import torch
 from segcal.data.head import Softmax
 from segcal.data.rows import Prepared, Rows
 from segcal.engine.ask import Level
-from segcal.engine.pinned import CaseFile, Pinned, Shelf, Stored, chunk_rows
+from segcal.engine.pinned import CaseFile, Pinned, Shelf, Stored, chunk_rows, partitions
 from segcal.engine.view import View
 
 GROUP_ROWS = 2**13
@@ -90,10 +92,11 @@ class Filed:
     def finish(self) -> None:
         """Put what was filed, and the samples, into chunks."""
         strata = self._pinned.strata
-        everything: dict[int, dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
+        partition = {case: k for k, span in enumerate(partitions(self._pinned.cohort)) for case in span}
+        everything: dict[int, dict[tuple[int, int], list[Piece]]] = defaultdict(lambda: defaultdict(list))
         for case in sorted(self._kept):
             for key, piece in self._kept.pop(case):
-                everything[key][strata[case]].append(piece)
+                everything[key][strata[case], partition[case]].append(piece)
         self._chunks[Level.ALL] = self._joined(self.shelf, everything)
         sample: dict[int, dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
         thin: dict[int, dict[int, list[Piece]]] = defaultdict(lambda: defaultdict(list))
@@ -149,13 +152,13 @@ class Filed:
         return out
 
     @staticmethod
-    def _joined(shelf: Shelf, filed: dict[int, dict[int, list[Piece]]]) -> dict[int, list[FiledChunk]]:
+    def _joined(shelf: Shelf, filed: Mapping[int, Mapping[Any, list[Piece]]]) -> dict[int, list[FiledChunk]]:
         out: dict[int, list[FiledChunk]] = {}
         for key, by_stratum in filed.items():
             chunks = out[key] = []
-            for stratum in sorted(by_stratum):
+            for together in sorted(by_stratum):
                 batch: list[Piece] = []
-                for piece in by_stratum[stratum]:
+                for piece in by_stratum[together]:
                     batch.append(piece)
                     if sum(kept.voxels for _, kept in batch) >= chunk_rows(shelf.head.rows):
                         chunks.append(_chunk(shelf, batch))

@@ -14,7 +14,7 @@ import mmap
 import sys
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -45,6 +45,9 @@ SAMPLE_NUMBERS = 2**23
 not change a result.
 """
 
+PARTITION = 2**24
+"""Numbers of scores (64 MiB as they are kept) after which a partition of the cases ends."""
+
 CHUNK_ROWS = 2**14
 """Rows after which a chunk of samples ends, up to 32 classes."""
 
@@ -60,6 +63,19 @@ def chunk_rows(classes: int) -> int:
     limit has.
     """
     return min(CHUNK_ROWS, 1 << max(0, (2**19 // classes).bit_length() - 1))
+
+
+def partitions(cohort: Cohort) -> list[range]:
+    """The cases, in runs of some `PARTITION` numbers, by their sizes alone: what is put together from several cases
+    is put together within one, so that where partitions lie changes no bit.
+    """
+    spans, first, size = [], 0, 0
+    for index, case in enumerate(cohort):
+        size += case.voxels * cohort.head.rows
+        if size >= PARTITION or index == len(cohort) - 1:
+            spans.append(range(first, index + 1))
+            first, size = index + 1, 0
+    return spans
 
 
 def narrow(head: Head) -> torch.dtype:
@@ -267,7 +283,20 @@ class Pinned:
         shelf = Shelf(self.cohort.head, sys.maxsize, self.scratch, self.shelf.drawn)
         file = CaseFile(self.scratch)
         pieces: dict[Level, dict[int, list[tuple[int, Stored]]]] = {Level.SAMPLE: {}, Level.CURVATURE: {}}
-        rates = {level: self.rate(level) for level in pieces}
+        for level, case, rows in self.sampled({level: self.rate(level) for level in pieces}):
+            pieces[level].setdefault(strata[case], []).append((case, shelf.keep(rows, file)))
+        self._samples = {level: [c for s in sorted(by) for c in _chunked(shelf, by[s])] for level, by in pieces.items()}
+        self.filed = {}
+        self.passes += 1
+
+    def stratified(self, strata: Sequence[int]) -> None:
+        """Strata alone, where samples are kept elsewhere."""
+        if tuple(strata) != self.strata or not self._samples:
+            self.strata, self.filed = tuple(strata), {}
+            self._samples = {Level.SAMPLE: [], Level.CURVATURE: []}
+
+    def sampled(self, rates: Mapping[Level, float]) -> Iterator[tuple[Level, int, Prepared]]:
+        """Which voxels of each block are in a sample of such a share, block by block in the order of the cases."""
         for case, start, kept in self.blocks:
             block = self.shelf.load(case, start, kept)
             seed = [zlib.crc32(self.cohort.cases[case].id.encode("utf-8", "surrogatepass")), start]
@@ -275,10 +304,7 @@ class Pinned:
             for level, rate in rates.items():
                 index = torch.nonzero(draw < rate).flatten()
                 if index.numel():
-                    pieces[level].setdefault(strata[case], []).append((case, shelf.keep(block.take(index), file)))
-        self._samples = {level: [c for s in sorted(by) for c in _chunked(shelf, by[s])] for level, by in pieces.items()}
-        self.filed = {}
-        self.passes += 1
+                    yield level, case, block.take(index)
 
 
 @dataclass(frozen=True, eq=False)

@@ -221,11 +221,15 @@ def test_volumes_that_cannot_be_used(tmp_path: Path) -> None:
     pytest.importorskip("torchio", reason="no TorchIO: pip install segcal[torchio]")
     nifti(tmp_path / "flat" / "a.nii.gz", np.ones((4, 4, 4), np.float32))
     nifti(tmp_path / "series" / "a.nii.gz", np.ones((4, 4, 4, 2), np.float32))
+    nifti(tmp_path / "coloured" / "a.nii.gz", np.zeros((4, 4, 4), [(c, "u1") for c in "RGB"]))
+    nifti(tmp_path / "complex" / "a.nii.gz", np.ones((4, 4, 4), np.complex64))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.nii.gz").write_bytes(b"nothing")
     for folder, error, found in (
         ("flat", DataError, "one value everywhere"),
         ("series", DataError, r"shape \(4, 4, 4, 2\)"),
+        ("coloured", DataError, "colours"),
+        ("complex", DataError, "values of type complex64"),
         ("broken", UnreadableError, "cannot be read"),
     ):
         with pytest.raises(error, match=rf"a\.nii\.gz: found .*{found}"):

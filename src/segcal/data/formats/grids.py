@@ -25,6 +25,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataError
@@ -134,7 +135,7 @@ class _Unsaid(logging.Filter):
 
 
 _reading = threading.local()
-nibabel.imageglobals.logger.addFilter(_Unsaid())
+imageglobals.logger.addFilter(_Unsaid())
 
 
 @contextlib.contextmanager

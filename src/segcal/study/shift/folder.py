@@ -278,6 +278,13 @@ def _picture(path: Path) -> NDArray[Any]:
 def _volume(path: Path) -> tuple[NDArray[Any], Any]:
     with _readable(path):
         header = read_header(path)
+        if header.dtype.kind not in "iuf":
+            raise DataError(
+                str(path),
+                found="colours" if header.dtype.names else f"values of type {header.dtype}",
+                expected="one real number a voxel",
+                do="Save the image as such a volume.",
+            )
         _plausible(path, math.prod(header.shape) * header.dtype.itemsize)
         with refusals():
             image = nibabel.load(path)
