@@ -137,6 +137,10 @@ def in_npz(path: Path, rng: Rng) -> None:
 # trees: JSON, YAML, pickles ------------------------------------------------------------------------------------------
 
 
+NESTED = 100
+"""Text that nests deeper is not taken for a tree."""
+
+
 def places(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) in a tree."""
     out: list[tuple[Any, Any]] = []
@@ -170,10 +174,19 @@ def json_text(tree: Any) -> bytes:
     return json.dumps(tree).encode()
 
 
+def deepest(text: bytes) -> int:
+    """How deep brackets nest, those inside strings counted too."""
+    depth, most = 0, 0
+    for character in text:
+        depth += (character in b"[{") - (character in b"]}")
+        most = max(most, depth)
+    return most
+
+
 def in_json(path: Path, rng: Rng) -> None:
     """Other entries, or text that is no JSON of a kind a parser trips over."""
     text = path.read_bytes()
-    if rng.random() < 0.75:
+    if rng.random() < 0.75 and deepest(text) < NESTED:  # another harm may have nested it
         path.write_bytes(json_text(in_tree(json.loads(text), rng)))
         return
     path.write_bytes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from segcal.cli import page, tables
 from segcal.cli.console import Output, failures
@@ -24,6 +24,9 @@ from segcal.cli.options import (
     warn,
 )
 from segcal.data.files import claims
+from segcal.errors import UsageError
+
+PARTS = Group("On several machines", sort_key=2)
 
 
 def evaluate(
@@ -38,6 +41,9 @@ def evaluate(
     report: Report = None,
     slice_axis: int | None = None,
     bins: Annotated[tuple[int, ...], Parameter(show_default=False, consume_multiple=True)] = (),
+    part: Annotated[str | None, Parameter(group=PARTS)] = None,
+    sums: Annotated[Path | None, Parameter(group=PARTS)] = None,
+    merge: Annotated[tuple[Path, ...], Parameter(group=PARTS, negative="", consume_multiple=True)] = (),
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
 ) -> int:
@@ -52,6 +58,7 @@ def evaluate(
 
         segcal evaluate HELDOUT --labels LABELS --calibrator cal.safetensors
         segcal evaluate HELDOUT --labels LABELS --csv cases.csv
+        segcal evaluate HELDOUT --labels LABELS --part 1/2 --sums one.safetensors
 
     Parameters
     ----------
@@ -72,17 +79,32 @@ def evaluate(
         of the widest spacing, else z.
     bins
         Also give the ECE over so many bins of confidence, or several numbers of them, beside 50; papers take 10 to 50.
+    part
+        Score part i of n of the cases only, on one of n machines, and write its sums: 2/5, say.
+    sums
+        The file that a part writes.
+    merge
+        The files of all parts, in any order, with otherwise the same command: the same answer as in one run, and no
+        score is read again (pictures apart).
     """
+    if (part is None) != (sums is None) or (part is not None and merge):
+        raise UsageError(
+            "--part, --sums, --merge",
+            found="one without the other" if not merge else "a part beside --merge",
+            expected="--part i/n with --sums FILE for each part, then --merge with all files",
+            do="See segcal evaluate --help.",
+        )
     all_there(running, heldout, scores, calibrator)
     from segcal.methods.files import load
     from segcal.tasks import evaluate as evaluation
     from segcal.tasks.matching import grouped_as_fitted
+    from segcal.tasks.parts import Part
 
     out = Output(running.quiet, running.json)
     loaded = None if calibrator is None else load(calibrator)
     cohort = cohort_of(heldout, scores, loaded, damaged="exclude").labelled()
     read = [*([] if calibrator is None else [calibrator]), *heldout, *scores.read()]
-    claim(running, [(csv, claims.CASES), (report, claims.PAGE)], read, cohort)
+    claim(running, [(csv, claims.CASES), (report, claims.PAGE), (sums, claims.SUMS)], [*read, *merge], cohort)
     if figures is not None:
         from segcal.tasks import figures as drawing  # matplotlib takes a second
 
@@ -91,8 +113,25 @@ def evaluate(
     cohort, regrouped = grouped_as_fitted(cohort, loaded)
     out.notes(regrouped)
     told = warn(out, cohort, running)
+    if part is not None and sums is not None:
+        which = Part.named(part)
+        with engine_of(running) as engine:
+            one = evaluation.evaluate_part(
+                cohort, loaded, engine, which, fitted=fitted, go_on=go_on, damaged="exclude", bins=bins
+            )
+        one.save(sums)
+        out.notes(one.notes)
+        out.text(f"Part {part}: {len(one.cases)} cases scored; written: {sums}", "bold")
+        out.text(
+            "When all parts are there: the same command with --merge and their files in place of --part and --sums"
+        )
+        out.json({"part": part, "cases": len(one.cases), "failed": {n: str(e) for n, e in one.failed.items()}})
+        failures(one.failed, len(one.cases) + len(one.failed), "not scored; the sums are those of the others.")
+        return PARTLY if one.failed else 0
     with engine_of(running) as engine:
-        found = evaluation.evaluate(cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude", bins=bins)
+        found = evaluation.evaluate(
+            cohort, loaded, engine, fitted=fitted, go_on=go_on, damaged="exclude", bins=bins, merge=merge
+        )
         drawn, shown = {}, page.Shown()
         used, method = {case.id: loaded for case in found.cohort}, "" if loaded is None else loaded.method
         if figures is not None:

@@ -159,12 +159,21 @@ class Engine(ABC):
 
     def scorable(self, cohort: Cohort) -> Cohort:
         """The cohort without labelled cases of which no voxel counts, all being ignored or outside the mask: they are
-        its `unscored`. Reads label maps and masks, as far as the first voxel that counts; nothing where every label
-        counts. Where no other case is left, itself: reading it tells why.
+        its `unscored`. Where no other case is left, itself: reading it tells why.
+        """
+        empty = self.uncounted(cohort)
+        if not empty or len(empty) == len(cohort):
+            return cohort
+        kept = tuple(case for case in cohort if case.id not in set(empty))
+        return replace(cohort, cases=kept, unscored=(*cohort.unscored, *empty))
+
+    def uncounted(self, cohort: Cohort) -> tuple[str, ...]:
+        """Names of labelled cases of which no voxel counts. Reads label maps and masks, as far as the first voxel that
+        counts; nothing where every label counts.
         """
         anything = cohort.head.ignore is None and all(c.mask is None and c.numbering is None for c in cohort)
         if anything or any(case.labels is None for case in cohort):
-            return cohort
+            return ()
 
         def work(index: int) -> bool:
             self.progress.step()
@@ -176,11 +185,7 @@ class Engine(ABC):
 
         self.progress.start("looking for cases to score", len(cohort))
         found = self.gather(work, range(len(cohort)))
-        empty = tuple(case.id for case, scored in zip(cohort, found, strict=True) if not scored)
-        if not empty or len(empty) == len(cohort):
-            return cohort
-        kept = tuple(case for case in cohort if case.id not in set(empty))
-        return replace(cohort, cases=kept, unscored=(*cohort.unscored, *empty))
+        return tuple(case.id for case, scored in zip(cohort, found, strict=True) if not scored)
 
     def pin(self, cohort: Cohort, drawn: Iterable[Pinnable] = ()) -> Pinned:
         """Read a labelled cohort once and keep its scored rows, with what is `drawn` from the cases around them.

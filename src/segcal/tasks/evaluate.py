@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from segcal.data.cohort import Cohort, Damaged
 from segcal.data.padding import found_note, hidden_note
 from segcal.data.rows import Record
+from segcal.engine.accumulate import State
 from segcal.engine.engine import Engine
+from segcal.engine.need import Need
 from segcal.errors import DataError, HeldOutError
 from segcal.methods.calibrator import Calibrator
 from segcal.methods.method import Fit
@@ -39,7 +42,8 @@ from segcal.metrics.summary import (
 )
 from segcal.outcomes.triage import Ordering, ordering
 from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, level
-from segcal.tasks.scoring import Read, Scored, score
+from segcal.tasks.parts import Part, Sums, Together, kept, mark, room_taken
+from segcal.tasks.scoring import Read, Scored, Scoring, Slot, score, scoring_need
 
 COMPARED = (
     "nll",
@@ -231,25 +235,27 @@ def evaluate(
     go_on: bool = False,
     damaged: Damaged = "refuse",
     bins: Iterable[int] = (),
+    merge: Sequence[Path] = (),
 ) -> Evaluation:
-    """Score `cohort` without and with `calibrator`; the ECE over these numbers of `bins`, too.
+    """Score `cohort` without and with `calibrator`; the ECE over these numbers of `bins`, too. `merge`: files of all
+    parts of this evaluation (`evaluate_part`), which are put together; no score is read then.
 
     Raises HeldOutError for cases it was fitted on, and for others of their groups (the same patient's), unless `fitted`
     says to leave them out or to include them as in-sample; MismatchError as `check_match`; what is wrong with the data
     of a case, unless `damaged` says to leave such cases out, which are then the evaluated cohort's `damaged`.
     """
-    notes: list[str] = []
-    cohort = engine.scorable(cohort)
-    failed: dict[str, DataError] | None = {} if damaged == "exclude" else None
-    if calibrator is not None:
-        notes += check_match(calibrator, cohort, go_on=go_on)
-        calibrator, cohort, said = level(calibrator, cohort)
-        notes += [note for note in said if note not in cohort.storage.notes()]
-        cohort = _without_fitted(cohort, calibrator, engine, fitted, notes, failed)
-    stages: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
-    if calibrator is not None:
-        stages["calibrated"] = [(None, calibrator)]
-    found, records, cohort = score(cohort, stages, engine, failed, bins, outcomes=True)
+    counts = tuple(bins)
+    if merge:
+        parts = Together.of(merge, mark(cohort, calibrator, [*counts, fitted]))
+        cohort, notes = parts.scored(cohort), parts.notes
+        calibrator, cohort = _matched(calibrator, cohort, go_on, [])
+        scoring = Scoring(cohort, _stages(calibrator), counts, outcomes=True)
+        found, cohort = scoring.done(parts.answers(scoring), parts.failed)
+        records = parts.records
+    else:
+        failed: dict[str, DataError] | None = {} if damaged == "exclude" else None
+        calibrator, cohort, notes = _ready(cohort, calibrator, engine, fitted, go_on, failed)
+        found, records, cohort = score(cohort, _stages(calibrator), engine, failed, counts, outcomes=True)
     seen = [] if calibrator is None else fitted_cases(calibrator, records)
     mates = {} if calibrator is None else _mates(calibrator, cohort, seen)
     if seen and fitted != "include":
@@ -260,6 +266,88 @@ def evaluate(
     notes += [*cohort.notes, *hidden_note(records), *found_note(cohort), *cohort.storage.notes(records)]
     notes += _without_boundary(before.summary)
     return Evaluation(cohort, before, found.get("calibrated"), records, [*seen, *mates], notes)
+
+
+def evaluate_part(
+    cohort: Cohort,
+    calibrator: Calibrator | None,
+    engine: Engine,
+    part: Part,
+    *,
+    fitted: Fitted = "refuse",
+    go_on: bool = False,
+    damaged: Damaged = "refuse",
+    bins: Iterable[int] = (),
+) -> Sums:
+    """The sums of some cases, for `evaluate(merge=...)` of all; raises what that raises, of its own cases."""
+    counts = tuple(bins)
+    whole = mark(cohort, calibrator, [*counts, fitted])
+    failed: dict[str, DataError] | None = {} if damaged == "exclude" else None
+    mine = part.taken(cohort)
+    nothing = Sums(whole, part, (), (), (), {}, (), (), (), {})
+    if len(empty := engine.uncounted(mine)) == len(mine):
+        return replace(nothing, unscored=empty)
+    try:
+        calibrator, rest, notes = _ready(mine, calibrator, engine, fitted, go_on, failed)
+    except DataError:
+        # none is left, of the fit or damaged as they are
+        if failed is None or (fitted != "exclude" and len(failed) < len(mine)):
+            raise
+        return replace(nothing, failed=failed, left_out=[case.id for case in mine if case.id not in failed])
+    groups = list(dict.fromkeys(rest.groups))
+    blocks = [frozenset(i for i, name in enumerate(rest.groups) if name == group) for group in groups]
+    stages = _stages(calibrator)
+    scoring = Scoring(rest, stages, counts, outcomes=True, blocks=blocks)
+    states: dict[int, Mapping[Slot, State]] = {}
+    need = scoring_need(rest, len(stages)) + Need(room_taken(scoring))
+    with engine.within(rest, need, "the sums of this part", fitting=False):
+        answers, records = engine.survey(rest, scoring.asks, states.__setitem__, failed)
+    gone = {*rest.unscored, *(failed or {})}
+    return Sums(
+        whole,
+        part,
+        [rest[k].id for k in sorted(states)],
+        groups,
+        records,
+        failed or {},
+        rest.unscored,
+        sorted({case.id for case in mine} - {case.id for case in rest} - gone),
+        notes,
+        kept(scoring, states, answers, groups),
+    )
+
+
+def _stages(calibrator: Calibrator | None) -> dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]]:
+    before: dict[str, list[tuple[frozenset[int] | None, Calibrator | None]]] = {"uncalibrated": [(None, None)]}
+    return before if calibrator is None else {**before, "calibrated": [(None, calibrator)]}
+
+
+def _matched(
+    calibrator: Calibrator | None, cohort: Cohort, go_on: bool, notes: list[str]
+) -> tuple[Calibrator | None, Cohort]:
+    """Both, made to fit each other; what is to be said goes to the notes."""
+    if calibrator is None:
+        return None, cohort
+    notes += check_match(calibrator, cohort, go_on=go_on)
+    calibrator, cohort, said = level(calibrator, cohort)
+    notes += [note for note in said if note not in cohort.storage.notes()]
+    return calibrator, cohort
+
+
+def _ready(
+    cohort: Cohort,
+    calibrator: Calibrator | None,
+    engine: Engine,
+    fitted: Fitted,
+    go_on: bool,
+    failed: dict[str, DataError] | None,
+) -> tuple[Calibrator | None, Cohort, list[str]]:
+    """What can be scored of a cohort, without the cases of the fit, and what is to be said."""
+    notes: list[str] = []
+    calibrator, cohort = _matched(calibrator, engine.scorable(cohort), go_on, notes)
+    if calibrator is not None:
+        cohort = _without_fitted(cohort, calibrator, engine, fitted, notes, failed)
+    return calibrator, cohort, notes
 
 
 def _without_boundary(summary: Summary) -> list[str]:

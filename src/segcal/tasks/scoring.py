@@ -37,8 +37,8 @@ Read = Callable[[Mapping[str, Any]], float]
 IN_BLOCKS = ("calibration", "classwise")
 """Accumulators whose sums are kept by block of groups."""
 
-OUTCOME = "outcome"
-"""What the sums of a case by structure are called among its accumulators."""
+OUTCOME, STRATA = "outcome", "strata"
+"""What the sums of a case by structure, and those of strata of the prediction, are called among accumulators."""
 
 MOST_BLOCKS = 100
 """Sums of pooled numbers are kept for so many sets of groups; more groups are put together, evenly, which leaves an
@@ -127,9 +127,104 @@ def _merged(accumulator: Accumulator, states: Iterable[State]) -> State:
     return total
 
 
+Stages = Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]]
+"""By the name of a stage, which calibrator scores which cases; None: all of them, and the scores as they are."""
+
+Slot = tuple[str, int, str, int, int]
+"""An ask: a stage, a part of the head, an accumulator, which of the stage's calibrators, and a block or -1."""
+
+
+class Scoring:
+    """What is asked of every case for the numbers of each of the `stages`, and the numbers in the making: states of
+    cases are added one by one, in any order. `blocks` of groups: those of `blocks_of` unless given.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        stages: Stages,
+        bins: Iterable[int] = (),
+        *,
+        outcomes: bool = False,
+        blocks: Sequence[frozenset[int]] | None = None,
+    ) -> None:
+        head, counts = cohort.head, tuple(bins)
+        self.cohort, self.stages, self.outcomes = cohort, stages, outcomes
+        self.parts = range(len(head.parts))
+        self.suites = [suite(len(head.part_classes(p)), head.part_background(p), counts) for p in self.parts]
+        self.strata = [PredictedStrata(len(head.part_classes(p)), head.part_background(p)) for p in self.parts]
+        self.sums = sums_of(head, thresholds=False)
+        self.blocks = blocks_of(cohort.groups) if blocks is None else blocks
+        self._known: dict[str, dict[str, CaseOutcome]] = {}
+        self._gathered = {
+            (stage, part): Gathered(self.suites[part], head.part_classes(part))
+            for stage in stages
+            for part in self.parts
+        }
+        self._pooled = {
+            place: [{name: accumulate.zero(self.suites[place[1]][name]) for name in in_blocks()} for _ in self.blocks]
+            for place in self._gathered
+        }
+        self._block_of = {case: b for b, block in enumerate(self.blocks) for case in block}
+
+    def of_a_case(self, part: int) -> dict[str, Accumulator]:
+        """What is summed case by case, by name."""
+        return {**self.suites[part], **({OUTCOME: self.sums[part]} if self.outcomes else {})}
+
+    @property
+    def asks(self) -> dict[Slot, Ask]:
+        """Of every case, and of every block what is not kept by case: few states, however many cases there are."""
+        out: dict[Slot, Ask] = {}
+        for stage, pieces in self.stages.items():
+            for k, (cases, calibrator) in enumerate(pieces):
+                for part in self.parts:
+                    through = None if calibrator is None else calibrator.through(part)
+                    for name, accumulator in self.of_a_case(part).items():
+                        out[stage, part, name, k, -1] = Ask(accumulator, part, cases, by_case=True, through=through)
+                    for b, block in enumerate(self.blocks):
+                        if some := block if cases is None else block & cases:
+                            out[stage, part, STRATA, k, b] = Ask(self.strata[part], part, some, through=through)
+        return out
+
+    def add(self, case: int, found: Mapping[Slot, State]) -> None:
+        """All states of one case."""
+        states: dict[tuple[str, int], dict[str, State]] = {}
+        for (stage, part, name, *_), state in found.items():
+            states.setdefault((stage, part), {})[name] = state
+        name_of_case = self.cohort[case].id
+        for place, mine in states.items():
+            self._gathered[place].add(name_of_case, mine)
+            total = self._pooled[place][self._block_of[case]]
+            for name in total:
+                total[name] = accumulate.merge(self.suites[place[1]][name], total[name], mine[name])
+        for stage in self.stages if self.outcomes else ():
+            by_part = [accumulate.result(self.sums[part], states[stage, part][OUTCOME]) for part in self.parts]
+            self._known.setdefault(stage, {})[name_of_case] = joined_outcomes(by_part)
+
+    def done(self, answers: Mapping[Slot, State], failed: Mapping[str, DataError]) -> tuple[dict[str, Scored], Cohort]:
+        """The numbers of each stage, and the cohort without the cases that `failed`."""
+        rest = self.cohort.without(failed)
+        left = sorted({self._block_of[k] for k, case in enumerate(self.cohort) if case.id not in rest.damaged})
+        out = {}
+        for stage, pieces in self.stages.items():
+            for part in self.parts:
+                for b, total in enumerate(self._pooled[stage, part]):
+                    keys = [(stage, part, STRATA, k, b) for k in range(len(pieces))]
+                    total[STRATA] = _merged(self.strata[part], [answers[key] for key in keys if key in answers])
+            by_part = [self._gathered[stage, part].summary([c.id for c in rest]) for part in self.parts]
+            by_case = {c.id: self._known[stage][c.id] for c in rest} if self.outcomes else {}
+            out[stage] = Scored(
+                joined(self.cohort.head, by_part),
+                [{**self.suites[part], STRATA: self.strata[part]} for part in self.parts],
+                [[self._pooled[stage, part][b] for b in left] for part in self.parts],
+                by_case,
+            )
+        return out, rest
+
+
 def score(
     cohort: Cohort,
-    stages: Mapping[str, Sequence[tuple[frozenset[int] | None, Calibrator | None]]],
+    stages: Stages,
     engine: Engine,
     failed: dict[str, DataError] | None = None,
     bins: Iterable[int] = (),
@@ -139,60 +234,11 @@ def score(
     """Numbers of each stage, with `outcomes` of each case or without; records, and the cohort without the cases that
     `failed` (see `Engine.survey`).
     """
-    head = cohort.head
-    parts = range(len(head.parts))
-    counts = tuple(bins)
-    suites = [suite(len(head.part_classes(part)), head.part_background(part), counts) for part in parts]
-    strata = [PredictedStrata(len(head.part_classes(part)), head.part_background(part)) for part in parts]
-    sums, known = sums_of(head, thresholds=False), dict[str, dict[str, CaseOutcome]]()
-    blocks = blocks_of(cohort.groups)
-    asks: dict[tuple[str, int, str, int, int], Ask] = {}
-    for stage, pieces in stages.items():
-        for k, (cases, calibrator) in enumerate(pieces):
-            for part in parts:
-                through = None if calibrator is None else calibrator.through(part)
-                wanted = {**suites[part], **({OUTCOME: sums[part]} if outcomes else {})}
-                for name, accumulator in wanted.items():
-                    asks[stage, part, name, k, -1] = Ask(accumulator, part, cases, by_case=True, through=through)
-                # by block, not by case: few states, however many cases there are
-                for b, block in enumerate(blocks):
-                    if some := block if cases is None else block & cases:
-                        asks[stage, part, "strata", k, b] = Ask(strata[part], part, some, through=through)
-    gathered = {(stage, part): Gathered(suites[part], head.part_classes(part)) for stage in stages for part in parts}
-    pooled = {
-        place: [{name: accumulate.zero(suites[place[1]][name]) for name in in_blocks()} for _ in blocks]
-        for place in gathered
-    }
-    block_of = {case: b for b, block in enumerate(blocks) for case in block}
-
-    def add(case: int, found: Mapping[tuple[str, int, str, int, int], State]) -> None:
-        states: dict[tuple[str, int], dict[str, State]] = {}
-        for (stage, part, name, *_), state in found.items():
-            states.setdefault((stage, part), {})[name] = state
-        for place, mine in states.items():
-            gathered[place].add(cohort[case].id, mine)
-            total = pooled[place][block_of[case]]
-            for name in total:
-                total[name] = accumulate.merge(suites[place[1]][name], total[name], mine[name])
-        for stage in stages if outcomes else ():
-            found_here = [accumulate.result(sums[part], states[stage, part][OUTCOME]) for part in parts]
-            known.setdefault(stage, {})[cohort[case].id] = joined_outcomes(found_here)
-
+    scoring = Scoring(cohort, stages, bins, outcomes=outcomes)
     with engine.within(cohort, scoring_need(cohort, len(stages)), "these metrics", fitting=False):
-        answers, records = engine.survey(cohort, asks, add, failed)
-    rest = cohort.without(failed or {})
-    left = sorted({block_of[k] for k, case in enumerate(cohort) if case.id not in rest.damaged})
-    out = {}
-    for stage, pieces in stages.items():
-        for part in parts:
-            for b, total in enumerate(pooled[stage, part]):
-                keys = [(stage, part, "strata", k, b) for k in range(len(pieces))]
-                total["strata"] = _merged(strata[part], [answers[key] for key in keys if key in answers])
-        summary = joined(head, [gathered[stage, part].summary([c.id for c in rest]) for part in parts])
-        accumulators = [{**suites[part], "strata": strata[part]} for part in parts]
-        by_case = {c.id: known[stage][c.id] for c in rest} if outcomes else {}
-        out[stage] = Scored(summary, accumulators, [[pooled[stage, part][b] for b in left] for part in parts], by_case)
-    return out, records, rest
+        answers, records = engine.survey(cohort, scoring.asks, scoring.add, failed)
+    found, rest = scoring.done(answers, failed or {})
+    return found, records, rest
 
 
 def joined(head: Head, by_part: Sequence[Summary]) -> Summary:

@@ -38,6 +38,7 @@ class Mark:
 
 CALIBRATOR = Mark("a calibrator of segcal", re.compile(rb'.{8}\{"__metadata__":\{"segcal":', re.DOTALL))
 RESULT = Mark("a result of segcal's --json", re.compile(rb'\{\s*"segcal":'))
+SUMS = Mark("sums of segcal evaluate --part", re.compile(rb'.{8}\{"__metadata__":\{"segcal_sums":', re.DOTALL))
 CASES = Mark("a table of cases of segcal's --csv", re.compile(rb"case,group,in_sample,"))
 METHODS = Mark("a page of segcal methods", re.compile(rb"# Parameters of every method\n"))
 PAGE = Mark("a page of segcal's --report", re.compile(rb"<!doctype html>\n<!-- a page of segcal -->"))
