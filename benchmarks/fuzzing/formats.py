@@ -454,16 +454,17 @@ def in_table(path: Path, rng: Rng) -> None:
 
 
 def in_calibrator(path: Path, rng: Rng) -> None:
-    """Metadata or tensors of a calibrator: other entries, types, shapes, offsets, numbers."""
+    """Metadata or tensors of a calibrator, or of sums: other entries, types, shapes, offsets, numbers."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header, body = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
+    (key,) = header["__metadata__"]
     draw = rng.random()
     if draw < 0.6:
-        described = in_tree(json.loads(header["__metadata__"]["segcal"]), rng)
-        header["__metadata__"]["segcal"] = json.dumps(described)
+        described = in_tree(json.loads(header["__metadata__"][key]), rng)
+        header["__metadata__"][key] = json.dumps(described)
     elif draw < 0.7:
-        header["__metadata__"]["segcal"] = pick(
+        header["__metadata__"][key] = pick(
             rng, ["", "null", "[]", "{}", "[" * 50_000, "9" * 6000, '{"schema": 1}', "\ud800", "NaN"]
         )
     elif draw < 0.85:

@@ -112,6 +112,7 @@ def _calibrators(run: Callable[[Sequence[str]], int], root: Path, layout: Layout
     out = root / f"{layout.name}.calibrators"
     out.mkdir()
     if layout.name == "npz":
+        _done(run(["evaluate", *words, "--part", "1/1", "--sums", str(base / "sums.safetensors")]))
         for names, *more in FLAT_METHODS:
             target = out if "," in names else out / f"{names}.safetensors"
             _done(run(["fit", *words, "--method", names, "-o", str(target), *more]))

@@ -23,7 +23,7 @@ COMMANDS = ("check", "fit", "evaluate", "apply", "audit", "inspect", "export", "
 SHARES = (0.17, 0.19, 0.13, 0.14, 0.08, 0.1, 0.02, 0.06, 0.08, 0.02, 0.01)
 WRITES = (
     *("--output", "-o", "--json", "--csv", "--markdown", "--storage", "--energy-maps", "--report", "--figures"),
-    *("--onnx", "--torch"),
+    *("--onnx", "--torch", "--sums"),
 )
 """Options that name what is written: given places in the input's own folder only."""
 GOOD = {
@@ -54,7 +54,9 @@ GOOD = {
     "--axes": ("1", "2", "3"),
     "--artefact": ("bias", "motion", "ghosting", "spike"),
     "--replicates": ("1", "2"),
-    "--part": ("1/1",),
+    "--part": ("1/1", "1/2", "2/2"),
+    "--merge": ("sums.safetensors", "cal.safetensors", "results"),
+    "--scheduler": ("127.0.0.1:1", "groups.csv", "scheduler.json"),
     "--fitted": ("refuse", "exclude", "include"),
     "--mask": ("mask",),
     "--images": ("images",),
@@ -146,6 +148,8 @@ def _words(command: str, layout: Layout, rng: Rng) -> list[str]:
     if command == "evaluate":
         fitted = pick(rng, ["include", "exclude", "refuse"])
         with_it = ["--calibrator", "cal.safetensors", "--fitted", fitted] if rng.random() < 0.7 else []
+        if not with_it and (place / "sums.safetensors").is_file():
+            with_it = ["--merge", "sums.safetensors"]
         return [command, *labelled, *with_it]
     if command == "apply":
         maps = ["--maps", "entropy,error"] if rng.random() < 0.5 else []

@@ -20,7 +20,7 @@ from segcal.engine import pinned
 from segcal.engine.ask import Ask
 from segcal.engine.progress import Silent
 from segcal.engine.serial import Serial
-from segcal.errors import MissingError, UsageError
+from segcal.errors import MissingError, UnreadableError, UsageError
 from segcal.methods import find
 from segcal.methods.temperature import ScaleNLL
 from segcal.testing.engines import ENGINE_LAWS
@@ -176,10 +176,21 @@ def test_the_job_for_slurm_runs_where_srun_starts_two_tasks(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("address", "error", "said"),
     [
-        ("nonsense://1", UsageError, "a Dask scheduler that answers"),
+        ("nonsense://1", UsageError, "an address such as tcp://host:8786"),
+        ("tcp://\0:1", UsageError, "an address such as tcp://host:8786"),
         ("missing.json", MissingError, "the file that a Dask scheduler wrote"),
+        ("other.json", UsageError, "found 'None'; expected an address"),
+        ("list.json", UnreadableError, "list.json"),
+        ("tcp://127.0.0.1:1", UsageError, "a Dask scheduler that answers"),
+        ("tls://127.0.0.1:1", UsageError, "an address such as tcp://host:8786"),
+        ("127.0.0.1:99999", UsageError, "a Dask scheduler that answers"),
     ],
 )
-def test_where_no_scheduler_answers(address: str, error: type[Exception], said: str) -> None:
+def test_where_no_scheduler_answers(
+    address: str, error: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text('{"id": 5}')
+    Path("list.json").write_text("[1]")
     with pytest.raises(error, match=said), dask.connected(address):
         pass

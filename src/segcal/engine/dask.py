@@ -12,6 +12,8 @@ single files (`gather`) works on the client, in threads. Source: Rocklin (2015);
 from __future__ import annotations
 
 import contextlib
+import re
+import socket
 import sys
 import threading
 import uuid
@@ -46,8 +48,10 @@ K = TypeVar("K", bound=Hashable)
 EVERYTHING = sys.maxsize
 """Bytes of memory for the rows of a partition: Dask itself watches what a worker takes."""
 
-WAIT = 600
-"""Seconds until the first worker of a queue has come."""
+ANSWER, WAIT = 10, 600
+"""Seconds until a scheduler answers, and until the first worker of a queue has come."""
+
+ADDRESS = re.compile(r"(?:tcp://)?(?P<host>[\w.:\[\]%-]{1,255}):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,18 +255,24 @@ def _slots(asks: Mapping[Any, Ask], found: Mapping[Any, Any], first: int) -> dic
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """A client of the scheduler at an address, or of the one that wrote this file. UsageError where none answers."""
-    file = address.endswith(".json")
-    if file:
+    """A client of the scheduler at an address, or of the one that wrote this file. UsageError where none answers, and
+    for other protocols than plain TCP, whose clients are for Python to make.
+    """
+    start = "Start one with `dask scheduler`, workers with `dask worker ADDRESS --nthreads 1 --nworkers auto`."
+    named = address
+    if address.endswith(".json"):
         reading.check_there(Path(address), "the file that a Dask scheduler wrote")
+        named = str(reading.json_object(Path(address), start).get("address"))
+    place = ADDRESS.fullmatch(named)
+    if place is None:
+        raise UsageError("--scheduler", found=repr(named), expected="an address such as tcp://host:8786", do=start)
     try:
-        client = distributed.Client(**{"scheduler_file" if file else "address": address}, set_as_default=False)
-    except (OSError, ValueError) as error:
+        # a client that never was connected takes half a minute to go
+        socket.create_connection((place["host"].strip("[]"), int(place["port"])), ANSWER).close()
+        client = distributed.Client(named, timeout=ANSWER, set_as_default=False)
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UsageError(
-            "--scheduler",
-            found=f"{address!r}: {error}",
-            expected="a Dask scheduler that answers",
-            do="Start one with `dask scheduler`, workers with `dask worker ADDRESS --nthreads 1 --nworkers auto`.",
+            "--scheduler", found=f"{named}: {error}", expected="a Dask scheduler that answers", do=start
         ) from error
     with client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
