@@ -148,7 +148,7 @@ def _words(command: str, layout: Layout, rng: Rng) -> list[str]:
     if command == "evaluate":
         fitted = pick(rng, ["include", "exclude", "refuse"])
         with_it = ["--calibrator", "cal.safetensors", "--fitted", fitted] if rng.random() < 0.7 else []
-        if not with_it and (place / "sums.safetensors").is_file():
+        if not with_it and layout.name == "npz":
             with_it = ["--merge", "sums.safetensors"]
         return [command, *labelled, *with_it]
     if command == "apply":
