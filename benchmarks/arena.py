@@ -68,6 +68,7 @@ REFERENCE = "segcal ts"
 OURS = "segcal auto"
 SHUFFLED = ", labels permuted"
 UNSCORED = -1
+ROUNDING = 1e-6
 TRUTHS = {"temperature": Truth.temperature(4, 0.6), "rows": Truth.equal_row_sums(4), "general": Truth.general(4)}
 SIMULATED = Design(shape=(6, 28, 28), margin=(0, 0, 0), members=1)
 
@@ -473,13 +474,17 @@ def standings(cells: Sequence[Cell], names: Sequence[str], replicates: int) -> d
             change, error, count = cell.against(OURS, REFERENCE)
             t = change / error if error > 0 else 0.0
             found["auto minus ts"] = {"change": change, "error": error, "p": float(2 * stats.t.sf(abs(t), count - 1))}
-            within = [
-                low <= one[:, 1].mean() - one[:, 0].mean() <= high
+            told = [
+                (one[:, 1].mean() - one[:, 0].mean(), *interval)
                 for one, interval in zip(cell.cases[OURS], cell.expected[OURS], strict=True)
                 if interval is not None and None not in interval and np.isfinite(interval).all()
-                for low, high in [interval]
             ]
-            found["covered"] = [int(sum(within)), len(within)]
+            # what is left as it came is given back rounded
+            found["intervals"] = {
+                "told": len(told),
+                "gained more": sum(change < low - ROUNDING for change, low, _ in told),
+                "gained less": sum(change > high + ROUNDING for change, _, high in told),
+            }
         truth = {name: float(cell.macro(name, DIVERGENCE, weights[:1]).mean()) for name in fine}
         if not any(math.isnan(value) for value in truth.values()):
             found["kendall"] = float(stats.kendalltau([-removed[n][0] for n in fine], [truth[n] for n in fine])[0])
@@ -518,20 +523,22 @@ def page(found: Mapping[str, Any], told: Mapping[str, Any]) -> str:
         worse = [c for c, p in zip(tested, adjusted, strict=True) if p < 0.05 and c["auto minus ts"]["change"] < 0]
         better = [c for c, p in zip(tested, adjusted, strict=True) if p < 0.05 and c["auto minus ts"]["change"] > 0]
         lowest = min(tested, key=lambda c: c["auto minus ts"]["change"])
-        inside, of = (sum(c["covered"][k] for c in tested) for k in (0, 1))
         lines += ["", "## `auto` against temperature scaling", ""]
         lines.append(
             f"Of {len(tested)} cells `auto` is better in {len(better)} and worse in {len(worse)} (5 %, after Holm)"
             + "".join(f"; worse: {where(c)}" for c in worse)
             + f". Lowest: {100 * lowest['auto minus ts']['change']:+.1f} points of the NLL ({where(lowest)},"
             f" standard error {100 * lowest['auto minus ts']['error']:.1f})."
-            + (f" Its own 95 % intervals hold the change on the judging half in {inside} of {of} draws." if of else "")
         )
-        by = {condition: [c for c in tested if (c["condition"] == "clean") is condition] for condition in (True, False)}
-        for clean, some in by.items():
-            inside, of = (sum(c["covered"][k] for c in some) for k in (0, 1))
+        for clean in (True, False):
+            some = [c["intervals"] for c in tested if (c["condition"] == "clean") is clean]
+            of, more, less = (sum(one[k] for one in some) for k in ("told", "gained more", "gained less"))
             if of:
-                lines.append(f"On {'clean' if clean else 'shifted'} cases: {inside} of {of}.")
+                kind = "clean" if clean else "shifted"
+                lines.append(
+                    f"On {kind} cases its own 95 % intervals hold the change in {of - more - less} of {of} draws;"
+                    f" it gained more than that in {more}, less in {less}."
+                )
     known = [cell for cell in plain if "kendall" in cell]
     if known:
         taus = [cell["kendall"] for cell in known]

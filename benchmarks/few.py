@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--simulated", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="fiducio too")
-    parser.add_argument("--limit", type=int, default=40_000)
+    parser.add_argument("--limit", type=int, default=20_000)
     parser.add_argument("--keep", type=Path, required=True, help="JSON of finished draws")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
