@@ -186,14 +186,15 @@ class Batch:
         return m.settled(found).flatten(-2)
 
     def _place(self, place: Place) -> Tensor:
-        """One place of all voxels, from what the scores decide for."""
+        """One place of all voxels, from what the scores decide for; found on the processor, where the scores lie."""
         with Scratch(8 * max(self.rows.shape[1], 1)) as scratch:
-            return torch.cat([self._of_case(case, place, scratch) for case in range(self.cases)])
+            found = [self._of_case(case, place, scratch) for case in range(self.cases)]
+        return torch.cat(found).to(self.rows.device)
 
     def _of_case(self, case: int, place: Place, scratch: Scratch) -> Tensor:
         def decided(_: Scratch, part: int | None) -> LabelMap:
-            labels = self.decided(part).reshape(self.cases, -1)[case].numpy()
-            looked_at = np.ones(len(labels), bool) if self.counted is None else self.counted[case].numpy()
+            labels = self.decided(part).reshape(self.cases, -1)[case].cpu().numpy()
+            looked_at = np.ones(len(labels), bool) if self.counted is None else self.counted[case].cpu().numpy()
             return LabelMap(
                 "scores",
                 self.spatial,
