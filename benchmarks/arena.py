@@ -34,6 +34,7 @@ import csv
 import importlib.util
 import json
 import math
+import shlex
 import sys
 import time
 import traceback
@@ -635,7 +636,7 @@ def main() -> None:
         + "."
     ]
     about += [f"Left out: {'; '.join(missing)}."] if missing else []
-    told = {"command": "python -m benchmarks.arena " + " ".join(sys.argv[1:]), "about": about}
+    told = {"command": "python -m benchmarks.arena " + shlex.join(sys.argv[1:]), "about": about}
     for path, text in (
         (args.output.with_suffix(".json"), json.dumps({**told, **found}, indent=1) + "\n"),
         (args.output, page(found, told)),

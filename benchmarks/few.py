@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from segcal.data.simulate.truth import Truth
 
 COHORTS = ("camvid", "hippocampus", "nuclei")
 METHODS = ("dc", "cdc", "cms-ap", "cms-op")
-REFERENCE = "segcal ts"
+REFERENCE, WHO = "segcal ts", ("fiducio", "segcal")
 DESIGN = Design(shape=(6, 28, 28), margin=(0, 0, 0), members=1)
 CLASSES = len(DESIGN.classes)
 GAINS = (0.0, 0.02, 0.05)
@@ -144,17 +145,18 @@ def page(found: Mapping[str, Mapping[str, Mapping[str, float]]], told: Mapping[s
     for cohort, by_draw in found.items():
         for name in METHODS:
             ours, ts = (np.array([one[key] for one in by_draw.values()]) for key in (f"segcal {name}", REFERENCE))
-            peers = [one[f"fiducio {name}"] for one in by_draw.values() if f"fiducio {name}" in one]
-            peer = f"{np.mean(peers):.4f}" if len(peers) == len(ours) else ""
+            both = [one for one in by_draw.values() if f"fiducio {name}" in one]
+            peer, beside = (float(np.mean([one[f"{who} {name}"] for one in both] or [np.nan])) for who in WHO)
+            theirs = f"{peer:.4f}, ours {beside:.4f} ({len(both)} draws)" if both else ""
             over = ours - ts
             high = f"{np.percentile(over, 95):+.4f}" if len(over) > 1 else ""
             lines.append(
-                f"| {cohort} | {len(over)} | {name} | {ts.mean():.4f} | {ours.mean():.4f} | {peer} |"
+                f"| {cohort} | {len(over)} | {name} | {ts.mean():.4f} | {ours.mean():.4f} | {theirs} |"
                 f" {over.mean():+.4f} | {high} | {over.max():+.4f} |"
             )
             if cohort in COHORTS:
                 excess[name] += over.tolist()
-                means[name].append((ts.mean(), ours.mean(), float(np.mean(peers)) if peers else float("nan")))
+                means[name].append((ts.mean(), ours.mean(), peer, beside))
     if any(means.values()):
         lines += ["", "Real cohorts together:", ""]
         lines += [
@@ -162,9 +164,11 @@ def page(found: Mapping[str, Mapping[str, Mapping[str, float]]], told: Mapping[s
             "|---|---|---|---|---|---|",
         ]
         for name in METHODS:
-            ts, ours, peer = np.mean(means[name], 0)
+            ts, ours, peer, beside = np.mean(means[name], 0)
             high = np.percentile(excess[name], 95)
-            lines.append(f"| {name} | {ts:.4f} | {ours:.4f} | {peer:.4f} | {high:+.4f} | {max(excess[name]):+.4f} |")
+            lines.append(
+                f"| {name} | {ts:.4f} | {ours:.4f} | {peer:.4f}, {beside:.4f} | {high:+.4f} | {max(excess[name]):+.4f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -193,7 +197,7 @@ def main() -> None:
         + ", ".join(f"{size} cases where {gain:g} nats are to be gained" for gain, size in SIZES.items())
         + "."
     ]
-    told = {"command": "python -m benchmarks.few " + " ".join(sys.argv[1:]), "about": about}
+    told = {"command": "python -m benchmarks.few " + shlex.join(sys.argv[1:]), "about": about}
     for path, text in (
         (args.output.with_suffix(".json"), json.dumps({**told, "nll": found}, indent=1) + "\n"),
         (args.output, page(found, told)),
