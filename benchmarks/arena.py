@@ -376,7 +376,7 @@ class Cell:
         total = np.einsum("bg,dgs->bds", weights, sums[..., column])
         voxels = np.einsum("bg,dgs->bds", weights, sums[..., 0])
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.nanmean(np.where(voxels > 0, total / voxels, np.nan), -1))
+            return np.asarray(np.where(voxels > 0, total / voxels, 0).sum(-1) / (voxels > 0).sum(-1))
 
     def removed(self, entrant: str, column: int, weights: Array) -> Array:
         """Share of the uncalibrated number that is removed, mean over draws: (B,)."""
@@ -483,8 +483,8 @@ def standings(cells: Sequence[Cell], names: Sequence[str], replicates: int) -> d
             # what is left as it came is given back rounded
             found["intervals"] = {
                 "told": len(told),
-                "gained more": sum(change < low - ROUNDING for change, low, _ in told),
-                "gained less": sum(change > high + ROUNDING for change, _, high in told),
+                "gained more": sum(bool(change < low - ROUNDING) for change, low, _ in told),
+                "gained less": sum(bool(change > high + ROUNDING) for change, _, high in told),
             }
         truth = {name: float(cell.macro(name, DIVERGENCE, weights[:1]).mean()) for name in fine}
         if not any(math.isnan(value) for value in truth.values()):

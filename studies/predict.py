@@ -4,9 +4,9 @@
     python studies/predict.py --shared ../shared --work WORK hippocampus --replicates 3
     python studies/predict.py --shared ../shared --work WORK camvid --cohorts mild strong --images
 
-Writes WORK/DATASET-COHORT/ with member0/CASE.npz, member1/CASE.npz, ... (key `logits`, float32), labels/ and
-groups.csv, and with --images the images that the networks saw. Cohorts: camvid and nuclei clean, mild and strong (K26
-Table 6, kind chosen by file name); nuclei also `shifted`, other acquisitions; hippocampus clean and the MRI artefacts
+Writes WORK/DATASET-COHORT/ with member0/CASE.npz, member1/CASE.npz, ... (key `logits`, float32), labels/,
+groups.csv and cohort.json, and with --images the images that the networks saw. Cohorts: camvid and nuclei clean, mild
+and strong (K26 Table 6, kind chosen by file name); nuclei also `shifted`, other acquisitions; hippocampus clean and the MRI artefacts
 bias, motion, ghosting and spike (needs segcal[torchio]), further replicates as bias-1, bias-2, ... Groups: camvid runs
 of 20 consecutive frames of a sequence, hippocampus the inferred subject, nuclei the image. Files that are there already
 are left alone, so an interrupted run goes on where it stopped.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import shutil
 import sys
 import time
@@ -33,6 +34,9 @@ from rich.progress import track
 
 from segcal.data.files import journal
 from segcal.study.shift import artefacts, photometric
+
+SAID = {"camvid": {"ignore_index": 255}, "nuclei": {"background": 0}, "hippocampus": {"background": 0}}
+"""Options with which each data set is opened."""
 
 Change = Callable[[str, NDArray[Any]], NDArray[Any]]
 """From the name of a case and its raw image to the image that the networks see."""
@@ -137,6 +141,8 @@ def write(
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("case", "group"))
         table.writerows(groups_of(zoo, dataset, cases).items())
+    with journal.atomic(folder / "cohort.json") as temporary:  # what label maps do not say themselves
+        temporary.write_text(json.dumps(SAID[dataset]) + "\n")
     return len(cases), changing, predicting
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from segcal import DirichletCalibration, MatrixScaling
+from segcal.data.head import Softmax
 from segcal.engine.serial import Serial
+from segcal.methods.affine.map import AffineMap
+from segcal.methods.calibrator import Calibrator
 
 
 def test_on_probabilities_it_coincides_with_its_canonical_form(arrays) -> None:
@@ -73,3 +78,22 @@ def test_odir_ends_with_columns_and_biases_that_sum_to_nothing(arrays) -> None:
     off = m.weight - torch.diag(m.weight.diagonal())
     assert off.sum(0).abs().max() < 1e-6
     assert abs(m.bias.sum().item()) < 1e-6
+
+
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 6), sign=st.sampled_from([1.0, -1.0]))
+def test_a_growing_offset_decides_alone(seed: int, classes: int, sign: float) -> None:
+    """As a common offset grows, S(W (z + c 1) + b) tends to one class at every voxel: that of the largest row sum of W
+    (the smallest, as c falls), whatever the network said (K26 3.1).
+    """
+    rng = np.random.default_rng(seed)
+    weight, bias = torch.from_numpy(rng.normal(size=(classes, classes))), torch.from_numpy(rng.normal(size=classes))
+    sums, _ = (sign * weight.sum(1)).sort(descending=True)
+    assume(sums[0] - sums[1] > 1e-3)
+    head = Softmax(tuple(map(str, range(classes))))
+    calibrator = Calibrator(head, "logits", [AffineMap(weight, bias, logits=True)], "ms")
+    z = torch.from_numpy(rng.normal(size=(1, classes, 50)))
+    far = 1e3 / float(sums[0] - sums[1])
+    probs = calibrator.log_probs(z + sign * far).exp()[0]
+    limit = torch.nn.functional.one_hot((sign * weight.sum(1)).argmax(), classes).double()
+    torch.testing.assert_close(probs, limit[:, None].expand_as(probs), atol=1e-9, rtol=0)
+    assert calibrator.guarantees().translation_invariant == "no"
