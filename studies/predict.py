@@ -6,10 +6,10 @@
 
 Writes WORK/DATASET-COHORT/ with member0/CASE.npz, member1/CASE.npz, ... (key `logits`, float32), labels/,
 groups.csv and cohort.json, and with --images the images that the networks saw. Cohorts: camvid and nuclei clean, mild
-and strong (K26 Table 6, kind chosen by file name); nuclei also `shifted`, other acquisitions; hippocampus clean and the MRI artefacts
-bias, motion, ghosting and spike (needs segcal[torchio]), further replicates as bias-1, bias-2, ... Groups: camvid runs
-of 20 consecutive frames of a sequence, hippocampus the inferred subject, nuclei the image. Files that are there already
-are left alone, so an interrupted run goes on where it stopped.
+and strong (K26 Table 6, kind chosen by file name); nuclei also `shifted`, other acquisitions; hippocampus clean and the
+MRI artefacts bias, motion, ghosting and spike (needs segcal[torchio]), further replicates as bias-1, bias-2, ...
+Groups: camvid runs of 20 consecutive frames of a sequence, hippocampus the inferred subject, nuclei the image. Files
+that are there already are left alone, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
