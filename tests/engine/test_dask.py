@@ -194,3 +194,14 @@ def test_where_no_scheduler_answers(
     Path("list.json").write_text("[1]")
     with pytest.raises(error, match=said), dask.connected(address):
         pass
+
+
+def test_a_scheduler_without_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask, "WAIT", 0.2)
+    options = {"n_workers": 0, "dashboard_address": ":0", "silence_logs": 50}
+    with (
+        distributed.LocalCluster(**options) as cluster,
+        pytest.raises(UsageError, match=r"no worker at .* in 0\.2 seconds"),
+        dask.connected(cluster.scheduler_address),
+    ):
+        pass

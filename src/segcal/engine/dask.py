@@ -3,7 +3,7 @@
 Cases are loaded in partitions (`segcal.engine.pinned.partitions`), each by a pure task of its own: where a worker is
 lost, Dask runs that task again elsewhere, and the fit goes on with the same bits. The even samples of fits, at most
 `SAMPLE_NUMBERS` numbers, lie with the client, which folds them itself. Promises: the bits of every other engine, on
-workers of one instruction set; each task works on one thread, so a worker wants as many Dask threads as it has cores.
+workers of one instruction set; each task works on one thread, so there should be a worker of one thread a core.
 Costs: the files must lie where every worker finds them under the same path; a partition takes some 70 MB, or a case
 that is larger; what a worker is asked is sent anew each pass, some kilobytes. What writes (`map`) and what looks at
 single files (`gather`) works on the client, in threads. Source: Rocklin (2015); none of its own scheduling here.
@@ -275,6 +275,10 @@ def connected(address: str) -> Iterator[Any]:
             "--scheduler", found=f"{named}: {error}", expected="a Dask scheduler that answers", do=start
         ) from error
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        try:
             client.wait_for_workers(1, timeout=WAIT)
+        except TimeoutError as error:
+            raise UsageError(
+                "--scheduler", found=f"no worker at {named} in {WAIT} seconds", expected="one or more", do=start
+            ) from error
         yield client
