@@ -43,7 +43,9 @@ def evaluate(
     bins: Annotated[tuple[int, ...], Parameter(show_default=False, consume_multiple=True)] = (),
     part: Annotated[str | None, Parameter(group=PARTS)] = None,
     sums: Annotated[Path | None, Parameter(group=PARTS)] = None,
-    merge: Annotated[tuple[Path, ...], Parameter(group=PARTS, negative="", consume_multiple=True)] = (),
+    merge: Annotated[
+        tuple[Path, ...], Parameter(group=PARTS, negative="", consume_multiple=True, show_default=False)
+    ] = (),
     scores: Labelled = LABELLED_AS_THEY_ARE,
     running: Running = AS_USUAL,
 ) -> int:
