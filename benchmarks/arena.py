@@ -6,9 +6,11 @@
 
 A frozen cohort is a folder: `scores/CASE.npz` with log-probabilities (key `log_probs`, (C, *spatial)), or `member0`,
 `member1`, ... as `studies/predict.py` leaves them; `labels/`; `groups.csv` with columns case and group; and where there
-are such, `cohort.json` with `ignore_index` and `background`. Half of the groups is for calibration, the other half
-judges; both halves are the same for everyone and every draw. A draw is some groups of the first half, one case of each
-(`--per-group`). Shifted cohorts are judged only, by groups that are not of the calibration half.
+are such, `cohort.json` with `ignore_index` and `background`. Or files that hold all of it (`plain`): a folder of
+CASE.npz with `log_probs`, `labels` and, if it is known, `spacing` in mm; or one .npz of a batch with `groups`. Half of
+the groups is for calibration, the other half judges; both halves are the same for everyone and every draw. A draw is
+some groups of the first half, one case of each (`--per-group`). Shifted cohorts are judged only, by groups that are not
+of the calibration half.
 
 Entrants are the short files of `benchmarks/entrants` (`--entrants` for others): each has a `VERSION` and `ENTRANTS`,
 names of functions that are given a `Training` and return what makes log-probabilities (C, *spatial) of a `Case`, or
@@ -197,15 +199,63 @@ def evenly(cases: Sequence[Case], count: int) -> list[Case]:
     return [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int))]
 
 
+def plain(path: Path) -> tuple[list[Case], int | None]:
+    """The cases of files that hold everything: one .npz with `log_probs` (B, C, *spatial), `labels` (B, *spatial) and
+    `groups` (B,); or a folder of one a case, (C, *spatial) and (*spatial), groups in `groups.csv` or in each file's
+    `group`; without either each case is a group. Labels that are negative or `ignore_index` (255) are not scored.
+    """
+    told = path / "cohort.json"
+    options = json.loads(told.read_text()) if told.is_file() else {}
+    ignored, background = options.get("ignore_index", 255), options.get("background")
+
+    def of(arrays: Mapping[str, Array], where: str) -> tuple[Array, Array]:
+        scores, labels = np.asarray(arrays["log_probs"]), np.asarray(arrays["labels"]).astype(np.int64)
+        if scores.shape[1:] != labels.shape:
+            sys.exit(f"{where}: log_probs {scores.shape}, labels {labels.shape}; expected (C, *spatial), (*spatial)")
+        labels = np.where((labels < 0) | (labels == ignored), UNSCORED, labels)
+        if labels.max(initial=0) >= len(scores):
+            sys.exit(f"{where}: label {labels.max()} of {len(scores)} classes; name an ignored one in cohort.json")
+        logs = torch.from_numpy(scores).double().clamp_min(LOWEST)
+        return torch.log_softmax(logs, 0).float().numpy(), labels
+
+    if path.is_file():
+        whole = dict(np.load(path))
+        groups = whole.get("groups", np.arange(len(whole["labels"])))
+        each = [{"log_probs": z, "labels": y} for z, y in zip(whole["log_probs"], whole["labels"], strict=True)]
+        found = [of(one, f"{path}, case {k}") for k, one in enumerate(each)]
+        return [Case(f"{k:06d}", str(groups[k]), lambda one=one: one) for k, one in enumerate(found)], background
+    table = path / "groups.csv"
+    group_of = {}
+    if table.is_file():
+        with table.open() as file:
+            group_of = {row["case"]: row["group"] for row in csv.DictReader(file)}
+    cases = []
+    for file_of in sorted(path.glob("*.npz")):
+        with np.load(file_of) as held:
+            spacing = tuple(map(float, held["spacing"])) if "spacing" in held else None
+            group = group_of.get(file_of.stem, str(held["group"]) if "group" in held else file_of.stem)
+        cases.append(Case(file_of.stem, group, lambda f=file_of: of(dict(np.load(f)), str(f)), spacing))
+    if not cases:
+        sys.exit(f"{path}: no scores/, no member0/ and no .npz; see --help for what a frozen cohort is")
+    return cases, background
+
+
+def held(path: Path) -> tuple[list[Case], int | None]:
+    """The cases of a frozen cohort, and the class left out of Dice."""
+    if path.is_file() or not ((path / "scores").is_dir() or any(path.glob("member*"))):
+        return plain(path)
+    cohort, background = opened(path)
+    return cases_of(cohort), background
+
+
 def frozen(name: str, folder: Path, shifted: Mapping[str, Path], judges: int) -> Frozen:
     """A folder's two halves, and of shifted folders what is not of the calibration half."""
-    cohort, background = opened(folder)
-    groups = sorted(set(cohort.groups))
+    cases, background = held(folder)
+    groups = sorted({case.group for case in cases})
     first = {groups[i] for i in np.random.default_rng(0).permutation(len(groups))[: len(groups) // 2]}
-    cases = cases_of(cohort)
     judging = {"clean": [case for case in cases if case.group not in first]}
     for condition, other in shifted.items():
-        judging[condition] = [case for case in cases_of(opened(other)[0]) if case.group not in first]
+        judging[condition] = [case for case in held(other)[0] if case.group not in first]
     return Frozen(
         name,
         background,
@@ -237,6 +287,8 @@ def entrants(folder: Path) -> tuple[dict[str, Fit], dict[str, str], list[str]]:
     """Every entrant, the version of each file's package, and what is left out."""
     found: dict[str, Fit] = {}
     versions, missing = {}, []
+    # where this file is run as a script, its neighbours (coverage.py) would be taken for packages of that name
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
     for file in sorted(folder.glob("*.py")):
         spec = importlib.util.spec_from_file_location(f"entrant_{file.stem}", file)
         assert spec is not None and spec.loader is not None

@@ -131,5 +131,24 @@ def test_a_frozen_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert cells["clean"]["judges"] == cells["noisy"]["judges"] == 3
     assert cells["clean"]["rows"]["segcal auto"]["nll removed"] > 0.1
     assert "kendall" not in cells["clean"]
+    # the same in files that hold everything, case by case or all in one, is the same cohort
+    (tmp_path / "whole").mkdir()
+    every = []
+    for k in range(12):
+        with (
+            np.load(tmp_path / "clean" / "scores" / f"c{k}.npz") as z,
+            np.load(tmp_path / "clean" / "labels" / f"c{k}.npz") as y,
+        ):
+            every.append((z["log_probs"], y["labels"], f"g{k // 2}"))
+        np.savez(tmp_path / "whole" / f"c{k}.npz", log_probs=every[-1][0], labels=every[-1][1], group=every[-1][2])
+    scores, labels, groups = (np.array(some) for some in zip(*every, strict=True))
+    np.savez(tmp_path / "one.npz", log_probs=scores, labels=labels, groups=groups)
+    for name in ("whole", "one.npz"):
+        other = tmp_path / f"of {name}"
+        other.mkdir()
+        again = entered(other, monkeypatch, f"toy={tmp_path / name}", "--sizes", "3", "--draws", "1")
+        numbers = {key: row["nll removed"] for key, row in again["cells"][0]["rows"].items()}
+        expected = {key: row["nll removed"] for key, row in cells["clean"]["rows"].items()}
+        assert numbers["segcal ts"] == pytest.approx(expected["segcal ts"], abs=1e-6)
     with pytest.raises(SystemExit, match="other settings"):
         entered(tmp_path, monkeypatch, *words, "--judges", "2")
