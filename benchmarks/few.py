@@ -185,6 +185,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="JSON of finished draws")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
+    if args.keep.resolve() == args.output.with_suffix(".json").resolve():
+        sys.exit("--keep and the JSON beside -o are one file; name another to keep draws in")
     known, versions, _ = entrants(Path(__file__).parent / "entrants")
     names = [REFERENCE, *(f"segcal {name}" for name in METHODS)]
     names += [f"fiducio {name}" for name in METHODS] if args.peers else []

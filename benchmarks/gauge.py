@@ -270,6 +270,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
+    if args.keep.resolve() == args.output.with_suffix(".json").resolve():
+        sys.exit("--keep and the JSON beside -o are one file; name another to keep rows in")
     rows = run(args)
     about = [f"{args.fit} cases fitted on, {args.judges} of other groups judged."]
     told = {"command": "python -m benchmarks.gauge " + shlex.join(sys.argv[1:]), "about": about}
