@@ -118,7 +118,8 @@ def run(args: argparse.Namespace, fits: Mapping[str, Fit]) -> dict[str, dict[str
     found: dict[str, dict[str, dict[str, float]]] = json.loads(args.keep.read_text()) if args.keep.is_file() else {}
     for cohort, number, cases in draws(args):
         mine = found.setdefault(cohort, {}).setdefault(str(number), {})
-        wanted = [name for name in fits if name not in mine]
+        theirs = number < args.peers and not cohort.startswith("simulated")
+        wanted = [name for name in fits if name not in mine and (theirs or not name.startswith("fiducio"))]
         if not wanted:
             continue
         fitted, judging = cases()
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace, fits: Mapping[str, Fit]) -> dict[str, dict[str
             mine[name] = float(np.mean(nll(judging, fits[name](Training(fitted, background, args.limit)))))
         with journal.atomic(args.keep) as aside:
             aside.write_text(json.dumps(found, indent=1) + "\n")
-        excess = {name: round(mine[name] - mine[REFERENCE], 4) for name in fits if name != REFERENCE}
+        excess = {name: round(mine[name] - mine[REFERENCE], 4) for name in wanted if name != REFERENCE}
         print(cohort, number, round(mine[REFERENCE], 4), excess, flush=True)
     return found
 
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--judges", type=int, default=15)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--simulated", type=int, default=0)
-    parser.add_argument("--peers", action="store_true", help="fiducio too")
+    parser.add_argument("--peers", type=int, default=0, help="so many draws of real cohorts by fiducio, too")
     parser.add_argument("--limit", type=int, default=20_000)
     parser.add_argument("--keep", type=Path, required=True, help="JSON of finished draws")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -189,7 +190,7 @@ def main() -> None:
         sys.exit("--keep and the JSON beside -o are one file; name another to keep draws in")
     known, versions, _ = entrants(Path(__file__).parent / "entrants")
     names = [REFERENCE, *(f"segcal {name}" for name in METHODS)]
-    names += [f"fiducio {name}" for name in METHODS] if args.peers else []
+    names += [f"fiducio {name}" for name in METHODS]
     found = run(args, {name: known[name] for name in names})
     about = [
         f"{args.size} cases of as many groups of a calibration half, judged on at most {args.judges} cases of its other"
