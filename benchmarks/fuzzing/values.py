@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -189,10 +190,10 @@ def nested(depth: int) -> list[Any]:
 
 
 def value(rng: np.random.Generator) -> Any:
-    """Something odd for JSON, YAML or a pickle."""
+    """Something odd for JSON, YAML or a pickle; the caller's own, to be put anywhere and changed."""
     draw = rng.random()
     if draw < 0.55:
-        return VALUES[rng.integers(len(VALUES))]
+        return copy.deepcopy(VALUES[rng.integers(len(VALUES))])
     if draw < 0.9:
         return TEXTS[rng.integers(len(TEXTS))]
     return nested(50) if draw < 0.95 else list(range(2000))

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.fuzzing.runner import Fuzzer, Result, tally
+from benchmarks.fuzzing.values import value
 from benchmarks.fuzzing.words import COMMANDS, Input
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and memory of a child are measured on Linux")
@@ -163,3 +165,10 @@ def test_a_command_that_raises_is_seen(fuzzer: Fuzzer, tmp_path: Path, monkeypat
     result = fuzzer.judge(0, Input("methods", ("methods", "--classes", "3"), "", (), "utf-8"), place)
     assert type(fault).__name__ in result.faults[0]
     assert result.trace
+
+
+def test_what_is_put_into_a_tree_is_the_callers_own() -> None:
+    """Else a list that is put in twice holds itself, and an input depends on those before it."""
+    every = [value(np.random.default_rng(k)) for k in range(2_000)]
+    containers = [one for one in every if isinstance(one, list | dict)]
+    assert len({id(one) for one in containers}) == len(containers) > 50
