@@ -255,7 +255,7 @@ def drawn(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                     list(points), list(points.values()), style, marker="o", ms=3, lw=1.2, color=f"C{k}", label=method
                 )
         ax.set(title=name, xlabel="s.d. of the offset at test", ylabel="NLL", yscale="log")
-    axes[0, -1].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
