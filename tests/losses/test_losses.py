@@ -260,6 +260,7 @@ def descended(loss: Loss, steps: int = 2500) -> torch.Tensor:
     return z.detach()[0, :, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reduction", "p", "logit"), [("mean", 0.975, 4.762), ("sum", 0.9, 3.296)])
 def test_the_optimum_of_nacl_on_a_flat_patch(reduction: Any, p: float, logit: float) -> None:
     z = descended(losses.NACL(reduction=reduction))
@@ -268,6 +269,7 @@ def test_the_optimum_of_nacl_on_a_flat_patch(reduction: Any, p: float, logit: fl
     assert float(z[[0, 2, 3]].abs().max()) < 0.02
 
 
+@pytest.mark.slow
 def test_the_optimum_of_mbls_has_its_gaps_at_the_margin() -> None:
     z = descended(losses.MarginSmoothing())
     assert float(torch.softmax(z, 0)[1]) == pytest.approx(0.99986, abs=2e-5)

@@ -330,6 +330,7 @@ def test_tables_are_refused_with_the_reason(name: str, fitted: Calibrator) -> No
         fitted(z)
 
 
+@pytest.mark.slow
 def test_auto_leaves_out_what_needs_images() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(6, 3, 50))
@@ -360,6 +361,7 @@ def test_on_top_of_another_method(planted: Any, tmp_path: Path) -> None:
     assert again.solution.settings["on"] == "dc"
 
 
+@pytest.mark.slow
 def test_on_top_of_itself_with_outputs_it_was_fitted_on(planted: Any) -> None:
     """On temperature scaling it is what it is alone, but for what the strengths are relative to."""
     z, y = planted

@@ -147,6 +147,7 @@ def write(tmp_path: Path) -> Write:
     return make
 
 
+@pytest.mark.slow
 def test_every_table_and_figure_with_its_paragraph(finished: Path, papers: Path, write: Write, tmp_path: Path) -> None:
     files = publish.publish([finished], papers, tmp_path / "pages", write())
     page, overview = ((tmp_path / "pages" / name).read_text() for name in ("small.md", "README.md"))
