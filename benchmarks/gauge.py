@@ -188,7 +188,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                 some = fit if key[2] == 0.0 else [case.moved(kind, spread) for case in fit]
                 made[key] = fitted(method, some, background)
             found = judged(made[key], judges, kind, spread)
-            row = {"data": name, "method": method, "offset": where, "kind": kind, "spread": spread, **found}
+            row = {"data": name, "fit": len(fit), "method": method, "offset": where, "kind": kind, "spread": spread}
+            row |= found
             rows.append(row)
             with journal.atomic(args.keep) as aside:
                 aside.write_text(json.dumps(rows, indent=1) + "\n")
@@ -273,7 +274,12 @@ def main() -> None:
     if args.keep.resolve() == args.output.with_suffix(".json").resolve():
         sys.exit("--keep and the JSON beside -o are one file; name another to keep rows in")
     rows = run(args)
-    about = [f"{args.fit} cases fitted on, {args.judges} of other groups judged."]
+    sizes = {row["data"]: row["fit"] for row in rows}
+    about = [
+        "Cases fitted on: "
+        + ", ".join(f"{size} of {name}" for name, size in sizes.items())
+        + f"; {args.judges} of other groups judged. What lay in KEEP already was kept."
+    ]
     told = {"command": "python -m benchmarks.gauge " + shlex.join(sys.argv[1:]), "about": about}
     picture = args.output.parent.parent / "images" / "gauge.png"
     picture.parent.mkdir(exist_ok=True, parents=True)
