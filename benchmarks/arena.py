@@ -451,16 +451,18 @@ class Cell:
 NLL, BRIER, DIVERGENCE = 1, 2, 3
 
 
-def collected(keep: Path, names: Sequence[str], draws: int) -> list[Cell]:
-    """What lies in `keep`, cell by cell; cells of which not every draw of every entrant is there are left out."""
+def collected(keep: Path, names: Sequence[str]) -> list[Cell]:
+    """What lies in `keep`, cell by cell; draws in which an entrant has not been yet are left out."""
     cells = []
     for cohort in sorted(path for path in keep.iterdir() if path.is_dir()):
         sizes = sorted({int(path.name.split("-")[0]) for path in cohort.iterdir()})
         for size in sizes:
-            numbers = range(1 if cohort.name.endswith(SHUFFLED) else draws)
-            files = {name: [cohort / f"{size}-{d}" / f"{name}.npz" for d in numbers] for name in names}
-            if not all(file.is_file() for some in files.values() for file in some):
+            drawn = [
+                path for path in sorted(cohort.glob(f"{size}-*")) if all((path / f"{n}.npz").is_file() for n in names)
+            ]
+            if not drawn:
                 continue
+            files = {name: [path / f"{name}.npz" for path in drawn] for name in names}
             read = {name: [dict(np.load(file)) for file in some] for name, some in files.items()}
             told = {name: [json.loads(str(one["told"])) for one in some] for name, some in read.items()}
             failed = {
@@ -520,6 +522,7 @@ def standings(cells: Sequence[Cell], names: Sequence[str], replicates: int) -> d
             "condition": cell.condition,
             "groups": cell.size,
             "judges": cell.groups,
+            "draws": len(cell.seconds[IDENTITY]),
             "rows": rows,
         }
         found["failed"] = dict(cell.failed)
@@ -566,7 +569,16 @@ def page(found: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     """Overall ranks, what is claimed, then a table a cohort and condition."""
     cells = found["cells"]
     plain = [cell for cell in cells if not cell["cohort"].endswith(SHUFFLED)]
-    lines = ["# Arena", "", f"Made by `{told['command']}`.", "", *told["about"], "", "## Mean rank over all cells", ""]
+    lines = [
+        "# Arena",
+        "",
+        "Made by " + ", ".join(f"`{one}`" for one in told["commands"]) + ".",
+        "",
+        *told["about"],
+        "",
+        "## Mean rank over all cells",
+        "",
+    ]
     lines += ["| entrant | rank by NLL [95 % over groups] |", "|---|---|"]
     for name, (mean, low, high) in sorted(found["overall"].items(), key=lambda kv: kv[1][0]):
         lines.append(f"| {name} | {mean:.2f} [{low:.2f}, {high:.2f}] |")
@@ -607,7 +619,15 @@ def page(found: Mapping[str, Any], told: Mapping[str, Any]) -> str:
         lines.append(f"Most that anyone removes: {100 * most[0]:.1f} % ({most[1]}, {most[2]}), {len(shuffled)} cells.")
     for cohort, condition in dict.fromkeys((cell["cohort"], cell["condition"]) for cell in plain):
         some = [cell for cell in plain if (cell["cohort"], cell["condition"]) == (cohort, condition)]
-        lines += ["", f"## {cohort}, {condition}", "", f"{some[0]['judges']} judging groups.", ""]
+        lines += [
+            "",
+            f"## {cohort}, {condition}",
+            "",
+            f"{some[0]['judges']} judging groups; draws: "
+            + ", ".join(f"{cell['draws']} of {cell['groups']} groups" for cell in some)
+            + ".",
+            "",
+        ]
         lines.append(
             "| entrant | "
             + " | ".join(f"NLL removed, {cell['groups']} groups, %" for cell in some)
@@ -664,7 +684,7 @@ def main() -> None:
         fits = {name: fits[name] for name in (IDENTITY, *(n for n in args.only if n != IDENTITY))}
     if missing:
         print("left out: " + "; ".join(missing), file=sys.stderr)
-    settled(args, versions)
+    commands = settled(args, versions)
     shifted: dict[str, dict[str, Path]] = {}
     for word in args.shifted:
         place, _, folder = word.partition("=")
@@ -679,16 +699,16 @@ def main() -> None:
         ]
     for cohort in every:
         run(cohort, fits, args)
-    cells = collected(args.keep, list(fits), args.draws)
+    cells = collected(args.keep, list(fits))
     found = standings(cells, list(fits), args.replicates)
     about = [
-        f"{args.draws} draws a number of groups, {args.per_group} case(s) of each; at most {args.judges} judging cases"
-        f" a condition. Entrants that take rows of voxels were given {args.limit} of each draw. Versions: "
+        f"{args.per_group} case(s) of each group drawn; at most {args.judges} judging cases a condition. Entrants that"
+        f" take rows of voxels were given {args.limit} of each draw. Versions: "
         + ", ".join(f"{name} {version}" for name, version in versions.items() if version != "-")
         + "."
     ]
     about += [f"Left out: {'; '.join(missing)}."] if missing else []
-    told = {"command": "python -m benchmarks.arena " + shlex.join(sys.argv[1:]), "about": about}
+    told = {"commands": commands, "about": about}
     for path, text in (
         (args.output.with_suffix(".json"), json.dumps({**told, **found}, indent=1) + "\n"),
         (args.output, page(found, told)),
@@ -697,15 +717,19 @@ def main() -> None:
             aside.write_text(text)
 
 
-def settled(args: argparse.Namespace, versions: Mapping[str, str]) -> None:
-    """SystemExit where `args.keep` holds results of other settings."""
+def settled(args: argparse.Namespace, versions: Mapping[str, str]) -> list[str]:
+    """The commands that `args.keep` is of, this one last. SystemExit where it holds results of other settings."""
     file = args.keep / "settings.json"
     names = ("per_group", "judges", "limit")
     now = {**{name: getattr(args, name) for name in names}, "versions": dict(versions)}
     args.keep.mkdir(parents=True, exist_ok=True)
-    if file.is_file() and json.loads(file.read_text()) != now:
+    known = json.loads(file.read_text()) if file.is_file() else {"settings": now, "commands": []}
+    if known["settings"] != now:
         sys.exit(f"{args.keep} holds results of other settings or versions; name another folder with --keep")
-    file.write_text(json.dumps(now))
+    command = "python -m benchmarks.arena " + shlex.join(sys.argv[1:])
+    commands = [*(one for one in known["commands"] if one != command), command]
+    file.write_text(json.dumps({"settings": now, "commands": commands}))
+    return commands
 
 
 if __name__ == "__main__":
