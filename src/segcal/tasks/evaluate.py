@@ -42,7 +42,7 @@ from segcal.metrics.summary import (
 )
 from segcal.outcomes.triage import Ordering, ordering
 from segcal.tasks.matching import check_match, fitted_cases, fitted_groups, level
-from segcal.tasks.parts import Part, Sums, Together, kept, mark, room_taken
+from segcal.tasks.parts import Part, Sums, Together, mark, room_taken, stacked
 from segcal.tasks.scoring import Read, Scored, Scoring, Slot, score, scoring_need
 
 COMPARED = (
@@ -289,11 +289,12 @@ def evaluate_part(
         return replace(nothing, unscored=empty)
     try:
         calibrator, rest, notes = _ready(mine, calibrator, engine, fitted, go_on, failed)
-    except DataError:
-        # none is left, of the fit or damaged as they are
-        if failed is None or (fitted != "exclude" and len(failed) < len(mine)):
+    except DataError as error:
+        of_the_fit = isinstance(error, HeldOutError) and fitted == "exclude"
+        gone = failed or {}
+        if not of_the_fit and len(gone) < len(mine):
             raise
-        return replace(nothing, failed=failed, left_out=[case.id for case in mine if case.id not in failed])
+        return replace(nothing, failed=gone, left_out=[case.id for case in mine if case.id not in gone])
     groups = list(dict.fromkeys(rest.groups))
     blocks = [frozenset(i for i, name in enumerate(rest.groups) if name == group) for group in groups]
     stages = _stages(calibrator)
@@ -302,7 +303,7 @@ def evaluate_part(
     need = scoring_need(rest, len(stages)) + Need(room_taken(scoring))
     with engine.within(rest, need, "the sums of this part", fitting=False):
         answers, records = engine.survey(rest, scoring.asks, states.__setitem__, failed)
-    gone = {*rest.unscored, *(failed or {})}
+    apart = {*rest.unscored, *(failed or {})}
     return Sums(
         whole,
         part,
@@ -311,9 +312,9 @@ def evaluate_part(
         records,
         failed or {},
         rest.unscored,
-        sorted({case.id for case in mine} - {case.id for case in rest} - gone),
+        sorted({case.id for case in mine} - {case.id for case in rest} - apart),
         notes,
-        kept(scoring, states, answers, groups),
+        stacked(scoring, states, answers, groups),
     )
 
 

@@ -179,7 +179,7 @@ class Sums:
         return out
 
 
-def kept(
+def stacked(
     scoring: Scoring, states: Mapping[int, Mapping[Slot, State]], answers: Mapping[Slot, State], groups: Sequence[str]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of `Sums`: states of cases, in the order of their numbers, and of blocks that are one group each."""
