@@ -2,7 +2,8 @@
 
     python benchmarks/fuzz.py --inputs 10000 -o docs/results/fuzz.json
 
-Stopped, it goes on where it was when the same words are typed again. `--only N` runs one input and shows all of it;
+Stopped, it goes on where it was when the same words are typed again. `--jobs 2` runs them in two processes, which share
+the inputs between them; an input is the same in any. `--only N` runs one input and shows all of it;
 `--keep FOLDER` writes that input there first.
 """
 
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,43 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, with -o")
+    parser.add_argument("--share", help=argparse.SUPPRESS)  # k/n: what one of the processes does
     parser.add_argument("--only", type=int, nargs="+", help="run these inputs and show them")
     parser.add_argument("--nursery", type=Path, help="keep the valid inputs in this folder, for the next time")
     parser.add_argument("--keep", type=Path, help="with --only: write the input to this new folder")
     options = parser.parse_args()
+    if options.jobs > 1 and options.output is not None and options.only is None:
+        return shared(options)
     with Fuzzer(options.seed, options.nursery) as fuzzer:
         if options.only is not None:
             return show(fuzzer, options.only, options.keep)
-        return many(fuzzer, options.first, options.inputs, options.output)
+        share, of = map(int, (options.share or "0/1").split("/"))
+        numbers = range(options.first, options.first + options.inputs)[share::of]
+        return many(fuzzer, options.first, numbers, options.output)
+
+
+def shared(options: argparse.Namespace) -> int:
+    """Several processes, each with its share and a file of its own; then all of it in one."""
+    words = ["--inputs", str(options.inputs), "--seed", str(options.seed), "--first", str(options.first)]
+    parts = [options.output.with_suffix(f".share{k}.json") for k in range(options.jobs)]
+    command = [sys.executable, __file__, *words]
+    running = [
+        subprocess.Popen([*command, "--share", f"{k}/{options.jobs}", "-o", str(part)]) for k, part in enumerate(parts)
+    ]
+    for one in running:
+        one.wait()
+    described = {"seed": options.seed, "first": options.first, "commit": commit()}
+    done = Tally()
+    for part in parts:
+        done.join(restored(json.loads(part.read_text()), described))
+    if done.inputs < options.inputs:
+        sys.exit(f"{done.inputs} of {options.inputs} inputs: a process ended early; type the same again")
+    write(options.output, described, done)
+    for part in parts:
+        for file in (part, part.with_suffix(".md")):
+            file.unlink()
+    return int(bool(done.failures))
 
 
 def show(fuzzer: Fuzzer, numbers: list[int], keep: Path | None) -> int:
@@ -62,19 +93,19 @@ def said(result: Result) -> None:
         print(result.trace.encode("ascii", "backslashreplace").decode()[-3500:], flush=True)
 
 
-def many(fuzzer: Fuzzer, first: int, inputs: int, output: Path | None) -> int:
+def many(fuzzer: Fuzzer, first: int, numbers: Sequence[int], output: Path | None) -> int:
     """Blocks of inputs, each written when it is done."""
     done = Tally()
     described = {"seed": fuzzer.seed, "first": first, "commit": commit()}
     if output is not None and output.is_file():
         done = restored(json.loads(output.read_text()), described)
     begun = time.monotonic()
-    for number in range(first + done.inputs, first + inputs):
+    for number in numbers[done.inputs :]:
         result = fuzzer.run(number)
         done.add(result)
         if result.faults:
             said(result)
-        if done.inputs % BLOCK == 0 or done.inputs == inputs:
+        if done.inputs % BLOCK == 0 or done.inputs == len(numbers):
             print(f"{done.inputs} inputs, {len(done.failures)} failed, {time.monotonic() - begun:.0f} s", flush=True)
             if output is not None:
                 write(output, described, done)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 from .formats import (
@@ -201,5 +202,9 @@ def harm(path: Path, rng: Rng, before: bool) -> str:
     """
     own = next((h for ending, h in BY_ENDING if path.name.endswith(ending)), None)
     chosen: Harm = own if own is not None and not before and rng.random() < 0.6 else pick(rng, ANY)
-    chosen(path, rng)
-    return chosen.__name__.replace("in_", "inside ")
+    name = chosen.__name__.replace("in_", "inside ")
+    try:
+        chosen(path, rng)
+    except (ValueError, LookupError, OSError, EOFError, RecursionError, zipfile.BadZipFile):
+        return f"{name}, of what another harm had broken"  # it lay behind a link, or under two names
+    return name

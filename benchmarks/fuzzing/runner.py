@@ -364,6 +364,16 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
 
+    def join(self, other: Tally) -> None:
+        """What other inputs came to."""
+        for name in ("inputs", "traceback", "memory", "time", "other"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("peak_mb", "most_cpu"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        for name in ("commands", "layouts", "harms", "codes", "outcomes"):
+            getattr(self, name).update(getattr(other, name))
+        self.failures = sorted([*self.failures, *other.failures], key=lambda one: one["number"])
+
     def add(self, result: Result) -> None:
         """One more."""
         self.inputs += 1

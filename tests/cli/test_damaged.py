@@ -164,3 +164,27 @@ def test_a_case_of_which_nothing_counts_is_left_out_with_a_note(segcal: Any, thr
         assert told.code == 0, told.err
         assert any("so left out: x1" in note for note in told.json["notes"])
         assert told.json["cases"] == 2
+
+
+def test_a_case_of_no_voxel_is_damaged(tmp_path: Path, segcal: Any) -> None:
+    """A volume with an axis of length 0: every command names it, the others go on."""
+    rng = np.random.default_rng(0)
+    for name in ("scores", "labels"):
+        (tmp_path / name).mkdir()
+    for k in range(4):
+        logits = rng.normal(size=(3, 0 if k == 1 else 6, 5)).astype(np.float32)
+        np.savez(tmp_path / "scores" / f"c{k}.npz", logits=logits)
+        np.savez(tmp_path / "labels" / f"c{k}.npz", labels=rng.integers(3, size=logits.shape[1:]).astype(np.uint8))
+    scores, cal = tmp_path / "scores", tmp_path / "cal.safetensors"
+    labelled = (scores, "--labels", tmp_path / "labels")
+    said = segcal("fit", *labelled, "--method", "ts", "-o", cal)
+    assert said.code == 3 and "case c1: found shape (0, 5)" in said.err
+    assert segcal("fit", *labelled, "--method", "ts", "-o", cal, "--exclude", "c1").code == 0
+    for words, code in (
+        (("check", *labelled), 3),
+        (("evaluate", *labelled, "--calibrator", cal, "--fitted", "include"), 4),
+        (("audit", cal, scores), 3),
+        (("apply", cal, scores, "-o", tmp_path / "out"), 4),
+    ):
+        said = segcal(*words)
+        assert said.code == code and "c1" in said.out + said.err, words

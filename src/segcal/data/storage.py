@@ -242,7 +242,7 @@ def _sampled(cohort: Cohort, index: int) -> list[Array]:
 def _members(reader: CaseReader) -> Iterator[Array]:
     cohort = reader.cohort
     cuts = cohort.cuts(reader.index)
-    order = [len(cuts) // 2, *_spread(len(cuts), BLOCKS)]
+    order = [len(cuts) // 2, *_spread(len(cuts), BLOCKS)] if cuts else []  # a case of no voxel
     for k in range(len(reader.windows)):
         pieces: list[Array] = []
         for at in list(dict.fromkeys(order))[:BLOCKS]:

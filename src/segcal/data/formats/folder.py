@@ -114,7 +114,15 @@ def opened(names: Iterable[str], open_case: Callable[[str], Case]) -> tuple[tupl
     cases, damaged = list[Case](), dict[str, DataError]()
     for name in names:
         try:
-            cases.append(open_case(name))
+            case = open_case(name)
+            if not case.voxels:
+                raise ShapeError(
+                    f"case {name}",
+                    found=f"shape {case.shape}",
+                    expected="at least one voxel along every axis",
+                    do="The file was cut short, or a crop left nothing: predict this case again, or leave it out.",
+                )
+            cases.append(case)
         except DataError as error:
             damaged[name] = error
     if not cases:
