@@ -10,7 +10,6 @@ machine, started before the clock. Runs are interleaved; medians of `--repeats`.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import statistics
 import sys
@@ -23,7 +22,7 @@ import distributed
 import numpy as np
 
 import segcal
-from segcal.data.files import journal
+from benchmarks.pages import written
 from segcal.engine.dask import Dask
 from segcal.engine.pinned import PARTITION, partitions
 from segcal.testing.methods import fit_bits
@@ -33,7 +32,7 @@ SHAPE = (64, 229, 229)
 METHOD = segcal.DirichletCalibration(1e-3, 1e-3)
 
 
-def written(folder: Path, cases: int) -> segcal.Cohort:
+def cohort_of(folder: Path, cases: int) -> segcal.Cohort:
     """Logits twice too large, and labels."""
     for name in ("scores", "labels"):
         (folder / name).mkdir()
@@ -56,7 +55,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"serial": [], "one worker": [], "two workers": []}
     bits: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        cohort = written(Path(folder), args.cases)
+        cohort = cohort_of(Path(folder), args.cases)
         assert len(partitions(cohort)) == args.cases, f"a case holds fewer than {PARTITION} scores"
         for _ in range(args.repeats):
             for name in seconds:
@@ -103,12 +102,7 @@ def main() -> None:
         f" {'the same to the last bit' if same else 'NOT the same'}.",
         "",
     ]
-    for path, text in (
-        (args.output.with_suffix(".json"), json.dumps(found, indent=1) + "\n"),
-        (args.output, "\n".join(lines)),
-    ):
-        with journal.atomic(path) as aside:
-            aside.write_text(text)
+    written(args.output, "\n".join(lines), found)
 
 
 if __name__ == "__main__":

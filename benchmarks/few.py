@@ -26,6 +26,7 @@ import numpy as np
 from scipy import optimize
 
 from benchmarks.arena import Case, Fit, Frozen, Training, entrants, evenly, frozen
+from benchmarks.pages import written
 from segcal.data.files import journal
 from segcal.data.simulate.cohort import Design, Simulation
 from segcal.data.simulate.truth import Truth
@@ -199,12 +200,7 @@ def main() -> None:
         + "."
     ]
     told = {"command": "python -m benchmarks.few " + shlex.join(sys.argv[1:]), "about": about}
-    for path, text in (
-        (args.output.with_suffix(".json"), json.dumps({**told, "nll": found}, indent=1) + "\n"),
-        (args.output, page(found, told)),
-    ):
-        with journal.atomic(path) as aside:
-            aside.write_text(text)
+    written(args.output, page(found, told), {**told, "nll": found})
 
 
 if __name__ == "__main__":

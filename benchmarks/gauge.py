@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import segcal
+from benchmarks.pages import written
 from segcal.data.case import SCORED
 from segcal.data.files import journal
 from segcal.data.files.journal import Scratch
@@ -284,12 +285,7 @@ def main() -> None:
     picture = args.output.parent.parent / "images" / "gauge.png"
     picture.parent.mkdir(exist_ok=True, parents=True)
     drawn(rows, picture)
-    for path, text in (
-        (args.output.with_suffix(".json"), json.dumps({**told, "rows": rows}, indent=1) + "\n"),
-        (args.output, page(rows, told)),
-    ):
-        with journal.atomic(path) as aside:
-            aside.write_text(text)
+    written(args.output, page(rows, told), {**told, "rows": rows})
 
 
 if __name__ == "__main__":
